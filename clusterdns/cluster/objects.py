@@ -1,0 +1,200 @@
+"""Kubernetes objects cut down to the facts DNS needs, from their JSON form.
+
+``cut`` takes one object as the API server (or a manifest) gives it and returns its key and a slim
+tuple, or None where DNS keeps nothing of it. What is cut off can change without anyone noticing:
+that is how changes that change no DNS fact are dropped. Rules: CoreDNS plugin/kubernetes/object.
+
+An ``Event`` is ``(kind, (namespace, name), slim object or None for gone)``: plain tuples of
+strings and numbers, which cross a pipe by ``marshal`` and come back as they were.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from clusterdns.errors import ClusterDNSError
+
+NAMESPACES, SERVICES, SLICES, PODS = "namespaces", "services", "endpointslices", "pods"
+
+Key = tuple[str, str]  # namespace and name; a Namespace has ("", name)
+Event = tuple[str, Key, "tuple[Any, ...] | None"]
+
+SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+_FINISHED_PHASES = frozenset(("Succeeded", "Failed", "Unknown"))
+_MAX_TARGET_OCTETS = 63  # CoreDNS: object/endpoint.go keeps shorter names of targets only
+
+
+class ObjectError(ClusterDNSError):
+    """An object that is not of the shape its kind has; it is skipped and counted."""
+
+
+class Port(NamedTuple):
+    """A port of a Service or EndpointSlice; number -1 stands for "no port"."""
+
+    name: str
+    protocol: str
+    number: int
+
+
+NO_PORT = (Port("", "", -1),)
+
+
+class Service(NamedTuple):
+    """A Service: its type, cluster addresses ("None" first if headless), ports, external name."""
+
+    type: str
+    addresses: tuple[str, ...]
+    ports: tuple[Port, ...]
+    external_name: str
+    external_addresses: tuple[str, ...]
+
+    @property
+    def is_headless(self) -> bool:
+        """Whether the first cluster address is ``None``, whatever the type."""
+        return self.addresses[:1] == ("None",)
+
+
+class Endpoint(NamedTuple):
+    """One ready address of an EndpointSlice: its host name and the name of its target, or ""."""
+
+    address: str
+    hostname: str
+    target: str
+
+
+class Slice(NamedTuple):
+    """An EndpointSlice: the Service it belongs to, its ready endpoints, its ports."""
+
+    service: str
+    endpoints: tuple[Endpoint, ...]
+    ports: tuple[Port, ...]
+
+
+class Namespace(NamedTuple):
+    """A Namespace, which exists: nothing else of it matters."""
+
+
+class Pod(NamedTuple):
+    """A Pod: its first address."""
+
+    address: str
+
+
+Slim = Service | Slice | Namespace | Pod
+SLIM_TYPES: dict[str, Callable[..., Any]] = {
+    NAMESPACES: Namespace,
+    SERVICES: Service,
+    SLICES: Slice,
+    PODS: Pod,
+}
+KINDS = {"Namespace": NAMESPACES, "Service": SERVICES, "EndpointSlice": SLICES, "Pod": PODS}
+
+
+def cut(kind: str, manifest: Mapping[str, Any]) -> tuple[Key, Slim | None]:
+    """Return the key and the slim form of an object, None where DNS keeps nothing of it.
+
+    Raises:
+        ObjectError: it has no name, or a field of a shape its kind does not have.
+    """
+    try:
+        metadata = manifest["metadata"]
+        key = (_text(metadata.get("namespace")), _text(metadata["name"]))
+        if not key[1]:
+            raise ObjectError(f"{kind}: object without a name")
+        if kind == NAMESPACES:
+            return ("", key[1]), Namespace()
+        return (key[0] or "default", key[1]), _CUTTERS[kind](manifest)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ObjectError(f"{kind}: {type(error).__name__} at {error}") from error
+
+
+def labels(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the labels of an object, {} if it has none or they are no mapping."""
+    metadata = manifest.get("metadata")
+    found = metadata.get("labels") if isinstance(metadata, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    return tuple(_text(value) for value in _list(values))
+
+
+def _list(values: object) -> list[Any]:
+    if values is None:
+        return []
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r:.40} is no list")
+    return values
+
+
+def _service(manifest: Mapping[str, Any]) -> Service:
+    spec = manifest.get("spec") or {}
+    status = (manifest.get("status") or {}).get("loadBalancer") or {}
+    addresses = _texts(spec.get("clusterIPs")) or (_text(spec.get("clusterIP")),)
+    ingress = tuple(
+        _text(point.get("ip")) or _text(point.get("hostname"))
+        for point in _list(status.get("ingress"))
+    )
+    return Service(
+        type=_text(spec.get("type")) or "ClusterIP",
+        addresses=addresses,
+        ports=_ports(spec.get("ports"), "TCP"),
+        external_name=_text(spec.get("externalName")),
+        external_addresses=_texts(spec.get("externalIPs")) + ingress,
+    )
+
+
+def _ports(ports: object, protocol: str = "") -> tuple[Port, ...]:
+    """Return ports with the API server's default ``protocol``, or the one that stands for none."""
+    found = tuple(
+        Port(
+            _text(port.get("name")),
+            _text(port.get("protocol")) or protocol,
+            -1 if port.get("port") is None else int(port["port"]),
+        )
+        for port in _list(ports)
+    )
+    return found or NO_PORT
+
+
+def _slice(manifest: Mapping[str, Any]) -> Slice:
+    endpoints = []
+    for endpoint in _list(manifest.get("endpoints")):
+        # serving, terminating and publishNotReadyAddresses are not read: the controller has put
+        # what they mean into `ready` (CoreDNS: object/endpoint.go endpointsliceReady).
+        if (endpoint.get("conditions") or {}).get("ready") is False:
+            continue
+        target = _text((endpoint.get("targetRef") or {}).get("name"))
+        if len(target.encode()) > _MAX_TARGET_OCTETS:
+            target = ""
+        hostname = _text(endpoint.get("hostname"))
+        endpoints.extend(
+            Endpoint(address, hostname, target) for address in _texts(endpoint.get("addresses"))
+        )
+    service = labels(manifest).get(SERVICE_NAME_LABEL, "")
+    return Slice(_text(service), tuple(endpoints), _ports(manifest.get("ports")))
+
+
+def _pod(manifest: Mapping[str, Any]) -> Pod | None:
+    status = manifest.get("status") or {}
+    if _text(status.get("phase")) in _FINISHED_PHASES:
+        return None
+    return Pod(_text(status.get("podIP")))
+
+
+_CUTTERS: dict[str, Callable[[Mapping[str, Any]], Service | Slice | Pod | None]] = {
+    SERVICES: _service,
+    SLICES: _slice,
+    PODS: _pod,
+}

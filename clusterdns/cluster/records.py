@@ -1,0 +1,270 @@
+"""From a name in a Kubernetes zone to what the cluster has for it.
+
+``parse`` reads the labels left of the zone; ``Lookup.find`` returns the entries behind a parsed
+name, or None for a name error, in the order and with the irregularities of CoreDNS
+(plugin/kubernetes parse.go, kubernetes.go). ``..._records`` make records of entries. Every lookup
+notes the facts it was decided from in ``Lookup.facts``.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from clusterdns import name, rr
+from clusterdns.cluster.objects import Endpoint, Key, Port, Service
+from clusterdns.cluster.store import SERVERS, Fact, Store
+from clusterdns.rr import RR
+
+DISABLED, INSECURE, VERIFIED = "disabled", "insecure", "verified"
+
+
+class Options(NamedTuple):
+    """What of a ``kubernetes`` directive decides which names exist."""
+
+    pods: str = DISABLED
+    namespaces: frozenset[str] = frozenset()
+    endpoint_pod_names: bool = False
+    ignore_empty_service: bool = False
+
+
+class Parsed(NamedTuple):
+    """The labels left of the zone. Empty text is an absent label; port and protocol match any."""
+
+    branch: str = ""  # "svc", "pod", or "" for the apex
+    namespace: str = ""
+    service: str = ""
+    endpoint: str = ""
+    port: str = ""
+    protocol: str = ""
+
+
+class Entry(NamedTuple):
+    """A host behind a name: its text, port (-1 for none), and its own labels below the zone."""
+
+    host: str
+    port: int
+    owner: tuple[str, ...]
+
+
+def parse(labels: list[bytes]) -> Parsed | None:
+    """Return the meaning of the folded labels left of the zone, or None where they have none.
+
+    One leading underscore of port and protocol is dropped, and nothing asks for it to be there.
+    """
+    texts = [label.decode("latin-1") for label in reversed(labels)]
+    if not texts:
+        return Parsed()
+    branch = texts[0]
+    if branch not in ("svc", "pod"):
+        return None
+    match texts[1:]:
+        case []:
+            return Parsed(branch)
+        case [namespace]:
+            return Parsed(branch, namespace)
+        case [namespace, service]:
+            return Parsed(branch, namespace, service)
+        case [namespace, service, endpoint]:
+            return Parsed(branch, namespace, service, endpoint)
+        case [namespace, service, protocol, port]:
+            return Parsed(
+                branch, namespace, service, "", port.removeprefix("_"), protocol.removeprefix("_")
+            )
+    return None
+
+
+class Lookup:
+    """One question's view of a store: finds entries and notes what it looked at."""
+
+    def __init__(self, store: Store, options: Options) -> None:
+        self.facts: list[Fact] = []
+        self._store = store
+        self._options = options
+
+    def find(self, parsed: Parsed) -> list[Entry] | None:
+        """Return the entries behind a name in a forward zone, or None for a name error."""
+        if not parsed.branch or not parsed.namespace:
+            return []
+        if not self.is_visible(parsed.namespace):
+            return None
+        if parsed.branch == "pod":
+            return self._find_pods(parsed)
+        if not parsed.service:
+            return []
+        return self._find_service(parsed)
+
+    def is_visible(self, namespace: str) -> bool:
+        """Tell whether a namespace is exposed and exists."""
+        return self._is_exposed(namespace) and namespace in self._store.namespaces
+
+    def _is_exposed(self, namespace: str) -> bool:
+        return not self._options.namespaces or namespace in self._options.namespaces
+
+    def _find_service(self, parsed: Parsed) -> list[Entry] | None:
+        key = (parsed.namespace, parsed.service)
+        self.facts.append(("service", *key))
+        service = self._store.services.get(key)
+        if service is None or self._is_ignored(key, service):
+            return None
+        if service.type == "ExternalName":
+            if parsed.endpoint or parsed.port or parsed.protocol:
+                return None
+            if rr.address_rdata(service.external_name):
+                return None  # an address is no name: CoreDNS leaves the service out
+            return [Entry(service.external_name, -1, ())]
+        if service.is_headless or parsed.endpoint:
+            return list(self._find_endpoints(key, parsed)) or None
+        owner = (parsed.service, parsed.namespace, "svc")
+        return [
+            Entry(address, port.number, owner)
+            for port in service.ports
+            if _is_wanted(port, parsed)
+            for address in service.addresses
+        ] or None
+
+    def _is_ignored(self, key: Key, service: Service) -> bool:
+        if not self._options.ignore_empty_service or service.is_headless:
+            return False
+        return service.type != "ExternalName" and not any(self._store.endpoints(key))
+
+    def _find_endpoints(self, key: Key, parsed: Parsed) -> Iterator[Entry]:
+        for endpoint, ports in self._store.endpoints(key):
+            hostname = self._hostname(endpoint)
+            if parsed.endpoint and parsed.endpoint != hostname.lower():
+                continue
+            for port in ports:
+                if _is_wanted(port, parsed):
+                    owner = (hostname, key[1], key[0], "svc")
+                    yield Entry(endpoint.address, port.number, owner)
+
+    def _hostname(self, endpoint: Endpoint) -> str:
+        """Return the label of an endpoint (CoreDNS: kubernetes.go endpointHostname)."""
+        if endpoint.hostname:
+            return endpoint.hostname
+        if self._options.endpoint_pod_names and endpoint.target:
+            return endpoint.target
+        if "." in endpoint.address:
+            return endpoint.address.replace(".", "-")
+        dashed = endpoint.address.replace(":", "-") if ":" in endpoint.address else ""
+        return dashed + "0" if dashed.endswith("-") else dashed
+
+    def _find_pods(self, parsed: Parsed) -> list[Entry] | None:
+        if self._options.pods == DISABLED:
+            return None
+        if not parsed.service:
+            return []
+        address = _pod_address(parsed.service)
+        owner = (parsed.service, parsed.namespace, "pod")
+        if self._options.pods == INSECURE:
+            return [Entry(address, 0, owner)] if rr.address_rdata(address) else None
+        self.facts.append(("address", address))
+        pods = [key for key in self._store.pods_at(address) if key[0] == parsed.namespace]
+        return [Entry(address, 0, owner) for _ in pods] or None
+
+    def reverse(self, address: str) -> list[tuple[str, ...]]:
+        """Return the labels below the zone of every name that ``address`` has, [] for none.
+
+        A Service's own address hides the endpoints there (CoreDNS: reverse.go).
+        """
+        self.facts.append(("address", address))
+        for namespace, service in self._store.services_at(address):
+            if self._is_exposed(namespace):
+                return [(service, namespace, "svc")]
+        found = dict[tuple[str, ...], None]()
+        for (namespace, service), sliced in self._store.slices_at(address):
+            if self._is_exposed(namespace):
+                for endpoint in sliced.endpoints:
+                    if endpoint.address == address:
+                        found[self._hostname(endpoint), service, namespace, "svc"] = None
+        return list(found)
+
+    def servers(self, local_addresses: tuple[str, ...]) -> list[Entry]:
+        """Return the zone's name servers: the Services in front of us, else ``ns.dns``.
+
+        (CoreDNS: ns.go nsAddrs.) An address may be named more than once.
+        """
+        self.facts.append(SERVERS)
+        found: list[Entry] = []
+        is_endpoint = False
+        for local in local_addresses:
+            for key, sliced in self._store.slices_at(local):
+                is_endpoint = True
+                service = self._store.services.get(key)
+                if service is None:
+                    continue
+                owner = (key[1], key[0], "svc")
+                if service.is_headless:
+                    found += [
+                        Entry(endpoint.address, 0, (self._hostname(endpoint), *owner))
+                        for endpoint in sliced.endpoints
+                    ]
+                else:
+                    found += [Entry(address, 0, owner) for address in service.addresses]
+        if is_endpoint:
+            return found
+        return [Entry(local, 0, ("ns", "dns")) for local in local_addresses]
+
+
+def _is_wanted(port: Port, parsed: Parsed) -> bool:
+    return parsed.port in ("", port.name.lower()) and parsed.protocol in ("", port.protocol.lower())
+
+
+def _pod_address(label: str) -> str:
+    """Return the address a pod label spells with dashes (CoreDNS: kubernetes.go findPods)."""
+    if label.count("-") == 3 and "--" not in label:
+        return label.replace("-", ".")
+    return label.replace("-", ":")
+
+
+def owner_name(labels: tuple[str, ...], zone: bytes) -> bytes:
+    """Return the name of ``labels`` below ``zone``.
+
+    Raises:
+        FormError: the labels make no domain name.
+    """
+    return name.join([label.encode() for label in labels], zone)
+
+
+def address_records(owner: bytes, rtype: int, ttl: int, entries: list[Entry]) -> list[RR]:
+    """Return one A or AAAA record per distinct address text of that family, in entry order."""
+    found = []
+    for host in dict.fromkeys(entry.host for entry in entries):
+        address = rr.address_rdata(host)
+        if address and address[0] == rtype:
+            found.append(RR(owner, rtype, ttl, address[1]))
+    return found
+
+
+def glue_records(zone: bytes, ttl: int, entries: list[Entry]) -> list[RR]:
+    """Return the address record of every entry, both families, repeats and all."""
+    found = []
+    for entry in entries:
+        address = rr.address_rdata(entry.host)
+        if address:
+            found.append(RR(owner_name(entry.owner, zone), address[0], ttl, address[1]))
+    return found
+
+
+def server_records(
+    qname: bytes, zone: bytes, ttl: int, entries: list[Entry]
+) -> tuple[list[RR], list[RR]]:
+    """Return the SRV records of entries and the address records of their targets.
+
+    The weight shares 100 among all entries, those with no port and repeats among them (CoreDNS:
+    backend_lookup.go SRV).
+    """
+    entries = [entry for entry in entries if rr.address_rdata(entry.host)]
+    weight = max(1, 100 // len(entries)) if entries else 0
+    answers = dict[tuple[bytes, int], RR]()
+    glue = dict[RR, None]()
+    with_port = [entry for entry in entries if entry.port != -1]
+    for entry in with_port:
+        target = owner_name(entry.owner, zone)
+        rdata = rr.srv_rdata(0, weight, entry.port, target)
+        answers.setdefault((target, entry.port), RR(qname, rr.SRV, ttl, rdata))
+    for record in glue_records(zone, ttl, with_port):
+        glue[record] = None
+    return list(answers.values()), list(glue)

@@ -1,0 +1,227 @@
+"""What a Kubernetes zone says to a question: records by query type, NODATA, NXDOMAIN.
+
+``Responder.respond`` is a generator: it yields each question that must be asked outside the zone
+(the target of an ExternalName), is sent the response to it, and returns the response to its own
+question, or None to let the plugins behind speak (fallthrough). Whoever drives it decides whether
+it may wait. Rules: CoreDNS plugin/kubernetes/handler.go, plugin/backend_lookup.go.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from typing import NamedTuple
+
+from clusterdns import name, rr
+from clusterdns.answers import Response, failure
+from clusterdns.cluster.records import (
+    Entry,
+    Lookup,
+    Options,
+    address_records,
+    glue_records,
+    owner_name,
+    parse,
+    server_records,
+)
+from clusterdns.cluster.store import Store
+from clusterdns.errors import FormError
+from clusterdns.message import AA, TC, Question
+from clusterdns.name import WireName
+from clusterdns.rr import RR
+
+DNS_VERSION = "1.1.0"  # the schema version that is served (DNS spec 1.1.0 section 2.2)
+DNS_VERSION_TTL_S = 28800
+MAX_SOA_TTL_S = 300
+MAX_CHAIN = 10  # CNAMEs that may precede one more
+
+_REVERSE = (WireName(b"\x07in-addr\x04arpa\0"), WireName(b"\x03ip6\x04arpa\0"))
+_NS_DNS = b"\x02ns\x03dns"
+_HOSTMASTER = b"\x0ahostmaster"
+
+Records = tuple[list[RR], list[RR]]  # answer and additional section
+Found = Generator[Question, Response, "Records | None"]
+
+
+class Zone(NamedTuple):
+    """The zone a question lies in, folded and as the client spelled it."""
+
+    folded: WireName
+    case: bytes
+
+
+def is_reverse(zone: WireName) -> bool:
+    """Tell whether a zone lies in ``in-addr.arpa`` or ``ip6.arpa``."""
+    return any(name.is_within(zone, reverse) for reverse in _REVERSE)
+
+
+class Responder:
+    """The Kubernetes zones of one server block, as a function of a store."""
+
+    def __init__(
+        self,
+        store: Store,
+        options: Options,
+        zones: Iterable[WireName],
+        *,
+        ttl: int = 5,
+        fallthrough: Iterable[WireName] = (),
+        local_addresses: tuple[str, ...] = (),
+    ) -> None:
+        self._store = store
+        self._options = options
+        self._zones = tuple(zones)
+        self._primary = next(zone for zone in self._zones if not is_reverse(zone))
+        self._ttl = ttl
+        self._fallthrough = tuple(fallthrough)
+        self._local_addresses = local_addresses
+
+    def zone_of(self, question: Question) -> Zone | None:
+        """Return the longest of the zones that the question lies in, or None."""
+        found = [zone for zone in self._zones if name.is_within(question.folded, zone)]
+        if not found:
+            return None
+        folded = max(found, key=len)
+        return Zone(folded, question.qname[-len(folded) :])
+
+    def respond(
+        self, question: Question, zone: Zone
+    ) -> Generator[Question, Response, Response | None]:
+        """Yield questions about names outside; return the response, or None to fall through."""
+        if question.qtype in (rr.AXFR, rr.IXFR):
+            return failure(rr.REFUSED)
+        lookup = Lookup(self._store, self._options)
+        outside: list[Response] = []
+        try:
+            found = yield from self._records(question, zone, lookup, outside)
+        except FormError as error:
+            return failure(rr.SERVFAIL, f"plugin/kubernetes: {error}")
+        facts = tuple(lookup.facts)
+        if found is None:
+            return self._name_error(question.folded, zone, facts)
+        answer, additional = found
+        if not answer:
+            return self._negative(rr.NOERROR, zone, facts)
+        flags, lifetime_s = AA, float("inf")
+        for response in outside:
+            flags |= response.flags & TC
+            lifetime_s = min(lifetime_s, response.lifetime_s)
+            facts += response.facts
+        return Response(
+            rr.NOERROR,
+            flags,
+            tuple(answer),
+            additional=tuple(additional),
+            lifetime_s=lifetime_s,
+            facts=facts,
+        )
+
+    def _records(
+        self, question: Question, zone: Zone, lookup: Lookup, outside: list[Response]
+    ) -> Found:
+        """Return the records for a question, or None for a name error."""
+        qname, folded, qtype, ttl = question.qname, question.folded, question.qtype, self._ttl
+        if qtype in (rr.A, rr.AAAA):
+            addresses = yield from self._addresses(question, zone, lookup, (), outside)
+            return None if addresses is None else (addresses, [])
+        if qtype == rr.SOA:
+            return ([self._soa(zone.case)] if qname == zone.case else []), []
+        if qtype == rr.NS and folded == zone.case:
+            return self._name_servers(qname, zone, lookup)
+        if qtype == rr.TXT and folded == b"\x0bdns-version" + zone.folded:
+            return [RR(qname, rr.TXT, DNS_VERSION_TTL_S, rr.txt_rdata(DNS_VERSION))], []
+        if qtype == rr.PTR and (address := name.reverse_address(folded)):
+            names = [owner_name(owner, self._primary) for owner in lookup.reverse(address)]
+            return ([RR(qname, rr.PTR, ttl, target) for target in names], []) if names else None
+        entries = self._entries(question, zone, lookup)
+        if entries is None:
+            return None
+        if qtype == rr.TXT and not entries:
+            return None  # CoreDNS has no empty non-terminals for TXT
+        if qtype == rr.SRV and not self._is_name_server(question, zone):
+            return server_records(qname, zone.case, ttl, entries)
+        if qtype == rr.CNAME and entries and not rr.address_rdata(entries[0].host):
+            return [RR(qname, rr.CNAME, ttl, name.parse(entries[0].host))], []
+        return [], []
+
+    def _entries(self, question: Question, zone: Zone, lookup: Lookup) -> list[Entry] | None:
+        """Return the entries behind any name of the zone, or None for a name error."""
+        if self._is_name_server(question, zone):
+            return lookup.servers(self._local_addresses)
+        labels = name.labels(question.folded)
+        parsed = parse(labels[: len(labels) - name.count_labels(zone.folded)])
+        if parsed is None or (parsed.namespace and is_reverse(zone.folded)):
+            return None
+        return lookup.find(parsed)
+
+    def _is_name_server(self, question: Question, zone: Zone) -> bool:
+        """Tell whether the question is about ``ns.dns.<zone>``, by CoreDNS's test.
+
+        It finds the zone as the client spelled it in the folded name, first place only, and so
+        takes ``ns.dns.<zone>.<zone>`` and misses ``ns.dns`` in a zone with capitals. TXT and PTR
+        are never asked of it.
+        """
+        return question.qtype not in (rr.TXT, rr.PTR) and len(zone.case) > 1 and question.folded.startswith(
+            _NS_DNS + zone.case[:-1]
+        )
+
+    def _addresses(
+        self,
+        question: Question,
+        zone: Zone,
+        lookup: Lookup,
+        chain: tuple[bytes, ...],
+        outside: list[Response],
+    ) -> Generator[Question, Response, list[RR] | None]:
+        """Return the A or AAAA records of a name and of what it is an alias of.
+
+        ``chain`` holds the targets of the CNAMEs that lead here.
+        """
+        entries = self._entries(question, zone, lookup)
+        if entries is None:
+            return None
+        found: list[RR] = []
+        aliases = [entry.host for entry in entries if not rr.address_rdata(entry.host)]
+        for host in aliases:
+            target = name.parse(host)
+            folded = name.fold(target)
+            if name.is_within(folded, question.folded) or len(chain) > MAX_CHAIN:
+                continue
+            if target in chain:
+                continue
+            alias = RR(question.qname, rr.CNAME, self._ttl, target)
+            asked = question._replace(qname=target, folded=folded)
+            if name.is_within(folded, zone.folded):
+                inner = yield from self._addresses(asked, zone, lookup, (*chain, target), outside)
+                if inner:
+                    found += [alias, *inner]
+            else:
+                response = yield asked
+                outside.append(response)
+                found += [alias, *response.answer]
+        return found + address_records(question.qname, question.qtype, self._ttl, entries)
+
+    def _name_servers(self, qname: bytes, zone: Zone, lookup: Lookup) -> Records:
+        """Return the NS records of the apex and the addresses of the servers."""
+        entries = lookup.servers(self._local_addresses)
+        targets = dict.fromkeys(owner_name(entry.owner, zone.case) for entry in entries)
+        servers = [RR(qname, rr.NS, self._ttl, target) for target in targets]
+        return servers, glue_records(zone.case, self._ttl, entries)
+
+    def _name_error(
+        self, folded: WireName, zone: Zone, facts: tuple[tuple[str, ...], ...]
+    ) -> Response | None:
+        if any(name.is_within(folded, other) for other in self._fallthrough):
+            return None
+        if not self._store.is_synced:  # what has not been listed yet may well exist
+            return self._negative(rr.SERVFAIL, zone, facts)._replace(lifetime_s=0)
+        return self._negative(rr.NXDOMAIN, zone, facts)
+
+    def _negative(self, rcode: int, zone: Zone, facts: tuple[tuple[str, ...], ...]) -> Response:
+        return Response(rcode, AA, authority=(self._soa(zone.case),), facts=facts)
+
+    def _soa(self, case: bytes) -> RR:
+        serial = self._store.serial & 0xFFFFFFFF
+        rdata = rr.soa_rdata(_NS_DNS + case, _HOSTMASTER + case, serial, self._ttl)
+        return RR(case, rr.SOA, min(self._ttl, MAX_SOA_TTL_S), rdata)

@@ -1,0 +1,204 @@
+"""The joined objects of one Kubernetes source, and what each event changes.
+
+``apply`` takes an event and returns the facts that changed: ``("service", namespace, name)``,
+``("address", text)``, ``("servers",)`` for what ``NS`` depends on, ``EVERYTHING`` where a Namespace
+came or went. Answers are filed under the facts they were decided from. Applying an event twice
+changes nothing; events of different kinds may come in any order.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import NamedTuple
+
+from clusterdns.cluster.objects import (
+    NAMESPACES,
+    PODS,
+    SERVICES,
+    SLICES,
+    Endpoint,
+    Event,
+    Key,
+    Namespace,
+    Pod,
+    Port,
+    Service,
+    Slice,
+)
+
+Fact = tuple[str, ...]
+
+EVERYTHING: Fact = ("everything",)
+SERVERS: Fact = ("servers",)
+
+
+class Source(NamedTuple):
+    """Where the objects of a store come from; equal sources are watched once.
+
+    ``selector`` picks Services, EndpointSlices and Pods by label, ``namespace_selector``
+    Namespaces. ``kinds`` are the kinds wanted.
+    """
+
+    manifests: str
+    kinds: tuple[str, ...]
+    selector: str = ""
+    namespace_selector: str = ""
+
+
+class Store:
+    """Services, EndpointSlices, Namespaces and Pods of one source, indexed for lookups."""
+
+    def __init__(self, kinds: Iterable[str]) -> None:
+        self.serial = 0  # Unix seconds of the last change that counts, see 1.18 of CoreDNS' rules
+        self.services: dict[Key, Service] = {}
+        self.slices: dict[Key, dict[str, Slice]] = {}  # by Service, then by name of the slice
+        self.namespaces: set[str] = set()
+        self.pods: dict[Key, Pod] = {}
+        self._owners: dict[Key, Key] = {}  # slice -> the Service it is filed under
+        self._services_by_address: dict[str, tuple[Key, ...]] = {}
+        self._slices_by_address: dict[str, tuple[Key, ...]] = {}
+        self._pods_by_address: dict[str, tuple[Key, ...]] = {}
+        self._unsynced = set(kinds)
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether every kind has been listed once; it stays true from then on."""
+        return not self._unsynced
+
+    def synced(self, kind: str) -> None:
+        """Note that a kind has been listed."""
+        self._unsynced.discard(kind)
+
+    def apply(self, event: Event, seconds: int) -> list[Fact]:
+        """Take one event in and return the facts it changed; ``seconds`` is Unix time."""
+        kind, key, fields = event
+        if kind == SERVICES:
+            return self._apply_service(key, Service(*fields) if fields else None, seconds)
+        if kind == SLICES:
+            return self._apply_slice(key, Slice(*fields) if fields else None, seconds)
+        if kind == PODS:
+            return self._apply_pod(key, Pod(*fields) if fields else None, seconds)
+        if kind == NAMESPACES:
+            return self._apply_namespace(key[1], None if fields is None else Namespace())
+        return []
+
+    def services_at(self, address: str) -> list[Key]:
+        """Return the Services that have ``address`` as a cluster address."""
+        return list(self._services_by_address.get(address, ()))
+
+    def slices_at(self, address: str) -> list[tuple[Key, Slice]]:
+        """Return the EndpointSlices with a ready endpoint at ``address``, by their Service."""
+        found = []
+        for key in self._slices_by_address.get(address, ()):
+            owner = self._owners[key]
+            found.append((owner, self.slices[owner][key[1]]))
+        return found
+
+    def pods_at(self, address: str) -> list[Key]:
+        """Return the Pods whose first address is ``address``."""
+        return list(self._pods_by_address.get(address, ()))
+
+    def endpoints(self, service: Key) -> Iterable[tuple[Endpoint, tuple[Port, ...]]]:
+        """Return the ready endpoints of a Service, each with the ports of its slice."""
+        for found in self.slices.get(service, {}).values():
+            for endpoint in found.endpoints:
+                yield endpoint, found.ports
+
+    def _apply_service(self, key: Key, new: Service | None, seconds: int) -> list[Fact]:
+        old = self.services.get(key)
+        if old == new:
+            return []
+        if new is None:
+            del self.services[key]
+        else:
+            self.services[key] = Service(
+                new.type, new.addresses, tuple(Port(*port) for port in new.ports),
+                new.external_name, new.external_addresses,
+            )  # fmt: skip
+        before = set(old.addresses if old else ()) - {"None", ""}
+        after = set(new.addresses if new else ()) - {"None", ""}
+        _index(self._services_by_address, key, before, after)
+        if old is None or new is None or _serial_part(old) != _serial_part(new):
+            self.serial = seconds
+        return [("service", *key), *(("address", a) for a in before | after), SERVERS]
+
+    def _apply_slice(self, key: Key, new: Slice | None, seconds: int) -> list[Fact]:
+        owner = self._owners.get(key)
+        old = self.slices[owner][key[1]] if owner else None
+        if old == new:
+            return []
+        if owner:
+            self._remove_slice(owner, key)
+        if new is not None:
+            new = Slice(
+                new.service,
+                tuple(Endpoint(*endpoint) for endpoint in new.endpoints),
+                tuple(Port(*port) for port in new.ports),
+            )
+            self._owners[key] = (key[0], new.service)
+            self.slices.setdefault((key[0], new.service), {})[key[1]] = new
+        before = {endpoint.address for endpoint in old.endpoints} if old else set()
+        after = {endpoint.address for endpoint in new.endpoints} if new else set()
+        _index(self._slices_by_address, key, before, after)
+        if old is None or new is None or _slice_serial_part(old) != _slice_serial_part(new):
+            self.serial = seconds
+        facts: list[Fact] = [("service", key[0], s.service) for s in (old, new) if s]
+        return [*facts, *(("address", address) for address in before | after), SERVERS]
+
+    def _remove_slice(self, owner: Key, key: Key) -> None:
+        del self._owners[key]
+        siblings = self.slices[owner]
+        del siblings[key[1]]
+        if not siblings:
+            del self.slices[owner]
+
+    def _apply_pod(self, key: Key, new: Pod | None, seconds: int) -> list[Fact]:
+        old = self.pods.get(key)
+        if old == new:
+            return []
+        if new is None:
+            del self.pods[key]
+        else:
+            self.pods[key] = new
+        before, after = ({pod.address} if pod and pod.address else set() for pod in (old, new))
+        _index(self._pods_by_address, key, before, after)
+        self.serial = seconds
+        return [("address", address) for address in before | after]
+
+    def _apply_namespace(self, name: str, new: Namespace | None) -> list[Fact]:
+        if (new is not None) == (name in self.namespaces):
+            return []
+        if new is None:
+            self.namespaces.discard(name)
+        else:
+            self.namespaces.add(name)
+        return [EVERYTHING]
+
+
+def _index(
+    index: dict[str, tuple[Key, ...]], key: Key, before: Iterable[str], after: Iterable[str]
+) -> None:
+    """Move ``key`` in an index by address; keys of one address keep the order they came in."""
+    gone, come = set(before) - set(after), set(after) - set(before)
+    alone = (key,)  # shared by all addresses of an object: an index of 100,000 stays small
+    for address in gone:
+        left = tuple(other for other in index.get(address, ()) if other != key)
+        if left:
+            index[address] = left
+        else:
+            index.pop(address, None)
+    for address in come:
+        others = index.get(address)
+        index[address] = (*others, key) if others else alone
+
+
+def _serial_part(service: Service) -> tuple[Hashable, ...]:
+    """Return what of a Service moves the serial (CoreDNS: controller.go serviceModified)."""
+    return service.external_name, service.ports
+
+
+def _slice_serial_part(found: Slice) -> tuple[Hashable, ...]:
+    """Return what of an EndpointSlice moves the serial (CoreDNS: endpointsEquivalent)."""
+    return tuple((e.address, e.hostname) for e in found.endpoints), found.ports

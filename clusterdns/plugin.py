@@ -1,0 +1,219 @@
+"""What a plugin is: one Corefile directive, one file under ``plugins/``, found by its name.
+
+A block's plugins are put in CoreDNS's fixed order and folded twice: ``answer`` is synchronous, from
+memory and the same for every client, so what it says may be remembered; ``handle`` runs once per
+query, may wait and may look at the client. A plugin that knows nothing about a question lets the
+next one speak. ``answer`` says None for "cannot know without waiting", and the query takes the
+other fold. Either way exactly one ``Response`` comes out, or ``DROP``.
+
+Plugins are made by the supervisor, which checks the configuration by making them, and are inherited
+by the workers it forks. ``supervise`` runs in the supervisor, ``start`` and ``stop`` in a worker.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from clusterdns import rr
+from clusterdns.answers import Response, failure
+from clusterdns.corefile import COREDNS_ORDER, Directive
+from clusterdns.message import Query, Question
+from clusterdns.name import WireName
+
+if TYPE_CHECKING:
+    from clusterdns.cluster.store import Source, Store
+
+AnswerNext = Callable[[Question], Response | None]
+HandleNext = Callable[[Query], Awaitable[Response]]
+
+DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
+
+
+class Resolver(Protocol):
+    """Where a plugin asks again: the listener a block belongs to, with all its blocks."""
+
+    def answer(self, question: Question) -> Response | None:
+        """Return what the listener says from memory, or None."""
+
+    async def handle(self, query: Query) -> Response:
+        """Return what the listener says, waiting if it must."""
+
+
+class Block:
+    """The server block a plugin is made for. Setup-only directives shape it as they are made."""
+
+    def __init__(self, zones: Sequence[WireName], file: str) -> None:
+        self.zones = tuple(zones)
+        self.file = file
+        self.root = Path()  # `root`: what relative paths are relative to
+        self.hosts: list[str] = []  # `bind`: listen addresses; empty is every address
+        self.ports: tuple[int, ...] = ()
+        self.debug = False
+        self.resolver: Resolver | None = None  # set when the block's listener is known
+        self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind
+
+    def path(self, text: str) -> Path:
+        """Return a path of the configuration, made absolute by ``root``."""
+        return self.root / text
+
+
+class Supervisor(Protocol):
+    """What the supervisor lends to a plugin."""
+
+    def serve(self, address: str, path: str, respond: Callable[[], tuple[int, str, bytes]]) -> None:
+        """Answer GET of ``path`` at ``address`` with (status, content type, body)."""
+
+    is_stopping: bool
+
+    def not_ready(self) -> list[str]:
+        """Return the names of the plugins that are not ready, sorted."""
+
+    def metrics(self) -> bytes:
+        """Return the exposition of all metrics."""
+
+    def lameduck(self, seconds: float) -> None:
+        """Go on serving for ``seconds`` after the signal to stop."""
+
+    def watch_configuration(self, interval_s: float) -> None:
+        """Compare the configuration every ``interval_s`` and reload it when it changed."""
+
+
+class Worker(Protocol):
+    """What a worker lends to a plugin."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+
+    async def store(self, source: Source, timeout_s: float) -> Store:
+        """Return the store fed from ``source``, once it is filled or ``timeout_s`` have passed."""
+
+    def forget_all(self) -> None:
+        """Forget every remembered answer."""
+
+
+class Plugin:
+    """Base of all plugins; the docstring of a subclass is the directive's manual."""
+
+    name: ClassVar[str] = ""  # the file's name, set by `load`
+    order: ClassVar[int] = 0  # place in CoreDNS's fixed order, set by `load`
+    handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        """Read the directive. Raises ConfigError."""
+
+    @classmethod
+    def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
+        """Return the plugins of all occurrences of the directive in one block.
+
+        Raises:
+            ConfigError: the directive is wrong, or stands more than once.
+        """
+        if len(directives) > 1:
+            raise directives[1].error("may be given once in a server block")
+        return [cls(directives[0], block)]
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return the response known from memory, or None to have ``handle`` asked."""
+        return None
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return the response; by default the one of the plugins behind."""
+        return await next(query)
+
+    def supervise(self, supervisor: Supervisor) -> None:
+        """Take up this plugin's duties in the supervisor, once the configuration is in force."""
+
+    def sources(self) -> list[Source]:
+        """Return the Kubernetes sources this plugin needs to be fed from."""
+        return []
+
+    async def start(self, worker: Worker) -> None:
+        """Take up this plugin's duties in a worker, before its first query."""
+
+    async def stop(self) -> None:
+        """Leave the worker: close what ``start`` opened."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this plugin answers truly by now (CoreDNS: plugin/ready)."""
+        return True
+
+    def counters(self) -> list[tuple[str, tuple[str, ...], float]]:
+        """Return (metric, label values, value) of this plugin in this worker, see metrics.py."""
+        return []
+
+
+class Passive(Plugin):
+    """A plugin that has nothing to say about any question."""
+
+    handles = False
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what the plugins behind say."""
+        return next(question)
+
+
+def no_arguments(directive: Directive) -> None:
+    """Check that a directive is a lone word.
+
+    Raises:
+        ConfigError: it has arguments or a block.
+    """
+    if directive.args:
+        raise directive.error(f"takes no argument, got {directive.args[0]!r}")
+    if directive.block:
+        raise directive.block[0].error("unknown property")
+
+
+def available() -> list[str]:
+    """Return the names of all plugins, in the order of their chain."""
+    found = [
+        module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "plugins")])
+    ]
+    return sorted(found, key=_order)
+
+
+def load(word: str) -> type[Plugin]:
+    """Return the plugin class of a directive: the one that ``plugins/<word>.py`` defines."""
+    module = importlib.import_module(f"clusterdns.plugins.{word}")
+    for value in vars(module).values():
+        if (
+            isinstance(value, type)
+            and issubclass(value, Plugin)
+            and value.__module__ == module.__name__
+        ):
+            value.name, value.order = word, _order(word)
+            return value
+    raise TypeError(f"plugins/{word}.py defines no plugin")
+
+
+def _order(word: str) -> int:
+    return COREDNS_ORDER.index(word) if word in COREDNS_ORDER else len(COREDNS_ORDER)
+
+
+def no_next(plugin: str) -> Response:
+    """Return what falls off the end of a chain (CoreDNS: plugin.go NextOrFailure)."""
+    return failure(rr.SERVFAIL, f"plugin/{plugin}: no next plugin found")
+
+
+def fold(plugins: Sequence[Plugin]) -> tuple[AnswerNext, HandleNext]:
+    """Return the two folds of a chain: what answers from memory, and what may wait."""
+    last = no_next(plugins[-1].name if plugins else "")
+
+    def answer_end(_question: Question) -> Response | None:
+        return last
+
+    async def handle_end(_query: Query) -> Response:
+        return last
+
+    answer: AnswerNext = answer_end
+    handle: HandleNext = handle_end
+    for plugin in reversed(plugins):
+        answer = functools.partial(plugin.answer, next=answer)
+        handle = functools.partial(plugin.handle, next=handle)
+    return answer, handle

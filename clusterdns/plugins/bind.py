@@ -1,0 +1,59 @@
+"""bind - listen on given addresses instead of all.
+
+Syntax:
+
+    bind ADDRESS|INTERFACE... {
+        except ADDRESS|INTERFACE...
+    }
+
+May be repeated; the addresses add up.
+
+Examples:
+
+    . {
+        bind 127.0.0.1 ::1
+        whoami
+    }
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from clusterdns import interfaces
+from clusterdns.corefile import Directive
+from clusterdns.plugin import Block, Passive, Plugin
+
+
+class Bind(Passive):
+    """Sets the listen addresses of the block; an interface stands for all of its addresses."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        if not directive.args:
+            raise directive.error("wants ADDRESS|INTERFACE...")
+        left_out = set[str]()
+        for line in directive.block:
+            if line.name != "except" or not line.args:
+                raise line.error("unknown property")
+            for arg in line.args:
+                left_out.update(_addresses(arg, line))
+        for arg in directive.args:
+            for address in _addresses(arg, directive):
+                if address not in left_out and address not in block.hosts:
+                    block.hosts.append(address)
+
+    @classmethod
+    def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
+        """Return a plugin for each occurrence."""
+        return [cls(directive, block) for directive in directives]
+
+
+def _addresses(text: str, directive: Directive) -> list[str]:
+    """Return the addresses of an interface, or the one that ``text`` is. Raises ConfigError."""
+    found = interfaces.addresses().get(text)
+    if found is not None:
+        return found
+    try:
+        return [str(ipaddress.ip_address(text))]
+    except ValueError as error:
+        raise directive.error(f"{text!r} is no address and no interface") from error

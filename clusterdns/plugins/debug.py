@@ -1,0 +1,28 @@
+"""debug - print debug lines in the log.
+
+Syntax:
+
+    debug
+
+Examples:
+
+    . {
+        debug
+        whoami
+    }
+
+Differences from CoreDNS: a bug is still answered with SERVFAIL and does not end the process.
+"""
+
+from __future__ import annotations
+
+from clusterdns.corefile import Directive
+from clusterdns.plugin import Block, Passive, no_arguments
+
+
+class Debug(Passive):
+    """Turns debug lines on."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        no_arguments(directive)
+        block.debug = True

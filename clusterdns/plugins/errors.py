@@ -1,0 +1,132 @@
+r"""errors - log the errors of the plugins behind.
+
+Syntax:
+
+    errors [stdout] {
+        stacktrace
+        consolidate DURATION REGEXP [warning|error|info|debug] [show_first]
+    }
+
+Every response that stands for an error is logged as
+`[ERROR] plugin/errors: <rcode> <name> <type>: <error>`. `consolidate` counts errors that match REGEXP
+and logs their number once a DURATION instead. `stacktrace` is taken and changes nothing: a bug's
+traceback is always logged, once for each place.
+
+Examples:
+
+    . {
+        errors {
+            consolidate 5m ".* i/o timeout$" warning show_first
+        }
+        whoami
+    }
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from clusterdns import name, rr
+from clusterdns.answers import Response
+from clusterdns.corefile import Directive, duration_s
+from clusterdns.logs import plugin_logger
+from clusterdns.message import Query, Question
+from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+
+MAX_REGEXP_LENGTH = 10_000
+_LEVELS = {
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+}
+_log = plugin_logger("errors")
+
+
+class _Pattern:
+    """One ``consolidate``: how many errors matched since the timer started."""
+
+    def __init__(self, line: Directive) -> None:
+        if len(line.args) < 2:
+            raise line.error("consolidate wants DURATION REGEXP [LEVEL] [show_first]")
+        self.period_s = duration_s(line.args[0], line)
+        self.text = line.args[1]
+        if len(self.text) > MAX_REGEXP_LENGTH:
+            raise line.error(f"regular expression longer than {MAX_REGEXP_LENGTH}")
+        try:
+            self.regexp = re.compile(self.text)
+        except re.error as error:
+            raise line.error(f"bad regular expression: {error}") from error
+        rest = list(line.args[2:])
+        self.level = _LEVELS[rest.pop(0)] if rest and rest[0] in _LEVELS else logging.ERROR
+        self.shows_first = rest == ["show_first"]
+        if rest and not self.shows_first:
+            raise line.error(f"unknown word {rest[0]!r}")
+        self.count = 0
+        self.due = 0.0
+
+    def flush(self, now: float) -> None:
+        if not self.count or now < self.due:
+            return
+        if not (self.shows_first and self.count == 1):
+            period = f"{self.period_s:g}s"
+            _log.log(
+                self.level, "%d errors like '%s' occurred in last %s", self.count, self.text, period
+            )
+        self.count = 0
+
+
+class Errors(Plugin):
+    """Logs the ``error`` of every response that passes."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        if directive.args and directive.args != ("stdout",):
+            raise directive.error(f"invalid log file {directive.args[0]!r}")
+        self._patterns: list[_Pattern] = []
+        self._worker: Worker | None = None
+        for line in directive.block:
+            if line.name == "consolidate":
+                self._patterns.append(_Pattern(line))
+            elif line.name != "stacktrace":
+                raise line.error("unknown property")
+
+    async def start(self, worker: Worker) -> None:
+        """Take the clock that `consolidate` counts by."""
+        self._worker = worker
+
+    async def stop(self) -> None:
+        """Log what has been counted so far."""
+        for pattern in self._patterns:
+            pattern.flush(float("inf"))
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Pass on what is known from memory."""
+        response = next(question)
+        if response is not None and response.error:
+            self._report(question, response)
+        return response
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Pass on the response, logging its error."""
+        response = await next(query)
+        if response.error and query.question:
+            self._report(query.question, response)
+        return response
+
+    def _report(self, question: Question, response: Response) -> None:
+        now = self._worker.now() if self._worker else 0.0
+        for pattern in self._patterns:
+            pattern.flush(now)
+            if pattern.regexp.search(response.error):
+                if not pattern.count:
+                    pattern.due = now + pattern.period_s
+                pattern.count += 1
+                if pattern.count == 1 and pattern.shows_first:
+                    self._log(pattern.level, question, response)
+                return
+        self._log(logging.ERROR, question, response)
+
+    def _log(self, level: int, question: Question, response: Response) -> None:
+        qname, qtype = name.text(question.folded), rr.type_text(question.qtype)
+        _log.log(level, "%d %s %s: %s", response.rcode, qname, qtype, response.error)

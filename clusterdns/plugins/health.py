@@ -1,0 +1,48 @@
+"""health - answer 200 OK at an HTTP address while the process lives.
+
+Syntax:
+
+    health [ADDRESS] {
+        lameduck DURATION
+    }
+
+ADDRESS defaults to `:8080`, the path is `/health`. `lameduck` goes on serving for DURATION after the
+signal to stop.
+
+Examples:
+
+    . {
+        health localhost:8091 {
+            lameduck 5s
+        }
+        whoami
+    }
+
+Differences from CoreDNS: queries that arrive while the sockets are drained are answered.
+"""
+
+from __future__ import annotations
+
+from clusterdns.corefile import Directive, duration_s
+from clusterdns.plugin import Block, Passive, Supervisor
+
+
+class Health(Passive):
+    """Serves `/health` and asks for a lameduck period."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        if len(directive.args) > 1:
+            raise directive.error("takes at most one argument: the address")
+        self._address = directive.args[0] if directive.args else ":8080"
+        self._lameduck_s = 0.0
+        for line in directive.block:
+            if line.name != "lameduck":
+                raise line.error("unknown property")
+            if len(line.args) != 1:
+                raise line.error("wants a duration")
+            self._lameduck_s = duration_s(line.args[0], line)
+
+    def supervise(self, supervisor: Supervisor) -> None:
+        """Answer `/health`, and stay that long after the signal to stop."""
+        supervisor.serve(self._address, "/health", lambda: (200, "text/plain", b"OK"))
+        supervisor.lameduck(self._lameduck_s)

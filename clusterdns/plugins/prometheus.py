@@ -1,0 +1,41 @@
+"""prometheus - export metrics at an HTTP address.
+
+Syntax:
+
+    prometheus [ADDRESS]
+
+ADDRESS defaults to `localhost:9153`, the path is `/metrics`. The queries of a server block are counted
+if it holds this directive. Names, labels and buckets are CoreDNS's.
+
+Examples:
+
+    . {
+        prometheus localhost:9253
+        whoami
+    }
+"""
+
+from __future__ import annotations
+
+from clusterdns.corefile import Directive
+from clusterdns.plugin import Block, Passive, Supervisor
+
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Prometheus(Passive):
+    """Serves `/metrics`."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        if len(directive.args) > 1:
+            raise directive.error("takes at most one argument: the address")
+        for line in directive.block:
+            if line.name == "tls":
+                raise line.error("not supported by clusterdns yet")
+            if line.name != "runtime_metrics":
+                raise line.error("unknown property")
+        self._address = directive.args[0] if directive.args else "localhost:9153"
+
+    def supervise(self, supervisor: Supervisor) -> None:
+        """Answer `/metrics` from what the workers have counted."""
+        supervisor.serve(self._address, "/metrics", lambda: (200, EXPOSITION, supervisor.metrics()))

@@ -1,0 +1,55 @@
+"""ready - answer 200 OK at an HTTP address once every plugin is ready.
+
+Syntax:
+
+    ready [ADDRESS] {
+        monitor until-ready|continuously
+    }
+
+ADDRESS defaults to `:8181`, the path is `/ready`. Until then the answer is 503 with the names of the
+plugins that are not. With `until-ready`, the default, a plugin that was ready once stays so.
+
+Examples:
+
+    . {
+        ready localhost:8091
+        whoami
+    }
+
+Differences from CoreDNS: ready is said only after the DNS sockets are being read, and not while
+`clusterdns` is stopping.
+"""
+
+from __future__ import annotations
+
+from clusterdns.corefile import Directive
+from clusterdns.plugin import Block, Passive, Supervisor
+
+
+class Ready(Passive):
+    """Serves `/ready`."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        if len(directive.args) > 1:
+            raise directive.error("takes at most one argument: the address")
+        self._address = directive.args[0] if directive.args else ":8181"
+        self._is_continuous = False
+        self._was_ready = False
+        for line in directive.block:
+            if line.name != "monitor" or line.args not in (("until-ready",), ("continuously",)):
+                raise line.error("wants monitor until-ready|continuously")
+            self._is_continuous = line.args[0] == "continuously"
+
+    def supervise(self, supervisor: Supervisor) -> None:
+        """Answer `/ready` from what the workers report."""
+
+        def respond() -> tuple[int, str, bytes]:
+            if supervisor.is_stopping:
+                return 503, "text/plain", b"Shutting down"
+            waiting = [] if self._was_ready else supervisor.not_ready()
+            if waiting:
+                return 503, "text/plain", ",".join(waiting).encode()
+            self._was_ready = not self._is_continuous
+            return 200, "text/plain", b"OK"
+
+        supervisor.serve(self._address, "/ready", respond)

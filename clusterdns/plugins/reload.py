@@ -1,0 +1,48 @@
+"""reload - take up a changed Corefile without a restart.
+
+Syntax:
+
+    reload [INTERVAL [JITTER]]
+
+Every INTERVAL (30s by default, at least 2s), moved by up to half of JITTER (15s by default), the
+Corefile is read again. If its content has changed, new workers take over from the old ones; not one
+query is lost. A Corefile with a mistake is reported, and the last good one stays in force.
+
+Examples:
+
+    . {
+        reload 10s 5s
+        whoami
+    }
+"""
+
+from __future__ import annotations
+
+import random
+
+from clusterdns.corefile import Directive, duration_s
+from clusterdns.plugin import Block, Passive, Supervisor
+
+MIN_INTERVAL_S = 2.0
+MIN_JITTER_S = 1.0
+
+
+class Reload(Passive):
+    """Has the supervisor look at the configuration now and then."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        if len(directive.args) > 2 or directive.block:
+            raise directive.error("takes at most an interval and a jitter")
+        durations = [duration_s(arg, directive) for arg in directive.args]
+        interval_s = durations[0] if durations else 30.0
+        jitter_s = durations[1] if len(durations) > 1 else 15.0
+        if interval_s < MIN_INTERVAL_S:
+            raise directive.error(f"interval must be at least {MIN_INTERVAL_S:g}s")
+        if 0 < jitter_s < MIN_JITTER_S:
+            raise directive.error(f"jitter must be at least {MIN_JITTER_S:g}s")
+        jitter_s = min(jitter_s, interval_s / 2)
+        self._interval_s = interval_s + random.uniform(-jitter_s / 2, jitter_s / 2)
+
+    def supervise(self, supervisor: Supervisor) -> None:
+        """Start looking."""
+        supervisor.watch_configuration(self._interval_s)

@@ -1,0 +1,34 @@
+"""root - the directory that relative paths of the server block start from.
+
+Syntax:
+
+    root DIR
+
+DIR is relative to the working directory, as in CoreDNS; without `root`, so are all paths.
+
+Examples:
+
+    . {
+        root /etc
+        whoami
+    }
+"""
+
+from __future__ import annotations
+
+from clusterdns.corefile import Directive
+from clusterdns.logs import plugin_logger
+from clusterdns.plugin import Block, Passive
+
+_log = plugin_logger("root")
+
+
+class Root(Passive):
+    """Sets the block's root directory."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        if len(directive.args) != 1 or directive.block:
+            raise directive.error("takes one argument: the directory")
+        block.root = block.root / directive.args[0]
+        if not block.root.is_dir():
+            _log.warning("root path does not exist: %s", block.root)

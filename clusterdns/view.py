@@ -1,0 +1,81 @@
+"""Server blocks as they answer: a view is one block, a router one listener with all its views.
+
+A question goes to the block with the longest zone that it lies in (CoreDNS: core/dnsserver
+server.go); for DS to the shortest zone that is not the root, since the parent side of a cut answers
+it. What no block wants is refused.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clusterdns import name, rr
+from clusterdns.answers import Response, failure
+from clusterdns.message import Query, Question
+from clusterdns.name import ROOT, WireName
+from clusterdns.plugin import Block, Plugin, fold
+
+# Blocks that load one of these take questions of every class (CoreDNS: server.go EnableChaos).
+_OPENS_CLASSES = frozenset(("forward", "chaos"))
+
+REFUSED = failure(rr.REFUSED)
+
+
+class View:
+    """One server block: its plugins in order, folded into one chain."""
+
+    def __init__(self, block: Block, plugins: Sequence[Plugin]) -> None:
+        self.block = block
+        self.plugins = tuple(plugins)
+        self.chain = tuple(plugin for plugin in plugins if plugin.handles)
+        self.answer, self.handle = fold(self.chain)
+        self.name = ""  # the metric label `view`
+        names = {plugin.name for plugin in plugins}
+        self.opens_classes = not names.isdisjoint(_OPENS_CLASSES)
+        self.is_measured = "prometheus" in names
+
+    def zone_of(self, qname: WireName) -> WireName:
+        """Return the longest zone of this block that ``qname`` lies in, else the root."""
+        zones = [zone for zone in self.block.zones if name.is_within(qname, zone)]
+        return max(zones, key=len, default=ROOT)
+
+
+class Router:
+    """One listener: which view a question belongs to. A plugin asks again through it."""
+
+    def __init__(self, views: dict[WireName, list[View]]) -> None:
+        self.views = views
+        self.opens_classes = any(v.opens_classes for some in views.values() for v in some)
+
+    def route(self, question: Question) -> View | None:
+        """Return the view that answers ``question``, or None for nobody."""
+        found: View | None = None
+        for zone in name.parents(question.folded):
+            if zone == ROOT and found is not None:
+                break
+            for view in self.views.get(zone, ()):
+                if not view.chain and zone == ROOT:
+                    continue
+                found = view
+                break
+            else:
+                continue
+            if question.qtype != rr.DS:
+                break
+        return found
+
+    def answer(self, question: Question) -> Response | None:
+        """Return what the view of ``question`` says from memory, or None."""
+        view = self.route(question)
+        if view is None or not view.chain:
+            return REFUSED
+        return view.answer(question)
+
+    async def handle(self, query: Query) -> Response:
+        """Return what the view of ``query`` says, waiting if it must."""
+        view = self.route(query.question) if query.question else None
+        if view is None or not view.chain:
+            return REFUSED
+        return await view.handle(query)
