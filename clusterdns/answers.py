@@ -46,7 +46,8 @@ class Response(NamedTuple):
     ``verbatim``. ``bare`` is a return code the core makes a message of: it is never cached.
     ``lifetime_s`` bounds how long it may be repeated; 0 is never. ``facts`` are what it was
     decided from: a change of one of them forgets it. ``orders`` are the record orders to alternate
-    between, if more than one. ``error`` is what the errors plugin logs.
+    between, if more than one. ``counters`` are the (metric, label values) that move by one each
+    time it is repeated from the table. ``error`` is what the errors plugin logs.
     """
 
     rcode: int = rr.NOERROR
@@ -60,6 +61,7 @@ class Response(NamedTuple):
     lifetime_s: float = math.inf
     facts: tuple[Hashable, ...] = ()
     orders: tuple[Sections, ...] = ()
+    counters: tuple[tuple[str, tuple[str, ...]], ...] = ()
     error: str = ""
 
     @property

@@ -1,8 +1,8 @@
 """Domain names in wire form: read, print, fold, walk and reverse.
 
 A name is ``bytes`` in uncompressed wire format (RFC 1035 section 3.1): labels with their length
-octet, ended by the root label. Text exists at the edges only. Folding is ``bytes.lower``: length octets
-stay below 64 and so below ``A``, which makes it safe on whole names. A folded name is a
+octet, ended by the root label. Text exists at the edges only. Folding is ``bytes.lower``: length
+octets stay below 64 and so below ``A``, which makes it safe on whole names. A folded name is a
 ``WireName``; a name as a client or an object spelled it is plain ``bytes``.
 
 Pure: no sockets, clock, threads or randomness.

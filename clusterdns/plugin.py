@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 AnswerNext = Callable[[Question], Response | None]
 HandleNext = Callable[[Query], Awaitable[Response]]
 
+# (metric, label values, value); a histogram's value is its `sample()`.
+Sample = tuple[str, tuple[str, ...], float | tuple[float, ...]]
+
 DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 
 
@@ -56,6 +59,9 @@ class Block:
         self.debug = False
         self.resolver: Resolver | None = None  # set when the block's listener is known
         self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind
+        self.server = ""  # metric label of the block's first listener, such as `dns://:53`
+        self.view = ""  # metric label
+        self.is_looping = False  # `loop` found that what is forwarded comes back
 
     def path(self, text: str) -> Path:
         """Return a path of the configuration, made absolute by ``root``."""
@@ -143,8 +149,8 @@ class Plugin:
         """Whether this plugin answers truly by now (CoreDNS: plugin/ready)."""
         return True
 
-    def counters(self) -> list[tuple[str, tuple[str, ...], float]]:
-        """Return (metric, label values, value) of this plugin in this worker, see metrics.py."""
+    def samples(self) -> list[Sample]:
+        """Return what this plugin has counted in this worker; a name without ``coredns_``."""
         return []
 
 

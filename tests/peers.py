@@ -1,0 +1,174 @@
+"""The servers that tests talk to, as processes of their own: clusterdns, and a real CoreDNS.
+
+``clusterdns`` and ``coredns`` run a Corefile on a free loopback port (``-dns.port``), which is the
+port of every server block that names none, and yield a ``Server``. ``ask`` brings octets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+COREDNS_MODULE = "github.com/coredns/coredns@v1.14.7"
+INSTALL_COREDNS = f"go install {COREDNS_MODULE}"
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "clusterdns-tests"
+_PROBE = bytes.fromhex("7b7b01000001000000000000") + b"\x05probe\x07invalid\0" + b"\0\x01\0\x01"
+
+
+class Server(NamedTuple):
+    """A running server: where it listens, its process, and where its log goes."""
+
+    host: str
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.host, self.port
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text("utf-8", "replace")
+
+
+def free_port() -> int:
+    """Return a loopback port that is free for UDP and TCP just now."""
+    for _ in range(100):
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port = tcp.getsockname()[1]
+            with contextlib.suppress(OSError):
+                udp.bind(("127.0.0.1", port))
+                return port
+    raise RuntimeError("no free port")
+
+
+@contextlib.contextmanager
+def clusterdns(corefile: str, directory: Path, *flags: str) -> Iterator[Server]:
+    """Run clusterdns with a Corefile; relative paths in it start from ``directory``."""
+    with _run([sys.executable, "-m", "clusterdns"], corefile, directory, flags) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def coredns(corefile: str, directory: Path, *flags: str) -> Iterator[Server]:
+    """Run the real CoreDNS likewise, or skip the test if it cannot be had."""
+    with _run([str(coredns_path())], corefile, directory, flags) as server:
+        yield server
+
+
+def coredns_path() -> Path:
+    """Return the CoreDNS binary: from COREDNS, from the PATH, or built once by ``go install``."""
+    named = os.environ.get("COREDNS") or shutil.which("coredns")
+    if named:
+        return Path(named)
+    built = _CACHE / "coredns"
+    if not built.exists():
+        go = shutil.which("go")
+        if go is None:
+            pytest.skip(f"needs CoreDNS 1.14.7: {INSTALL_COREDNS}")
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            [go, "install", COREDNS_MODULE],
+            env={**os.environ, "GOBIN": str(_CACHE), "GOTOOLCHAIN": "auto", "CGO_ENABLED": "0"},
+            capture_output=True,
+            timeout=900,
+            check=False,
+        )
+        if done.returncode:
+            reason = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            pytest.skip(f"needs CoreDNS 1.14.7: {INSTALL_COREDNS} ({reason:.200})")
+    return built
+
+
+@contextlib.contextmanager
+def _run(
+    command: list[str], corefile: str, directory: Path, flags: Sequence[str]
+) -> Iterator[Server]:
+    port = free_port()
+    tag = f"{Path(command[-1]).name}-{port}"
+    conf, log = directory / f"Corefile-{tag}", directory / f"{tag}.log"
+    conf.write_text(corefile)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "-conf", str(conf), "-dns.port", str(port), *flags],
+            cwd=directory,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server("127.0.0.1", port, process, log)
+    try:
+        wait_until_answering(server)
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_answering(server: Server, timeout_s: float = 20) -> None:
+    """Return as soon as a query gets a reply, whatever it says; raise with the log if none does."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            break
+        with contextlib.suppress(OSError):
+            if ask_udp(server.address, _PROBE, timeout_s=0.2):
+                return
+        time.sleep(0.02)
+    raise RuntimeError(f"{server.process.args} does not answer:\n{server.output}")
+
+
+def ask_udp(address: tuple[str, int], packet: bytes, timeout_s: float = 3) -> bytes | None:
+    """Return the reply to one datagram, None if there is none in time."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(timeout_s)
+        sock.connect(address)
+        sock.send(packet)
+        try:
+            return sock.recv(65535)
+        except TimeoutError:
+            return None
+
+
+def ask_tcp(address: tuple[str, int], packet: bytes, timeout_s: float = 3) -> bytes | None:
+    """Return the reply over a TCP connection of its own, None if there is none in time."""
+    with socket.create_connection(address, timeout_s) as sock:
+        sock.sendall(struct.pack("!H", len(packet)) + packet)
+        try:
+            return read_frame(sock)
+        except TimeoutError:
+            return None
+
+
+def read_frame(sock: socket.socket) -> bytes | None:
+    """Return the next message on a stream, None at its end."""
+    head = _read(sock, 2)
+    return _read(sock, struct.unpack("!H", head)[0]) if head else None
+
+
+def _read(sock: socket.socket, octets: int) -> bytes | None:
+    found = b""
+    while len(found) < octets:
+        part = sock.recv(octets - len(found))
+        if not part:
+            return None
+        found += part
+    return found
