@@ -20,14 +20,14 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Hashable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clusterdns import message, name, rr
 from clusterdns.message import AA, AD, QR, RD, TC, Question
 from clusterdns.rr import RR
 
 Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
-Answer = tuple  # (until, slot, heads, body, ...): see above; tuple[...] cannot spell it
+Answer = tuple[Any, ...]  # (until, slot, heads, body, ...), see above
 
 _MAX_POINTER = 0x3FFF  # RFC 1035 section 4.1.4
 _RR_HEAD = struct.Struct("!HHIH")
@@ -120,8 +120,10 @@ def fit(response: Response, question: Question, limit: int) -> Response:
     counts, _, cut = render(question.qname, response.sections, limit)
     if not cut:
         return response
-    sections = tuple(s[:n] for s, n in zip(response.sections, counts, strict=True))
-    return response.with_sections(sections)._replace(flags=response.flags | TC)
+    answer, authority, additional = (s[:n] for s, n in zip(response.sections, counts, strict=True))
+    return response.with_sections((answer, authority, additional))._replace(
+        flags=response.flags | TC
+    )
 
 
 class _Writer:
@@ -237,7 +239,7 @@ class AnswerTable:
             return None
         orders = len(answer) - 3
         body = answer[3] if orders == 1 else answer[3 + packet[1] % orders]
-        reply = packet[:2] + answer[2][kind] + question + body + opt
+        reply: bytes = packet[:2] + answer[2][kind] + question + body + opt
         if len(reply) > limit and (limit == 0 or not stream):
             return None
         hits[answer[1] + (kind >> 2)] += 1
@@ -302,7 +304,7 @@ class AnswerTable:
         self._seen.add(mark)
         return False
 
-    def _compile(self, question: Question, response: Response) -> tuple[tuple[bytes, ...], ...]:
+    def _compile(self, question: Question, response: Response) -> Answer:
         """Return the heads and the bodies of a response, whatever its length."""
         bodies = []
         for sections in response.orders or (response.sections,):

@@ -226,13 +226,14 @@ def read_name(packet: bytes, offset: int, names: dict[int, bytes]) -> tuple[byte
     linear however pointers are chained. A pointer must lead backwards (RFC 1035 section 4.1.4).
     """
     parts: list[bytes] = []
+    rest: bytes = name.ROOT
     i, end, octets, lowest = offset, 0, 0, offset
     while True:
         if i >= len(packet):
             raise FormError(i, "name does not end")
         length = packet[i]
         if length == 0:
-            rest, end = name.ROOT, end or i + 1
+            end = end or i + 1
             break
         if length <= name.MAX_LABEL_OCTETS:
             parts.append(packet[i : i + 1 + length])
@@ -261,7 +262,7 @@ def read_name(packet: bytes, offset: int, names: dict[int, bytes]) -> tuple[byte
 
 def _read_rdata(packet: bytes, rtype: int, start: int, end: int, names: dict[int, bytes]) -> bytes:
     """Return the RDATA between ``start`` and ``end`` with its names uncompressed."""
-    if rtype == rr.A and end - start != 4 or rtype == rr.AAAA and end - start != 16:
+    if (rtype == rr.A and end - start != 4) or (rtype == rr.AAAA and end - start != 16):
         raise FormError(start, "address of the wrong length")
     layout = _NAMES_IN_RDATA.get(rtype)
     if layout is None:
@@ -271,7 +272,7 @@ def _read_rdata(packet: bytes, rtype: int, start: int, end: int, names: dict[int
     for _ in range(layout[1]):
         wire, offset = read_name(packet, offset, names)
         parts.append(wire)
-    if offset > end or rtype == rr.SOA and end - offset != 20:
+    if offset > end or (rtype == rr.SOA and end - offset != 20):
         raise FormError(start, "RDATA of the wrong length")
     parts.append(packet[offset:end])
     return b"".join(parts)
@@ -309,7 +310,8 @@ def read_reply(packet: bytes) -> Reply:
             )
         sections.append(tuple(section))
     rcode = flags & 15 | (edns.extended_rcode << 4 if edns else 0)
-    return Reply(ident, flags, rcode, tuple(asked), *sections, edns)
+    answer, authority, additional = sections
+    return Reply(ident, flags, rcode, tuple(asked), answer, authority, additional, edns)
 
 
 def write_query(ident: int, flags: int, question: Question, edns: Edns | None) -> bytes:
@@ -348,6 +350,6 @@ def _echoed(options: bytes) -> bytes:
 
 def to_text(packet: bytes) -> str:
     """Return a message this process rendered in dig's notation."""
-    import dnslib  # printing is the command line's business; a worker never pays for the import
+    import dnslib  # type: ignore[import-untyped]  # printing is the command line's business; a worker never pays for the import
 
     return str(dnslib.DNSRecord.parse(packet))

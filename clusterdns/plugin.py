@@ -37,6 +37,10 @@ Sample = tuple[str, tuple[str, ...], float | tuple[float, ...]]
 DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 
 
+# Makes an HTTP response: (status, content type, body).
+Respond = Callable[[], Awaitable[tuple[int, str, bytes]]]
+
+
 class Resolver(Protocol):
     """Where a plugin asks again: the listener a block belongs to, with all its blocks."""
 
@@ -57,6 +61,7 @@ class Block:
         self.hosts: list[str] = []  # `bind`: listen addresses; empty is every address
         self.ports: tuple[int, ...] = ()
         self.debug = False
+        self.workers = 1  # `multisocket`: processes that read the sockets
         self.resolver: Resolver | None = None  # set when the block's listener is known
         self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind
         self.server = ""  # metric label of the block's first listener, such as `dns://:53`
@@ -71,15 +76,17 @@ class Block:
 class Supervisor(Protocol):
     """What the supervisor lends to a plugin."""
 
-    def serve(self, address: str, path: str, respond: Callable[[], tuple[int, str, bytes]]) -> None:
-        """Answer GET of ``path`` at ``address`` with (status, content type, body)."""
+    def serve(self, address: str, path: str, respond: Respond) -> None:
+        """Answer GET of ``path`` at ``address`` with what ``respond`` returns."""
 
-    is_stopping: bool
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the process is about to end."""
 
     def not_ready(self) -> list[str]:
         """Return the names of the plugins that are not ready, sorted."""
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""
 
     def lameduck(self, seconds: float) -> None:

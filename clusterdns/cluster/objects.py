@@ -169,7 +169,7 @@ def _ports(ports: object, protocol: str = "") -> tuple[Port, ...]:
 
 
 def _slice(manifest: Mapping[str, Any]) -> Slice:
-    endpoints = []
+    endpoints: list[Endpoint] = []
     for endpoint in _list(manifest.get("endpoints")):
         # serving, terminating and publishNotReadyAddresses are not read: the controller has put
         # what they mean into `ready` (CoreDNS: object/endpoint.go endpointsliceReady).

@@ -10,7 +10,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Hashable, Iterable
 from typing import NamedTuple
 
 from clusterdns import name, rr
@@ -97,7 +97,7 @@ class Responder:
             found = yield from self._records(question, zone, lookup, outside)
         except FormError as error:
             return failure(rr.SERVFAIL, f"plugin/kubernetes: {error}")
-        facts = tuple(lookup.facts)
+        facts: tuple[Hashable, ...] = tuple(lookup.facts)
         if found is None:
             return self._name_error(question.folded, zone, facts)
         answer, additional = found
@@ -162,8 +162,10 @@ class Responder:
         takes ``ns.dns.<zone>.<zone>`` and misses ``ns.dns`` in a zone with capitals. TXT and PTR
         are never asked of it.
         """
-        return question.qtype not in (rr.TXT, rr.PTR) and len(zone.case) > 1 and question.folded.startswith(
-            _NS_DNS + zone.case[:-1]
+        return (
+            question.qtype not in (rr.TXT, rr.PTR)
+            and len(zone.case) > 1
+            and question.folded.startswith(_NS_DNS + zone.case[:-1])
         )
 
     def _addresses(
@@ -210,7 +212,7 @@ class Responder:
         return servers, glue_records(zone.case, self._ttl, entries)
 
     def _name_error(
-        self, folded: WireName, zone: Zone, facts: tuple[tuple[str, ...], ...]
+        self, folded: WireName, zone: Zone, facts: tuple[Hashable, ...]
     ) -> Response | None:
         if any(name.is_within(folded, other) for other in self._fallthrough):
             return None
@@ -218,7 +220,7 @@ class Responder:
             return self._negative(rr.SERVFAIL, zone, facts)._replace(lifetime_s=0)
         return self._negative(rr.NXDOMAIN, zone, facts)
 
-    def _negative(self, rcode: int, zone: Zone, facts: tuple[tuple[str, ...], ...]) -> Response:
+    def _negative(self, rcode: int, zone: Zone, facts: tuple[Hashable, ...]) -> Response:
         return Response(rcode, AA, authority=(self._soa(zone.case),), facts=facts)
 
     def _soa(self, case: bytes) -> RR:

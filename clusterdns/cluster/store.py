@@ -84,6 +84,14 @@ class Store:
             return self._apply_namespace(key[1], None if fields is None else Namespace())
         return []
 
+    def keys(self, kind: str) -> list[Key]:
+        """Return the keys of all objects of a kind."""
+        if kind == NAMESPACES:
+            return [("", name) for name in self.namespaces]
+        if kind == SERVICES:
+            return list(self.services)
+        return list(self._owners if kind == SLICES else self.pods)
+
     def services_at(self, address: str) -> list[Key]:
         """Return the Services that have ``address`` as a cluster address."""
         return list(self._services_by_address.get(address, ()))

@@ -8,9 +8,9 @@ Syntax:
     }
 
 Every response that stands for an error is logged as
-`[ERROR] plugin/errors: <rcode> <name> <type>: <error>`. `consolidate` counts errors that match REGEXP
-and logs their number once a DURATION instead. `stacktrace` is taken and changes nothing: a bug's
-traceback is always logged, once for each place.
+`[ERROR] plugin/errors: <rcode> <name> <type>: <error>`. `consolidate` counts errors that match
+REGEXP and logs their number once a DURATION instead. `stacktrace` is taken and changes nothing: a
+bug's traceback is always logged, once for each place.
 
 Examples:
 

@@ -6,8 +6,8 @@ Syntax:
         lameduck DURATION
     }
 
-ADDRESS defaults to `:8080`, the path is `/health`. `lameduck` goes on serving for DURATION after the
-signal to stop.
+ADDRESS defaults to `:8080`, the path is `/health`. `lameduck` goes on serving for DURATION after
+the signal to stop.
 
 Examples:
 
@@ -44,5 +44,9 @@ class Health(Passive):
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Answer `/health`, and stay that long after the signal to stop."""
-        supervisor.serve(self._address, "/health", lambda: (200, "text/plain", b"OK"))
+
+        async def respond() -> tuple[int, str, bytes]:
+            return 200, "text/plain", b"OK"
+
+        supervisor.serve(self._address, "/health", respond)
         supervisor.lameduck(self._lameduck_s)

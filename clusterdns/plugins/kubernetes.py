@@ -31,11 +31,13 @@ Examples:
     }
 
 Differences from CoreDNS: an external name that is no domain name is answered with SERVFAIL, where
-CoreDNS sends nothing. `endpoint`, `tls`, `kubeconfig`, `apiserver_*`, `multicluster` and `zonal` are
-not served yet.
+CoreDNS sends nothing. `endpoint`, `tls`, `kubeconfig`, `apiserver_*`, `multicluster` and `zonal`
+are not served yet.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from clusterdns import name
 from clusterdns.answers import Response, fit
@@ -51,9 +53,11 @@ from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
 
 MAX_TTL_S = 3600
 _LATER = frozenset(
-    "endpoint tls kubeconfig apiserver_qps apiserver_burst apiserver_max_inflight"
-    " multicluster zonal".split()
-)
+    (
+        "endpoint", "tls", "kubeconfig", "apiserver_qps", "apiserver_burst",
+        "apiserver_max_inflight", "multicluster", "zonal",
+    )
+)  # fmt: skip
 
 
 class Kubernetes(Plugin):
@@ -91,7 +95,9 @@ class Kubernetes(Plugin):
         options, args = self._options, line.args
         match line.name:
             case "manifests":
-                settings["manifests"] = str(self._block.path(_one(line)))
+                settings["manifests"] = str(self._block.path(_one(line)).resolve())
+                if not Path(settings["manifests"]).is_dir():
+                    raise line.error(f"{settings['manifests']} is no directory")
             case "namespaces" if args:
                 self._options = options._replace(namespaces=options.namespaces | set(args))
             case "labels" | "namespace_labels" if args:
@@ -158,7 +164,7 @@ class Kubernetes(Plugin):
             return next(question)
         steps = self._responder.respond(question, zone)
         try:
-            asked = steps.send(None)
+            asked = steps.__next__()  # `next` is the chain here
             while True:
                 found = resolver.answer(asked) if resolver else None
                 if found is None or fit(found, asked, MIN_UDP_OCTETS) is not found:
@@ -176,7 +182,7 @@ class Kubernetes(Plugin):
             return await next(query)
         steps = self._responder.respond(question, zone)
         try:
-            asked = steps.send(None)
+            asked = steps.__next__()  # `next` is the chain here
             while True:
                 found = await resolver.handle(query.asking(asked))
                 asked = steps.send(fit(found, asked, query.limit))

@@ -6,8 +6,8 @@ Syntax:
         prefer CIDR...
     }
 
-Records come out as: CNAME first, then the rest in their order, then addresses, then MX; addresses and
-MX are shuffled. `prefer` puts addresses in the first matching CIDR first.
+Records come out as: CNAME first, then the rest in their order, then addresses, then MX; addresses
+and MX are shuffled. `prefer` puts addresses in the first matching CIDR first.
 
 Examples:
 
@@ -18,9 +18,9 @@ Examples:
         whoami
     }
 
-Differences from CoreDNS: `weighted` is not served yet. A remembered answer holds up to eight orders,
-each address first in its turn, and the client's query ID picks one; with more than eight addresses
-the orders are drawn anew every second.
+Differences from CoreDNS: `weighted` is not served yet. A remembered answer holds up to eight
+orders, each address first in its turn, and the client's query ID picks one; with more than eight
+addresses the orders are drawn anew every second.
 """
 
 from __future__ import annotations

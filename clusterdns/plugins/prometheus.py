@@ -4,8 +4,8 @@ Syntax:
 
     prometheus [ADDRESS]
 
-ADDRESS defaults to `localhost:9153`, the path is `/metrics`. The queries of a server block are counted
-if it holds this directive. Names, labels and buckets are CoreDNS's.
+ADDRESS defaults to `localhost:9153`, the path is `/metrics`. The queries of a server block are
+counted if it holds this directive. Names, labels and buckets are CoreDNS's.
 
 Examples:
 
@@ -38,4 +38,8 @@ class Prometheus(Passive):
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Answer `/metrics` from what the workers have counted."""
-        supervisor.serve(self._address, "/metrics", lambda: (200, EXPOSITION, supervisor.metrics()))
+
+        async def respond() -> tuple[int, str, bytes]:
+            return 200, EXPOSITION, await supervisor.metrics()
+
+        supervisor.serve(self._address, "/metrics", respond)

@@ -6,8 +6,8 @@ Syntax:
         monitor until-ready|continuously
     }
 
-ADDRESS defaults to `:8181`, the path is `/ready`. Until then the answer is 503 with the names of the
-plugins that are not. With `until-ready`, the default, a plugin that was ready once stays so.
+ADDRESS defaults to `:8181`, the path is `/ready`. Until then the answer is 503 with the names of
+the plugins that are not. With `until-ready`, the default, a plugin that was ready once stays so.
 
 Examples:
 
@@ -36,14 +36,15 @@ class Ready(Passive):
         self._is_continuous = False
         self._was_ready = False
         for line in directive.block:
-            if line.name != "monitor" or line.args not in (("until-ready",), ("continuously",)):
+            word = line.args[0] if len(line.args) == 1 else ""
+            if line.name != "monitor" or word not in ("until-ready", "continuously"):
                 raise line.error("wants monitor until-ready|continuously")
-            self._is_continuous = line.args[0] == "continuously"
+            self._is_continuous = word == "continuously"
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Answer `/ready` from what the workers report."""
 
-        def respond() -> tuple[int, str, bytes]:
+        async def respond() -> tuple[int, str, bytes]:
             if supervisor.is_stopping:
                 return 503, "text/plain", b"Shutting down"
             waiting = [] if self._was_ready else supervisor.not_ready()

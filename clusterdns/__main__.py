@@ -1,0 +1,180 @@
+"""The command line: CoreDNS's flags, and what clusterdns adds to them.
+
+    clusterdns [-conf FILE] [-dns.port|-p PORT] [-pidfile FILE] [-quiet] [-plugins] [-version]
+    clusterdns lab [-p PORT]     serve the lab cluster of zones/ on this machine
+    clusterdns help [PLUGIN]     print a plugin's manual
+
+(CoreDNS: coremain/run.go)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import inspect
+import logging
+import os
+import platform
+import socket
+import sys
+import sysconfig
+from pathlib import Path
+
+from clusterdns import COREDNS_VERSION, __version__, logs, plugin
+from clusterdns.configure import Configuration, compile_text
+from clusterdns.errors import ClusterDNSError
+from clusterdns.supervisor import Loader, Supervisor
+
+DEFAULT_PORT = 53
+LAB_PORT = 1053
+MAX_COREFILE_OCTETS = 4 * 2**20
+LAB_QUESTIONS = (
+    "web.uit.svc.cluster.local A",
+    "_http._tcp.web.uit.svc.cluster.local SRV",
+    "www.example.com A",
+)
+_log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run clusterdns; return the exit status."""
+    arguments = sys.argv[1:]
+    try:
+        if arguments[:1] == ["lab"]:
+            return _lab(arguments[1:])
+        if arguments[:1] == ["help"]:
+            return _help(arguments[1:])
+        return _serve(_flags().parse_args(arguments))
+    except (ClusterDNSError, OSError) as error:
+        print(f"clusterdns: {error}", file=sys.stderr)
+        return 1
+
+
+def _flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clusterdns",
+        description=__doc__.split("\n", 1)[0] if __doc__ else "",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-conf", "--conf", default="", metavar="FILE", help="Corefile to load, or `stdin`")
+    add("-dns.port", "--dns.port", "-p", "--p", dest="port", type=_port, default=DEFAULT_PORT,
+        metavar="PORT", help="port of server blocks that name none (53)")  # fmt: skip
+    add("-pidfile", "--pidfile", default="", metavar="FILE", help="file to write the process ID to")
+    add("-quiet", "--quiet", action="store_true", help="print nothing at the start")
+    add("-plugins", "--plugins", action="store_true", help="list the plugins")
+    add("-version", "--version", action="store_true", help="print the version")
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number")
+    return int(text)
+
+
+def _serve(flags: argparse.Namespace) -> int:
+    if flags.version:
+        print("\n".join(_version()))
+        return 0
+    if flags.plugins:
+        print("Server types:\n  dns\n\nOther plugins:")
+        print("\n".join(f"  dns.{word}" for word in sorted(plugin.available())))
+        return 0
+    logs.start()
+    loader = _loader(flags.conf, flags.port)
+    text = loader.read()
+    configuration = loader.compile(text)
+    if configuration.is_debug:
+        logging.getLogger().setLevel(logging.DEBUG)
+    if flags.pidfile:
+        Path(flags.pidfile).write_text(f"{os.getpid()}\n")
+
+    def announce(configuration: Configuration) -> None:
+        if not flags.quiet:
+            print("\n".join([*configuration.zones, *_version()]), flush=True)
+
+    async def run() -> int:
+        return await Supervisor(loader, configuration, text).run(announce)
+
+    return asyncio.run(run())
+
+
+def _version() -> list[str]:
+    system = f"{platform.system().lower()}/{platform.machine()}"
+    python = f"python{platform.python_version()}"
+    return [f"clusterdns-{__version__}", f"{system}, {python}, like CoreDNS-{COREDNS_VERSION}"]
+
+
+def _loader(conf: str, port: int) -> Loader:
+    """Return how to get the configuration: from FILE, standard input, ``Corefile``, or nowhere."""
+    if conf == "stdin":
+        given = sys.stdin.read()
+        return Loader(lambda: given, lambda text: _compile(text, "stdin", port))
+    path = Path(conf or "Corefile").absolute()
+
+    def read() -> str:
+        if not conf and not path.exists():
+            return ""  # CoreDNS then serves its default configuration
+        with path.open("rb") as file:
+            octets = file.read(MAX_COREFILE_OCTETS + 1)
+        if len(octets) > MAX_COREFILE_OCTETS:
+            raise OSError(f"{path}: larger than {MAX_COREFILE_OCTETS} octets")
+        return octets.decode("utf-8", "replace")
+
+    return Loader(read, lambda text: _compile(text, conf or "Corefile", port))
+
+
+def _compile(text: str, file: str, port: int) -> Configuration:
+    return compile_text(text, file, port=port, environ=os.environ, warn=_log.warning)
+
+
+def _lab(arguments: list[str]) -> int:
+    """Serve the lab, and say what to ask it."""
+    parser = argparse.ArgumentParser(prog="clusterdns lab", allow_abbrev=False)
+    parser.add_argument("-p", "-dns.port", "--port", dest="port", type=_port, default=0)
+    port = parser.parse_args(arguments).port or _free_port(LAB_PORT)
+    os.chdir(_lab_directory())
+    print(f"the lab cluster is served on port {port}; ask it, for example:")
+    for question in LAB_QUESTIONS:
+        print(f"  dig @localhost -p {port} {question}", flush=True)
+    return _serve(_flags().parse_args(["-conf", "Corefile", "-p", str(port)]))
+
+
+def _lab_directory() -> Path:
+    """Return where zones/ is: beside the package in a checkout, else where it was installed to."""
+    checkout = Path(__file__).resolve().parent.parent / "zones"
+    installed = Path(sysconfig.get_path("data")) / "share" / "clusterdns" / "zones"
+    for directory in (checkout, installed):
+        if (directory / "Corefile").is_file():
+            return directory
+    raise OSError(f"no lab found in {checkout} or {installed}")
+
+
+def _free_port(first: int) -> int:
+    """Return the first port from ``first`` on that is free for UDP and TCP."""
+    for port in range(first, 65536):
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            try:
+                tcp.bind(("", port))
+                udp.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free port")
+
+
+def _help(arguments: list[str]) -> int:
+    """Print the manual of a plugin, or the first line of each."""
+    known = plugin.available()
+    for word in arguments or known:
+        if word not in known:
+            print(f"clusterdns: no plugin {word!r}; there are {', '.join(known)}", file=sys.stderr)
+            return 1
+        manual = inspect.getdoc(inspect.getmodule(plugin.load(word))) or ""
+        print(manual if arguments else manual.split("\n", 1)[0])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

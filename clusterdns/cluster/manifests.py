@@ -1,0 +1,175 @@
+"""The watcher of a directory of manifests: the events of a cluster that is written down.
+
+Every half second the files are compared with what was read of them last, by inode, size and time;
+a changed one is read again. The objects of all files go through ``objects.cut`` and the selectors
+of the source, exactly as those of an API server do, and the differences become events. A file that
+cannot be read or parsed is reported once, and what it said before stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clusterdns.cluster import objects, selectors
+from clusterdns.cluster.feed import Feeder, plain
+from clusterdns.cluster.objects import KINDS, NAMESPACES, PODS, Key, ObjectError
+from clusterdns.cluster.store import Source
+from clusterdns.errors import ClusterDNSError
+
+POLL_S = 0.5
+MAX_FILE_OCTETS = 256 * 2**20
+_SUFFIXES = frozenset((".yaml", ".yml", ".json"))
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_log = logging.getLogger(__name__)
+
+Signature = tuple[int, int, int]
+Objects = dict[tuple[str, Key], tuple[Any, ...]]
+
+
+class ManifestError(ClusterDNSError):
+    """A file that holds no manifests."""
+
+
+async def watch(source: Source, listener: socket.socket) -> None:
+    """Feed the workers from ``source`` until cancelled."""
+    feeder, directory = Feeder(listener), Directory(source)
+    feeder.start()
+    while True:
+        if directory.refresh():
+            found = directory.objects()
+            for kind, key in [at for at in feeder.objects if at not in found]:
+                feeder.put(kind, key, None)
+            for (kind, key), fields in found.items():
+                feeder.put(kind, key, fields)
+        for kind in source.kinds:
+            feeder.synced(kind)
+        await asyncio.sleep(POLL_S)
+
+
+class Directory:
+    """The manifests below a directory, as last read."""
+
+    def __init__(self, source: Source) -> None:
+        self._root = Path(source.manifests)
+        self._kinds = frozenset(source.kinds)
+        self._selector = selectors.parse(source.selector)
+        self._namespace_selector = selectors.parse(source.namespace_selector)
+        self._signatures: dict[Path, Signature] = {}
+        self._files: dict[Path, Objects] = {}
+        self._homeless: frozenset[str] = frozenset()
+
+    def refresh(self) -> bool:
+        """Read what has changed on disk; tell whether anything has."""
+        try:
+            seen = dict(_files(self._root))
+        except OSError as error:
+            self._complain(self._root, error)
+            return False
+        has_changed = False
+        for gone in self._signatures.keys() - seen.keys():
+            del self._signatures[gone]
+            has_changed |= self._files.pop(gone, None) is not None
+        for path, signature in seen.items():
+            if self._signatures.get(path) == signature:
+                continue
+            self._signatures[path] = signature
+            try:
+                self._files[path] = self._read(path)
+                has_changed = True
+            except (OSError, ManifestError) as error:
+                self._complain(path, error)
+        return has_changed
+
+    def objects(self) -> Objects:
+        """Return the objects of all files; where two files have the same one, the last counts."""
+        found: Objects = {}
+        for path in sorted(self._files):
+            found.update(self._files[path])
+        spaces = {key[1] for kind, key in found if kind == NAMESPACES}
+        homeless = frozenset(key[0] for kind, key in found if kind != NAMESPACES) - spaces
+        for name in sorted(homeless - self._homeless):
+            _log.warning("manifests: no Namespace %r among them: its names do not exist", name)
+        self._homeless = homeless
+        return found
+
+    def _read(self, path: Path) -> Objects:
+        """Return the objects of one file. Raises ManifestError or OSError."""
+        found: Objects = {}
+        for manifest in _documents(path):
+            kind = KINDS.get(str(manifest.get("kind")))
+            if kind is None or kind not in self._kinds or not self._is_selected(kind, manifest):
+                continue
+            try:
+                key, slim = objects.cut(kind, manifest)
+            except ObjectError as error:
+                _log.warning("manifests: %s: %s", path, error)
+                continue
+            if kind == PODS and "deletionTimestamp" in manifest["metadata"]:
+                continue  # a Pod that is going when first seen is none (CoreDNS: object/pod.go)
+            if slim is not None:
+                found[kind, key] = plain(slim)
+        return found
+
+    def _is_selected(self, kind: str, manifest: Mapping[str, Any]) -> bool:
+        selector = self._namespace_selector if kind == NAMESPACES else self._selector
+        return selectors.matches(selector, objects.labels(manifest))
+
+    def _complain(self, path: Path, error: Exception) -> None:
+        _log.error("manifests: %s: %s", path, error)
+
+
+def _files(root: Path) -> Iterator[tuple[Path, Signature]]:
+    """Return the manifests below ``root``, hidden ones left out, with what tells of a change."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is no directory")
+    for path in root.rglob("*"):
+        if path.suffix in _SUFFIXES and not _is_hidden(path.relative_to(root)):
+            with contextlib.suppress(FileNotFoundError):  # it went while we were looking
+                stat = path.stat()
+                if path.is_file():
+                    yield path, (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _documents(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Return every object of a file, those of a List each for itself.
+
+    Raises:
+        ManifestError: it is no YAML or JSON, or not of the shape of manifests.
+    """
+    if path.stat().st_size > MAX_FILE_OCTETS:
+        raise ManifestError(f"larger than {MAX_FILE_OCTETS} octets")
+    text = path.read_bytes()
+    try:
+        documents = [json.loads(text)] if path.suffix == ".json" else yaml.load_all(text, _Loader)
+        for document in documents:
+            yield from _flatten(document)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise ManifestError(f"line {line}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ManifestError(str(error)) from error
+
+
+def _flatten(document: object) -> Iterator[Mapping[str, Any]]:
+    if document is None:
+        return
+    if not isinstance(document, Mapping):
+        raise ManifestError(f"{document!r:.40} is no Kubernetes object")
+    if str(document.get("kind", "")).endswith("List") and isinstance(document.get("items"), list):
+        for item in document["items"]:
+            yield from _flatten(item)
+    else:
+        yield document

@@ -1,0 +1,216 @@
+"""Corefiles: what the rest of the program needs to read and check them.
+
+``parse`` makes server blocks of the text: `corefile_lexer` cuts it into words, `corefile_parser`
+reads the words by the grammar, `corefile_keys` reads what zones are spelled like. Here are the
+checks that need all blocks (``check_directives``, ``check_overlaps``) and the readers of arguments
+that plugins share (``zones``, ``duration_s``).
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from clusterdns.corefile_keys import Key, parse_key
+from clusterdns.corefile_lexer import DiskFiles, Files
+from clusterdns.corefile_parser import Directive, ServerBlock, parse
+from clusterdns.errors import ConfigError
+
+__all__ = [
+    "COREDNS_ORDER",
+    "Directive",
+    "DiskFiles",
+    "Files",
+    "Key",
+    "ServerBlock",
+    "check_directives",
+    "check_overlaps",
+    "duration_s",
+    "nearest",
+    "parse",
+    "zones",
+]
+
+# The order of the chain (CoreDNS 1.14.7: core/dnsserver/zdirectives.go).
+COREDNS_ORDER: tuple[str, ...] = tuple(
+    [
+        "root",
+        "metadata",
+        "geoip",
+        "cancel",
+        "proxyproto",
+        "quic",
+        "grpc_server",
+        "https",
+        "https3",
+        "timeouts",
+        "multisocket",
+        "reload",
+        "nsid",
+        "bufsize",
+        "bind",
+        "debug",
+        "trace",
+        "ready",
+        "health",
+        "pprof",
+        "shed",
+        "prometheus",
+        "errors",
+        "log",
+        "dnstap",
+        "local",
+        "dns64",
+        "any",
+        "chaos",
+        "loadbalance",
+        "tsig",
+        "rewrite",
+        "autopath",
+        "acl",
+        "cache",
+        "header",
+        "dnssec",
+        "tls",
+        "minimal",
+        "template",
+        "transfer",
+        "hosts",
+        "route53",
+        "azure",
+        "clouddns",
+        "k8s_external",
+        "kubernetes",
+        "file",
+        "auto",
+        "secondary",
+        "etcd",
+        "loop",
+        "forward",
+        "grpc",
+        "erratic",
+        "whoami",
+        "on",
+        "sign",
+        "view",
+        "nomad",
+    ]
+)
+
+_DURATION = re.compile(r"[+-]?(?:0|(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
+_DURATION_PART = re.compile(r"([0-9]*)\.?([0-9]*)([a-zµμ]+)")
+_UNIT_NS = {
+    "ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6,
+    "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9,
+}  # fmt: skip
+_MAX_NS = 2**63 - 1  # Go's time.Duration: 292 years
+_MAX_DURATION_CHARACTERS = 200
+_MAX_GUESSED_CHARACTERS = 40  # no directive is half as long; keeps `nearest` cheap
+
+
+def check_directives(
+    blocks: Sequence[ServerBlock], known: Collection[str], unsupported: Collection[str]
+) -> None:
+    """Check that every directive is one of ``known``.
+
+    Raises:
+        ConfigError: it is one of ``unsupported``, or none at all; with the nearest one.
+    """
+    for block in blocks:
+        for directive in block.directives:
+            if directive.name in known:
+                continue
+            if directive.name in unsupported:
+                raise directive.error("not supported by clusterdns yet")
+            guess = nearest(directive.name, [*known, *unsupported])
+            hint = f', did you mean "{guess}"?' if guess else ""
+            raise directive.error(f"unknown directive{hint}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the one of ``known`` that ``word`` most likely stands for, if any comes near."""
+    if len(word) > _MAX_GUESSED_CHARACTERS:
+        return None
+    found = difflib.get_close_matches(word.lower(), known, n=1)
+    return found[0] if found else None
+
+
+def check_overlaps(
+    blocks: Sequence[ServerBlock], default_port: int, hosts: Sequence[Sequence[str]] = ()
+) -> None:
+    """Check that no two blocks serve one zone at one place; ``hosts[i]`` are `bind`'s of block i.
+
+    No hosts is every address, which overlaps any other. Blocks with a `view` share their zone with
+    other blocks (CoreDNS: core/dnsserver/address.go).
+
+    Raises:
+        ConfigError: two keys overlap.
+    """
+    taken: dict[tuple[str, str, int], dict[str, Key]] = {}
+    for i, block in enumerate(blocks):
+        is_view = bool(block.find("view"))
+        for key in block.keys:
+            place = (key.scheme, key.zone, key.effective_port(default_port))
+            at = taken.setdefault(place, {})
+            for host in (hosts[i] if i < len(hosts) else ()) or ("",):
+                reason = _overlap(key, host, at, default_port, is_view=is_view)
+                if reason:
+                    served = key.served(default_port, host)
+                    raise ConfigError(
+                        block.file, block.line, key.text, f"cannot serve {served} - {reason}"
+                    )
+                if not is_view:
+                    at[host] = key
+
+
+def _overlap(
+    key: Key, host: str, at: Mapping[str, Key], default_port: int, *, is_view: bool
+) -> str | None:
+    if host in at:
+        return None if is_view else "it is already defined"
+    if at and not host:
+        other = list(at)[-1]  # the one that CoreDNS names
+    elif "" in at:
+        other = ""
+    else:
+        return None
+    return f"zone overlap listener capacity with {key.served(default_port, other)}"
+
+
+def zones(texts: Iterable[str], directive: Directive) -> list[str]:
+    """Return zone arguments in lower case, absolute, CIDR text as its reverse zones.
+
+    A scheme and a port are allowed, and mean nothing (CoreDNS: plugin.Host.NormalizeExact).
+
+    Raises:
+        ConfigError: one is no zone. CoreDNS skips it in silence.
+    """
+    found: list[str] = []
+    for text in texts:
+        try:
+            found += [key.zone for key in parse_key(text)]
+        except ValueError as error:
+            raise directive.error(f"{text!r}: {error}") from error
+    return found
+
+
+def duration_s(text: str, directive: Directive) -> float:
+    """Return the seconds of a duration as Go writes it (time.ParseDuration): `1h2m`, `1.5s`, `0`.
+
+    Raises:
+        ConfigError: it is none, or longer than 292 years.
+    """
+    if len(text) > _MAX_DURATION_CHARACTERS or not _DURATION.fullmatch(text):
+        raise directive.error(f"{text!r} is no duration, such as 30s or 1m30s")
+    total_ns = 0
+    for whole, fraction, unit in _DURATION_PART.findall(text):
+        unit_ns = _UNIT_NS[unit]
+        total_ns += int(whole or "0") * unit_ns + int(fraction or "0") * unit_ns // 10 ** len(
+            fraction
+        )
+    if total_ns > _MAX_NS:
+        raise directive.error(f"{text!r} is too long a duration")
+    return (-total_ns if text.startswith("-") else total_ns) / 1e9

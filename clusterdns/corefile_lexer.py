@@ -1,0 +1,133 @@
+"""From the text of a Corefile to its words, and from the names of files to their texts.
+
+``lex`` cuts a text into words that know their file and line; ``expand`` puts the environment into
+one word; ``Files`` is where the texts of imported files come from. CoreDNS: caddy
+caddyfile/lexer.go and caddyfile/parse.go.
+
+Pure but for ``DiskFiles``: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from clusterdns.errors import ConfigError
+
+# What Go's unicode.IsSpace takes as space, but for the carriage return, which vanishes. Python's
+# own \s has U+001C to U+001F as well.
+_SPACE = "\t\n\v\f \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_WORD = re.compile(
+    rf'(?P<skip>[\r{_SPACE}]+|\#[^\n]*)|"(?P<quoted>[^"\\]*(?:\\.[^"\\]*)*)(?P<end>"|\\?\Z)'
+    rf"|(?P<bare>[^{_SPACE}\#]+)(?:\#[^{_SPACE}]*)?",
+    re.DOTALL,
+)
+# A value may refer to further variables, so replacing may go on for ever. CoreDNS hangs then.
+_MAX_REPLACEMENTS = 1000
+_MAX_EXPANDED_CHARACTERS = 65536
+_MAX_FILE_OCTETS = 8 << 20  # far above the 1 MiB of a ConfigMap
+
+
+class Word(NamedTuple):
+    """A word as written, its quotes removed; the environment has not been put in."""
+
+    text: str
+    file: str
+    line: int
+    starts_line: bool
+
+    def error(self, reason: str) -> ConfigError:
+        """Return the mistake at this word."""
+        return ConfigError(self.file, self.line, self.text, reason)
+
+
+def lex(text: str, file: str) -> list[Word]:
+    r"""Return the words of ``text``. Never raises; linear in the length of the text.
+
+    A word that begins with a quote runs to the next quote, over line ends too, or to the end of the
+    text; ``\"`` is its only escape. A ``#`` within a word hides the rest of that word only; CoreDNS
+    goes on reading behind the next space, and so does this.
+    """
+    words: list[Word] = []
+    line, last_line = 1, 0  # last_line: where the previous word ends
+    for match in _WORD.finditer(text.removeprefix("\ufeff")):
+        kind = match.lastgroup
+        if kind == "skip":
+            line += match[0].count("\n")
+            continue
+        if kind == "bare":
+            words.append(Word(match["bare"].replace("\r", ""), file, line, line > last_line))
+            last_line = line
+            continue
+        quoted = match["quoted"]
+        if quoted or match["end"] == '"':
+            words.append(Word(quoted.replace('\\"', '"'), file, line, line > last_line))
+        line += quoted.count("\n")
+        last_line = line
+    return words
+
+
+def expand(word: Word, environ: Mapping[str, str]) -> str:
+    """Return the text of ``word`` with ``{%NAME%}``, then ``{$NAME}``, replaced from ``environ``.
+
+    An unset variable is empty text; values are looked through again. An empty name leaves the rest
+    of the word as it is.
+
+    Raises:
+        ConfigError: the variables refer to each other without end.
+    """
+    if "{%" not in word.text and "{$" not in word.text:
+        return word.text
+    text, replaced = word.text, 0
+    for start, end in (("{%", "%}"), ("{$", "}")):
+        while (at := text.find(start)) >= 0:
+            name_at = at + len(start)
+            until = text.find(end, at)
+            if until <= name_at:
+                break
+            value = environ.get(text[name_at:until], "")
+            text = text.replace(text[at : until + len(end)], value)
+            replaced += 1
+            if replaced > _MAX_REPLACEMENTS or len(text) > _MAX_EXPANDED_CHARACTERS:
+                raise word.error("environment variables make this word grow without end")
+    return text
+
+
+class Files(Protocol):
+    """Where imported files come from."""
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths that match ``pattern`` (one ``*``, one ``?``), sorted.
+
+        A pattern without either is a path; the result is empty if there is no such file.
+        """
+
+    def read(self, path: str) -> str:
+        """Return the text of a file. Raises OSError or ValueError."""
+
+
+class DiskFiles:
+    """Files as they lie on the disk; relative paths start from the working directory."""
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths that match ``pattern``, hidden ones too, as Go's filepath.Glob does."""
+        # glob and not pathlib: Path.glob takes no absolute pattern
+        return sorted(glob.glob(pattern, include_hidden=True))  # noqa: PTH207
+
+    def read(self, path: str) -> str:
+        """Return the text of a regular file, octets that are no UTF-8 replaced.
+
+        Raises:
+            OSError: it cannot be read, is no regular file or is too long.
+        """
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would stall the start
+            raise OSError(f"{path} is no regular file")
+        with Path(path).open("rb") as file:
+            octets = file.read(_MAX_FILE_OCTETS + 1)
+        if len(octets) > _MAX_FILE_OCTETS:
+            raise OSError(f"{path} is longer than {_MAX_FILE_OCTETS} octets")
+        return octets.decode("utf-8", "replace")

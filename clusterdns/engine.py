@@ -1,0 +1,136 @@
+"""UDP: drain a socket through the answer table.
+
+One call per readable event takes up to 64 datagrams; each is one system call to receive, one look
+into the table, one system call to send. asyncio's DatagramProtocol costs five times as much, which
+is why the socket is read by hand. What the table misses is given to ``Server.resolve``.
+
+A socket bound to one address replies from it. One bound to all addresses has to be told from which:
+``WildcardEngine`` reads the address a query was sent to beside each datagram and replies from there
+(RFC 1123 section 2.3; CoreDNS: miekg/dns udp.go). That costs more, so the worker also binds every
+address of the host by itself, and the wildcard sees only what came by an address added later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+from collections.abc import Callable
+
+from clusterdns.server import Server
+
+BATCH = 64
+# CoreDNS receives into 512 octets: a longer query is cut, and fails to parse (miekg/dns UDPSize).
+RECEIVE_OCTETS = 512
+IP_PKTINFO = 8  # linux/in.h
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Reads one bound UDP socket of a server from ``start`` to ``stop``."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        self._server = server
+        self._sock = sock
+        family = "2" if sock.family == socket.AF_INET6 else "1"
+        self._hits = server.tally.channel("udp", family)
+        self.unsent = 0
+
+    def start(self) -> None:
+        """Read datagrams from now on, in the running loop."""
+        asyncio.get_running_loop().add_reader(self._sock, self._drain)
+
+    def stop(self) -> None:
+        """Read no more; replies that are being made are still sent."""
+        asyncio.get_running_loop().remove_reader(self._sock)
+
+    def _drain(self) -> None:
+        receive, send = self._sock.recvfrom, self._sock.sendto
+        server, hits = self._server, self._hits
+        reply_from_table, clock = server.table.reply, server.clock
+        now = clock()
+        answered = 0
+        for _ in range(BATCH):
+            try:
+                packet, client = receive(RECEIVE_OCTETS)
+            except OSError:  # BlockingIOError: the socket is empty
+                break
+            reply = reply_from_table(packet, now, hits)
+            if reply is None:
+                later = functools.partial(self._send, client)
+                reply = server.resolve(packet, client, "udp", hits, later)
+                if not reply:
+                    continue
+            answered += 1
+            try:
+                send(reply, client)
+            except OSError:  # port 0, no route, full buffer: as if the network had lost it
+                self.unsent += 1
+        if answered:
+            server.tally.batches.observe((clock() - now) / answered, answered)
+
+    def _send(self, client: tuple[str, int], reply: bytes | None) -> None:
+        if reply is not None:
+            try:
+                self._sock.sendto(reply, client)
+            except OSError:
+                self.unsent += 1
+
+
+class WildcardEngine(Engine):
+    """Reads a socket bound to all addresses, and replies from the one that was asked."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        super().__init__(server, sock)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+
+    def _drain(self) -> None:
+        server, hits = self._server, self._hits
+        now = server.clock()
+        answered = 0
+        for _ in range(BATCH):
+            try:
+                packet, notes, _, client = self._sock.recvmsg(RECEIVE_OCTETS, 128)
+            except OSError:
+                break
+            send = functools.partial(self._send_from, _source_of(notes), client)
+            reply = server.table.reply(packet, now, hits)
+            if reply is None:
+                reply = server.resolve(packet, client, "udp", hits, send)
+            if reply:
+                answered += 1
+                send(reply)
+        if answered:
+            server.tally.batches.observe((server.clock() - now) / answered, answered)
+
+    def _send_from(
+        self, source: list[tuple[int, int, bytes]], client: tuple[str, int], reply: bytes | None
+    ) -> None:
+        if reply is not None:
+            try:
+                self._sock.sendmsg([reply], source, 0, client)
+            except OSError:
+                self.unsent += 1
+
+
+def _source_of(notes: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """Return the ancillary data that makes a reply leave by the address a datagram came to."""
+    for level, kind, data in notes:
+        if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
+            # struct in_pktinfo: interface (0: as routed), address to send from, address sent to
+            return [(level, kind, b"\0\0\0\0" + data[4:8] + b"\0\0\0\0")]
+        if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+            return [(level, kind, data)]
+    return []
+
+
+def engine_of(server: Server, sock: socket.socket) -> Engine:
+    """Return the engine that fits what a socket is bound to."""
+    make: Callable[[Server, socket.socket], Engine] = Engine
+    if sock.getsockname()[0] in ("0.0.0.0", "::"):
+        make = WildcardEngine
+    return make(server, sock)

@@ -1,0 +1,207 @@
+"""The exposition: CoreDNS's metric families, filled from samples when somebody scrapes.
+
+``FAMILIES`` says of every metric what it is and how its labels are called; a sample is a name
+without prefix, label values in that order, and a number or a histogram's counts. This is the only
+importer of prometheus_client, and runs in the supervisor alone. (CoreDNS:
+plugin/metrics/vars/vars.go)
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from clusterdns import COREDNS_VERSION
+from clusterdns.histogram import SIZE_OCTETS, SLIM_TIME_S, TIME_S
+from clusterdns.plugin import Sample
+
+PREFIX = "coredns_"
+
+
+class Family(NamedTuple):
+    """One metric: its help, label names, and bucket bounds if it is a histogram."""
+
+    help: str
+    labels: tuple[str, ...] = ()
+    is_gauge: bool = False
+    bounds: tuple[float, ...] = ()
+
+
+_PLACE = ("server", "zone", "view")
+_CACHE = ("server", "zones", "view")
+FAMILIES: dict[str, Family] = {
+    "build_info": Family(
+        "A metric with a constant '1' value labeled by version, revision, and goversion from which "
+        "CoreDNS was built.",
+        ("version", "revision", "goversion"),
+        is_gauge=True,
+    ),
+    "panics_total": Family("A metrics that counts the number of panics."),
+    "plugin_enabled": Family(
+        "A metric that indicates whether a plugin is enabled on per server and zone basis.",
+        (*_PLACE, "name"),
+        is_gauge=True,
+    ),
+    "dns_requests_total": Family(
+        "Counter of DNS requests made per zone, protocol and family.",
+        (*_PLACE, "proto", "family", "type"),
+    ),
+    "dns_request_duration_seconds": Family(
+        "Histogram of the time (in seconds) each request took per zone.", _PLACE, bounds=TIME_S
+    ),
+    "dns_request_size_bytes": Family(
+        "Size of the EDNS0 UDP buffer in bytes (64K for TCP) per zone and protocol.",
+        (*_PLACE, "proto"),
+        bounds=SIZE_OCTETS,
+    ),
+    "dns_do_requests_total": Family("Counter of DNS requests with DO bit set per zone.", _PLACE),
+    "dns_response_size_bytes": Family(
+        "Size of the returned response in bytes.", (*_PLACE, "proto"), bounds=SIZE_OCTETS
+    ),
+    "dns_responses_total": Family(
+        "Counter of response status codes.", (*_PLACE, "rcode", "plugin")
+    ),
+    "cache_entries": Family(
+        "The number of elements in the cache.", ("server", "type", "zones", "view"), is_gauge=True
+    ),
+    "cache_requests_total": Family("The count of cache requests.", _CACHE),
+    "cache_hits_total": Family("The count of cache hits.", ("server", "type", "zones", "view")),
+    "cache_misses_total": Family(
+        "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.",
+        _CACHE,
+    ),
+    "cache_prefetch_total": Family(
+        "The number of times the cache has prefetched a cached item.", _CACHE
+    ),
+    "cache_drops_total": Family(
+        "The number responses that are not cached, because the reply is malformed.", _CACHE
+    ),
+    "cache_served_stale_total": Family(
+        "The number of requests served from stale cache entries.", _CACHE
+    ),
+    "cache_evictions_total": Family(
+        "The count of cache evictions.", ("server", "type", "zones", "view")
+    ),
+    "forward_healthcheck_broken_total": Family(
+        "Counter of the number of complete failures of the healthchecks."
+    ),
+    "forward_max_concurrent_rejects_total": Family(
+        "Counter of the number of queries rejected because the concurrent queries were at maximum."
+    ),
+    "proxy_request_duration_seconds": Family(
+        "Histogram of the time each request took.", ("proxy_name", "to", "rcode"), bounds=TIME_S
+    ),
+    "proxy_healthcheck_failures_total": Family(
+        "Counter of the number of failed healthchecks.", ("proxy_name", "to")
+    ),
+    "proxy_conn_cache_hits_total": Family(
+        "Counter of connection cache hits per upstream and protocol.", ("proxy_name", "to", "proto")
+    ),
+    "proxy_conn_cache_misses_total": Family(
+        "Counter of connection cache misses per upstream and protocol.",
+        ("proxy_name", "to", "proto"),
+    ),
+    "health_request_duration_seconds": Family(
+        "Histogram of the time (in seconds) each request took.", bounds=SLIM_TIME_S
+    ),
+    "health_request_failures_total": Family("The number of times the health check failed."),
+    "reload_failed_total": Family("Counter of the number of failed reload attempts."),
+    "reload_version_info": Family(
+        "A metric with constant '1' value, labeled by hash algorithm and its value.",
+        ("hash", "value"),
+        is_gauge=True,
+    ),
+}
+
+
+def exposition(samples: Iterable[Sample], pids: Sequence[int]) -> bytes:
+    """Return the text exposition (format 0.0.4) of samples and of the processes ``pids``."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Samples(samples))
+    registry.register(_Processes(pids))
+    return generate_latest(registry)
+
+
+class _Samples(Collector):
+    """Turns samples into families; those without labels exist from the start, at 0."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._by_name: dict[str, list[Sample]] = {name: [] for name in FAMILIES}
+        build = (COREDNS_VERSION, "", f"python{platform.python_version()}")
+        for sample in [("build_info", build, 1), *samples]:
+            self._by_name[sample[0]].append(sample)
+
+    def collect(self) -> Iterator[Metric]:
+        for name, samples in self._by_name.items():
+            family = FAMILIES[name]
+            if not samples and not family.labels:
+                empty = (0.0,) * (len(family.bounds) + 2) if family.bounds else 0
+                samples = [(name, (), empty)]
+            if samples:
+                yield _metric(name, family, samples)
+
+
+def _metric(name: str, family: Family, samples: list[Sample]) -> Metric:
+    """Return one family with all its samples."""
+    name = PREFIX + name
+    if family.bounds:
+        histogram = HistogramMetricFamily(name, family.help, labels=family.labels)
+        for _, labels, value in samples:
+            assert isinstance(value, tuple)
+            histogram.add_metric(labels, _buckets(family.bounds, value), value[-1])
+        return histogram
+    make = GaugeMetricFamily if family.is_gauge else CounterMetricFamily
+    metric = make(name, family.help, labels=family.labels)
+    for _, labels, value in samples:
+        assert not isinstance(value, tuple)
+        metric.add_metric(labels, value)
+    return metric
+
+
+def _buckets(bounds: tuple[float, ...], counts: tuple[float, ...]) -> list[tuple[str, float]]:
+    """Return the buckets with everything up to their bound."""
+    found, so_far = [], 0.0
+    for bound, count in zip([*map(_bound_text, bounds), "+Inf"], counts[:-1], strict=True):
+        so_far += count
+        found.append((bound, so_far))
+    return found
+
+
+def _bound_text(bound: float) -> str:
+    return f"{bound:g}"
+
+
+class _Processes(Collector):
+    """The standard process metrics, added up over the process tree; the oldest start counts."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
+
+    def collect(self) -> Iterator[Metric]:
+        sums: dict[str, Metric] = {}
+        for pid in self._pids:
+            collector = ProcessCollector(pid=lambda pid=pid: pid, registry=None)  # type: ignore[misc]
+            for metric in collector.collect():
+                known = sums.setdefault(metric.name, metric)
+                if known is metric:
+                    continue
+                pick = min if "start_time" in metric.name or "max_fds" in metric.name else _plus
+                known.samples = [
+                    old._replace(value=pick(old.value, new.value))
+                    for old, new in zip(known.samples, metric.samples, strict=True)
+                ]
+        yield from sums.values()
+
+
+def _plus(one: float, other: float) -> float:
+    return one + other

@@ -1,0 +1,176 @@
+"""One listener of a worker: from the octets of a query to those of the reply.
+
+``table`` is in front and answers what may be repeated; its callers are the engines of the
+transports. What it misses comes to ``resolve``: the gate, the checks of the core, the view's chain
+from memory, and the reply rendered and remembered. What memory does not know takes the chain that
+may wait, as a task whose number is bounded. (CoreDNS: core/dnsserver/server.go)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable
+
+from clusterdns import message, name, rr
+from clusterdns.answers import AnswerTable, Response, failure, render_reply, uncompressed_octets
+from clusterdns.message import Edns, Query
+from clusterdns.plugin import DROP
+from clusterdns.tally import DROPPED, OPT_OCTETS, Kind, Tally, type_label
+from clusterdns.view import REFUSED, Router, View
+
+MAX_WAITING = 8192  # queries that wait for a chain at one time, a few kilobytes each
+_SERVFAIL = failure(rr.SERVFAIL)
+_BADVERS_OPT = message.write_opt(Edns(0, 0, 0), rr.BADVERS)  # CoreDNS: pkg/edns, size 0
+_log = logging.getLogger(__name__)
+
+LATER = b""  # no reply yet
+
+Send = Callable[[bytes | None], None]
+
+
+class Server:
+    """Answers the queries of one listener."""
+
+    def __init__(self, router: Router, label: str, clock: Callable[[], float]) -> None:
+        self.table = AnswerTable()
+        self.tally = Tally(label)
+        self.clock = clock
+        self.panics = 0
+        self.overloads = 0
+        self._router = router
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._places: set[str] = set()
+
+    def resolve(
+        self, packet: bytes, client: tuple[str, int], transport: str, hits: list[int], send: Send
+    ) -> bytes | None:
+        """Return the reply to a query the table has missed, None for silence, or ``LATER``.
+
+        ``LATER`` means that the chain has to wait: ``send`` is called with the reply, or with None.
+        ``hits`` are the slots to count in. Never raises.
+        """
+        query = message.read_query(packet)
+        if not isinstance(query, Query):
+            return query
+        query.client, query.transport = client, transport
+        try:
+            return self._resolve(query, hits, send)
+        except Exception:  # a bug of ours: SERVFAIL, counted, and the traceback once
+            self._panic()
+            return self._finish(query, None, _SERVFAIL, hits)
+
+    def _resolve(self, query: Query, hits: list[int], send: Send) -> bytes | None:
+        question = query.question
+        if question is None:
+            return self._finish(query, None, _SERVFAIL, hits)
+        if question.qclass != rr.CLASS_IN and not self._router.opens_classes:
+            return self._finish(query, None, REFUSED, hits)
+        if query.edns is not None and query.edns.version != 0:
+            return _bad_version(query)
+        view = self._router.route(question)
+        if view is None or not view.chain:
+            return self._finish(query, None, REFUSED, hits)
+        response = view.answer(question)
+        if response is None:
+            return self._wait(query, view, hits, send)
+        if query.opcode == message.OPCODE_QUERY:
+            self._remember(query, view, response)
+        return self._finish(query, view, response, hits)
+
+    def _remember(self, query: Query, view: View, response: Response) -> None:
+        """Put the response into the table, if it may be repeated."""
+        question = query.question
+        if question is None or not self.table.remember(
+            question,
+            response,
+            self.clock(),
+            lambda: self.tally.slot(self._kind(query, view, response, response.counters)),
+        ):
+            return
+        if query.edns is not None and query.octets == len(question.wire) + 12 + OPT_OCTETS:
+            edns = query.edns
+            self.table.admit_opt(message.write_opt(edns))
+        if self.tally.is_full:
+            self.table.clear()
+            self.tally.restart()
+
+    def _finish(
+        self, query: Query, view: View | None, response: Response, hits: list[int]
+    ) -> bytes | None:
+        """Return the reply that says ``response``, and count it."""
+        if response is DROP:
+            return None
+        if view is None or view.is_measured:
+            slot = self.tally.slot(self._kind(query, view, response))
+            hits[slot + (query.edns is not None)] += 1
+        orders = response.orders
+        sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
+        return render_reply(query, response, query.limit, sections)
+
+    def _kind(
+        self,
+        query: Query,
+        view: View | None,
+        response: Response,
+        counters: tuple[tuple[str, tuple[str, ...]], ...] = (),
+    ) -> Kind:
+        question = query.question
+        rtype = type_label(rr.type_text(question.qtype)) if question else "other"
+        size = query.octets - (OPT_OCTETS if query.edns is not None else 0)
+        rcode = rr.rcode_text(response.rcode)
+        if view is None:
+            return Kind(DROPPED, "", rtype, rcode, "", False, size, size)
+        zone = name.text(view.zone_of(question.folded)) if question else "."
+        plugin, reply_size = "", 0
+        if not response.bare:
+            plugin, reply_size = view.writer, uncompressed_octets(question, response)
+        do = question is not None and question.do
+        return Kind(zone, view.block.view, rtype, rcode, plugin, do, size, reply_size, counters)
+
+    def _wait(self, query: Query, view: View, hits: list[int], send: Send) -> bytes | None:
+        """Start the chain that may wait; refuse when too many wait already."""
+        if len(self._waiting) >= MAX_WAITING:
+            self.overloads += 1
+            return self._finish(query, view, _SERVFAIL, hits)
+        task = asyncio.get_running_loop().create_task(self._handle(query, view, hits, send))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        return LATER
+
+    async def _handle(self, query: Query, view: View, hits: list[int], send: Send) -> None:
+        began = self.clock()
+        try:
+            response = await view.handle(query)
+            reply = self._finish(query, view, response, hits)
+        except Exception:
+            self._panic()
+            reply = self._finish(query, None, _SERVFAIL, hits)
+        if view.is_measured and query.question is not None:
+            zone = name.text(view.zone_of(query.question.folded))
+            self.tally.waited(zone, view.block.view, self.clock() - began)
+        send(reply)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Return when no query waits any more, or after ``timeout_s``."""
+        if self._waiting:
+            await asyncio.wait(self._waiting, timeout=timeout_s)
+
+    def _panic(self) -> None:
+        """Count a bug and log its traceback the first time it shows at a place."""
+        self.panics += 1
+        text = traceback.format_exc()
+        place = text.rpartition("\n  File ")[2].partition("\n")[0]
+        if place not in self._places and len(self._places) < 100:
+            self._places.add(place)
+            _log.error("Recovered from panic in server: %s\n%s", self.tally.server, text)
+
+
+def _bad_version(query: Query) -> bytes:
+    """Return BADVERS for an EDNS version that is not 0 (RFC 6891 section 6.1.3)."""
+    flags = message.QR | query.flags & message.OPCODE_MASK
+    if query.opcode == message.OPCODE_QUERY:
+        flags |= query.flags & (message.RD | message.CD)
+    wire = query.question.wire if query.question else b""
+    return message.HEADER.pack(query.ident, flags, 1, 0, 0, 1) + wire + _BADVERS_OPT
