@@ -85,7 +85,6 @@ class Supervisor:
         self._webs: dict[str, Web] = {}
         self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
-        self._exit_code = 0
         self._last_signal: signal.Signals | None = None
         self._reload_failures = 0
         self._reloaded_digest = ""
@@ -98,20 +97,29 @@ class Supervisor:
             ClusterDNSError: the first start fails.
         """
         self._handle_signals()
+        starting = asyncio.create_task(self._start(announce))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+        else:
+            starting.cancel()
+        await stopping
+        await self._shut_down()
+        return 0
+
+    async def _start(self, announce: Callable[[Configuration], None]) -> None:
         generation = self._generation
         generation.bind([])
         await self._take_up(generation, self._duties)
         generation.start()
+        self._spawn(self._watch_over())
         await generation.wait_until_serving()
         announce(generation.configuration)
         if self._duties.interval_s:
             digest = generation.configuration.digest
             _log.info("plugin/reload: Running configuration SHA512 = %s", digest)
-        for duty in (self._watch_over(), self._watch_configuration()):
-            self._spawn(duty)
-        await self._stop.wait()
-        await self._shut_down()
-        return self._exit_code
+        self._spawn(self._watch_configuration())
 
     async def reload(self) -> None:
         """Take up the configuration if it has changed; on any mistake keep the one in force."""

@@ -91,6 +91,7 @@ class Worker:
         for streams in self._streams:
             await streams.start()
         self._is_serving = True
+        self._beat_once(channel)
         await self._stop.wait()
         await self._drain()
         for plugin in plugins:
@@ -149,11 +150,15 @@ class Worker:
     async def _beat(self, channel: Channel) -> None:
         """Tell the supervisor again and again that the loop turns, and what is not ready."""
         while True:
-            plugins = self._configuration.plugins
-            waiting = sorted({plugin.name for plugin in plugins if not plugin.is_ready})
-            channel.send(("beat", self._is_serving, waiting))
-            is_settled = self._is_serving and not waiting
+            is_settled = self._beat_once(channel)
             await asyncio.sleep(BEAT_S if is_settled else STARTING_BEAT_S)
+
+    def _beat_once(self, channel: Channel) -> bool:
+        """Send one beat; tell whether everything is served and ready."""
+        plugins = self._configuration.plugins
+        waiting = sorted({plugin.name for plugin in plugins if not plugin.is_ready})
+        channel.send(("beat", self._is_serving, waiting))
+        return self._is_serving and not waiting
 
     async def _drain(self) -> None:
         """Let others read the sockets, and answer what has been taken already."""

@@ -36,7 +36,10 @@ Objects = dict[tuple[str, Key], tuple[Any, ...]]
 
 
 class ManifestError(ClusterDNSError):
-    """A file that holds no manifests."""
+    """A file that holds no manifests; prints as ``file:line: reason``."""
+
+    def __init__(self, path: Path, reason: object, line: int = 0) -> None:
+        super().__init__(f"{path}:{line}: {reason}" if line else f"{path}: {reason}")
 
 
 async def watch(source: Source, listener: socket.socket) -> None:
@@ -66,13 +69,14 @@ class Directory:
         self._signatures: dict[Path, Signature] = {}
         self._files: dict[Path, Objects] = {}
         self._homeless: frozenset[str] = frozenset()
+        self._last_error = ""
 
     def refresh(self) -> bool:
         """Read what has changed on disk; tell whether anything has."""
         try:
             seen = dict(_files(self._root))
         except OSError as error:
-            self._complain(self._root, error)
+            self._complain(str(error))
             return False
         has_changed = False
         for gone in self._signatures.keys() - seen.keys():
@@ -86,7 +90,7 @@ class Directory:
                 self._files[path] = self._read(path)
                 has_changed = True
             except (OSError, ManifestError) as error:
-                self._complain(path, error)
+                self._complain(str(error))
         return has_changed
 
     def objects(self) -> Objects:
@@ -123,8 +127,11 @@ class Directory:
         selector = self._namespace_selector if kind == NAMESPACES else self._selector
         return selectors.matches(selector, objects.labels(manifest))
 
-    def _complain(self, path: Path, error: Exception) -> None:
-        _log.error("manifests: %s: %s", path, error)
+    def _complain(self, error: str) -> None:
+        """Log an error, once until it changes."""
+        if error != self._last_error:
+            _log.error("manifests: %s", error)
+        self._last_error = error
 
 
 def _files(root: Path) -> Iterator[tuple[Path, Signature]]:
@@ -150,26 +157,26 @@ def _documents(path: Path) -> Iterator[Mapping[str, Any]]:
         ManifestError: it is no YAML or JSON, or not of the shape of manifests.
     """
     if path.stat().st_size > MAX_FILE_OCTETS:
-        raise ManifestError(f"larger than {MAX_FILE_OCTETS} octets")
+        raise ManifestError(path, f"larger than {MAX_FILE_OCTETS} octets")
     text = path.read_bytes()
     try:
         documents = [json.loads(text)] if path.suffix == ".json" else yaml.load_all(text, _Loader)
         for document in documents:
-            yield from _flatten(document)
+            yield from _flatten(document, path)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ManifestError(f"line {line}: {error.problem}") from error
+        raise ManifestError(path, error.problem, line) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ManifestError(str(error)) from error
+        raise ManifestError(path, error) from error
 
 
-def _flatten(document: object) -> Iterator[Mapping[str, Any]]:
+def _flatten(document: object, path: Path) -> Iterator[Mapping[str, Any]]:
     if document is None:
         return
     if not isinstance(document, Mapping):
-        raise ManifestError(f"{document!r:.40} is no Kubernetes object")
+        raise ManifestError(path, f"{document!r:.40} is no Kubernetes object")
     if str(document.get("kind", "")).endswith("List") and isinstance(document.get("items"), list):
         for item in document["items"]:
-            yield from _flatten(item)
+            yield from _flatten(item, path)
     else:
         yield document
