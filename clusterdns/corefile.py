@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from clusterdns.corefile_keys import Key, parse_key
-from clusterdns.corefile_lexer import DiskFiles, Files
+from clusterdns.corefile_lexer import DiskFiles, Files, shorten
 from clusterdns.corefile_parser import Directive, ServerBlock, parse
 from clusterdns.errors import ConfigError
 
@@ -35,70 +35,15 @@ __all__ = [
 ]
 
 # The order of the chain (CoreDNS 1.14.7: core/dnsserver/zdirectives.go).
-COREDNS_ORDER: tuple[str, ...] = tuple(
-    [
-        "root",
-        "metadata",
-        "geoip",
-        "cancel",
-        "proxyproto",
-        "quic",
-        "grpc_server",
-        "https",
-        "https3",
-        "timeouts",
-        "multisocket",
-        "reload",
-        "nsid",
-        "bufsize",
-        "bind",
-        "debug",
-        "trace",
-        "ready",
-        "health",
-        "pprof",
-        "shed",
-        "prometheus",
-        "errors",
-        "log",
-        "dnstap",
-        "local",
-        "dns64",
-        "any",
-        "chaos",
-        "loadbalance",
-        "tsig",
-        "rewrite",
-        "autopath",
-        "acl",
-        "cache",
-        "header",
-        "dnssec",
-        "tls",
-        "minimal",
-        "template",
-        "transfer",
-        "hosts",
-        "route53",
-        "azure",
-        "clouddns",
-        "k8s_external",
-        "kubernetes",
-        "file",
-        "auto",
-        "secondary",
-        "etcd",
-        "loop",
-        "forward",
-        "grpc",
-        "erratic",
-        "whoami",
-        "on",
-        "sign",
-        "view",
-        "nomad",
-    ]
-)
+COREDNS_ORDER: tuple[str, ...] = (
+    "root", "metadata", "geoip", "cancel", "proxyproto", "quic", "grpc_server", "https",
+    "https3", "timeouts", "multisocket", "reload", "nsid", "bufsize", "bind", "debug", "trace",
+    "ready", "health", "pprof", "shed", "prometheus", "errors", "log", "dnstap", "local",
+    "dns64", "any", "chaos", "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache",
+    "header", "dnssec", "tls", "minimal", "template", "transfer", "hosts", "route53", "azure",
+    "clouddns", "k8s_external", "kubernetes", "file", "auto", "secondary", "etcd", "loop",
+    "forward", "grpc", "erratic", "whoami", "on", "sign", "view", "nomad",
+)  # fmt: skip
 
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 _DURATION_PART = re.compile(r"([0-9]*)\.?([0-9]*)([a-zµμ]+)")
@@ -160,7 +105,10 @@ def check_overlaps(
                 if reason:
                     served = key.served(default_port, host)
                     raise ConfigError(
-                        block.file, block.line, key.text, f"cannot serve {served} - {reason}"
+                        block.file,
+                        block.line,
+                        shorten(key.text),
+                        f"cannot serve {served} - {reason}",
                     )
                 if not is_view:
                     at[host] = key
@@ -193,7 +141,7 @@ def zones(texts: Iterable[str], directive: Directive) -> list[str]:
         try:
             found += [key.zone for key in parse_key(text)]
         except ValueError as error:
-            raise directive.error(f"{text!r}: {error}") from error
+            raise directive.error(f"zone {shorten(text)!r}: {error}") from error
     return found
 
 
@@ -204,7 +152,7 @@ def duration_s(text: str, directive: Directive) -> float:
         ConfigError: it is none, or longer than 292 years.
     """
     if len(text) > _MAX_DURATION_CHARACTERS or not _DURATION.fullmatch(text):
-        raise directive.error(f"{text!r} is no duration, such as 30s or 1m30s")
+        raise directive.error(f"{shorten(text)!r} is no duration, such as 30s or 1m30s")
     total_ns = 0
     for whole, fraction, unit in _DURATION_PART.findall(text):
         unit_ns = _UNIT_NS[unit]
@@ -212,5 +160,5 @@ def duration_s(text: str, directive: Directive) -> float:
             fraction
         )
     if total_ns > _MAX_NS:
-        raise directive.error(f"{text!r} is too long a duration")
+        raise directive.error(f"{shorten(text)!r} is too long a duration")
     return (-total_ns if text.startswith("-") else total_ns) / 1e9

@@ -86,7 +86,7 @@ def _absolute(zone: str) -> str:
     try:
         return name.text(name.fold(name.parse(zone)))
     except (FormError, UnicodeError) as error:
-        raise ValueError(f"{zone!r} is no domain name") from error
+        raise ValueError("is no domain name") from error
 
 
 def _reverse_zones(text: str) -> list[str]:

@@ -29,6 +29,7 @@ _WORD = re.compile(
 # A value may refer to further variables, so replacing may go on for ever. CoreDNS hangs then.
 _MAX_REPLACEMENTS = 1000
 _MAX_EXPANDED_CHARACTERS = 65536
+_MAX_SHOWN_CHARACTERS = 80
 _MAX_FILE_OCTETS = 8 << 20  # far above the 1 MiB of a ConfigMap
 
 
@@ -42,7 +43,7 @@ class Word(NamedTuple):
 
     def error(self, reason: str) -> ConfigError:
         """Return the mistake at this word."""
-        return ConfigError(self.file, self.line, self.text, reason)
+        return ConfigError(self.file, self.line, shorten(self.text), reason)
 
 
 def lex(text: str, file: str) -> list[Word]:
@@ -95,6 +96,13 @@ def expand(word: Word, environ: Mapping[str, str]) -> str:
             if replaced > _MAX_REPLACEMENTS or len(text) > _MAX_EXPANDED_CHARACTERS:
                 raise word.error("environment variables make this word grow without end")
     return text
+
+
+def shorten(text: str) -> str:
+    """Return ``text`` fit for a message: on one line, printable and of bounded length."""
+    if len(text) > _MAX_SHOWN_CHARACTERS:
+        text = text[: _MAX_SHOWN_CHARACTERS - 3] + "..."
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 class Files(Protocol):

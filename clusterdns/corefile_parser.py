@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from clusterdns.corefile_keys import Key, is_preferred, parse_key
-from clusterdns.corefile_lexer import Files, Word, expand, lex
+from clusterdns.corefile_lexer import Files, Word, expand, lex, shorten
 from clusterdns.errors import ConfigError
 
 # CoreDNS's own limits; it has none for the depth and the amount.
@@ -40,7 +40,8 @@ class Directive(NamedTuple):
 
     def error(self, reason: str, word: str | None = None) -> ConfigError:
         """Return the mistake on this line, at ``word`` or at its first word."""
-        return ConfigError(self.file, self.line, self.name if word is None else word, reason)
+        shown = shorten(self.name if word is None else word)
+        return ConfigError(self.file, self.line, shown, reason)
 
 
 class ServerBlock(NamedTuple):
@@ -78,7 +79,7 @@ def parse(
             continue
         keys += len(block.keys)
         if keys > MAX_KEYS:
-            raise ConfigError(block.file, block.line, block.keys[0].text, "too many zones")
+            raise ConfigError(block.file, block.line, shorten(block.keys[0].text), "too many zones")
         blocks.append(block)
     return blocks
 
@@ -185,7 +186,7 @@ class _Parser:
         try:
             keys = parse_key(text)
         except ValueError as error:
-            raise ConfigError(word.file, word.line, text, str(error)) from error
+            raise ConfigError(word.file, word.line, shorten(text), str(error)) from error
         for key in keys:
             if not is_preferred(key.zone):
                 self._warn(f'domain "{key.zone}" does not follow RFC1035 preferred syntax')
@@ -220,10 +221,10 @@ class _Parser:
         name, args = self._take(head), list[str]()
         while (word := self.peek()) is not None and (not word.starts_line or word.text == "{"):
             if word.text == "}":
-                raise word.error(f"unexpected behind {name!r}: must start a line")
+                raise word.error(f"unexpected behind {shorten(name)!r}: must start a line")
             if word.text == "{":
                 if word.starts_line:
-                    raise word.error(f"must stand at the end of the line of {name!r}")
+                    raise word.error(f"must stand at the end of the line of {shorten(name)!r}")
                 block = self._body(word)
                 return Directive(name, tuple(args), block, head.file, head.line, True)
             args.append(self._take(word))
@@ -253,7 +254,9 @@ class _Parser:
         name, args = self._take(head), list[str]()
         while (word := self.peek()) is not None and word.text != "}":
             if word.text == "{":
-                raise word.error(f"{name!r} takes no block")  # CoreDNS: Dispenser.NextBlock
+                raise word.error(
+                    f"{shorten(name)!r} takes no block"
+                )  # CoreDNS: Dispenser.NextBlock
             if word.starts_line:
                 break
             args.append(self._take(word))
@@ -305,11 +308,13 @@ class _Parser:
             self._file_imports += 1
         self._imported_words += len(words)
         if self._snippet_imports > MAX_SNIPPET_IMPORTS or self._file_imports > MAX_FILE_IMPORTS:
-            raise head.error(f"too many imports, the last one of {target!r}")
+            raise head.error(f"too many imports, the last one of {shorten(target)!r}")
         if self._imported_words > MAX_IMPORTED_WORDS:
-            raise head.error(f"more than {MAX_IMPORTED_WORDS} words, the last ones from {target!r}")
+            raise head.error(
+                f"more than {MAX_IMPORTED_WORDS} words, the last ones from {shorten(target)!r}"
+            )
         if len(self._frames) > MAX_DEPTH:
-            raise head.error(f"{target!r} is imported more than {MAX_DEPTH} levels deep")
+            raise head.error(f"{shorten(target)!r} is imported more than {MAX_DEPTH} levels deep")
         self._frames.append(_Frame(words))
 
     def _read(self, target: str, word: Word) -> list[Word]:
@@ -319,21 +324,26 @@ class _Parser:
             return self._imported[pattern]
         if pattern.count("*") > 1 or pattern.count("?") > 1 or "[" in pattern:
             raise ConfigError(
-                word.file, word.line, "import", f"a pattern has at most one * and one ?: {pattern}"
+                word.file,
+                word.line,
+                "import",
+                f"a pattern has at most one * and one ? and no [: {shorten(pattern)}",
             )
         try:
             paths = self._files.glob(pattern)
+            if not all(path.isprintable() for path in paths):  # messages name them
+                raise ValueError("the name of the file is not printable")
             words = list[Word]()
             for path in paths:
                 words += lex(self._files.read(path), path)
                 if len(words) > MAX_IMPORTED_WORDS:
                     break  # the caller complains
         except (OSError, ValueError) as error:
-            reason = f"cannot read {target!r}: {error}"
+            reason = f"cannot read {shorten(target)!r}: {error}"
             raise ConfigError(word.file, word.line, "import", reason) from error
         if not paths:
             if not any(character in pattern for character in "*?]"):
-                raise ConfigError(word.file, word.line, "import", f"no file {target!r}")
-            self._warn(f"No files matching import glob pattern: {target}")
+                raise ConfigError(word.file, word.line, "import", f"no file {shorten(target)!r}")
+            self._warn(f"No files matching import glob pattern: {shorten(target)}")
         self._imported[pattern] = words
         return words
