@@ -54,7 +54,7 @@ class Server:
         query = message.read_query(packet)
         if not isinstance(query, Query):
             return query
-        query.client, query.transport = client, transport
+        query.client, query.transport = client[:2], transport
         try:
             return self._resolve(query, hits, send)
         except Exception:  # a bug of ours: SERVFAIL, counted, and the traceback once
@@ -102,9 +102,8 @@ class Server:
         """Return the reply that says ``response``, and count it."""
         if response is DROP:
             return None
-        if view is None or view.is_measured:
-            slot = self.tally.slot(self._kind(query, view, response))
-            hits[slot + (query.edns is not None)] += 1
+        slot = self.tally.slot(self._kind(query, view, response))
+        hits[slot + (query.edns is not None)] += 1
         orders = response.orders
         sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
         return render_reply(query, response, query.limit, sections)
@@ -123,6 +122,8 @@ class Server:
         if view is None:
             return Kind(DROPPED, "", rtype, rcode, "", False, size, size)
         zone = name.text(view.zone_of(question.folded)) if question else "."
+        if not view.is_measured:
+            return Kind("", "", "", "", "", False, 0, 0, counters)
         plugin, reply_size = "", 0
         if not response.bare:
             plugin, reply_size = view.writer, uncompressed_octets(question, response)

@@ -40,7 +40,10 @@ class Channel(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One kind of query with its reply; ``size`` without OPT. Sizes are uncompressed octets."""
+    """One kind of query with its reply; ``size`` without OPT. Sizes are uncompressed octets.
+
+    Without a zone only its ``counters`` count: the server block has no `prometheus`.
+    """
 
     zone: str
     view: str
@@ -126,14 +129,16 @@ class Tally:
                         self._add(kind, channel, kind.size + opt * OPT_OCTETS, times)
 
     def _add(self, kind: Kind, channel: Channel, size: int, times: int) -> None:
-        place = (self.server, kind.zone, kind.view)
         totals = self._totals
+        for name, labels in kind.counters:
+            totals[name, labels] += times
+        if not kind.zone:
+            return
+        place = (self.server, kind.zone, kind.view)
         totals["dns_requests_total", (*place, *channel, kind.type)] += times
         totals["dns_responses_total", (*place, kind.rcode, kind.plugin)] += times
         if kind.do:
             totals["dns_do_requests_total", place] += times
-        for name, labels in kind.counters:
-            totals[name, labels] += times
         key = (*place, channel.proto)
         self._size("dns_request_size_bytes", key).observe(size, times)
         self._size("dns_response_size_bytes", key).observe(kind.reply_size, times)
@@ -160,8 +165,8 @@ class Tally:
         shares.subtract(self._waited)
         self._waited.clear()
         batches, self.batches = self.batches, Histogram(TIME_S)
-        queries = sum(shares.values())
-        mean = batches.total / queries if queries > 0 else 0.0
+        queries = sum(batches.counts)
+        mean = batches.total / queries if queries else 0.0
         buckets = [count for count in enumerate(batches.counts) if count[1]]
         for key, share in shares.items():
             histogram = self._time(key)

@@ -82,6 +82,11 @@ class Feeder:
             for feed in self._feeds:
                 feed.wake()
 
+    def break_off(self) -> None:
+        """Close every connection; workers connect again and are told everything anew."""
+        for feed in list(self._feeds):
+            feed.close()
+
     def drop(self, feed: _Feed) -> None:
         """Forget a worker that has gone."""
         self._feeds.discard(feed)
@@ -118,6 +123,11 @@ class _Feed:
             self._is_writing = True
             asyncio.get_running_loop().add_writer(self._sock, self._write)
 
+    def close(self) -> None:
+        self._feeder.drop(self)
+        asyncio.get_running_loop().remove_writer(self._sock)
+        self._sock.close()
+
     def _write(self) -> None:
         try:
             if not self._octets:
@@ -128,9 +138,7 @@ class _Feed:
         except BlockingIOError:
             return
         except OSError:
-            self._feeder.drop(self)
-            asyncio.get_running_loop().remove_writer(self._sock)
-            self._sock.close()
+            self.close()
             return
         self._is_writing = False
         asyncio.get_running_loop().remove_writer(self._sock)
