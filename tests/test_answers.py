@@ -1,0 +1,224 @@
+"""answers: the table's rules, and rendering as miekg/dns does it, judged by dnspython."""
+
+from __future__ import annotations
+
+import dns.flags
+import dns.message
+import dns.rdatatype
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clusterdns import message, name, rr
+from clusterdns.answers import AnswerTable, Response, fit, render, render_reply
+from clusterdns.message import Question
+from clusterdns.rr import RR
+
+WEB = name.parse("web.demo.svc.cluster.local.")
+FACT = ("service", "demo", "web")
+SOA = RR(
+    name.parse("cluster.local."),
+    rr.SOA,
+    5,
+    rr.soa_rdata(name.parse("ns.dns.cluster.local."), name.parse("h.cluster.local."), 1, 5),
+)
+
+
+def question(qname: bytes = WEB, qtype: int = rr.A) -> Question:
+    return Question(qname, name.fold(qname), qtype)
+
+
+def address(last: int, owner: bytes = WEB) -> RR:
+    return RR(owner, rr.A, 5, bytes((10, 0, last >> 8, last & 255)))
+
+
+def positive(count: int = 1, **fields) -> Response:
+    answer = tuple(address(i) for i in range(1, count + 1))
+    return Response(answer=answer, facts=(FACT,), **fields)
+
+
+def negative(**fields) -> Response:
+    return Response(rr.NXDOMAIN, authority=(SOA,), facts=(FACT,), **fields)
+
+
+def query(asked: Question, ident: int = 7, opt: bytes = b"", flags: int = 0x0100) -> bytes:
+    head = message.HEADER.pack(ident, flags, 1, 0, 0, 1 if opt else 0)
+    return head + asked.wire + opt
+
+
+def bare_opt(size: int) -> bytes:
+    return message.write_opt(message.Edns(size, 0, 0))
+
+
+class Subject:
+    """A table with a clock, and hits to count in."""
+
+    def __init__(self, **limits: int) -> None:
+        self.table = AnswerTable(**limits)
+        self.hits = [0, 0]
+        self.now = 100.0
+
+    def remember(self, asked: Question, response: Response, times: int = 2) -> None:
+        for _ in range(times):  # what passes is taken at the second sighting
+            self.table.remember(asked, response, self.now, lambda: 0)
+
+    def ask(self, asked: Question, **options) -> dns.message.Message | None:
+        reply = self.table.reply(query(asked, **options), self.now, self.hits)
+        return None if reply is None else dns.message.from_wire(reply)
+
+
+def test_a_hit_echoes_id_question_and_rd():
+    subject = Subject()
+    subject.remember(question(), positive())
+    reply = subject.ask(question(), ident=0xBEEF)
+    assert (0xBEEF, dns.flags.QR | dns.flags.AA | dns.flags.RD) == (reply.id, reply.flags)
+    assert "10.0.0.1" == str(reply.answer[0][0])
+    assert not subject.ask(question(), flags=0).flags & dns.flags.RD
+    assert [2, 0] == subject.hits
+
+
+def test_a_lasting_answer_is_taken_at_first_sight_a_passing_one_at_the_second():
+    subject = Subject()
+    subject.remember(question(), positive(), times=1)
+    subject.remember(question(qtype=rr.AAAA), negative(), times=1)
+    assert subject.ask(question()) is not None
+    assert subject.ask(question(qtype=rr.AAAA)) is None
+    subject.remember(question(qtype=rr.AAAA), negative(), times=1)
+    assert subject.ask(question(qtype=rr.AAAA)) is not None
+
+
+def test_a_fact_that_changes_forgets_what_was_decided_from_it():
+    subject = Subject()
+    subject.remember(question(), positive())
+    subject.remember(question(qtype=rr.AAAA), negative())
+    subject.table.forget([("service", "demo", "other")])
+    assert subject.ask(question()) is not None
+    subject.table.forget([FACT])
+    assert subject.ask(question()) is subject.ask(question(qtype=rr.AAAA)) is None
+
+
+def test_an_answer_ends_with_its_lifetime():
+    subject = Subject()
+    subject.remember(question(), positive(lifetime_s=2.0))
+    subject.now += 1.9
+    assert subject.ask(question()) is not None
+    subject.now += 0.2
+    assert subject.ask(question()) is None
+
+
+def test_lifetime_nothing_is_never_remembered():
+    subject = Subject()
+    subject.remember(question(), positive(lifetime_s=0), times=5)
+    assert len(subject.table) == 0
+
+
+def test_an_opt_is_echoed_once_it_is_known_to_be_bare():
+    subject = Subject()
+    subject.remember(question(), positive())
+    assert subject.ask(question(), opt=bare_opt(1232)) is None
+    subject.table.admit_opt(bare_opt(1232))
+    reply = subject.ask(question(), opt=bare_opt(1232))
+    assert (0, 1232) == (reply.edns, reply.payload)
+    assert [0, 1] == subject.hits
+
+
+def test_opts_with_flags_version_or_options_are_not_for_the_table():
+    subject = Subject()
+    subject.remember(question(), positive())
+    for edns in (
+        message.Edns(1232, 0, message.EDNS_DO),
+        message.Edns(1232, 1, 0),
+        message.Edns(1232, 0, 0, b"\0\x0a\0\x08abcdefgh"),
+    ):
+        subject.table.admit_opt(message.write_opt(edns))
+        assert subject.ask(question(), opt=message.write_opt(edns)) is None
+
+
+def test_too_long_for_the_client_is_a_miss_but_not_on_a_stream():
+    subject = Subject()
+    subject.remember(question(), positive(60))
+    assert subject.ask(question()) is None
+    whole = subject.table.reply(query(question()), subject.now, subject.hits, True)
+    assert len(dns.message.from_wire(whole).answer[0]) == 60
+
+
+def test_only_plain_queries_hit():
+    subject = Subject()
+    subject.remember(question(), positive())
+    for flags in (0x8100, 0x0900, 0x2100, 0x0110, 0x0102, 0x0500):
+        assert subject.ask(question(), flags=flags) is None
+    assert subject.ask(question(), flags=0x0120) is not None  # AD (RFC 6840 section 5.7)
+
+
+def test_mixed_case_is_another_question_with_the_same_answer():
+    subject = Subject()
+    mixed = name.parse("wEb.demo.svc.cluster.local.")
+    subject.remember(question(mixed), positive())
+    assert subject.ask(question()) is None
+    assert subject.ask(question(mixed)) is not None
+
+
+def test_orders_are_picked_by_the_id():
+    orders = tuple(((address(i), address(3 - i)), (), ()) for i in (1, 2))
+    subject = Subject()
+    subject.remember(question(), positive(2, orders=orders))
+    first = {str(subject.ask(question(), ident=i).answer[0][0]) for i in range(4)}
+    assert {"10.0.0.1", "10.0.0.2"} == first
+
+
+def test_a_full_shelf_starts_anew_and_the_other_stays():
+    subject = Subject(lasting=4, passing=4)
+    subject.remember(question(), positive())
+    for i in range(100):
+        other = question(name.parse(f"n{i}.cluster.local."))
+        subject.remember(other, negative())
+        assert len(subject.table._passing.answers) <= 4
+    assert subject.ask(question()) is not None
+
+
+@given(st.binary(max_size=600))
+@settings(max_examples=500)
+def test_reply_is_total(packet):
+    subject = Subject()
+    subject.remember(question(), positive())
+    subject.table.admit_opt(bare_opt(1232))
+    reply = subject.table.reply(packet, subject.now, subject.hits)
+    assert reply is None or reply[:2] == packet[:2]
+
+
+@given(st.integers(0, 80), st.integers(512, 4096))
+def test_rendering_cuts_where_the_next_record_does_not_fit(count, limit):
+    sections = (tuple(address(i) for i in range(count)), (), (address(1, b"\x02ns" + WEB),))
+    counts, body, cut = render(WEB, sections, limit)
+    octets = message.HEADER_OCTETS + len(WEB) + 4 + len(body)
+    assert octets <= limit
+    assert cut == (counts != (count, 0, 1))
+    if cut:
+        following = 16 if counts[0] < count else 19
+        assert octets + following > limit
+
+
+def test_names_are_compressed_into_question_and_rdata():
+    target = name.parse("a.web.demo.svc.cluster.local.")
+    server = RR(WEB, rr.SRV, 5, rr.srv_rdata(0, 50, 80, target))
+    alias = RR(WEB, rr.CNAME, 5, target)
+    sections = ((alias, server), (SOA,), (RR(target, rr.A, 5, b"\x0a\0\0\1"),))
+    _, body, _ = render(WEB, sections, 4096)
+    asked = question()
+    whole = message.HEADER.pack(1, message.QR, 1, 2, 1, 1) + asked.wire + body
+    reply = dns.message.from_wire(whole)
+    assert ["a.web.demo.svc.cluster.local."] == [str(r.target) for r in reply.answer[0]]
+    assert "a.web.demo.svc.cluster.local." == str(reply.answer[1][0].target)
+    assert b"\x01a" + WEB in body  # an SRV target is not compressed (RFC 2782)
+
+
+def test_fit_is_what_the_client_sees():
+    asked = question()
+    response = positive(60)
+    small = fit(response, asked, 512)
+    assert small.flags & message.TC
+    assert fit(response, asked, 4096) is response
+    slow = message.read_query(query(asked))
+    assert isinstance(slow, message.Query)
+    reply = dns.message.from_wire(render_reply(slow, response, 512))
+    assert len(small.answer) == len(reply.answer[0])
+    assert reply.flags & dns.flags.TC
