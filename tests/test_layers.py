@@ -26,7 +26,7 @@ LAYERS = [
     "outcome tally corefile_lexer corefile_keys",
     "ledger corefile_parser",
     "corefile",
-    "cluster.objects cluster.selectors",
+    "arguments cluster.objects cluster.selectors",
     "cluster.store",
     "plugin upstream",
     "cluster.records cluster.feed",

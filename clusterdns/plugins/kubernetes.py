@@ -39,14 +39,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clusterdns import name
+from clusterdns import arguments
 from clusterdns.answers import Response, fit
 from clusterdns.cluster import selectors
 from clusterdns.cluster.objects import NAMESPACES, PODS, SERVICES, SLICES
-from clusterdns.cluster.records import VERIFIED, Options
+from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, Options
 from clusterdns.cluster.respond import Responder, is_reverse
 from clusterdns.cluster.store import Source, Store
-from clusterdns.corefile import Directive, duration_s, zones
+from clusterdns.corefile import Directive
 from clusterdns.message import MIN_UDP_OCTETS, Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
@@ -65,8 +65,7 @@ class Kubernetes(Plugin):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
-        texts = zones(directive.args, directive) if directive.args else None
-        self._zones = [name.fold(name.parse(z)) for z in texts] if texts else list(block.zones)
+        self._zones = arguments.zone_names(directive.args, directive) or block.zones
         if all(is_reverse(zone) for zone in self._zones):
             raise directive.error("needs a zone that is not a reverse zone")
         self._ttl = 5
@@ -95,41 +94,39 @@ class Kubernetes(Plugin):
         options, args = self._options, line.args
         match line.name:
             case "manifests":
-                settings["manifests"] = str(self._block.path(_one(line)).resolve())
+                settings["manifests"] = str(self._block.path(arguments.one(line)).resolve())
                 if not Path(settings["manifests"]).is_dir():
                     raise line.error(f"{settings['manifests']} is no directory")
-            case "namespaces" if args:
-                self._options = options._replace(namespaces=options.namespaces | set(args))
-            case "labels" | "namespace_labels" if args:
-                settings[line.name] = " ".join(args)
+            case "namespaces":
+                named = options.namespaces | set(arguments.some(line))
+                self._options = options._replace(namespaces=named)
+            case "labels" | "namespace_labels":
+                settings[line.name] = " ".join(arguments.some(line))
                 try:
                     selectors.parse(settings[line.name])
                 except ValueError as error:
                     raise line.error(str(error)) from error
             case "pods":
-                self._options = options._replace(pods=_word(line, "disabled insecure verified"))
-            case "endpoint_pod_names" if not args:
-                self._options = options._replace(endpoint_pod_names=True)
-            case "ttl":
-                self._ttl = _number(line, MAX_TTL_S)
-            case "noendpoints" if not args:
-                kinds.remove(SLICES)
-            case "fallthrough":
-                self._fallthrough = tuple(
-                    name.fold(name.parse(zone)) for zone in zones(args or (".",), line)
+                self._options = options._replace(
+                    pods=arguments.word(line, DISABLED, INSECURE, VERIFIED)
                 )
+            case "endpoint_pod_names":
+                self._options = options._replace(endpoint_pod_names=arguments.flag(line))
+            case "ttl":
+                self._ttl = arguments.number(line, most=MAX_TTL_S)
+            case "noendpoints":
+                if arguments.flag(line) and SLICES in kinds:
+                    kinds.remove(SLICES)
+            case "fallthrough":
+                self._fallthrough = arguments.zone_names(args or (".",), line)
             case "ignore":
                 if args:  # CoreDNS takes the bare word and ignores nothing
-                    _word(line, "empty_service")
+                    arguments.word(line, "empty_service")
                     self._options = options._replace(ignore_empty_service=True)
             case "startup_timeout":
-                self._startup_timeout_s = duration_s(_one(line), line)
+                self._startup_timeout_s = arguments.seconds(line)
             case word if word in _LATER:
                 raise line.error("not supported by clusterdns yet")
-            case "namespaces" | "labels" | "namespace_labels":
-                raise line.error("needs an argument")
-            case "endpoint_pod_names" | "noendpoints":
-                raise line.error(f"takes no argument, got {args[0]!r}")
             case _:
                 raise line.error("unknown property")
 
@@ -189,23 +186,3 @@ class Kubernetes(Plugin):
         except StopIteration as done:
             response: Response | None = done.value
             return await next(query) if response is None else response
-
-
-def _one(line: Directive) -> str:
-    if len(line.args) != 1:
-        raise line.error("takes one argument")
-    return line.args[0]
-
-
-def _word(line: Directive, words: str) -> str:
-    word = _one(line)
-    if word not in words.split():
-        raise line.error(f"wants one of {words}, got {word!r}")
-    return word
-
-
-def _number(line: Directive, most: int) -> int:
-    text = _one(line)
-    if not text.isdigit() or int(text) > most:
-        raise line.error(f"wants a whole number from 0 to {most}, got {text!r}")
-    return int(text)
