@@ -2,8 +2,9 @@
 
 ``Exchange`` decides which octets are the reply to a query; ``order`` in which turn servers are
 asked. Both are plain functions of their arguments. ``Upstream`` is one server with its sockets, its
-health, and its counts. Every query over UDP has a socket, and so a source port, and a random ID of its own:
-whoever wants to forge a reply has to guess both (RFC 5452). (CoreDNS: plugin/pkg/proxy, pkg/up)
+health, and its counts. Every query over UDP has a socket, and so a source port, and a random ID of
+its own: whoever wants to forge a reply has to guess both (RFC 5452). (CoreDNS: plugin/pkg/proxy,
+pkg/up)
 """
 
 from __future__ import annotations

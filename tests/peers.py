@@ -1,7 +1,7 @@
 """The servers that tests talk to, as processes of their own: clusterdns, and a real CoreDNS.
 
 ``clusterdns`` and ``coredns`` run a Corefile on a free loopback port (``-dns.port``), which is the
-port of every server block that names none, and yield a ``Server``. ``ask`` brings octets.
+port of every server block that names none and stands for ``{PORT}`` in it, and yield a ``Server``. ``ask`` brings octets.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _run(
     port = free_port()
     tag = f"{Path(command[-1]).name}-{port}"
     conf, log = directory / f"Corefile-{tag}", directory / f"{tag}.log"
-    conf.write_text(corefile)
+    conf.write_text(corefile.replace("{PORT}", str(port)))
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "-conf", str(conf), "-dns.port", str(port), *flags],

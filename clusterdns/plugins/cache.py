@@ -32,9 +32,9 @@ Examples:
 
 Differences from CoreDNS: what plugins know from memory - `kubernetes`, `file` - is not kept here,
 since it can be had at the same price and is never stale; its TTLs are bounded all the same. The
-least recently used reply makes room for a new one, where CoreDNS drops a random one. Owner names are
-spelled as the current query spells the question. `prefetch` and `serve_stale` are checked but not
-acted on yet.
+least recently used reply makes room for a new one, where CoreDNS drops a random one. Owner names
+are spelled as the current query spells the question. `prefetch` and `serve_stale` are checked but
+not acted on yet.
 """
 
 from __future__ import annotations
