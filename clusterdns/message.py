@@ -71,10 +71,11 @@ class Query:
     """A request that passed the gate, and who sent it.
 
     ``question`` is None for a bare header (QDCOUNT 1, 12 octets). ``octets`` is its length.
-    ``client`` (address, port) and ``transport`` ("udp" or "tcp") are set by who received it.
+    ``client`` (address, port) and ``transport`` ("udp" or "tcp") are set by who received it;
+    ``depth`` is how many queries of our own lead from the client's to this one.
     """
 
-    __slots__ = ("client", "edns", "flags", "ident", "octets", "question", "transport")
+    __slots__ = ("client", "depth", "edns", "flags", "ident", "octets", "question", "transport")
 
     def __init__(
         self, ident: int, flags: int, question: Question | None, edns: Edns | None, octets: int
@@ -86,11 +87,12 @@ class Query:
         self.octets = octets
         self.client: tuple[str, int] = ("", 0)
         self.transport = "udp"
+        self.depth = 0
 
     def asking(self, question: Question) -> Query:
         """Return this query with another question: the client, flags and EDNS stay."""
         other = Query(self.ident, self.flags, question, self.edns, self.octets)
-        other.client, other.transport = self.client, self.transport
+        other.client, other.transport, other.depth = self.client, self.transport, self.depth
         return other
 
     @property

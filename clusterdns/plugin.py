@@ -210,7 +210,9 @@ def _order(word: str) -> int:
 
 
 def no_next(plugin: str) -> Response:
-    """Return what falls off the end of a chain (CoreDNS: plugin.go NextOrFailure)."""
+    """Return what falls off the end of a chain (CoreDNS: plugin.go NextOrFailure, file.go)."""
+    if plugin == "file":
+        return failure(rr.REFUSED)
     return failure(rr.SERVFAIL, f"plugin/{plugin}: no next plugin found")
 
 

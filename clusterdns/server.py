@@ -72,11 +72,10 @@ class Server:
         view = self._router.route(question)
         if view is None or not view.chain:
             return self._finish(query, None, REFUSED, hits)
-        response = view.answer(question)
+        response = view.answer(question) if query.opcode == message.OPCODE_QUERY else None
         if response is None:
             return self._wait(query, view, hits, send)
-        if query.opcode == message.OPCODE_QUERY:
-            self._remember(query, view, response)
+        self._remember(query, view, response)
         return self._finish(query, view, response, hits)
 
     def _remember(self, query: Query, view: View, response: Response) -> None:

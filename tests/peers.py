@@ -1,7 +1,8 @@
 """The servers that tests talk to, as processes of their own: clusterdns, and a real CoreDNS.
 
 ``clusterdns`` and ``coredns`` run a Corefile on a free loopback port (``-dns.port``), which is the
-port of every server block that names none and stands for ``{PORT}`` in it, and yield a ``Server``. ``ask`` brings octets.
+port of every server block that names none, and of ``{PORT}`` in the text; they yield a ``Server``.
+``ask_udp`` and ``ask_tcp`` bring octets.
 """
 
 from __future__ import annotations

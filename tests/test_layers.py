@@ -29,6 +29,7 @@ LAYERS = [
     "arguments cluster.objects cluster.selectors",
     "cluster.store",
     "plugin upstream",
+    "steps",
     "cluster.records cluster.feed",
     "cluster.respond cluster.manifests",
     "view",

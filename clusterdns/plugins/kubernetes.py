@@ -40,16 +40,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from clusterdns import arguments
-from clusterdns.answers import Response, fit
+from clusterdns.answers import Response
 from clusterdns.cluster import selectors
 from clusterdns.cluster.objects import NAMESPACES, PODS, SERVICES, SLICES
 from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, Options
 from clusterdns.cluster.respond import Responder, is_reverse
 from clusterdns.cluster.store import Source, Store
 from clusterdns.corefile import Directive
-from clusterdns.message import MIN_UDP_OCTETS, Query, Question
+from clusterdns.message import Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.steps import answer_by, handle_by
 
 MAX_TTL_S = 3600
 _LATER = frozenset(
@@ -156,33 +157,16 @@ class Kubernetes(Plugin):
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return the cluster's answer; None where an alias leads to what memory does not know."""
-        zone, resolver = self._responder.zone_of(question), self._block.resolver
+        zone = self._responder.zone_of(question)
         if zone is None:
             return next(question)
         steps = self._responder.respond(question, zone)
-        try:
-            asked = steps.__next__()  # `next` is the chain here
-            while True:
-                found = resolver.answer(asked) if resolver else None
-                if found is None or fit(found, asked, MIN_UDP_OCTETS) is not found:
-                    return None  # how much of it is used depends on the client's limit
-                asked = steps.send(found)
-        except StopIteration as done:
-            response: Response | None = done.value
-            return next(question) if response is None else response
+        return answer_by(steps, question, self._block.resolver, next)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the cluster's answer, asking the listener about names outside."""
-        question, resolver = query.question, self._block.resolver
-        zone = self._responder.zone_of(question) if question else None
-        if question is None or zone is None or resolver is None:
+        zone = self._responder.zone_of(query.question) if query.question else None
+        if query.question is None or zone is None:
             return await next(query)
-        steps = self._responder.respond(question, zone)
-        try:
-            asked = steps.__next__()  # `next` is the chain here
-            while True:
-                found = await resolver.handle(query.asking(asked))
-                asked = steps.send(fit(found, asked, query.limit))
-        except StopIteration as done:
-            response: Response | None = done.value
-            return await next(query) if response is None else response
+        steps = self._responder.respond(query.question, zone)
+        return await handle_by(steps, query, self._block.resolver, next)
