@@ -74,7 +74,8 @@ class ScriptedUpstream:
         records = [
             entry
             for entry in entries
-            if entry.outcome == "answer" and (entry.rtype, entry.rclass) == (qtype, int(question.rdclass))
+            if entry.outcome == "answer"
+            and (entry.rtype, entry.rclass) == (qtype, int(question.rdclass))
         ]
         if is_udp and records and "truncated" in outcomes:
             reply.flags |= dns.flags.TC
@@ -92,7 +93,12 @@ class ScriptedUpstream:
                 reply.set_rcode(dns.rcode.NXDOMAIN)
             if negative is None or negative.has_soa:
                 reply.authority.append(dns.rrset.from_text(*_SOA.split(" ", 4)))
-        return reply.to_wire()
+        wire = reply.to_wire()
+        if is_udp and len(wire) > max(512, query.payload):  # as servers do (RFC 2181 section 9)
+            reply.flags |= dns.flags.TC
+            reply.answer.clear()
+            wire = reply.to_wire()
+        return wire
 
     def _serve_udp(self) -> None:
         while True:
