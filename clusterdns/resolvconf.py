@@ -1,0 +1,128 @@
+"""What a stub resolver asks: resolv.conf, and the names that glibc, musl and Go make of one.
+
+``parse`` reads the file, ``names`` lists what is asked in order, ``walk`` asks until the resolver
+in question would stop. They differ: musl asks for a name with enough dots only as it is, and stops
+at the first reply that is not NXDOMAIN; glibc and Go go on after NODATA and SERVFAIL.
+
+Sources: glibc resolv/res_query.c and res_init.c, musl src/network/lookup_name.c and resolvconf.c,
+Go net/dnsclient_unix.go and dnsconfig_unix.go, resolv.conf(5).
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Literal, NamedTuple
+
+Resolver = Literal["glibc", "musl", "go"]
+
+MAX_NDOTS = 15
+MAX_NAME_LENGTH = 253  # characters without the last dot (RFC 1035 section 2.3.4)
+MAX_NAMESERVERS = 3  # glibc MAXNS, musl MAXNS; Go asks three as well
+
+
+class Outcome(Enum):
+    """What came of asking for one name."""
+
+    ANSWER = "answer"
+    NODATA = "no data"
+    NXDOMAIN = "name error"
+    SERVFAIL = "server failure"
+    TIMEOUT = "timeout"
+
+
+class ResolvConf(NamedTuple):
+    """A resolv.conf; durations in seconds, names as written."""
+
+    nameservers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    ndots: int = 1
+    timeout_s: int = 5
+    attempts: int = 2
+    options: tuple[str, ...] = ()  # those that are neither of the three above
+
+
+def parse(text: str) -> ResolvConf:
+    """Return what a resolv.conf says; lines and options that make no sense are passed over."""
+    conf = ResolvConf()
+    for line in text.splitlines():
+        words = line.split("#")[0].split(";")[0].split()
+        if len(words) < 2:
+            continue
+        keyword, values = words[0], tuple(words[1:])
+        if keyword == "nameserver" and len(conf.nameservers) < MAX_NAMESERVERS:
+            conf = conf._replace(nameservers=(*conf.nameservers, values[0]))
+        elif keyword in ("search", "domain"):  # the last of them counts
+            conf = conf._replace(search=values if keyword == "search" else values[:1])
+        elif keyword == "options":
+            for option in values:
+                conf = _with_option(conf, option)
+    return conf
+
+
+def _with_option(conf: ResolvConf, option: str) -> ResolvConf:
+    word, _, number = option.partition(":")
+    if number.isdigit():
+        if word == "ndots":
+            return conf._replace(ndots=min(int(number), MAX_NDOTS))
+        if word == "timeout":
+            return conf._replace(timeout_s=max(1, min(int(number), 30)))
+        if word == "attempts":
+            return conf._replace(attempts=max(1, min(int(number), 5)))
+    return conf._replace(options=(*conf.options, option))
+
+
+def pod_search(
+    namespace: str, zone: str = "cluster.local", *, server: str = "10.96.0.10"
+) -> ResolvConf:
+    """Return what kubelet gives a Pod whose dnsPolicy is ClusterFirst."""
+    search = (f"{namespace}.svc.{zone}", f"svc.{zone}", zone)
+    return ResolvConf((server,), search, ndots=5)
+
+
+def names(conf: ResolvConf, host: str, resolver: Resolver) -> list[str]:
+    """Return the absolute names that are asked for ``host``, in order, until one answers."""
+    if host.endswith("."):
+        return [host]
+    if not host or len(host) > MAX_NAME_LENGTH:
+        return []
+    has_dots = host.count(".") >= conf.ndots
+    found = [f"{host}.{domain.rstrip('.')}".rstrip(".") + "." for domain in conf.search]
+    found = [name for name in found if len(name) <= MAX_NAME_LENGTH + 1]
+    bare = f"{host}."
+    if resolver == "musl":
+        return [bare] if has_dots else [*found, bare]
+    if has_dots:
+        return [bare, *(name for name in found if name != bare)]
+    # A search list that holds the root has asked for the bare name already (glibc root_on_list).
+    return found if bare in found else [*found, bare]
+
+
+def continues(resolver: Resolver, outcome: Outcome) -> bool:
+    """Tell whether the next name is asked after this outcome."""
+    if outcome is Outcome.ANSWER:
+        return False
+    if resolver == "musl":
+        return outcome is Outcome.NXDOMAIN
+    # glibc gives up the search list on a timeout, but asks for the bare name still: see `walk`.
+    return resolver == "go" or outcome is not Outcome.TIMEOUT
+
+
+def walk(
+    conf: ResolvConf, host: str, resolver: Resolver, ask: Callable[[str], Outcome]
+) -> list[tuple[str, Outcome]]:
+    """Ask for each name in turn as ``resolver`` does; return what was asked and what came of it."""
+    asked: list[tuple[str, Outcome]] = []
+    left = names(conf, host, resolver)
+    while left:
+        name = left.pop(0)
+        outcome = ask(name)
+        asked.append((name, outcome))
+        if outcome is Outcome.ANSWER:
+            break
+        if not continues(resolver, outcome):
+            bare = f"{host}."
+            left = [bare] if resolver == "glibc" and bare in left else []
+    return asked
