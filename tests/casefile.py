@@ -33,7 +33,15 @@ DEFAULT_ZONE = "cluster.local."
 
 _HEADER_FLAGS = {"aa": 0x0400, "tc": 0x0200, "ra": 0x0080, "z": 0x0040, "ad": 0x0020}
 _COPIED_FLAGS = {"rd": 0x0100, "cd": 0x0010}
-_FLAG_ORDER = {"aa": 0x0400, "tc": 0x0200, "rd": 0x0100, "ra": 0x0080, "z": 0x0040, "ad": 0x0020, "cd": 0x0010}
+_FLAG_ORDER = {
+    "aa": 0x0400,
+    "tc": 0x0200,
+    "rd": 0x0100,
+    "ra": 0x0080,
+    "z": 0x0040,
+    "ad": 0x0020,
+    "cd": 0x0010,
+}
 _OPCODES = {"query": 0, "iquery": 1, "status": 2, "notify": 4, "update": 5, "dso": 6}
 _DO = 0x8000
 _COOKIE, _ECS, _PADDING = 10, 8, 12
@@ -240,7 +248,14 @@ class _Parser:
         if not head.corefile:
             raise self._error(line, "a case without a corefile")
         return Case(
-            self.path, line, title, head.corefile, head.objects, head.upstream, head.unsynced, tuple(steps)
+            self.path,
+            line,
+            title,
+            head.corefile,
+            head.objects,
+            head.upstream,
+            head.unsynced,
+            tuple(steps),
         )
 
     def _directive(self, head: _Head, number: int, words: list[str]) -> _Head:
@@ -254,7 +269,9 @@ class _Parser:
             case ["origin" | "zone", name] if name.endswith("."):
                 return head._replace(**{words[0]: name})
             case ["upstream"]:
-                entries = [entry for n, line in self._indented() for entry in self._scripted(head, n, line)]
+                entries = [
+                    entry for n, line in self._indented() for entry in self._scripted(head, n, line)
+                ]
                 return head._replace(upstream=tuple(entries))
             case ["sync", "no", *kinds] if kinds:
                 return head._replace(unsynced=tuple(kinds))
@@ -311,7 +328,9 @@ class _Parser:
                 expectations.append(self._expectation(head, question, number, subject, words, body))
             named = {e.subject for e in expectations}
             if named - {""} and named != set(SUBJECTS):
-                raise self._error(blocks[0][0], "an expectation for one subject needs one for the other")
+                raise self._error(
+                    blocks[0][0], "an expectation for one subject needs one for the other"
+                )
             yield Step(question.line, "ask", (), question, tuple(expectations))
 
     def _question(self, head: _Head, number: int, line: str) -> Question:
@@ -356,7 +375,9 @@ class _Parser:
                 case "version":
                     return with_edns._replace(version=int(value))
                 case "cookie":
-                    return with_edns._replace(options=(*question.options, (_COOKIE, bytes.fromhex(value))))
+                    return with_edns._replace(
+                        options=(*question.options, (_COOKIE, bytes.fromhex(value)))
+                    )
                 case "ecs":
                     return with_edns._replace(options=(*question.options, (_ECS, _ECS_DATA)))
                 case "option":
@@ -389,20 +410,28 @@ class _Parser:
         words: list[str],
         body: list[tuple[int, str]],
     ) -> Expectation:
-        expectation = Expectation(number, subject, question, opcode=question.opcode, opt=_echoed_opt(question))
+        expectation = Expectation(
+            number, subject, question, opcode=question.opcode, opt=_echoed_opt(question)
+        )
         if words[:1] == ["silence"]:
             return expectation._replace(silence=True)
         if words[:1] == ["hex"]:
             digits = "".join(words[1:])
             pairs = [digits[i : i + 2] for i in range(0, len(digits), 2)]
-            return expectation._replace(wire=tuple(None if p == "**" else int(p, 16) for p in pairs))
+            return expectation._replace(
+                wire=tuple(None if p == "**" else int(p, 16) for p in pairs)
+            )
         try:
             rcode = int(dns.rcode.from_text(words[0]))
         except (IndexError, dns.exception.DNSException):
-            raise self._error(number, "an expectation begins with an rcode, silence or hex") from None
+            raise self._error(
+                number, "an expectation begins with an rcode, silence or hex"
+            ) from None
         flags = 0
         if question.opcode == 0:
-            flags = (_COPIED_FLAGS["rd"] if question.rd else 0) | (_COPIED_FLAGS["cd"] if question.cd else 0)
+            flags = (_COPIED_FLAGS["rd"] if question.rd else 0) | (
+                _COPIED_FLAGS["cd"] if question.cd else 0
+            )
         elif question.rd:
             flags = _COPIED_FLAGS["rd"]
         expectation = expectation._replace(rcode=rcode)
@@ -462,7 +491,9 @@ class _Parser:
             if words[-2:] == ["ADDRESS", "local"]:
                 for address in self.local_addresses:
                     rtype = "AAAA" if ":" in address else "A"
-                    yield self._record(head, question, number, section, [*words[:-2], rtype, address])
+                    yield self._record(
+                        head, question, number, section, [*words[:-2], rtype, address]
+                    )
             else:
                 yield self._record(head, question, number, section, words)
 
@@ -476,9 +507,7 @@ class _Parser:
         if rest[0] in ("IN", "CH", "HS", "ANY", "NONE"):
             rclass = int(dns.rdataclass.from_text(rest.pop(0)))
         rtype = self._rtype(number, rest[0])
-        fields = [
-            f[:-1] + question.qname if f == "@" or f.endswith(".@") else f for f in rest[1:]
-        ]
+        fields = [f[:-1] + question.qname if f == "@" or f.endswith(".@") else f for f in rest[1:]]
         name = None if owner == "*" else self._absolute(owner, head.origin, at=question.qname)
         rdata = None if fields == ["*"] else self._rdata(number, head.origin, rclass, rtype, fields)
         return Record(section, name, None if ttl == "*" else int(ttl), rclass, rtype, rdata)
@@ -497,7 +526,9 @@ class _Parser:
         printed = rdata.to_text().split()
         if "*" not in fields:
             return tuple(printed)
-        return tuple(None if field == "*" else value for field, value in zip(fields, printed, strict=True))
+        return tuple(
+            None if field == "*" else value for field, value in zip(fields, printed, strict=True)
+        )
 
     # -- the upstream
 
@@ -513,7 +544,9 @@ class _Parser:
                 case ["truncated", keep]:
                     yield Scripted(name, "truncated", keep=int(keep))
                 case _:
-                    record = self._record(head, Question(number, qname=name), number, "answer", words)
+                    record = self._record(
+                        head, Question(number, qname=name), number, "answer", words
+                    )
                     if record.ttl is None or record.rdata is None:
                         raise self._error(number, "an upstream record has no wildcards")
                     rdata = " ".join(str(field) for field in record.rdata)
@@ -575,7 +608,9 @@ def to_wire(question: Question, message_id: int) -> bytes:
     if question.raw is not None:
         return question.raw
     flags = question.opcode << 11
-    flags |= (0x0100 if question.rd else 0) | (0x20 if question.ad else 0) | (0x10 if question.cd else 0)
+    flags |= (
+        (0x0100 if question.rd else 0) | (0x20 if question.ad else 0) | (0x10 if question.cd else 0)
+    )
     name = dns.name.from_text(question.qname).to_wire()
     assert name is not None
     counts = (1, 0, 0, 0 if question.edns is None else 1)
@@ -583,7 +618,9 @@ def to_wire(question: Question, message_id: int) -> bytes:
     wire += struct.pack("!HH", question.qtype, question.qclass)
     if question.edns is None:
         return wire
-    options = b"".join(struct.pack("!HH", code, len(data)) + data for code, data in question.options)
+    options = b"".join(
+        struct.pack("!HH", code, len(data)) + data for code, data in question.options
+    )
     if question.pad_to:
         room = question.pad_to - len(wire) - 11 - len(options) - 4
         options += struct.pack("!HH", _PADDING, room) + bytes(room)
@@ -594,7 +631,9 @@ def to_wire(question: Question, message_id: int) -> bytes:
 # ---- comparing -------------------------------------------------------------------------------
 
 
-def check_any(expectations: Iterable[Expectation], wire: bytes | None, *, fold: bool = False) -> str | None:
+def check_any(
+    expectations: Iterable[Expectation], wire: bytes | None, *, fold: bool = False
+) -> str | None:
     """Return None when one of the alternatives holds, else the shortest difference."""
     differences = []
     for expectation in expectations:
@@ -626,7 +665,9 @@ def check(expectation: Expectation, wire: bytes | None, *, fold: bool = False) -
     except (dns.exception.DNSException, ValueError, struct.error) as error:
         return f"-{_status(expectation)}\n+cannot be read ({error!r}): {wire.hex()}"
     lines = [*_header_difference(expectation, message, len(wire))]
-    for section, found in zip(SECTIONS, (message.answer, message.authority, message.additional), strict=True):
+    for section, found in zip(
+        SECTIONS, (message.answer, message.authority, message.additional), strict=True
+    ):
         wanted = [record for record in expectation.records if record.section == section]
         actual = [_found(section, rrset) for rrset in found]
         lines += _section_difference(wanted, actual, expectation, fold=fold)
@@ -685,7 +726,9 @@ def _message_opt(message: dns.message.Message) -> Opt | None:
 
 def _found(section: str, rrset: dns.rrset.RRset) -> Record:
     rdata = tuple(rrset[0].to_text().split()) if len(rrset) else ()
-    return Record(section, str(rrset.name), int(rrset.ttl), int(rrset.rdclass), int(rrset.rdtype), rdata)
+    return Record(
+        section, str(rrset.name), int(rrset.ttl), int(rrset.rdclass), int(rrset.rdtype), rdata
+    )
 
 
 def _section_difference(
@@ -698,7 +741,9 @@ def _section_difference(
     left = sorted(wanted, key=_looseness) if not expectation.ordered else list(wanted)
     for record in actual:
         candidates = left[:1] if expectation.ordered else left
-        match = next((w for w in candidates if _matches(w, record, expectation.question, fold=fold)), None)
+        match = next(
+            (w for w in candidates if _matches(w, record, expectation.question, fold=fold)), None
+        )
         if match is None:
             yield f"+{record}"
         else:
@@ -719,7 +764,9 @@ def _matches(wanted: Record, actual: Record, question: Question, *, fold: bool) 
         return False
     if wanted.ttl is not None and wanted.ttl != actual.ttl:
         return False
-    if wanted.owner is not None and not _same_owner(wanted.owner, str(actual.owner), question, fold=fold):
+    if wanted.owner is not None and not _same_owner(
+        wanted.owner, str(actual.owner), question, fold=fold
+    ):
         return False
     if wanted.rdata is None:
         return True

@@ -88,15 +88,25 @@ class Cluster:
             self.random.choice(letters) for _ in range(self.random.randint(1, 8))
         )
 
-    def _address(self, is_six: bool) -> str:
-        if self.addresses and self.random.random() < 0.08:  # an address that is taken already
+    def _address(self, is_six: bool, *, is_shared: bool = True) -> str:
+        """Return an address, now and then one of another endpoint or Pod.
+
+        Of a Service it is its own, as the API server sees to: which of two had the PTR would be
+        left to a Go map.
+        """
+        if self.addresses and is_shared and self.random.random() < 0.08:
             taken = self.random.choice(self.addresses)
             if (":" in taken) == is_six:
                 return taken
-        if is_six:
-            found = str(ipaddress.IPv6Address(0xFD00 << 112 | self.random.getrandbits(40)))
-        else:
-            found = f"10.{self.random.randint(0, 3)}.{self.random.randint(0, 3)}.{self.random.randint(1, 254)}"
+        found = ""
+        while not found or (found in self.addresses and not is_shared):
+            number = 0xFD00 << 112 | self.random.getrandbits(40)
+            parts = (
+                self.random.randint(0, 3),
+                self.random.randint(0, 3),
+                self.random.randint(1, 254),
+            )
+            found = str(ipaddress.IPv6Address(number)) if is_six else "10.{}.{}.{}".format(*parts)
         self.addresses.append(found)
         return found
 
@@ -135,9 +145,9 @@ class Cluster:
                 self.names.append(f"_{port['name']}._{protocol}.{name}.{namespace}.svc")
         addresses = {
             "headless": ["None"],
-            "dual": [self._address(False), self._address(True)],
-            "six": [self._address(True)],
-        }.get(kind) or [self._address(False)]
+            "dual": [self._address(False, is_shared=False), self._address(True, is_shared=False)],
+            "six": [self._address(True, is_shared=False)],
+        }.get(kind) or [self._address(False, is_shared=False)]
         spec: Manifest = {
             "type": kind if kind in ("NodePort", "LoadBalancer") else "ClusterIP",
             "clusterIP": addresses[0],
@@ -342,7 +352,7 @@ class Cluster:
             "in-addr.arpa.", "ip6.arpa.", "10.in-addr.arpa.", f"{namespace}.{zone}", "local.", ".",
             f"_http._tcp.{zone}", f"hostmaster.{zone}", f"ns.dns.{zone}{zone}", "svc.in-addr.arpa.",
             f"1-2-3-4.{namespace}.pod.{zone}", f"fd00--1.{namespace}.pod.{zone}",
-            f"x.svc.10.in-addr.arpa.", f"{namespace}.svc.in-addr.arpa.", f"a.ns.dns.{zone}",
+            "x.svc.10.in-addr.arpa.", f"{namespace}.svc.in-addr.arpa.", f"a.ns.dns.{zone}",
             f"1-2-3.{namespace}.pod.{zone}", f"a.b.1-2-3-4.{namespace}.pod.{zone}",
         ]  # fmt: skip
 

@@ -1,8 +1,8 @@
 """A Kubernetes API server of this project's own: lists and watches over plain HTTP.
 
 ``FakeApi`` holds objects by resource and gives every change a resourceVersion. It serves what a
-client needs to list and watch: label and field selectors, pages, bookmarks, ``sendInitialEvents``, and
-410 for a version it no longer has. One thread a connection, bounded by what a test opens.
+client needs to list and watch: label and field selectors, pages, bookmarks, ``sendInitialEvents``,
+and 410 for a version it no longer has. One thread a connection, bounded by what a test opens.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class FakeApi:
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.api = self
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        )
 
     def __enter__(self) -> FakeApi:
         self._thread.start()
@@ -79,7 +81,7 @@ class FakeApi:
         with self.changed:
             event = "MODIFIED" if key in self.objects[resource] else "ADDED"
             self.version += 1
-            path, version, kind = RESOURCES[resource]
+            _, version, kind = RESOURCES[resource]
             stored = {**manifest, "apiVersion": version, "kind": kind}
             stored["metadata"] = {
                 "uid": f"{resource}-{key[0]}-{key[1]}",
@@ -141,7 +143,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name http.server looks for
+    def do_GET(self) -> None:
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
         api = self.server.api
@@ -187,6 +189,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        while wants_all and resource in api.never_list and not api.is_closing:
+            time.sleep(0.05)
         with contextlib.suppress(OSError):
             for manifest in initial:
                 self._chunk({"type": "ADDED", "object": manifest})

@@ -47,7 +47,12 @@ def question(name: bytes = WEB, qtype: int = A, qclass: int = IN) -> bytes:
 
 
 def opt(
-    options: bytes = b"", *, size: int = 1232, version: int = 0, flags: int = 0, owner: bytes = b"\0"
+    options: bytes = b"",
+    *,
+    size: int = 1232,
+    version: int = 0,
+    flags: int = 0,
+    owner: bytes = b"\0",
 ) -> bytes:
     ttl = version << 16 | flags
     return owner + struct.pack("!HHIH", OPT_TYPE, size, ttl, len(options)) + options
@@ -64,7 +69,13 @@ def address(owner: bytes = b"\xc0\x0c") -> bytes:
 
 def tsig(name: bytes = b"\x03key\x00") -> bytes:
     algorithm = b"\x0bhmac-sha256\x00"
-    rdata = algorithm + bytes(6) + struct.pack("!HH", 300, 32) + bytes(32) + struct.pack("!HHH", ID, 0, 0)
+    rdata = (
+        algorithm
+        + bytes(6)
+        + struct.pack("!HH", 300, 32)
+        + bytes(32)
+        + struct.pack("!HHH", ID, 0, 0)
+    )
     return name + struct.pack("!HHIH", TSIG, 255, 0, len(rdata)) + rdata
 
 
@@ -541,7 +552,9 @@ def edns_in_answer() -> bytes:
 
 @packet
 def edns_rdlength_past_end() -> bytes:
-    return header(ar=1) + question() + b"\0" + struct.pack("!HHIH", OPT_TYPE, 1232, 0, 20) + bytes(4)
+    return (
+        header(ar=1) + question() + b"\0" + struct.pack("!HHIH", OPT_TYPE, 1232, 0, 20) + bytes(4)
+    )
 
 
 @packet

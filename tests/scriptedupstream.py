@@ -34,7 +34,7 @@ class ScriptedUpstream:
             self.entries[entry.name.lower()].append(entry)
         self.queries: collections.Counter[tuple[str, int]] = collections.Counter()
         self._udp, self._tcp = _bind_pair()
-        self.address = "127.0.0.1:{}".format(self._udp.getsockname()[1])
+        self.address = f"127.0.0.1:{self._udp.getsockname()[1]}"
         self._tcp_server = _TCPServer(self._tcp, self)
         self._threads = [
             threading.Thread(target=self._serve_udp, daemon=True),

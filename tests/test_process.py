@@ -204,7 +204,7 @@ def test_reload_loses_no_query(tmp_path):
 
 
 def test_a_bad_corefile_leaves_the_last_good_one_in_force(tmp_path):
-    text = corefile(tmp_path, more="prometheus 127.0.0.1:{}".format(web := peers.free_port()))
+    text = corefile(tmp_path, more=f"prometheus 127.0.0.1:{(web := peers.free_port())}")
     with peers.clusterdns(text, tmp_path) as server:
         conf = next(tmp_path.glob("Corefile-*"))
         conf.write_text(text.replace("ttl 30", "ttl often"))

@@ -103,6 +103,13 @@ class Lookup:
     def _is_exposed(self, namespace: str) -> bool:
         return not self._options.namespaces or namespace in self._options.namespaces
 
+    def _is_pointed_into(self, namespace: str) -> bool:
+        """Tell whether PTR records name what is in a namespace.
+
+        It has to exist only where `namespaces` names some (CoreDNS: reverse.go).
+        """
+        return not self._options.namespaces or self.is_visible(namespace)
+
     def _find_service(self, parsed: Parsed) -> list[Entry] | None:
         key = (parsed.namespace, parsed.service)
         self.facts.append(("service", *key))
@@ -171,11 +178,11 @@ class Lookup:
         """
         self.facts.append(("address", address))
         for namespace, service in self._store.services_at(address):
-            if self._is_exposed(namespace):
+            if self._is_pointed_into(namespace):
                 return [(service, namespace, "svc")]
         found = dict[tuple[str, ...], None]()
         for (namespace, service), sliced in self._store.slices_at(address):
-            if self._is_exposed(namespace):
+            if self._is_pointed_into(namespace):
                 for endpoint in sliced.endpoints:
                     if endpoint.address == address:
                         found[self._hostname(endpoint), service, namespace, "svc"] = None

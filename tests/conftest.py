@@ -1,0 +1,9 @@
+"""Options of the test command."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--subject", default="", help="HOST:PORT of a server to run the cases on")
