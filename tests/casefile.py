@@ -338,7 +338,7 @@ class _Parser:
         rows = _ROWS.match(comment.strip())
         question = Question(number, tuple(int(r) for r in rows[0].split(",")) if rows else ())
         if text.startswith("!"):
-            *octets, transport = text[1:].split() + [""]
+            *octets, transport = [*text[1:].split(), ""]
             if octets and octets[-1] in ("+udp", "+tcp"):
                 transport = octets.pop()[1:]
             try:
