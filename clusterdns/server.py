@@ -13,7 +13,7 @@ import logging
 import traceback
 from collections.abc import Callable
 
-from clusterdns import message, name, rr
+from clusterdns import message, rr
 from clusterdns.answers import AnswerTable, Response, failure, render_reply, uncompressed_octets
 from clusterdns.message import Edns, Query
 from clusterdns.plugin import DROP
@@ -120,9 +120,9 @@ class Server:
         rcode = rr.rcode_text(response.rcode)
         if view is None:
             return Kind(DROPPED, "", rtype, rcode, "", False, size, size)
-        zone = name.text(view.zone_of(question.folded)) if question else "."
         if not view.is_measured:
             return Kind("", "", "", "", "", False, 0, 0, counters)
+        zone = view.zone_label(question.folded) if question else "."
         plugin, reply_size = "", 0
         if not response.bare:
             plugin, reply_size = view.writer, uncompressed_octets(question, response)
@@ -148,7 +148,7 @@ class Server:
             self._panic()
             reply = self._finish(query, None, _SERVFAIL, hits)
         if view.is_measured and query.question is not None:
-            zone = name.text(view.zone_of(query.question.folded))
+            zone = view.zone_label(query.question.folded)
             self.tally.waited(zone, view.block.view, self.clock() - began)
         send(reply)
 

@@ -16,7 +16,7 @@ from clusterdns.plugin import AnswerNext, HandleNext, Resolver
 
 Steps = Generator[Question, Response, Response | None]
 
-MAX_DEPTH = 8  # questions within questions (CoreDNS: plugin/file, plugin/pkg/upstream)
+MAX_DEPTH = 9  # a question and eight within it (CoreDNS: plugin/file/lookup.go LoopKey)
 _depth = 0
 
 

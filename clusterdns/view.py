@@ -35,6 +35,8 @@ class View:
         self.opens_classes = not names.isdisjoint(_OPENS_CLASSES)
         self.is_measured = "prometheus" in names
         self.writer = self._label_of_writer()
+        longest_first = sorted(block.zones, key=len, reverse=True)
+        self._zone_labels = [(zone, name.text(zone)) for zone in longest_first]
 
     def _label_of_writer(self) -> str:
         """Return the metric label ``plugin``, which is no fact about the writer.
@@ -47,10 +49,14 @@ class View:
             return ""
         return next((p.name for p in self.chain if p.order > order), "")
 
-    def zone_of(self, qname: WireName) -> WireName:
-        """Return the longest zone of this block that ``qname`` lies in, else the root."""
-        zones = [zone for zone in self.block.zones if name.is_within(qname, zone)]
-        return max(zones, key=len, default=ROOT)
+    def zone_label(self, qname: WireName) -> str:
+        """Return the metric label ``zone``: the longest zone of this block that holds ``qname``."""
+        if len(self._zone_labels) == 1:
+            return self._zone_labels[0][1]
+        for zone, text in self._zone_labels:
+            if name.is_within(qname, zone):
+                return text
+        return "."
 
 
 class Router:

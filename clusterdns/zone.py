@@ -21,7 +21,17 @@ from clusterdns.name import WireName
 from clusterdns.rr import RR
 
 MAX_ALIASES = 8
-_HOST_AT = {rr.MX: 2, rr.SRV: 6, 64: 2, 65: 2}  # octets of RDATA before a host: SVCB, HTTPS too
+_SVCB, _HTTPS = 64, 65
+_HOST_AT = {rr.MX: 2, rr.SRV: 6, _SVCB: 2, _HTTPS: 2}  # octets of RDATA before a host
+# Octets before the names in RDATA that CoreDNS folds (plugin/file/zone.go Insert), and how many.
+_FOLDED = {
+    rr.NS: (0, 1),
+    rr.SOA: (0, 2),
+    rr.CNAME: (0, 1),
+    rr.MX: (2, 1),
+    _SVCB: (2, 1),
+    _HTTPS: (2, 1),
+}
 
 RRsets = dict[int, tuple[RR, ...]]
 
@@ -60,7 +70,7 @@ class Zone:
             is_top = owner == apex and record.rtype in (rr.SOA, rr.NS)
             rrsets = top if is_top else self._names.setdefault(owner, {})
             if record.rtype != rr.SRV:
-                record = record._replace(owner=owner)
+                record = record._replace(owner=owner, rdata=_folded(record))
             rrsets[record.rtype] = (*rrsets.get(record.rtype, ()), record)
             if not is_top:
                 self._ancestors.update(name.parents(owner)[1:])
@@ -72,6 +82,10 @@ class Zone:
     def serial(self) -> int:
         """The serial of the SOA."""
         return int.from_bytes(self._soa[0].rdata[-20:-16], "big")
+
+    def holds(self, qname: WireName) -> bool:
+        """Tell whether the zone has records of this very name: none made by a wildcard or DNAME."""
+        return qname == self.apex or qname in self._names
 
     def find(self, question: Question) -> Found:
         """Return what the zone says to a question about a name in it."""
@@ -190,15 +204,19 @@ class Zone:
         return None
 
     def _glue(self, servers: tuple[RR, ...]) -> tuple[RR, ...]:
-        """Return the addresses that the zone has for name servers."""
-        return self._addresses(record.rdata for record in servers)
+        """Return the addresses that the zone has for name servers below the cut they serve."""
+        return self._addresses(
+            record.rdata
+            for record in servers
+            if name.is_within(name.fold(record.rdata), name.fold(record.owner))
+        )
 
     def _additional(self, records: tuple[RR, ...]) -> tuple[RR, ...]:
         """Return the addresses that the zone has for the hosts which records name, each once."""
-        hosts = (
-            record.rdata[_HOST_AT[record.rtype] :] for record in records if record.rtype in _HOST_AT
+        hosts = dict.fromkeys(
+            _host(record).lower() for record in records if record.rtype in _HOST_AT
         )
-        return self._addresses(dict.fromkeys(host.lower() for host in hosts))
+        return self._addresses(hosts)
 
     def _addresses(self, hosts: Iterable[bytes]) -> tuple[RR, ...]:
         found: list[RR] = []
@@ -213,3 +231,26 @@ def _owned(records: tuple[RR, ...], owner: WireName) -> tuple[RR, ...]:
     if not records or not records[0].owner.startswith(b"\1*"):
         return records
     return tuple(record._replace(owner=owner) for record in records)
+
+
+def _host(record: RR) -> bytes:
+    """Return the host that an MX, SRV, SVCB or HTTPS record names."""
+    start = _HOST_AT[record.rtype]
+    return record.rdata[start : _end_of_name(record.rdata, start)]
+
+
+def _folded(record: RR) -> bytes:
+    """Return the RDATA of a record with its names in lower case, as far as CoreDNS folds them."""
+    if record.rtype not in _FOLDED:
+        return record.rdata
+    start, names = _FOLDED[record.rtype]
+    end = start
+    for _ in range(names):
+        end = _end_of_name(record.rdata, end)
+    return record.rdata[:start] + record.rdata[start:end].lower() + record.rdata[end:]
+
+
+def _end_of_name(rdata: bytes, i: int) -> int:
+    while rdata[i]:
+        i += 1 + rdata[i]
+    return i + 1

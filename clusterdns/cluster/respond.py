@@ -72,18 +72,19 @@ class Responder:
         self._store = store
         self._options = options
         self._zones = tuple(zones)
+        self._longest_first = sorted(self._zones, key=len, reverse=True)
         self._primary = next(zone for zone in self._zones if not is_reverse(zone))
         self._ttl = ttl
         self._fallthrough = tuple(fallthrough)
         self._local_addresses = local_addresses
+        self._last_soa = ((-1, b""), RR(b"", 0, 0, b""))
 
     def zone_of(self, question: Question) -> Zone | None:
         """Return the longest of the zones that the question lies in, or None."""
-        found = [zone for zone in self._zones if name.is_within(question.folded, zone)]
-        if not found:
-            return None
-        folded = max(found, key=len)
-        return Zone(folded, question.qname[-len(folded) :])
+        for zone in self._longest_first:
+            if name.is_within(question.folded, zone):
+                return Zone(zone, question.qname[-len(zone) :])
+        return None
 
     def respond(
         self, question: Question, zone: Zone
@@ -193,7 +194,8 @@ class Responder:
             if target in chain:
                 continue
             alias = RR(question.qname, rr.CNAME, self._ttl, target)
-            asked = question._replace(qname=target, folded=folded)
+            # In class IN, whatever the client's is (CoreDNS: request.go NewWithQuestion).
+            asked = question._replace(qname=target, folded=folded, qclass=rr.CLASS_IN)
             if name.is_within(folded, zone.folded):
                 inner = yield from self._addresses(asked, zone, lookup, (*chain, target), outside)
                 if inner:
@@ -224,6 +226,10 @@ class Responder:
         return Response(rcode, AA, authority=(self._soa(zone.case),), facts=facts)
 
     def _soa(self, case: bytes) -> RR:
+        """Return the SOA of a zone; the last one made serves again until the serial moves."""
         serial = self._store.serial & 0xFFFFFFFF
-        rdata = rr.soa_rdata(_NS_DNS + case, _HOSTMASTER + case, serial, self._ttl)
-        return RR(case, rr.SOA, min(self._ttl, MAX_SOA_TTL_S), rdata)
+        if self._last_soa[0] != (serial, case):
+            rdata = rr.soa_rdata(_NS_DNS + case, _HOSTMASTER + case, serial, self._ttl)
+            soa = RR(case, rr.SOA, min(self._ttl, MAX_SOA_TTL_S), rdata)
+            self._last_soa = ((serial, case), soa)
+        return self._last_soa[1]

@@ -313,6 +313,8 @@ def _least_ttl(response: Response) -> int:
 
 
 def _with_ttl(response: Response, ttl: int) -> Response:
+    if all(r.ttl == ttl for section in response.sections for r in section):
+        return response
     answer, authority, additional = (
         tuple(RR(r.owner, r.rtype, ttl, r.rdata, r.rclass) for r in section)
         for section in response.sections

@@ -10,7 +10,9 @@ Syntax:
 
 DBFILE is an RFC 1035 master file, relative to `root`; ZONES default to the server block's keys.
 Every `reload`, 1m by default and never with 0, it is looked at again, and taken up when the SOA
-serial has changed, or with `reload_by_mtime` when the file has.
+serial has changed, or with `reload_by_mtime` when the file has. While there is no such file, its
+zones are answered with SERVFAIL; with `reload 0` that is a mistake. `$INCLUDE` is relative to the
+directory of DBFILE.
 
 Examples:
 
@@ -20,8 +22,9 @@ Examples:
         }
     }
 
-Differences from CoreDNS: a broken file leaves the last good zone in force. Signed
-zones are served without their signatures.
+Differences from CoreDNS: a zone whose serial is 0 is served. Records of one RRset share its lowest
+TTL (RFC 2181 section 5.2). An alias beside other records is a mistake. Signed zones are served
+without their signatures.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
 from collections.abc import Generator, Hashable
 from pathlib import Path
 
@@ -50,6 +54,10 @@ from clusterdns.zone import Result, Zone
 _RCODES = {Result.NAME_ERROR: rr.NXDOMAIN, Result.FAILURE: rr.SERVFAIL}
 _MAY_FALL_THROUGH = (Result.NAME_ERROR, Result.EMPTY)
 MAX_FILE_OCTETS = 256 * 2**20
+# What a wildcard or DNAME makes is repeated for so long only: its names are without number, and
+# must not push out answers that last.
+SYNTHESIZED_S = 60.0
+_INCLUDE = re.compile(r'^(\$INCLUDE[ \t]+)("?)(?!["/])', re.IGNORECASE | re.MULTILINE)
 _log = plugin_logger("file")
 
 
@@ -66,8 +74,9 @@ def read(path: Path, apex: WireName) -> Zone:
     try:
         if path.stat().st_size > MAX_FILE_OCTETS:
             raise MasterFileError(f"{path}: larger than {MAX_FILE_OCTETS} octets")
+        text = path.read_text("utf-8", "surrogateescape")
         parsed = dns.zone.from_text(
-            path.read_text("utf-8", "surrogateescape"),
+            _INCLUDE.sub(lambda start: f"{start[1]}{start[2]}{path.parent}/", text),
             name.text(apex),
             relativize=False,
             filename=str(path),
@@ -80,8 +89,8 @@ def read(path: Path, apex: WireName) -> Zone:
             for rdata in rdataset
         ]
         return Zone(apex, records)
-    except OSError as error:
-        raise MasterFileError(f"{path}: {error.strerror or error}") from error
+    except OSError as error:  # of this file, or of one it includes
+        raise MasterFileError(f"{error.filename or path}: {error.strerror or error}") from error
     except dns.exception.SyntaxError as error:  # names file and line itself
         raise MasterFileError(str(error)) from error
     except (dns.exception.DNSException, FormError, ValueError, RecursionError) as error:
@@ -112,12 +121,16 @@ class File(Plugin):
                     pass  # CoreDNS takes and ignores it
                 case _:
                     raise line.error("unknown property")
+        self._zones: dict[WireName, Zone | None] = dict.fromkeys(apexes)  # None: no file yet
+        self._mtime = 0
         try:
             self._zones = {apex: read(self._path, apex) for apex in apexes}
+            self._mtime = self._path.stat().st_mtime_ns
         except MasterFileError as error:
-            raise directive.error(str(error)) from error
+            if self._path.exists() or not self._reload_s:
+                raise directive.error(str(error)) from error
+            _log.warning("%s: trying again every %g s", error, self._reload_s)
         self._apexes = list(self._zones)  # of all directives of the block
-        self._mtime = self._path.stat().st_mtime_ns
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -142,39 +155,44 @@ class File(Plugin):
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return what the zone says."""
-        zone = self._zone_of(question.folded)
-        if zone is None:
+        apex = self._apex_of(question.folded)
+        if apex is None:
             return next(question)
-        return answer_by(self._respond(zone, question), question, self._block.resolver, next)
+        steps = self._respond(self._zones[apex], question)
+        return answer_by(steps, question, self._block.resolver, next)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return what the zone says, asking the listener about names outside."""
-        zone = self._zone_of(query.question.folded) if query.question else None
-        if query.question is None or zone is None:
+        apex = self._apex_of(query.question.folded) if query.question else None
+        if query.question is None or apex is None:
             return await next(query)
         if query.opcode == OPCODE_NOTIFY:
             return DROP  # only a secondary has use for it, and CoreDNS does not answer
-        steps = self._respond(zone, query.question)
+        steps = self._respond(self._zones[apex], query.question)
         return await handle_by(steps, query, self._block.resolver, next)
 
-    def _zone_of(self, qname: WireName) -> Zone | None:
+    def _apex_of(self, qname: WireName) -> WireName | None:
         """Return the zone a name lies in, if it is not in a longer one of another directive."""
-        found = [apex for apex in self._apexes if name.is_within(qname, apex)]
-        return self._zones.get(max(found, key=len)) if found else None
+        found = max((a for a in self._apexes if name.is_within(qname, a)), key=len, default=None)
+        return found if found in self._zones else None
 
     def _respond(
-        self, zone: Zone, question: Question
+        self, zone: Zone | None, question: Question
     ) -> Generator[Question, Response, Response | None]:
         """Yield a question about an alias that leads outside; return the response."""
         if question.qtype in (rr.AXFR, rr.IXFR):
             return failure(rr.REFUSED)
-        found, lifetime_s = zone.find(question), math.inf
+        if zone is None:
+            return failure(rr.SERVFAIL, f"plugin/file: {self._path} is not there")
+        found = zone.find(question)
+        lifetime_s = math.inf if zone.holds(question.folded) else SYNTHESIZED_S
         facts: tuple[Hashable, ...] = (("zone", name.text(zone.apex)),)
         if found.target:
-            asked = question._replace(qname=found.target, folded=name.fold(found.target))
+            folded = name.fold(found.target)
+            asked = question._replace(qname=found.target, folded=folded, qclass=rr.CLASS_IN)
             outside = yield asked
             found = zone.join(found, outside.rcode, outside.answer)
-            lifetime_s = outside.lifetime_s
+            lifetime_s = min(lifetime_s, outside.lifetime_s)
             facts += outside.facts
         if not found.answer and found.result in _MAY_FALL_THROUGH and self._falls_through(question):
             return None
@@ -206,8 +224,10 @@ class File(Plugin):
             except (MasterFileError, OSError) as error:
                 _log.error("the last good zone stays in force: %s", error)
                 continue
-            serials = [zone.serial for zone in zones.values()]
-            if self._by_mtime or serials != [zone.serial for zone in self._zones.values()]:
-                self._zones = zones
+            if self._by_mtime or any(
+                known is None or known.serial != zones[apex].serial
+                for apex, known in self._zones.items()
+            ):
+                self._zones = {**zones}
                 worker.forget_all()
                 _log.info("Successfully reloaded zone from %s", self._path)
