@@ -38,8 +38,12 @@ _ECHOED_OPTIONS = frozenset((3, 9, 10, 11, 12))
 
 # How many octets an option may have: LLQ, UL, EXPIRE, TCP-KEEPALIVE, EDE.
 _OPTION_OCTETS = {
-    1: range(18, MAX_OCTETS), 2: (4, 8), 9: (0, *range(4, 512)), 11: (0, 2), 15: range(2, MAX_OCTETS),
-}  # fmt: skip
+    1: range(18, MAX_OCTETS),
+    2: (4, 8),
+    9: (0, *range(4, 512)),
+    11: (0, 2),
+    15: range(2, MAX_OCTETS),
+}
 
 # RDATA that holds names: octets before the first, and how many there are (RFC 3597 section 4).
 _NAMES_IN_RDATA: dict[int, tuple[int, int]] = {

@@ -2,7 +2,8 @@
 
 ``parse`` reads the file, ``names`` lists what is asked in order, ``walk`` asks until the resolver
 in question would stop. They differ: musl asks for a name with enough dots only as it is, and stops
-at the first reply that is not NXDOMAIN; glibc and Go go on after NODATA and SERVFAIL.
+at the first reply that is not NXDOMAIN; glibc and Go go on after NODATA and SERVFAIL. After REFUSED
+or a timeout glibc leaves the search list for the bare name, while Go goes on.
 
 Sources: glibc resolv/res_query.c and res_init.c, musl src/network/lookup_name.c and resolvconf.c,
 Go net/dnsclient_unix.go and dnsconfig_unix.go, resolv.conf(5).
@@ -30,6 +31,7 @@ class Outcome(Enum):
     NODATA = "no data"
     NXDOMAIN = "name error"
     SERVFAIL = "server failure"
+    REFUSED = "refused"  # or any other RCODE
     TIMEOUT = "timeout"
 
 
@@ -101,13 +103,13 @@ def names(conf: ResolvConf, host: str, resolver: Resolver) -> list[str]:
 
 
 def continues(resolver: Resolver, outcome: Outcome) -> bool:
-    """Tell whether the next name is asked after this outcome."""
+    """Tell whether the next name is asked after this outcome of one on the search list."""
     if outcome is Outcome.ANSWER:
         return False
     if resolver == "musl":
         return outcome is Outcome.NXDOMAIN
-    # glibc gives up the search list on a timeout, but asks for the bare name still: see `walk`.
-    return resolver == "go" or outcome is not Outcome.TIMEOUT
+    # glibc gives up the search list on these, but asks for the bare name still: see `walk`.
+    return resolver == "go" or outcome not in (Outcome.REFUSED, Outcome.TIMEOUT)
 
 
 def walk(
@@ -122,7 +124,9 @@ def walk(
         asked.append((name, outcome))
         if outcome is Outcome.ANSWER:
             break
+        bare = f"{host}."
+        if resolver == "glibc" and name == bare:
+            continue  # asked first, it is followed by the search list whatever came of it
         if not continues(resolver, outcome):
-            bare = f"{host}."
             left = [bare] if resolver == "glibc" and bare in left else []
     return asked

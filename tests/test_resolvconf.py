@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import dns.message
@@ -106,6 +112,13 @@ def test_after_a_timeout():
     assert outcomes("go", *given) == SUFFIXED[:2]
 
 
+def test_after_a_refusal():
+    given = (Outcome.REFUSED, Outcome.ANSWER)
+    assert outcomes("musl", *given) == SUFFIXED[:1]
+    assert outcomes("glibc", *given) == [SUFFIXED[0], "web."]
+    assert outcomes("go", *given) == SUFFIXED[:2]
+
+
 def test_nothing_anywhere_asks_for_everything():
     given = (Outcome.NXDOMAIN,) * 4
     for resolver in ("glibc", "musl", "go"):
@@ -143,8 +156,74 @@ def test_the_lab_through_a_pods_resolver(lab, host, resolver, count):
         reply = dns.message.from_wire(peers.ask_udp(lab.address, query))
         if reply.rcode() == dns.rcode.NXDOMAIN:
             return Outcome.NXDOMAIN
-        if reply.rcode() != dns.rcode.NOERROR:
+        if reply.rcode() == dns.rcode.SERVFAIL:
             return Outcome.SERVFAIL
+        if reply.rcode() != dns.rcode.NOERROR:
+            return Outcome.REFUSED
         return Outcome.ANSWER if reply.answer else Outcome.NODATA
 
     assert len(walk(POD, host, resolver, ask)) == count
+
+
+# Asks glibc itself: res_ninit reads the search list and ndots from the environment; the only name
+# server is then put into its state (struct __res_state of 64-bit glibc: nscount at 16, the first
+# sockaddr_in at 20).
+ASK_GLIBC = """
+import ctypes, socket, struct, sys
+libc = ctypes.CDLL("libc.so.6")
+state = ctypes.create_string_buffer(4096)
+assert libc.__res_ninit(state) == 0
+struct.pack_into("=i", state, 16, 1)
+struct.pack_into("=H", state, 20, socket.AF_INET)
+struct.pack_into("!H4s8x", state, 22, int(sys.argv[1]), socket.inet_aton("127.0.0.1"))
+libc.res_nsearch(state, sys.argv[2].encode(), 1, 1, ctypes.create_string_buffer(4096), 4096)
+"""
+RCODES = {
+    Outcome.NODATA: dns.rcode.NOERROR,
+    Outcome.NXDOMAIN: dns.rcode.NXDOMAIN,
+    Outcome.SERVFAIL: dns.rcode.SERVFAIL,
+    Outcome.REFUSED: dns.rcode.REFUSED,
+}
+
+
+def glibc_asks(conf: ResolvConf, host: str, given: list[Outcome]) -> list[str]:
+    """Return the names that glibc asks for ``host`` when these are what comes of them."""
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(0.05)
+        environ = {
+            "LOCALDOMAIN": " ".join(conf.search),
+            "RES_OPTIONS": f"ndots:{conf.ndots} timeout:1 attempts:1",
+        }
+        arguments = [sys.executable, "-c", ASK_GLIBC, str(server.getsockname()[1]), host]
+        process = subprocess.Popen(arguments, env={**os.environ, **environ})
+        asked = []
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(TimeoutError):
+                    packet, client = server.recvfrom(512)
+                    query = dns.message.from_wire(packet)
+                    qname = query.question[0].name.to_text()
+                    if qname not in asked:  # else it is asked once more
+                        asked.append(qname)
+                    outcome = given[len(asked) - 1]
+                    if outcome is not Outcome.TIMEOUT:
+                        reply = dns.message.make_response(query, recursion_available=True)
+                        reply.set_rcode(RCODES[outcome])
+                        server.sendto(reply.to_wire(), client)
+        finally:
+            process.kill()
+        assert process.wait() == 0
+        return asked
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or sys.maxsize < 2**32, reason="needs 64-bit glibc"
+)
+@pytest.mark.parametrize("host", ["web", "web.", "a.b.c.d.e", "a.b.c.d.e.f"])
+@pytest.mark.parametrize("outcome", [*RCODES, Outcome.TIMEOUT])
+def test_glibc_itself(host, outcome):
+    given = [outcome, Outcome.NXDOMAIN, outcome, Outcome.NXDOMAIN]
+    replies = iter(given)
+    expected = [name for name, _ in walk(POD, host, "glibc", lambda _: next(replies))]
+    assert expected == glibc_asks(POD, host, given)
