@@ -12,6 +12,8 @@ by the workers it forks. ``supervise`` runs in the supervisor, ``start`` and ``s
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import importlib
 import pkgutil
@@ -169,6 +171,14 @@ class Passive(Plugin):
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return what the plugins behind say."""
         return next(question)
+
+
+async def end(task: asyncio.Task[None] | None) -> None:
+    """Cancel a plugin's task and wait until it is gone."""
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def no_arguments(directive: Directive) -> None:

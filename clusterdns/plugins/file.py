@@ -30,7 +30,6 @@ without their signatures.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import re
 from collections.abc import Generator, Hashable
@@ -46,7 +45,7 @@ from clusterdns.errors import ClusterDNSError, FormError
 from clusterdns.logs import plugin_logger
 from clusterdns.message import AA, OPCODE_NOTIFY, Query, Question
 from clusterdns.name import WireName
-from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker, end
 from clusterdns.rr import RR
 from clusterdns.steps import answer_by, handle_by
 from clusterdns.zone import Result, Zone
@@ -148,10 +147,7 @@ class File(Plugin):
 
     async def stop(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return what the zone says."""

@@ -21,7 +21,6 @@ the test is repeated every 30 s: when the loop is gone, names are forwarded agai
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 
 from clusterdns import name, rr
@@ -30,7 +29,7 @@ from clusterdns.corefile import Directive
 from clusterdns.errors import UpstreamError
 from clusterdns.logs import plugin_logger
 from clusterdns.message import RD, Query, Question
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, no_arguments
+from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end, no_arguments
 from clusterdns.upstream import Exchange, Options, Upstream
 
 MAX_SEEN = 2
@@ -60,10 +59,7 @@ class Loop(Plugin):
 
     async def stop(self) -> None:
         """End the test."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Pass on; a probe has to be seen each time it comes."""
