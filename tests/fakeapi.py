@@ -46,7 +46,8 @@ class FakeApi:
     def __init__(self, objects: Iterable[Manifest] = ()) -> None:
         self.version = 1000
         self.objects: dict[str, dict[tuple[str, str], Manifest]] = {r: {} for r in RESOURCES}
-        self.history: list[tuple[int, str, str, Manifest]] = []  # version, resource, type, object
+        # version, resource, the object before and after; None where there was or is none
+        self.history: list[tuple[int, str, Manifest | None, Manifest | None]] = []
         self.oldest = 0  # watches from before are told 410
         self.never_list: set[str] = set()  # resources whose list does not come
         self.requests: list[str] = []
@@ -79,7 +80,7 @@ class FakeApi:
         metadata = manifest["metadata"]
         key = (metadata.get("namespace", "") or "", metadata["name"])
         with self.changed:
-            event = "MODIFIED" if key in self.objects[resource] else "ADDED"
+            before = self.objects[resource].get(key)
             self.version += 1
             _, version, kind = RESOURCES[resource]
             stored = {**manifest, "apiVersion": version, "kind": kind}
@@ -90,7 +91,7 @@ class FakeApi:
                 "resourceVersion": str(self.version),
             }
             self.objects[resource][key] = stored
-            self._record(resource, event, stored)
+            self._record(resource, before, stored)
 
     def delete(self, kind: str, name: str, namespace: str = "") -> None:
         """Remove an object."""
@@ -98,8 +99,7 @@ class FakeApi:
         with self.changed:
             gone = self.objects[resource].pop((namespace, name))
             self.version += 1
-            gone = {**gone, "metadata": {**gone["metadata"], "resourceVersion": str(self.version)}}
-            self._record(resource, "DELETED", gone)
+            self._record(resource, gone, None)
 
     def compact(self) -> None:
         """Forget all history: who watches from before has to list again."""
@@ -108,13 +108,29 @@ class FakeApi:
             self.history.clear()
             self.changed.notify_all()
 
-    def _record(self, resource: str, event: str, manifest: Manifest) -> None:
-        self.history.append((self.version, resource, event, manifest))
+    def _record(self, resource: str, before: Manifest | None, after: Manifest | None) -> None:
+        self.history.append((self.version, resource, before, after))
         self.changed.notify_all()
 
     def select(self, resource: str, query: Mapping[str, str]) -> list[Manifest]:
         """Return the objects that a request's selectors let through."""
         return [m for m in self.objects[resource].values() if is_selected(m, query)]
+
+
+def event_of(
+    before: Manifest | None, after: Manifest | None, version: int, query: Mapping[str, str]
+) -> Manifest | None:
+    """Return the event that a watch is sent for a change, None for none.
+
+    An object that leaves the selection is gone for this watch, one that enters it is new.
+    """
+    was = before is not None and is_selected(before, query)
+    if after is not None and is_selected(after, query):
+        return {"type": "MODIFIED" if was else "ADDED", "object": after}
+    if before is None or not was:
+        return None
+    metadata = {**before["metadata"], "resourceVersion": str(version)}
+    return {"type": "DELETED", "object": {**before, "metadata": metadata}}
 
 
 def is_selected(manifest: Manifest, query: Mapping[str, str]) -> bool:
@@ -213,10 +229,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if not news:
                     api.changed.wait(0.5)
                     continue
-            for version, kind, event, manifest in news:
+            for version, kind, before, after in news:
                 at = version
-                if kind == resource and is_selected(manifest, query):
-                    self._chunk({"type": event, "object": manifest})
+                event = event_of(before, after, version, query) if kind == resource else None
+                if event is not None:
+                    self._chunk(event)
         self.wfile.write(b"0\r\n\r\n")
 
     def _chunk(self, event: Manifest) -> None:

@@ -93,11 +93,11 @@ class ScriptedUpstream:
                 reply.set_rcode(dns.rcode.NXDOMAIN)
             if negative is None or negative.has_soa:
                 reply.authority.append(dns.rrset.from_text(*_SOA.split(" ", 4)))
-        wire = reply.to_wire()
+        wire = reply.to_wire(max_size=65535)
         if is_udp and len(wire) > max(512, query.payload):  # as servers do (RFC 2181 section 9)
             reply.flags |= dns.flags.TC
             reply.answer.clear()
-            wire = reply.to_wire()
+            wire = reply.to_wire(max_size=65535)
         return wire
 
     def _serve_udp(self) -> None:
