@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 T ?= 60
 
-.PHONY: lab test check bench fuzz image clean
+.PHONY: lab test lint check bench fuzz e2e image clean
 
 # Serve the lab cluster of zones/ and print what to ask it.
 lab: $(VENV)/installed
@@ -14,11 +14,14 @@ lab: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/pytest
 
-# Format, lint, types, and the tests that need no other server.
-check: $(VENV)/installed
+# Format, lint and types.
+lint: $(VENV)/installed
 	$(BIN)/ruff format --check clusterdns tests
 	$(BIN)/ruff check clusterdns tests
 	$(BIN)/mypy
+
+# Before a commit: lint, and the tests that need no other server and no patience.
+check: lint
 	$(BIN)/pytest -m "not peer and not slow"
 
 # CPU per query beside a C echo server and, if there is one, CoreDNS.
@@ -28,6 +31,10 @@ bench: $(VENV)/installed
 # Every fuzz target for T seconds.
 fuzz: $(VENV)/installed
 	@for target in tests/fuzz/fuzz_*.py; do $(BIN)/python $$target $(T) || exit 1; done
+
+# Through a real etcd, kube-apiserver and kube-controller-manager, built once (six minutes).
+e2e: $(VENV)/installed
+	E2E=1 $(BIN)/pytest tests/test_e2e.py
 
 image:
 	docker build -t clusterdns .

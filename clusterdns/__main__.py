@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
 import platform
+import resource
 import socket
 import sys
 import sysconfig
@@ -82,6 +84,7 @@ def _serve(flags: argparse.Namespace) -> int:
         print("\n".join(f"  dns.{word}" for word in sorted(plugin.available())))
         return 0
     logs.start()
+    _raise_descriptor_limit()
     loader = _loader(flags.conf, flags.port)
     text = loader.read()
     configuration = loader.compile(text)
@@ -98,6 +101,13 @@ def _serve(flags: argparse.Namespace) -> int:
         return await Supervisor(loader, configuration, text).run(announce)
 
     return asyncio.run(run())
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many sockets as the system does, as Go's runtime does by itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _version() -> list[str]:

@@ -372,6 +372,8 @@ def render_reply(
     else:
         counts, body, cut = render(qname, sections, limit - len(opt))
     flags = QR | response.flags | query.flags & message.OPCODE_MASK | response.rcode & 15
+    if not (response.verbatim or query.flags & AD or (question and question.do)):
+        flags &= ~AD  # AD only to who understands it (RFC 6840 section 5.8)
     if not response.verbatim and query.opcode == message.OPCODE_QUERY:
         flags |= query.flags & (RD | message.CD)
     if cut:

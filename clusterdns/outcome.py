@@ -38,12 +38,12 @@ def outcome_of(question: Question, response: Response, opcode: int = 0) -> Outco
     """Return the kind of ``response``."""
     if opcode == OPCODE_NOTIFY or question.qtype in (rr.AXFR, rr.IXFR):
         return Outcome.META
+    if response.rcode in (rr.SERVFAIL, rr.NOTIMP):
+        return Outcome.SERVERERROR
     if response.answer:
         return Outcome.NOERROR if response.rcode == rr.NOERROR else Outcome.OTHERERROR
     if response.rcode == rr.NXDOMAIN:
         return Outcome.NXDOMAIN
-    if response.rcode in (rr.SERVFAIL, rr.NOTIMP):
-        return Outcome.SERVERERROR
     if response.rcode != rr.NOERROR:
         return Outcome.OTHERERROR
     if has_soa(response):

@@ -1,16 +1,16 @@
 """Exchanges with upstream servers: one query out, its reply back, over UDP or TCP.
 
-``Exchange`` decides which octets are the reply to a query; ``order`` in which turn servers are
-asked. Both are plain functions of their arguments. ``Upstream`` is one server with its sockets, its
-health, and its counts. Every query over UDP has a socket, and so a source port, and a random ID of
-its own: whoever wants to forge a reply has to guess both (RFC 5452). (CoreDNS: plugin/pkg/proxy,
-pkg/up)
+``Exchange`` decides which octets are the reply to a query; ``order`` and ``Round`` in which turn
+servers are asked. These are plain functions of their arguments. ``Upstream`` is one server with its
+sockets, its health, and its counts. Every query over UDP has a socket, and so a source port, and a
+random ID of its own: whoever wants to forge a reply has to guess both (RFC 5452). (CoreDNS:
+plugin/pkg/proxy, pkg/up)
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import random
 import secrets
 import socket
@@ -27,7 +27,7 @@ from clusterdns.name import WireName
 
 DIAL_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 1.0
-MAX_SOCKETS = 1024  # exchanges under way at one time in a worker; the others wait their turn
+MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others wait their turn
 MAX_IDLE_CONNECTIONS = 64
 _HEADER_FLAGS = 0x7FF0  # everything but QR and RCODE
 
@@ -49,15 +49,26 @@ class Exchange(NamedTuple):
     def read(self, packet: bytes) -> Reply | None:
         """Return the reply in ``packet``, None if it is not one to this query.
 
-        A reply with our ID that cannot be read to its end counts as cut short: the client will ask
-        again over TCP (CoreDNS: proxy/connect.go on dns.ErrBuf).
+        A reply to our ID and question whose records cannot be read counts as one cut short, without
+        them: the client asks again over TCP. (CoreDNS: proxy/connect.go truncateResponse)
         """
         if len(packet) < message.HEADER_OCTETS or packet[:2] != self.packet[:2]:
             return None
         try:
             return message.read_reply(packet)
         except FormError:
+            return self._read_cut(packet)
+
+    def _read_cut(self, packet: bytes) -> Reply | None:
+        """Return the reply that header and question alone make, None if they are not ours."""
+        flags, questions = struct.unpack_from("!HH", packet, 2)
+        asked = self.question.wire
+        found = packet[message.HEADER_OCTETS : message.HEADER_OCTETS + len(asked)]
+        if not flags & message.QR or questions != 1 or found.lower() != asked.lower():
             return None
+        question = (self.question.qname, self.question.qtype, self.question.qclass)
+        flags |= message.TC
+        return Reply(self.ident, flags, flags & 15, (question,), (), (), (), None)
 
     def is_answered_by(self, reply: Reply) -> bool:
         """Tell whether a reply is to our question (CoreDNS: request.go Match)."""
@@ -80,6 +91,44 @@ def order(policy: str, count: int, turn: int, rng: random.Random) -> list[int]:
         first = indexes.pop(turn % count)
         indexes.insert(0, first)
     return indexes
+
+
+class Round:
+    """Which servers one query is sent to, one after the other (CoreDNS: forward.go ServeDNS).
+
+    ``turns`` is gone through again and again, past servers that are down: those that have failed
+    more than ``max_fails`` checks in a row, if that is not 0. Where all are down, the checks are
+    not believed and any of them is taken, or none if the round ``fails_fast``.
+    """
+
+    def __init__(
+        self, turns: list[int], *, max_fails: int, fails_fast: bool, rng: random.Random
+    ) -> None:
+        self.broken = 0  # how many times all were down
+        self._turns = turns
+        self._max_fails = max_fails
+        self._fails_fast = fails_fast
+        self._random = rng
+        self._next = self._down = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last server was taken and the next is the first again."""
+        return self._next >= len(self._turns)
+
+    def take(self, fails: list[int]) -> int | None:
+        """Return the index of the server to ask; ``fails`` are the failed checks of each."""
+        while True:
+            if self.is_over:
+                self._next = self._down = 0
+            found = self._turns[self._next]
+            self._next += 1
+            if not self._max_fails or fails[found] <= self._max_fails:
+                return found
+            self._down += 1
+            if self._down == len(self._turns):
+                self.broken += 1
+                return None if self._fails_fast else self._random.choice(self._turns)
 
 
 class Options(NamedTuple):
@@ -133,8 +182,10 @@ class Upstream:
         except TimeoutError as error:
             raise UpstreamError(f"read {proto} {self.text}: i/o timeout") from error
         except (OSError, asyncio.IncompleteReadError) as error:
-            raise UpstreamError(f"{proto} {self.text}: {error or type(error).__name__}") from error
-        rcode = rr.rcode_text(reply.rcode)
+            number = error.errno if isinstance(error, OSError) else None
+            reason = os.strerror(number).lower() if number else "connection closed"
+            raise UpstreamError(f"{proto} {self.text}: {reason}") from error
+        rcode = rr.RCODE_TEXT.get(reply.rcode) or str(reply.rcode)
         histogram = self.durations.get(rcode)
         if histogram is None:
             histogram = self.durations[rcode] = Histogram(TIME_S)
@@ -157,8 +208,8 @@ class Upstream:
         loop = asyncio.get_running_loop()
         self.dials["misses", "udp"] += 1
         with self._socket(socket.SOCK_DGRAM) as sock:
-            await loop.sock_connect(sock, (self.host, self.port))
-            await loop.sock_sendall(sock, exchange.packet)
+            sock.connect((self.host, self.port))  # datagrams of others do not reach us; never waits
+            sock.send(exchange.packet)
             async with asyncio.timeout(self._options.read_timeout_s):
                 while True:
                     reply = exchange.read(await loop.sock_recv(sock, message.MAX_OCTETS))
@@ -182,8 +233,12 @@ class Upstream:
         kept = self._kept()
         if kept is not None:
             self.dials["hits", "tcp"] += 1
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            try:
                 return await self._talk(kept, exchange)
+            except TimeoutError:
+                raise
+            except (OSError, asyncio.IncompleteReadError):
+                pass  # the server has closed it meanwhile: that is no failure
         self.dials["misses", "tcp"] += 1
         async with asyncio.timeout(DIAL_TIMEOUT_S):
             sock = self._socket(socket.SOCK_STREAM)

@@ -25,6 +25,8 @@ import pytest
 COREDNS_MODULE = "github.com/coredns/coredns@v1.14.7"
 INSTALL_COREDNS = f"go install {COREDNS_MODULE}"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "clusterdns-tests"
+_BUILT = _CACHE / "coredns"
+_why_not = ""  # the build failed
 _PROBE = bytes.fromhex("7b7b01000001000000000000") + b"\x05probe\x07invalid\0" + b"\0\x01\0\x01"
 
 
@@ -72,27 +74,33 @@ def coredns(corefile: str, directory: Path, *flags: str) -> Iterator[Server]:
 
 
 def coredns_path() -> Path:
-    """Return the CoreDNS binary: from COREDNS, from the PATH, or built once by ``go install``."""
+    """Return the CoreDNS binary: from COREDNS, from the PATH, or from what was built."""
     named = os.environ.get("COREDNS") or shutil.which("coredns")
     if named:
         return Path(named)
-    built = _CACHE / "coredns"
-    if not built.exists():
-        go = shutil.which("go")
-        if go is None:
-            pytest.skip(f"needs CoreDNS 1.14.7: {INSTALL_COREDNS}")
-        _CACHE.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            [go, "install", COREDNS_MODULE],
-            env={**os.environ, "GOBIN": str(_CACHE), "GOTOOLCHAIN": "auto", "CGO_ENABLED": "0"},
-            capture_output=True,
-            timeout=900,
-            check=False,
-        )
-        if done.returncode:
-            reason = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            pytest.skip(f"needs CoreDNS 1.14.7: {INSTALL_COREDNS} ({reason:.200})")
-    return built
+    if not _BUILT.exists():
+        pytest.skip(f"needs CoreDNS 1.14.7: {INSTALL_COREDNS}{_why_not}")
+    return _BUILT
+
+
+def build_coredns() -> None:
+    """Build CoreDNS if there is none and Go is; takes three minutes, once."""
+    global _why_not
+    if os.environ.get("COREDNS") or shutil.which("coredns") or _BUILT.exists():
+        return
+    go = shutil.which("go")
+    if go is None:
+        return
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [go, "install", COREDNS_MODULE],
+        env={**os.environ, "GOBIN": str(_CACHE), "GOTOOLCHAIN": "auto", "CGO_ENABLED": "0"},
+        capture_output=True,
+        timeout=900,
+        check=False,
+    )
+    if done.returncode:
+        _why_not = f" ({done.stderr.decode('utf-8', 'replace').strip()[-200:]})"
 
 
 @contextlib.contextmanager

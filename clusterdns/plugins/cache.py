@@ -59,6 +59,7 @@ DEFAULT_CAPACITY = 9984  # CoreDNS: 10000 over 256 shards of 39
 MIN_CAPACITY = 1024
 MIN_TTL_S = 5
 MAX_SERVFAIL_S = 300.0
+MAX_RECHECK_S = 300.0
 SUCCESS, DENIAL = "success", "denial"
 _KEPT_AS = {
     Outcome.NOERROR: SUCCESS,
@@ -111,6 +112,7 @@ class Cache(Plugin):
         self._zones = arguments.zone_names(args, directive) if args else block.zones
         for line in directive.block:
             self._read(line)
+        _check_policy(directive)
         for limits in self._kinds.values():
             limits.items = LRUCache(limits.capacity)
         self._worker: Worker | None = None
@@ -139,12 +141,11 @@ class Cache(Plugin):
                 _check_serve_stale(line)
             case "serve_stale_policy":
                 arguments.word(line, "prefer_positive")
-                _log.warning("serve_stale_policy is not acted on yet")
             case _:
                 raise line.error("unknown property")
 
     def _read_limits(self, line: Directive) -> None:
-        if not 1 <= len(line.args) <= 3:
+        if not line.args:
             raise line.error("wants CAPACITY [TTL [MINTTL]]")
         limits = self._kinds[line.name]
         limits.capacity = max(MIN_CAPACITY, arguments.whole(line.args[0], line, least=0))
@@ -170,7 +171,9 @@ class Cache(Plugin):
         self._count("requests")
         self._count("misses")
         bounded = _with_ttl(response, self._ttl_of(question, response, OPCODE_QUERY))
-        return bounded._replace(counters=(*bounded.counters, *self._moves("requests", "misses")))
+        return bounded._replace(
+            edns=None, counters=(*bounded.counters, *self._moves("requests", "misses"))
+        )
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return a kept reply, or wait for one and keep it."""
@@ -344,13 +347,30 @@ def _check_prefetch(line: Directive) -> None:
 
 
 def _check_serve_stale(line: Directive) -> None:
-    if line.args and duration_s(line.args[0], line) < 0:
-        raise line.error("wants a duration of at least 0")
-    if len(line.args) > 1:
-        if line.args[1] not in ("immediate", "verify"):
-            raise line.error(f"wants immediate or verify, got {line.args[1]!r}")
-        if len(line.args) > 5:
-            raise line.error(f"unexpected argument {line.args[5]!r}")
-        for text in line.args[2:]:
-            duration_s(text, line)
+    """Check `DURATION [immediate [TTL [RECHECK]] | verify [TIMEOUT [TTL [RECHECK]]]]`."""
+    mode = line.args[1].lower() if len(line.args) > 1 else "immediate"
+    if mode not in ("immediate", "verify"):
+        raise line.error(f"wants immediate or verify, got {line.args[1]!r}")
+    times = ["duration", "TTL", "recheck"] if mode == "immediate" else [
+        "duration", "timeout", "TTL", "recheck"
+    ]  # fmt: skip
+    values = (*line.args[:1], *line.args[2:])
+    if len(values) > len(times):
+        raise line.error(f"unexpected argument {values[len(times)]!r}")
+    for what, text in zip(times, values, strict=False):
+        seconds = duration_s(text, line)
+        if seconds < 0:
+            raise line.error(f"{what} {text} is negative")
+        if what == "TTL" and seconds != int(seconds):
+            raise line.error(f"TTL {text} is no whole number of seconds")
+        if what == "recheck" and seconds > MAX_RECHECK_S:
+            raise line.error(f"recheck {text} is more than 5 minutes")
     _log.warning("serve_stale is not acted on yet")
+
+
+def _check_policy(directive: Directive) -> None:
+    named = {line.name: line for line in directive.block}
+    if "serve_stale_policy" in named:
+        if "serve_stale" not in named:
+            raise named["serve_stale_policy"].error("requires serve_stale")
+        _log.warning("serve_stale_policy is not acted on yet")

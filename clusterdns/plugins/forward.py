@@ -36,8 +36,11 @@ Examples:
         forward . 192.0.2.54
     }
 
-Differences from CoreDNS: `tls`, `tls_servername`, `doh_method`, `resolver` and upstream servers
-given as `tls://` or `https://` are not served yet.
+Differences from CoreDNS: every query over UDP leaves from a port of its own. A client that sends no
+OPT gets none. After `failover` a server's reply counts more than the error of the ones behind it.
+`health_check 0` is taken as 0.5s. `max_concurrent` holds for each worker of `multisocket`. `tls`,
+`tls_servername`, `doh_method`, `resolver` and upstream servers given as `tls://` or `https://` are
+not served yet.
 """
 
 from __future__ import annotations
@@ -53,20 +56,24 @@ from pathlib import Path
 from clusterdns import arguments, message, name, rr
 from clusterdns.answers import Response, failure
 from clusterdns.corefile import Directive, duration_s
-from clusterdns.errors import UpstreamError
+from clusterdns.errors import FormError, UpstreamError
+from clusterdns.logs import plugin_logger
 from clusterdns.message import Query, Question, Reply
 from clusterdns.name import WireName
 from clusterdns.outcome import Outcome, outcome_of
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Sample, Worker
-from clusterdns.upstream import Exchange, Options, Upstream, order
+from clusterdns.upstream import Exchange, Options, Round, Upstream, order
 
 MAX_UPSTREAMS = 15
+MAX_COUNT = 2**32 - 1  # CoreDNS: uint32
 DEADLINE_S = 5.0
+PAUSE_S = 0.05  # between rounds whose number is unlimited
 _LATER = frozenset(("tls", "tls_servername", "doh_method", "resolver"))
-_RCODES = {text: rcode for rcode, text in rr.RCODE_TEXT.items()}
+_RCODES = {text: rcode for rcode, text in rr.RCODE_TEXT.items()} | {"BADSIG": rr.BADVERS}
 _FLAGS_KEPT = (
     message.AA | message.TC | message.RD | message.RA | message.Z | message.AD | message.CD
 )
+_log = plugin_logger("forward")
 
 
 class Forward(Plugin):
@@ -127,9 +134,9 @@ class Forward(Plugin):
                 if rr.NOERROR in self._failover:
                     raise line.error("NOERROR is no reason to ask another server")
             case "max_fails":
-                self._max_fails = arguments.number(line)
+                self._max_fails = arguments.number(line, most=MAX_COUNT)
             case "max_connect_attempts":
-                self._max_attempts = arguments.number(line)
+                self._max_attempts = arguments.number(line, most=MAX_COUNT)
             case "max_concurrent":
                 self._max_concurrent = arguments.number(line)
             case "max_idle_conns":
@@ -200,43 +207,49 @@ class Forward(Plugin):
     async def _forward(self, query: Query, question: Question) -> Response:
         """Ask one server after the other until one replies (CoreDNS: forward.go ServeDNS)."""
         deadline = time.monotonic() + DEADLINE_S
-        turns = order(self._policy, len(self._upstreams), self._turn, self._random)
+        turns = Round(
+            order(self._policy, len(self._upstreams), self._turn, self._random),
+            max_fails=self._max_fails,
+            fails_fast=self._fails_fast,
+            rng=self._random,
+        )
         self._turn += 1
-        error, last, attempts, down, i = "no healthy proxies", None, 0, 0, 0
+        error, last, attempts = "no healthy proxies", None, 0
         while time.monotonic() < deadline and attempts < (self._max_attempts or math.inf):
-            upstream = self._upstreams[turns[i % len(turns)]]
-            i += 1
-            if self._max_fails and upstream.fails > self._max_fails:
-                down += 1
-                if down < len(turns):
-                    continue
-                self._broken += 1
-                if self._fails_fast:
-                    break
-                down = 0
-                upstream = self._random.choice(self._upstreams)
+            taken = turns.take([upstream.fails for upstream in self._upstreams])
+            if taken is None:
+                break
+            upstream = self._upstreams[taken]
             try:
                 last = await self._ask(upstream, query, question, deadline)
-            except (UpstreamError, TimeoutError) as failed:
-                error = str(failed) or f"read {upstream.text}: i/o timeout"
+                if last.rcode not in self._failover:
+                    break
+            except UpstreamError as failed:
+                error = str(failed)
                 attempts += 1
                 if self._max_fails:
                     upstream.suspect()
-                continue
-            if last.rcode not in self._failover or i >= len(turns):
-                return last
+            if turns.is_over:
+                if last is not None:
+                    break
+                if not self._max_attempts:  # a server that refuses at once would be asked 5 s long
+                    await asyncio.sleep(PAUSE_S)
+        self._broken += turns.broken
         return last or failure(rr.SERVFAIL, error)
 
     async def _ask(
         self, upstream: Upstream, query: Query, question: Question, deadline: float
     ) -> Response:
-        """Return one server's reply. Raises UpstreamError or TimeoutError."""
+        """Return one server's reply. Raises UpstreamError."""
         proto = "tcp" if self._force_tcp else "udp" if self._prefer_udp else query.transport
         exchange = Exchange.begin(question, query.flags, query.edns)
-        async with asyncio.timeout(deadline - time.monotonic()):
-            reply = await upstream.ask(exchange, proto)
-            if reply.flags & message.TC and proto == "udp" and self._prefer_udp:
-                reply = await upstream.ask(exchange, "tcp")
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                reply = await upstream.ask(exchange, proto)
+                if reply.flags & message.TC and proto == "udp" and self._prefer_udp:
+                    reply = await upstream.ask(exchange, "tcp")
+        except TimeoutError as error:
+            raise UpstreamError(f"read {proto} {upstream.text}: i/o timeout") from error
         if not exchange.is_answered_by(reply):
             return Response(rr.FORMERR, flags=0, lifetime_s=0)
         return _response_of(reply)
@@ -275,6 +288,8 @@ def _response_of(reply: Reply) -> Response:
 def _addresses(directive: Directive) -> list[tuple[str, int]]:
     """Return the servers' addresses and ports, each once. Raises ConfigError."""
     found: list[tuple[str, int]] = []
+    if len(directive.args) - 1 > MAX_UPSTREAMS:
+        raise directive.error(f"more than {MAX_UPSTREAMS} upstream servers")
     for text in directive.args[1:]:
         scheme, _, rest = text.rpartition("://")
         if scheme not in ("", "dns"):
@@ -297,8 +312,15 @@ def _name_servers(path: Path, directive: Directive) -> list[str]:
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError as error:
         raise directive.error(f"{path}: {error.strerror}") from error
-    words = [line.split() for line in lines]
-    return [word[1] for word in words if len(word) > 1 and word[0] == "nameserver"]
+    found = []
+    for words in map(str.split, lines):
+        if len(words) < 2 or words[0] != "nameserver":
+            continue
+        try:
+            found.append(str(ipaddress.ip_address(words[1])))
+        except ValueError:  # nobody who starts a server in a Pod can mend the node's file
+            _log.warning("%s: nameserver %.50s is no address and is not asked", path, words[1])
+    return found
 
 
 def _resolve(text: str, directive: Directive) -> list[tuple[str, int]]:
@@ -317,7 +339,7 @@ def _resolve(text: str, directive: Directive) -> list[tuple[str, int]]:
     try:
         name.parse(host)
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, FormError) as error:
         raise directive.error(f"{text!r} is no address, file or host name: {error}") from error
     return [(str(item[4][0]), int(port)) for item in found]
 
@@ -325,9 +347,9 @@ def _resolve(text: str, directive: Directive) -> list[tuple[str, int]]:
 def _health_check(line: Directive, options: Options) -> Options:
     words = list(arguments.some(line))
     interval_s = duration_s(words.pop(0), line)
-    if interval_s <= 0:
-        raise line.error("wants a duration above 0")
-    options = options._replace(probe_interval_s=interval_s)
+    if interval_s < 0:
+        raise line.error("wants a positive duration")
+    options = options._replace(probe_interval_s=interval_s or Options().probe_interval_s)
     while words:
         word = words.pop(0)
         if word == "no_rec":

@@ -4,8 +4,9 @@ Syntax:
 
     loop
 
-At the start a question for a random name is sent to the server itself. If it arrives more than
-twice, an upstream server sends it back: `forward` then answers with SERVFAIL, which ends the loop.
+At the start every worker sends a question for a random name to the server itself. If it arrives at
+a worker more than twice, an upstream server sends it back: `forward` then answers with SERVFAIL,
+which ends the loop.
 
 Examples:
 
@@ -15,27 +16,34 @@ Examples:
     }
 
 Differences from CoreDNS: the process goes on, so that the names it knows itself still resolve, and
-the test is repeated every 30 s: when the loop is gone, names are forwarded again.
+the test is repeated every 30 s: when the loop is gone, names are forwarded again. A loop is logged
+once, when it is found.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import time
+from collections import Counter
 
 from clusterdns import name, rr
 from clusterdns.answers import Response
 from clusterdns.corefile import Directive
-from clusterdns.errors import UpstreamError
+from clusterdns.errors import FormError, UpstreamError
 from clusterdns.logs import plugin_logger
 from clusterdns.message import RD, Query, Question
+from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end, no_arguments
 from clusterdns.upstream import Exchange, Options, Upstream
 
 MAX_SEEN = 2
 RETRY_S = 1.0
-RETRIES = 30
+TEST_S = 30.0
 RETEST_S = 30.0
+MAX_NUMBER = 2**62
+MAX_PROBES = 1024  # whose passages are counted; workers send one a second at most
 _log = plugin_logger("loop")
 
 
@@ -45,11 +53,15 @@ class Loop(Plugin):
     def __init__(self, directive: Directive, block: Block) -> None:
         no_arguments(directive)
         self._block = block
-        numbers = f"{secrets.randbelow(2**62)}.{secrets.randbelow(2**62)}."
-        # Made before the workers are forked: whichever of them a probe comes back to knows it.
-        self._probe = name.fold(name.parse(numbers + name.text(block.zones[0]).lstrip(".")))
-        self._seen = 0
+        try:
+            # Made before the workers are forked: whichever of them a probe comes to knows it.
+            self._base = _below(block.zones[0])
+            _below(self._base)
+        except FormError as error:
+            raise directive.error(f"no room for a probe below the zone: {error}") from error
+        self._seen: Counter[WireName] = Counter()
         self._is_testing = False
+        self._is_known = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, worker: Worker) -> None:
@@ -68,16 +80,26 @@ class Loop(Plugin):
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Count a probe, and pass on."""
         if query.question is not None and self._is_probe(query.question):
-            self._seen += 1
-            if self._seen > MAX_SEEN and not self._block.is_looping:
+            probe = query.question.folded
+            if len(self._seen) >= MAX_PROBES:
+                self._seen.clear()
+            self._seen[probe] += 1
+            if self._seen[probe] > MAX_SEEN:
+                self._block.is_looping = True
                 self._report(query)
         return await next(query)
 
     def _is_probe(self, question: Question) -> bool:
-        return self._is_testing and question.qtype == rr.HINFO and question.folded == self._probe
+        """Tell whether this is a probe of ours or of another worker."""
+        if not self._is_testing or question.qtype != rr.HINFO:
+            return False
+        return question.folded[1 + question.folded[0] :] == self._base
 
     def _report(self, query: Query) -> None:
-        self._block.is_looping = True
+        """Log the loop, unless it has been already."""
+        if self._is_known:
+            return
+        self._is_known = True
         _log.error(
             'Loop (%s:%d -> %s) detected for zone "%s": forwarded names fail until it is gone',
             *query.client,
@@ -92,21 +114,26 @@ class Loop(Plugin):
             await asyncio.sleep(RETEST_S)
             self._block.is_looping = False
             await self._send_probes()
-            if not self._block.is_looping:
-                _log.info("the loop is gone: names are forwarded again")
+        if self._is_known:
+            _log.info("the loop is gone: names are forwarded again")
         self._is_testing = False
 
     async def _send_probes(self) -> None:
         """Ask ourselves until there is a reply (CoreDNS: plugin/loop/setup.go)."""
         host = (self._block.hosts or ["127.0.0.1"])[0]
-        question = Question(self._probe, self._probe, rr.HINFO)
         server = Upstream(host, self._block.ports[0], Options())
-        for _ in range(RETRIES):
-            self._seen = 0
-            try:
+        deadline = time.monotonic() + TEST_S
+        while time.monotonic() < deadline:
+            probe = _below(self._base)  # not the last one, which may go round still
+            question = Question(probe, probe, rr.HINFO)
+            with contextlib.suppress(UpstreamError):
                 await server.ask(Exchange.begin(question, RD, None), "udp")
                 return
-            except UpstreamError:
-                if self._block.is_looping:
-                    return
-                await asyncio.sleep(RETRY_S)
+            if self._block.is_looping:
+                return
+            await asyncio.sleep(RETRY_S)
+
+
+def _below(zone: WireName) -> WireName:
+    """Return the name of a random number below a zone. Raises FormError."""
+    return name.fold(name.parse(f"{secrets.randbelow(MAX_NUMBER)}.{name.text(zone).lstrip('.')}"))
