@@ -35,49 +35,22 @@ class GenerationError(ClusterDNSError):
     """Workers that did not come to serve."""
 
 
-class Watchers:
-    """One watcher for each Kubernetes source in use, whatever generation uses it."""
+class ChildProcess:
+    """A worker or watcher as the supervisor sees it: its beats and samples over a channel."""
 
-    def __init__(self, nursery: Nursery) -> None:
-        self._nursery = nursery
-        self._running: dict[Source, tuple[socket.socket, Child]] = {}
-
-    def address_of(self, source: Source) -> str | bytes:
-        """Return where a source's events are to be had, starting its watcher if need be."""
-        if source not in self._running:
-            listener = feed.listen()
-            child = Child(f"watcher of {source.manifests}", lambda: _fork_watcher(source, listener))
-            self._running[source] = (listener, child)
-            self._nursery.start(child)
-        address: str | bytes = self._running[source][0].getsockname()
-        return address
-
-    def keep_only(self, sources: Iterable[Source]) -> None:
-        """End the watchers of all other sources."""
-        for source in self._running.keys() - set(sources):
-            listener, child = self._running.pop(source)
-            child.is_wanted = False
-            child.kill()
-            listener.close()
-
-
-def _fork_watcher(source: Source, listener: socket.socket) -> int:
-    def main() -> Coroutine[Any, Any, None]:
-        from clusterdns.cluster import manifests  # and with it PyYAML, which only a watcher needs
-
-        return manifests.watch(source, listener)
-
-    return fork(main, [listener.fileno()])
-
-
-class WorkerProcess:
-    """A worker as the supervisor sees it."""
-
-    def __init__(self, number: int, run: Callable[[socket.socket], int], ledger: Ledger) -> None:
-        self.child = Child(f"worker {number}", self._fork)
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[socket.socket], int],
+        ledger: Ledger,
+        *,
+        stalled_s: float = STALLED_S,
+    ) -> None:
+        self.child = Child(name, self._fork)
         self.is_serving = asyncio.Event()
         self.not_ready: list[str] = []
         self._run = run
+        self._stalled_s = stalled_s
         self._ledger = ledger
         self._samples: list[Sample] = []  # as last told
         self._answered = asyncio.Event()
@@ -94,7 +67,7 @@ class WorkerProcess:
         return pid
 
     async def _listen(self, sock: socket.socket) -> None:
-        """Take in what one life of the worker says, until it has gone."""
+        """Take in what one life of the process says, until it has gone."""
         self._channel = opened = await Channel.open(sock)
         async for message in opened.messages():
             if message[0] == "beat":
@@ -112,7 +85,7 @@ class WorkerProcess:
         await opened.close()
 
     async def samples(self) -> list[Sample]:
-        """Return what the worker has counted, as last told if it does not answer in time."""
+        """Return what the process has counted, as last told if it does not answer in time."""
         if self._channel is not None:
             self._answered.clear()
             self._channel.send(("samples",))
@@ -121,8 +94,8 @@ class WorkerProcess:
         return self._samples
 
     def kill_if_stalled(self) -> None:
-        """End a worker whose loop does not turn any more."""
-        if self.child.pid and time.monotonic() - self._beat_at > STALLED_S:
+        """End a process whose loop does not turn any more."""
+        if self.child.pid and time.monotonic() - self._beat_at > self._stalled_s:
             _log.error("%s does not beat any more: killing it", self.child.name)
             self._beat_at = time.monotonic()
             self.child.kill()
@@ -139,6 +112,61 @@ class WorkerProcess:
             await asyncio.wait([self._listening], timeout=1)  # for its last samples
 
 
+class Watchers:
+    """One watcher for each Kubernetes source in use, whatever generation uses it."""
+
+    def __init__(self, nursery: Nursery, ledger: Ledger) -> None:
+        self._nursery = nursery
+        self._ledger = ledger
+        self._running: dict[Source, tuple[socket.socket, ChildProcess]] = {}
+
+    def address_of(self, source: Source) -> str | bytes:
+        """Return where a source's events are to be had, starting its watcher if need be."""
+        if source not in self._running:
+            listener = feed.listen()
+
+            def run(theirs: socket.socket) -> int:
+                return _fork_watcher(source, listener, theirs)
+
+            # Nothing bounds how long a directory of manifests takes to be parsed.
+            stalled_s = float("inf") if source.manifests else STALLED_S
+            watcher = ChildProcess(
+                f"watcher of {source.title}", run, self._ledger, stalled_s=stalled_s
+            )
+            self._running[source] = (listener, watcher)
+            self._nursery.start(watcher.child)
+        address: str | bytes = self._running[source][0].getsockname()
+        return address
+
+    def keep_only(self, sources: Iterable[Source]) -> None:
+        """End the watchers of all other sources."""
+        for source in self._running.keys() - set(sources):
+            listener, watcher = self._running.pop(source)
+            watcher.child.is_wanted = False
+            watcher.child.kill()
+            listener.close()
+
+    async def samples(self) -> list[Sample]:
+        """Return what all watchers have counted."""
+        living = [watcher for s, (_, watcher) in self._running.items() if not s.manifests]
+        found = await asyncio.gather(*(watcher.samples() for watcher in living))
+        return [sample for samples in found for sample in samples]
+
+    def kill_stalled(self) -> None:
+        """End the watchers that do not beat any more; they are started again."""
+        for _, watcher in self._running.values():
+            watcher.kill_if_stalled()
+
+
+def _fork_watcher(source: Source, listener: socket.socket, theirs: socket.socket) -> int:
+    def main() -> Coroutine[Any, Any, None]:
+        from clusterdns.cluster import watcher  # and what it needs, which nobody else does
+
+        return watcher.run(source, listener, theirs)
+
+    return fork(main, [listener.fileno(), theirs.fileno()])
+
+
 class Generation:
     """A configuration being served."""
 
@@ -150,7 +178,7 @@ class Generation:
         self._nursery = nursery
         self._watchers = watchers
         self._ledger = ledger
-        self._workers: list[WorkerProcess] = []
+        self._workers: list[ChildProcess] = []
 
     def bind(self, old: list[Sockets]) -> None:
         """Get the sockets of every worker, those of ``old`` where they serve the same listener.
@@ -185,7 +213,7 @@ class Generation:
                     [*keep, theirs.fileno()],
                 )
 
-            worker = WorkerProcess(i, run, self._ledger)
+            worker = ChildProcess(f"worker {i}", run, self._ledger)
             self._workers.append(worker)
             self._nursery.start(worker.child)
 

@@ -10,7 +10,17 @@ from collections.abc import Iterable
 from clusterdns.tally import Sample
 
 # What is a state and not a count: it goes with the process that had it.
-_STATES = frozenset(("cache_entries",))
+_STATES = frozenset(
+    (
+        "cache_entries",
+        "clusterdns_kubernetes_event_age_seconds",
+        "clusterdns_kubernetes_bookmark_age_seconds",
+        "clusterdns_kubernetes_contact_age_seconds",
+        "clusterdns_kubernetes_objects",
+        "clusterdns_kubernetes_stale_objects",
+        "clusterdns_kubernetes_snapshot_age_seconds",
+    )
+)
 
 
 def add_up(samples: Iterable[Sample]) -> list[Sample]:

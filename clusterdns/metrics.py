@@ -22,10 +22,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from clusterdns import COREDNS_VERSION
-from clusterdns.histogram import SIZE_OCTETS, SLIM_TIME_S, TIME_S
+from clusterdns.histogram import DEFAULT_S, PROGRAMMING_S, SIZE_OCTETS, SLIM_TIME_S, TIME_S
 from clusterdns.plugin import Sample
 
 PREFIX = "coredns_"
+OWN_PREFIX = "clusterdns_"  # of metrics that CoreDNS does not have
 
 
 class Family(NamedTuple):
@@ -39,6 +40,7 @@ class Family(NamedTuple):
 
 _PLACE = ("server", "zone", "view")
 _CACHE = ("server", "zones", "view")
+_WATCH = ("source", "kind")
 FAMILIES: dict[str, Family] = {
     "build_info": Family(
         "A metric with a constant '1' value labeled by version, revision, and goversion from which "
@@ -116,6 +118,57 @@ FAMILIES: dict[str, Family] = {
     ),
     "health_request_failures_total": Family("The number of times the health check failed."),
     "reload_failed_total": Family("Counter of the number of failed reload attempts."),
+    "kubernetes_dns_programming_duration_seconds": Family(
+        "In Cluster DNS Programming Latency in seconds",
+        ("service_kind",),
+        bounds=PROGRAMMING_S,
+    ),
+    "kubernetes_rest_client_requests_total": Family(
+        "Number of HTTP requests, partitioned by status code, method, and host.",
+        ("code", "method", "host"),
+    ),
+    "kubernetes_rest_client_request_duration_seconds": Family(
+        "Request latency in seconds. Broken down by verb and host.",
+        ("verb", "host"),
+        bounds=DEFAULT_S,
+    ),
+    "clusterdns_kubernetes_event_age_seconds": Family(
+        "Seconds since the last event of a watch.", _WATCH, is_gauge=True
+    ),
+    "clusterdns_kubernetes_bookmark_age_seconds": Family(
+        "Seconds since the last bookmark of a watch.", _WATCH, is_gauge=True
+    ),
+    "clusterdns_kubernetes_contact_age_seconds": Family(
+        "Seconds since the API server was last heard about a kind of object.",
+        _WATCH,
+        is_gauge=True,
+    ),
+    "clusterdns_kubernetes_objects": Family(
+        "The number of objects that are served.", _WATCH, is_gauge=True
+    ),
+    "clusterdns_kubernetes_stale_objects": Family(
+        "The number of objects that are served without being watched just now.",
+        _WATCH,
+        is_gauge=True,
+    ),
+    "clusterdns_kubernetes_snapshot_age_seconds": Family(
+        "Age of the snapshot that stands in for the API server; absent where none does.",
+        ("source",),
+        is_gauge=True,
+    ),
+    "clusterdns_kubernetes_relists_total": Family("Counter of lists of all objects.", _WATCH),
+    "clusterdns_kubernetes_reconnects_total": Family(
+        "Counter of watches taken up where the one before ended.", _WATCH
+    ),
+    "clusterdns_kubernetes_skipped_objects_total": Family(
+        "Counter of objects and events that could not be read.", _WATCH
+    ),
+    "clusterdns_kubernetes_audits_total": Family(
+        "Counter of comparisons with the API server.", _WATCH
+    ),
+    "clusterdns_kubernetes_audit_divergences_total": Family(
+        "Counter of objects that were not what the API server had, and were healed.", _WATCH
+    ),
     "reload_version_info": Family(
         "A metric with constant '1' value, labeled by hash algorithm and its value.",
         ("hash", "value"),
@@ -153,7 +206,7 @@ class _Samples(Collector):
 
 def _metric(name: str, family: Family, samples: list[Sample]) -> Metric:
     """Return one family with all its samples."""
-    name = PREFIX + name
+    name = name if name.startswith(OWN_PREFIX) else PREFIX + name
     if family.bounds:
         histogram = HistogramMetricFamily(name, family.help, labels=family.labels)
         for _, labels, value in samples:

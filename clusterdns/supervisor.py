@@ -78,8 +78,8 @@ class Supervisor:
         self._loader = loader
         self._text = text
         self._nursery = Nursery()
-        self._watchers = Watchers(self._nursery)
         self._ledger = Ledger()
+        self._watchers = Watchers(self._nursery, self._ledger)
         self._generation = self._generation_of(configuration)
         self._duties = Duties(self, self._generation)
         self._webs: dict[str, Web] = {}
@@ -149,7 +149,8 @@ class Supervisor:
         """Return the exposition of all metrics."""
         from clusterdns import metrics  # its library is the largest there is, and only read here
 
-        samples = self._ledger.total(await self._generation.samples())
+        living = await asyncio.gather(self._generation.samples(), self._watchers.samples())
+        samples = self._ledger.total([*living[0], *living[1]])
         samples += self._generation.configuration_samples()
         samples.append(("reload_failed_total", (), self._reload_failures))
         if self._reloaded_digest:
@@ -240,6 +241,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(WATCHDOG_S)
             self._generation.kill_stalled()
+            self._watchers.kill_stalled()
 
     async def _watch_configuration(self) -> None:
         """Reload now and then, if the configuration in force asks for it."""

@@ -21,7 +21,7 @@ import marshal
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from clusterdns.cluster.objects import Event, Key
@@ -31,6 +31,8 @@ _LENGTH = struct.Struct("!I")
 _FRAME_WEIGHT = 1024  # objects and endpoints in a frame: about 2 ms of a worker's time
 _RETRY_S = 0.2
 _log = logging.getLogger(__name__)
+
+Objects = MutableMapping[tuple[str, Key], tuple[Any, ...]]
 
 
 def listen() -> socket.socket:
@@ -42,19 +44,27 @@ def listen() -> socket.socket:
     return sock
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 - a slim object of any kind
-    """Return nested tuples without their types, which is what ``marshal`` can write."""
-    if isinstance(value, tuple):
-        return tuple(plain(item) for item in value)
-    return value
+def plain(value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Return a slim object as tuples of no type of their own, which is what ``marshal`` can write.
+
+    A field is text, a tuple of texts, or a tuple of tuples of texts and numbers.
+    """
+    if value is None:
+        return None
+    return tuple(
+        tuple([tuple(item) if isinstance(item, tuple) else item for item in field])
+        if isinstance(field, tuple)
+        else field
+        for field in value
+    )
 
 
 class Feeder:
     """The objects of one source, and the workers that want to hear of them."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, objects: Objects | None = None) -> None:
         self._listener = listener
-        self.objects: dict[tuple[str, Key], tuple[Any, ...]] = {}
+        self.objects: Objects = {} if objects is None else objects
         self.synced_kinds: list[str] = []
         self._feeds: set[_Feed] = set()
 

@@ -118,9 +118,13 @@ class Directory:
                 _log.warning("manifests: %s: %s", path, error)
                 continue
             if kind == PODS and "deletionTimestamp" in manifest["metadata"]:
-                continue  # a Pod that is going when first seen is none (CoreDNS: object/pod.go)
-            if slim is not None:
-                found[kind, key] = plain(slim)
+                # A Pod that is going stays as it was known until it is gone, and is none when
+                # first seen so (CoreDNS: object/informer.go, errPodTerminating).
+                known = self._files.get(path, {}).get((kind, key))
+                if known is not None and slim is not None:
+                    found[kind, key] = known
+            elif slim is not None:
+                found[kind, key] = plain(slim) or ()
         return found
 
     def _is_selected(self, kind: str, manifest: Mapping[str, Any]) -> bool:

@@ -173,15 +173,18 @@ def _slice(manifest: Mapping[str, Any]) -> Slice:
     for endpoint in _list(manifest.get("endpoints")):
         # serving, terminating and publishNotReadyAddresses are not read: the controller has put
         # what they mean into `ready` (CoreDNS: object/endpoint.go endpointsliceReady).
-        if (endpoint.get("conditions") or {}).get("ready") is False:
+        conditions = endpoint.get("conditions")
+        if conditions and conditions.get("ready") is False:
             continue
-        target = _text((endpoint.get("targetRef") or {}).get("name"))
-        if len(target.encode()) > _MAX_TARGET_OCTETS:
-            target = ""
-        hostname = _text(endpoint.get("hostname"))
-        endpoints.extend(
-            Endpoint(address, hostname, target) for address in _texts(endpoint.get("addresses"))
-        )
+        target = endpoint.get("targetRef")
+        name = (target.get("name") or "") if target else ""
+        if len(name) > _MAX_TARGET_OCTETS or len(name.encode()) > _MAX_TARGET_OCTETS:
+            name = ""
+        hostname = endpoint.get("hostname") or ""
+        addresses = endpoint.get("addresses")
+        for address in addresses if type(addresses) is list else _list(addresses):
+            _ = address + hostname + name  # TypeError where one is no text; three calls cost more
+            endpoints.append(Endpoint(address, hostname, name))
     service = labels(manifest).get(SERVICE_NAME_LABEL, "")
     return Slice(_text(service), tuple(endpoints), _ports(manifest.get("ports")))
 

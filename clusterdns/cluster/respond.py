@@ -51,9 +51,13 @@ class Zone(NamedTuple):
     case: bytes
 
 
-def is_reverse(zone: WireName) -> bool:
-    """Tell whether a zone lies in ``in-addr.arpa`` or ``ip6.arpa``."""
-    return any(name.is_within(zone, reverse) for reverse in _REVERSE)
+def is_reverse(folded: WireName) -> bool:
+    """Tell whether a name lies below ``in-addr.arpa`` or ``ip6.arpa``.
+
+    These two themselves do not: as zones they may be the primary one (CoreDNS: pkg/dnsutil
+    IsReverse looks for ``.in-addr.arpa.`` with its first dot).
+    """
+    return folded not in _REVERSE and any(name.is_within(folded, zone) for zone in _REVERSE)
 
 
 class Responder:
@@ -152,7 +156,7 @@ class Responder:
             return lookup.servers(self._local_addresses)
         labels = name.labels(question.folded)
         parsed = parse(labels[: len(labels) - name.count_labels(zone.folded)])
-        if parsed is None or (parsed.namespace and is_reverse(zone.folded)):
+        if parsed is None or (parsed.namespace and is_reverse(question.folded)):
             return None
         return lookup.find(parsed)
 

@@ -3,7 +3,15 @@
 Syntax:
 
     kubernetes [ZONES...] {
+        endpoint URL
+        tls CERT KEY CA
+        kubeconfig FILE [CONTEXT]
+        apiserver_qps QPS
+        apiserver_burst BURST
+        apiserver_max_inflight MAX
         manifests DIR
+        snapshot FILE
+        audit DURATION
         namespaces NAMESPACE...
         namespace_labels SELECTOR
         labels SELECTOR
@@ -16,9 +24,19 @@ Syntax:
         startup_timeout DURATION
     }
 
-ZONES default to the keys of the server block; CIDR text stands for reverse zones. `manifests` reads
-the cluster from the YAML and JSON manifests in DIR, and again whenever a file there changes. The
-other options mean what they mean in CoreDNS.
+ZONES default to the keys of the server block; CIDR text stands for reverse zones. Without
+`endpoint`, `kubeconfig` or `manifests` the API server is that of the cluster we run in. These are
+not in CoreDNS:
+
+* `manifests` reads the cluster from the YAML and JSON manifests in DIR, and again whenever a file
+  there changes.
+* `snapshot` keeps what is known of the cluster in FILE, so that a start while the API server is
+  down serves that, counted as stale, until the server answers. The directory must be writable.
+* `audit` says how often what is known is compared with the API server; what differs is healed and
+  counted. 5m by default, 0s for never.
+
+The other options mean what they mean in CoreDNS. `apiserver_max_inflight` is taken and not needed:
+there is one request at a time for each kind of object.
 
 Examples:
 
@@ -31,15 +49,18 @@ Examples:
     }
 
 Differences from CoreDNS: an external name that is no domain name is answered with SERVFAIL, where
-CoreDNS sends nothing. `endpoint`, `tls`, `kubeconfig`, `apiserver_*`, `multicluster` and `zonal`
-are not served yet.
+CoreDNS sends nothing. A broken connection to the API server is taken up again within 5 s of its
+return. `multicluster` and `zonal` are not served yet.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import urllib.parse
 from pathlib import Path
 
-from clusterdns import arguments
+from clusterdns import arguments, logs
 from clusterdns.answers import Response
 from clusterdns.cluster import selectors
 from clusterdns.cluster.objects import NAMESPACES, PODS, SERVICES, SLICES
@@ -53,12 +74,9 @@ from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
 from clusterdns.steps import answer_by, handle_by
 
 MAX_TTL_S = 3600
-_LATER = frozenset(
-    (
-        "endpoint", "tls", "kubeconfig", "apiserver_qps", "apiserver_burst",
-        "apiserver_max_inflight", "multicluster", "zonal",
-    )
-)  # fmt: skip
+_LATER = frozenset(("multicluster", "zonal"))
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_log = logs.plugin_logger("kubernetes")
 
 
 class Kubernetes(Plugin):
@@ -73,20 +91,22 @@ class Kubernetes(Plugin):
         self._fallthrough: tuple[WireName, ...] = ()
         self._startup_timeout_s = 5.0
         self._options = Options()
+        self._source = Source("", ())
         settings = dict[str, str]()
         kinds = [NAMESPACES, SERVICES, SLICES]
         for line in directive.block:
             self._read(line, settings, kinds)
-        if "manifests" not in settings:
-            raise directive.error("needs `manifests DIR`: the live API is not served yet")
+        if not (self._source.manifests or self._source.kubeconfig or self._source.endpoint):
+            _check_in_cluster(directive)
         if self._options.namespaces and "namespace_labels" in settings:
             raise directive.error("namespaces and namespace_labels exclude each other")
         if self._options.pods == VERIFIED:
             kinds.append(PODS)
-        self._source = Source(
-            settings["manifests"], tuple(kinds), settings.get("labels", ""),
-            settings.get("namespace_labels", ""),
-        )  # fmt: skip
+        self._source = self._source._replace(
+            kinds=tuple(kinds),
+            selector=settings.get("labels", ""),
+            namespace_selector=settings.get("namespace_labels", ""),
+        )
         self._store = Store(kinds)
         self._responder = self._responder_of(self._store)
 
@@ -94,10 +114,6 @@ class Kubernetes(Plugin):
         """Take in one line of the directive's block. Raises ConfigError."""
         options, args = self._options, line.args
         match line.name:
-            case "manifests":
-                settings["manifests"] = str(self._block.path(arguments.one(line)).resolve())
-                if not Path(settings["manifests"]).is_dir():
-                    raise line.error(f"{settings['manifests']} is no directory")
             case "namespaces":
                 named = options.namespaces | set(arguments.some(line))
                 self._options = options._replace(namespaces=named)
@@ -129,7 +145,54 @@ class Kubernetes(Plugin):
             case word if word in _LATER:
                 raise line.error("not supported by clusterdns yet")
             case _:
+                self._read_source(line)
+
+    def _read_source(self, line: Directive) -> None:
+        """Take in one line that says where the cluster is. Raises ConfigError."""
+        source, args = self._source, line.args
+        match line.name:
+            case "manifests":
+                source = source._replace(manifests=self._path(arguments.one(line)))
+                if not Path(source.manifests).is_dir():
+                    raise line.error(f"{source.manifests} is no directory")
+            case "endpoint":
+                source = source._replace(endpoint=_url(arguments.some(line)[0], line))
+                if len(args) > 1:
+                    _log.warning("only the first endpoint is used, %s", args[0])
+            case "tls":
+                if len(args) != 3:
+                    raise line.error("takes the files of certificate, key and CA")
+                source = source._replace(tls=tuple(self._file(text, line) for text in args))
+            case "kubeconfig":
+                if len(args) not in (1, 2):
+                    raise line.error("takes a file, and a context")
+                context = args[1] if len(args) == 2 else ""
+                source = source._replace(kubeconfig=self._file(args[0], line), context=context)
+            case "apiserver_qps":
+                source = source._replace(qps=_rate(line))
+            case "apiserver_burst":
+                source = source._replace(burst=arguments.number(line))
+            case "apiserver_max_inflight":
+                arguments.number(line)
+            case "snapshot":
+                source = source._replace(snapshot=self._path(arguments.one(line)))
+            case "audit":
+                source = source._replace(audit_s=arguments.seconds(line))
+            case _:
                 raise line.error("unknown property")
+        self._source = source
+
+    def _path(self, text: str) -> str:
+        return str(self._block.path(text).resolve())
+
+    def _file(self, text: str, line: Directive) -> str:
+        """Return the path of a file that can be read. Raises ConfigError."""
+        path = self._path(text)
+        try:
+            Path(path).open("rb").close()
+        except OSError as error:
+            raise line.error(f"{path}: {error.strerror}") from error
+        return path
 
     def sources(self) -> list[Source]:
         """Return the source of the zones' objects."""
@@ -170,3 +233,41 @@ class Kubernetes(Plugin):
             return await next(query)
         steps = self._responder.respond(query.question, zone)
         return await handle_by(steps, query, self._block.resolver, next)
+
+
+def _check_in_cluster(directive: Directive) -> None:
+    """Check that this is a Pod that may ask its API server. Raises ConfigError."""
+    if not (
+        os.environ.get("KUBERNETES_SERVICE_HOST") and os.environ.get("KUBERNETES_SERVICE_PORT")
+    ):
+        raise directive.error(
+            "unable to load in-cluster configuration, KUBERNETES_SERVICE_HOST and "
+            "KUBERNETES_SERVICE_PORT must be defined"
+        )
+    token = _SERVICE_ACCOUNT / "token"
+    if not token.is_file():
+        raise directive.error(f"unable to load in-cluster configuration: no file {token}")
+
+
+def _url(text: str, line: Directive) -> str:
+    """Return the URL of an API server, which is http:// where nothing is said (client-go)."""
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise line.error(f"{text!r} is no URL of an API server")
+    return url.rstrip("/")
+
+
+def _rate(line: Directive) -> float:
+    """Return the only argument as a number that is not negative."""
+    try:
+        found = float(arguments.one(line))
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise line.error(f"wants a number of at least 0, got {line.args[0]!r}")
+    return found
