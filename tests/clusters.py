@@ -1,8 +1,8 @@
-"""Random clusters and random questions about them, the same for the same seed.
+"""Random clusters, the same for the same seed, and how they go on changing.
 
 ``Cluster(seed)`` has manifests, the options of the ``kubernetes`` directive, and the rest of a
-Corefile; ``questions`` are about what is there, what almost is, and what is not. They grow with the
-features that are compared.
+Corefile; ``change`` gives it other objects. What is asked about it is in ``questions``. They grow
+with the features that are compared.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from __future__ import annotations
 import ipaddress
 import random
 import string
-from typing import Any, NamedTuple
+from typing import Any
 
 from casefile import Scripted
 
 Manifest = dict[str, Any]
+Key = tuple[str, str, str]  # kind, namespace, name
 
-A, NS, CNAME, SOA, PTR, HINFO, MX, TXT, AAAA, SRV, DS, AXFR, ANY, HTTPS = (
-    1, 2, 5, 6, 12, 13, 15, 16, 28, 33, 43, 252, 255, 65,
-)  # fmt: skip
-COMMON_TYPES = (A, A, A, AAAA, AAAA, SRV, SRV, PTR, NS, SOA, TXT, CNAME, MX, ANY, HTTPS, HINFO, DS)
+A, CNAME, MX, AAAA = 1, 5, 15, 28
 
 OUTSIDE = (
     Scripted("www.example.com.", "answer", 300, 1, A, "192.0.2.1"),
@@ -34,35 +32,31 @@ OUTSIDE = (
 )
 
 
-class Asked(NamedTuple):
-    """One question: a name as text with its letter case, a type and a class."""
-
-    qname: str
-    qtype: int
-    qclass: int = 1
+def key_of(manifest: Manifest) -> Key:
+    """Return what tells an object from all others."""
+    metadata = manifest["metadata"]
+    return manifest["kind"], metadata.get("namespace", ""), metadata["name"]
 
 
 class Cluster:
-    """A cluster made from a seed; ``local`` is an address of this host that is not loopback."""
+    """A cluster made from a seed; ``local`` are addresses of this host that are not loopback."""
 
     def __init__(self, seed: int, local: tuple[str, ...] = ()) -> None:
         self.random = random.Random(seed)
         self.manifests: list[Manifest] = []
         self.names: list[str] = []  # below the zone, without its labels
         self.addresses: list[str] = []
-        self.headless: set[str] = set()  # "service.namespace" whose order is unspecified
         self._local = local
         self.namespaces = [f"ns{i}" for i in range(self.random.randint(1, 4))]
         if self.random.random() < 0.3:
             self.namespaces.append("kube-system")
         for i, namespace in enumerate(self.namespaces):
-            labels = {"team": self.random.choice("ab")}
             if i or self.random.random() < 0.9:  # sometimes a Namespace object is missing
-                self._add("Namespace", "", namespace, labels=labels)
+                self._add_namespace(namespace)
             for _ in range(self.random.randint(2, 12)):
-                self._add_service(namespace)
+                self._add_service(namespace, self.name())
             for j in range(self.random.randint(0, 4)):
-                self._add_pod(namespace, j)
+                self._add_pod(namespace, f"pod-{j}")
         self.zones, self.options = self._options()
         self.has_loadbalance = self.random.random() < 0.5
         self.has_cache = self.random.random() < 0.4
@@ -70,6 +64,30 @@ class Cluster:
         self.has_errors = self.random.random() < 0.5
         self.is_split = self.random.random() < 0.4
         self.is_bound = self.random.random() < 0.3
+
+    def change(self) -> tuple[list[Manifest], list[Key]]:
+        """Replace, remove and add some objects; return those to apply and those to delete."""
+        before = {key_of(manifest): manifest for manifest in self.manifests}
+        for kind, namespace, name in list(before):
+            roll = self.random.random()
+            if kind in ("Service", "Pod") and roll < 0.3:
+                self._remove(kind, namespace, name)
+                if roll < 0.2:
+                    (self._add_service if kind == "Service" else self._add_pod)(namespace, name)
+            elif kind == "EndpointSlice" and roll < 0.3:
+                self._remake_slice(namespace, name, is_gone=roll < 0.1)
+            elif kind == "Namespace" and roll < 0.15:
+                self._remove(kind, "", name)
+        for namespace in self.namespaces:
+            if self.random.random() < 0.5:
+                self._add_service(namespace, self.name())
+                self._add_pod(namespace, f"new-{self.random.randint(0, 9)}")
+            if not self._find("Namespace", "", namespace):
+                self._add_namespace(namespace)
+        after = {key_of(manifest): manifest for manifest in self.manifests}
+        applied = [manifest for key, manifest in after.items() if before.get(key) != manifest]
+        self.random.shuffle(applied)
+        return applied, [key for key in before if key not in after]
 
     # ---- objects ------------------------------------------------------------------------------
 
@@ -80,9 +98,35 @@ class Cluster:
         labels = rest.pop("labels", None)
         if labels:
             metadata["labels"] = labels
+        self._remove(kind, namespace, name)
         self.manifests.append({"kind": kind, "metadata": metadata, **rest})
 
-    def _name(self) -> str:
+    def _find(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        wanted = (kind, namespace, name)
+        return next((found for found in self.manifests if key_of(found) == wanted), None)
+
+    def _remove(self, kind: str, namespace: str, name: str) -> None:
+        """Remove an object, and of a Service what belongs to it."""
+        found = self._find(kind, namespace, name)
+        if found is None:
+            return
+        self.manifests.remove(found)
+        if kind == "Service":
+            owned = {id(sliced) for sliced in self.slices_of(namespace, name)}
+            self.manifests = [m for m in self.manifests if id(m) not in owned]
+
+    def slices_of(self, namespace: str, service: str) -> list[Manifest]:
+        """Return the EndpointSlices of a Service."""
+        return [
+            found
+            for found in self.manifests
+            if found["kind"] == "EndpointSlice"
+            and found["metadata"]["namespace"] == namespace
+            and found["metadata"]["labels"]["kubernetes.io/service-name"] == service
+        ]
+
+    def name(self) -> str:
+        """Return a label that most likely is nobody's."""
         letters = string.ascii_lowercase + string.digits
         return self.random.choice(string.ascii_lowercase) + "".join(
             self.random.choice(letters) for _ in range(self.random.randint(1, 8))
@@ -107,6 +151,10 @@ class Cluster:
                 self.random.randint(1, 254),
             )
             found = str(ipaddress.IPv6Address(number)) if is_six else "10.{}.{}.{}".format(*parts)
+        if is_six and is_shared and self.random.random() < 0.05:
+            found = self.random.choice(  # text the API server takes but does not write itself
+                [found.upper(), found.replace("::", ":0:0::"), "::ffff:10.1.1.1"]
+            )
         self.addresses.append(found)
         return found
 
@@ -119,6 +167,8 @@ class Cluster:
             {"name": "Web" if is_slice else "web", "port": 8080, "protocol": "TCP"},
             {"name": "sctp", "port": 132, "protocol": "SCTP"},
         ]
+        if is_slice:  # what the controller leaves out means "any"
+            pool += [{"name": "any"}, {"port": 99}, {"name": "bare", "port": 7, "protocol": None}]
         roll = self.random.random()
         if roll < 0.1:
             return []
@@ -127,10 +177,13 @@ class Cluster:
             return [{**unnamed, "name": ""}] if is_slice else [unnamed]
         return self.random.sample(pool, self.random.randint(1, 4))
 
-    def _add_service(self, namespace: str) -> None:
-        name = self._name()
+    def _add_namespace(self, name: str) -> None:
+        self._add("Namespace", "", name, labels={"team": self.random.choice("ab")})
+
+    def _add_service(self, namespace: str, name: str) -> None:
         kind = self.random.choice(
-            ["ClusterIP"] * 4 + ["headless"] * 4 + ["ExternalName"] * 3 + ["NodePort", "dual", "six", "LoadBalancer"]
+            ["ClusterIP"] * 4 + ["headless"] * 4 + ["ExternalName"] * 3
+            + ["NodePort", "dual", "six", "LoadBalancer", "LoadBalancer"]
         )  # fmt: skip
         labels = {"app": self.random.choice("xyz")}
         self.names.append(f"{name}.{namespace}.svc")
@@ -139,10 +192,7 @@ class Cluster:
             self._add("Service", namespace, name, labels=labels, spec=spec)
             return
         ports = self._ports()
-        for port in ports:
-            protocol = port["protocol"].lower()
-            if port.get("name"):
-                self.names.append(f"_{port['name']}._{protocol}.{name}.{namespace}.svc")
+        self._add_port_names(ports, name, namespace)
         addresses = {
             "headless": ["None"],
             "dual": [self._address(False, is_shared=False), self._address(True, is_shared=False)],
@@ -155,70 +205,109 @@ class Cluster:
         }
         if self.random.random() < 0.9:
             spec["clusterIPs"] = addresses
-        else:
-            addresses = addresses[:1]
-        self._add("Service", namespace, name, labels=labels, spec=spec)
-        if kind == "headless":
-            self.headless.add(f"{name}.{namespace}")
+        status: Manifest = {}
+        if kind == "LoadBalancer":  # addresses that are not for this zone
+            spec["externalIPs"] = ["203.0.113.7"][: self.random.randint(0, 1)]
+            status = {"loadBalancer": {"ingress": [{"ip": "203.0.113.8"}, {"hostname": "lb.test"}]}}
+        self._add("Service", namespace, name, labels=labels, spec=spec, status=status)
         for i in range(self.random.choice([0, 1, 1, 1, 2, 3])):
-            self._add_slice(namespace, name, i, labels)
+            self._add_slice(namespace, name, f"{name}-{i}", labels)
+            if self.manifests[-1]["addressType"] == "FQDN":
+                break
+
+    def _add_port_names(self, ports: list[Manifest], service: str, namespace: str) -> None:
+        for port in ports:
+            if port.get("name"):
+                protocol = (port.get("protocol") or "tcp").lower()
+                self.names.append(f"_{port['name']}._{protocol}.{service}.{namespace}.svc")
 
     def _external_name(self, name: str, namespace: str) -> str:
         roll = self.random.random()
-        if roll < 0.4:
+        if roll < 0.35:
             return self.random.choice(OUTSIDE).name.rstrip(".")
+        if roll < 0.4:
+            return self.random.choice(OUTSIDE).name.upper()
         if roll < 0.5:
-            return self.random.choice(["192.0.2.9", "2001:db8::9"])
+            return self.random.choice(["192.0.2.9", "2001:db8::9", "::ffff:192.0.2.9"])
         if roll < 0.55:
             return f"{name}.{namespace}.svc.cluster.local"  # itself
-        if roll < 0.6:
+        if roll < 0.58:
+            return f"below.{name}.{namespace}.svc.cluster.local"
+        if roll < 0.61:
             return f"nothing.{namespace}.svc.cluster.local."
-        if roll < 0.65:
-            return "nothing.example.com."
-        return f"{self.random.choice(self.names)}.cluster.local"
+        if roll < 0.66:
+            return self.random.choice(["nothing.example.com.", "cluster.local", "com"])
+        target = f"{self.random.choice(self.names)}.cluster.local"
+        return target.title() if self.random.random() < 0.1 else target
 
-    def _add_slice(self, namespace: str, service: str, i: int, labels: dict[str, str]) -> None:
-        is_six = self.random.random() < 0.2
-        many = self.random.random() < 0.08
-        endpoints = []
-        for j in range(self.random.randint(20, 60) if many else self.random.randint(0, 5)):
-            endpoint: Manifest = {"addresses": [self._address(is_six)]}
-            if self.random.random() < 0.02 and self._local and not is_six:
-                endpoint["addresses"] = [self._local[0]]
-            if self.random.random() < 0.4:
-                endpoint["hostname"] = f"pod-{j}"
-            ready = self.random.choice([True, True, True, False, None])
-            if ready is not None:
-                endpoint["conditions"] = {"ready": ready, "serving": True, "terminating": False}
-            if self.random.random() < 0.5:
-                target = f"{service}-{j}" + ("x" * 60 if self.random.random() < 0.1 else "")
-                endpoint["targetRef"] = {"kind": "Pod", "name": target, "namespace": namespace}
-            endpoints.append(endpoint)
+    def _add_slice(self, namespace: str, service: str, name: str, labels: dict[str, str]) -> None:
+        family = self.random.choice(["IPv4"] * 15 + ["IPv6"] * 4 + ["FQDN"] * 2)
+        if family == "FQDN" and self.slices_of(namespace, service):
+            family = "IPv4"  # which of two slices' hosts a CNAME is made of is left to a Go map
+        many = self.random.random() < 0.08 and family != "FQDN"
+        endpoints = [
+            self._endpoint(family, namespace, service, j)
+            for j in range(self.random.randint(20, 60) if many else self.random.randint(0, 5))
+        ]
+        for j, endpoint in enumerate(endpoints):
             dashed = endpoint["addresses"][0].replace(".", "-").replace(":", "-")
             for label in (endpoint.get("hostname"), dashed, f"{service}-{j}"):
                 if label and self.random.random() < (0.1 if many else 0.7):
                     self.names.append(f"{label}.{service}.{namespace}.svc")
         ports = self._ports(is_slice=True)
-        for port in ports:
-            if port.get("name"):
-                protocol = port["protocol"].lower()
-                self.names.append(f"_{port['name']}._{protocol}.{service}.{namespace}.svc")
+        self._add_port_names(ports, service, namespace)
         self._add(
             "EndpointSlice",
             namespace,
-            f"{service}-{i}",
+            name,
             labels={**labels, "kubernetes.io/service-name": service},
-            addressType="IPv6" if is_six else "IPv4",
+            addressType=family,
             ports=ports,
             endpoints=endpoints,
         )
 
-    def _add_pod(self, namespace: str, i: int) -> None:
+    def _endpoint(self, family: str, namespace: str, service: str, j: int) -> Manifest:
+        chance = self.random.random
+        if family == "FQDN":
+            return {"addresses": [self.random.choice(OUTSIDE).name.rstrip(".")]}
+        endpoint: Manifest = {"addresses": [self._address(family == "IPv6")]}
+        if chance() < 0.02 and self._local and family == "IPv4":
+            endpoint["addresses"] = [self._local[0]]
+        if chance() < 0.05:
+            endpoint["addresses"].append(self._address(family == "IPv6"))
+        if chance() < 0.4:
+            endpoint["hostname"] = f"{'Pod' if chance() < 0.1 else 'pod'}-{j}"
+        ready = self.random.choice([True, True, True, False, None])
+        if ready is not None:
+            endpoint["conditions"] = {
+                "ready": ready, "serving": chance() < 0.8, "terminating": chance() < 0.2,
+            }  # fmt: skip
+        if chance() < 0.5:
+            target = f"{service}-{j}"
+            if chance() < 0.2:  # 63 octets are kept, more are not
+                target = target.ljust(self.random.randint(61, 66), "x")
+            endpoint["targetRef"] = {"kind": "Pod", "name": target, "namespace": namespace}
+        return endpoint
+
+    def _remake_slice(self, namespace: str, name: str, *, is_gone: bool) -> None:
+        found = self._find("EndpointSlice", namespace, name)
+        if found is None:  # its Service went before
+            return
+        labels = found["metadata"]["labels"]
+        self._remove("EndpointSlice", namespace, name)
+        if not is_gone:
+            self._add_slice(namespace, labels["kubernetes.io/service-name"], name, labels)
+
+    def _add_pod(self, namespace: str, name: str) -> None:
         address = self._address(self.random.random() < 0.1)
         status = {"podIP": address, "podIPs": [{"ip": address}], "phase": "Running"}
         if self.random.random() < 0.2:
             status["phase"] = self.random.choice(["Succeeded", "Failed", "Pending"])
-        self._add("Pod", namespace, f"pod-{i}", labels={"app": "x"}, status=status)
+        elif self.random.random() < 0.1:
+            status = {"phase": "Pending"}
+        self._add("Pod", namespace, name, labels={"app": "x"}, status=status)
+        if self.random.random() < 0.15:  # a known one keeps its record, a new one gets none
+            self.manifests[-1]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         dashed = address.replace(".", "-").replace(":", "-")
         self.names += [f"{dashed}.{namespace}.pod", f"x.{dashed}.{namespace}.pod"]
 
@@ -226,19 +315,22 @@ class Cluster:
 
     def _options(self) -> tuple[list[str], list[str]]:
         """Return the zones and the options of the `kubernetes` directive."""
-        roll = self.random.random
+        roll, choice = self.random.random, self.random.choice
         zones = ["cluster.local"]
         if roll() < 0.7:
-            zones += self.random.choice(
-                [["in-addr.arpa", "ip6.arpa"], ["10.0.0.0/8"], ["10.0.0.0/15", "fd00::/8"]]
-            )
+            zones += choice(
+                [["in-addr.arpa", "ip6.arpa"], ["10.0.0.0/8"], ["10.0.0.0/15", "fd00::/8"],
+                 ["10.1.0.0/23", "fd00::/18"]]
+            )  # fmt: skip
         if roll() < 0.15:
-            zones.append("second.example")
+            zones.append(choice(["second.example", "west.cluster.local"]))
+        if roll() < 0.25:
+            self.random.shuffle(zones)
         options = []
         if roll() < 0.7:
-            options.append(f"pods {self.random.choice(['disabled', 'insecure', 'verified'])}")
+            options.append(f"pods {choice(['disabled', 'insecure', 'verified', 'verified'])}")
         if roll() < 0.5:
-            options.append(f"ttl {self.random.choice([0, 1, 5, 30, 60, 3600])}")
+            options.append(f"ttl {choice([0, 1, 5, 30, 60, 3600])}")
         if roll() < 0.3:
             options.append("endpoint_pod_names")
         if roll() < 0.1:
@@ -246,15 +338,17 @@ class Cluster:
         if roll() < 0.2:
             options.append("ignore empty_service")
         if roll() < 0.5:
-            options.append(self.random.choice(["fallthrough", "fallthrough in-addr.arpa ip6.arpa"]))
+            options.append(
+                choice(["fallthrough", "fallthrough in-addr.arpa ip6.arpa", "fallthrough 10.0.0.0/8",
+                        f"fallthrough {choice(self.namespaces)}.svc.cluster.local"])
+            )  # fmt: skip
         if roll() < 0.15:
-            options.append(f"namespaces {' '.join(self.random.sample(self.namespaces, 1))}")
+            options += [f"namespaces {name}" for name in self.random.sample(self.namespaces, 1)]
+            options += ["namespaces NS1 nothing"][: self.random.randint(0, 1)]
         elif roll() < 0.15:
             options.append("namespace_labels team=a")
         if roll() < 0.12:
-            options.append(
-                f"labels {self.random.choice(['app=x', 'app notin (x)', 'app in (x, y)'])}"
-            )
+            options.append(f"labels {choice(['app=x', 'app notin (x)', 'app in (x, y)'])}")
         return zones, options
 
     def corefile(self, source: str, upstream: str) -> str:
@@ -274,94 +368,3 @@ class Cluster:
         first = ["cluster.local second.example arpa {", *common, kubernetes, "}"]
         last = forward or ([] if self.has_errors else ["    errors"])
         return "\n".join([*first, ". {", *common, *last, "}", ""])
-
-    # ---- questions ----------------------------------------------------------------------------
-
-    def questions(self, count: int) -> list[Asked]:
-        """Return ``count`` different questions."""
-        found: dict[tuple[str, int, int], Asked] = {}
-        while len(found) < count:
-            asked = self._question()
-            found.setdefault((asked.qname.lower(), asked.qtype, asked.qclass), asked)
-        return list(found.values())
-
-    def _question(self) -> Asked:
-        qname = self._cased(self._qname())
-        qtype = self.random.choice(COMMON_TYPES)
-        if qname.lower().endswith(".arpa.") and self.random.random() < 0.7:
-            qtype = PTR
-        qclass = 1 if self.random.random() < 0.97 else self.random.choice([3, 4, 255, 7])
-        return Asked(qname, qtype, qclass)
-
-    def _cased(self, qname: str) -> str:
-        if self.random.random() < 0.85:
-            return qname
-        return "".join(self.random.choice([c.lower(), c.upper()]) for c in qname)
-
-    def _qname(self) -> str:
-        roll = self.random.random()
-        zone = "cluster.local." if self.random.random() < 0.95 else "second.example."
-        if roll < 0.45:
-            return f"{self.random.choice(self.names)}.{zone}"
-        if roll < 0.6:
-            return f"{self._near_miss(self.random.choice(self.names))}.{zone}"
-        if roll < 0.7:
-            return self._reverse()
-        if roll < 0.8:
-            outside = self.random.choice(OUTSIDE).name
-            if self.random.random() < 0.5:
-                return outside
-            return f"{outside}{self.random.choice(self.namespaces)}.svc.{zone}"
-        if roll < 0.9:
-            return self.random.choice(self._specials(zone))
-        return f"{self._name()}.{self.random.choice(['', 'svc.', 'pod.', 'example.com.', 'com.'])}{zone}"
-
-    def _near_miss(self, below: str) -> str:
-        labels = below.split(".")
-        roll = self.random.randrange(6)
-        i = self.random.randrange(len(labels))
-        if roll == 0:
-            labels[i] = self._name()
-        elif roll == 1:
-            del labels[i]
-        elif roll == 2:
-            labels.insert(i, self.random.choice(["x", "_http", "_tcp", "_", "*", "any", "_udp"]))
-        elif roll == 3:
-            labels[0] = labels[0].lstrip("_") or "x"
-        elif roll == 4:
-            labels[i] = "_" + labels[i]
-        else:
-            labels[-1] = self.random.choice(["svc", "pod", "svcs", "endpoints"])
-        return ".".join(labels) or "x"
-
-    def _reverse(self) -> str:
-        address = self.random.choice([*self.addresses, "10.9.9.9", "192.0.2.1", "fd00::ffff"])
-        pointer = ipaddress.ip_address(address).reverse_pointer + "."
-        roll = self.random.random()
-        if roll < 0.1:
-            return "x." + pointer
-        if roll < 0.2:
-            return pointer.partition(".")[2]
-        return pointer
-
-    def _specials(self, zone: str) -> list[str]:
-        namespace = self.random.choice(self.namespaces)
-        return [
-            zone, f"svc.{zone}", f"pod.{zone}", f"{namespace}.svc.{zone}", f"{namespace}.pod.{zone}",
-            f"dns-version.{zone}", f"ns.dns.{zone}", f"dns.{zone}", f"x.dns-version.{zone}",
-            "in-addr.arpa.", "ip6.arpa.", "10.in-addr.arpa.", f"{namespace}.{zone}", "local.", ".",
-            f"_http._tcp.{zone}", f"hostmaster.{zone}", f"ns.dns.{zone}{zone}", "svc.in-addr.arpa.",
-            f"1-2-3-4.{namespace}.pod.{zone}", f"fd00--1.{namespace}.pod.{zone}",
-            "x.svc.10.in-addr.arpa.", f"{namespace}.svc.in-addr.arpa.", f"a.ns.dns.{zone}",
-            f"1-2-3.{namespace}.pod.{zone}", f"a.b.1-2-3-4.{namespace}.pod.{zone}",
-        ]  # fmt: skip
-
-    def is_ordered(self, qname: str) -> bool:
-        """Tell whether the order of an answer is specified: that of one Service's own addresses."""
-        labels = qname.lower().rstrip(".").split(".")
-        if self.has_loadbalance or "svc" not in labels:
-            return False
-        left = labels[: labels.index("svc")]
-        if len(left) == 3:  # an endpoint
-            return False
-        return len(left) >= 2 and ".".join(left[-2:]) not in self.headless

@@ -1,37 +1,50 @@
 """Two replies to one query, compared octet for octet but for the differences that are allowed.
 
-``difference`` returns "" or what differs, as dig would print it. Each allowance is a named rule
-below, with its reason; what no rule allows is a difference.
+``difference`` returns "" or what differs, as dig would print it. Each allowance is a named field of
+``Rules``, with its reason; what no rule allows is a difference. Always allowed are the SOA serial,
+since each server has its own clock, and compression, which shows in no record.
 """
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import dns.flags
 import dns.message
-import dns.rcode
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
+import dns.rrset
 
 Record = tuple[str, str, str, int, str]  # owner, class, type, TTL, RDATA
+SECTIONS = ("answer", "authority", "additional")
+_AA, _CD = 0x04, 0x10  # in the header's third and fourth octet
 
 
 class Rules(NamedTuple):
     """Which allowances hold for a question.
 
-    ``is_ordered``: the order of the answer section is specified (else: CoreDNS takes it from a Go
-    map, or shuffles). ``is_cached``: CoreDNS may answer from its cache, and so with TTLs that have
-    run for a while and owners as whoever filled it spelled them; never with a longer TTL.
-    ``is_outside``: we may do so too, from ours, which was filled at another moment: AA is set on
-    replies from a cache, and TTLs differ either way. ``whole``: our reply over TCP, of which a
-    truncated one must be a part.
+    ``is_ordered``, ``is_additional_ordered``: the order of these sections is specified (else CoreDNS
+    takes it from a Go map, or shuffles). ``age_s``: CoreDNS may answer from its cache, and so with
+    TTLs that have run for up to this many seconds; never with longer ones; None: it cannot.
+    ``is_outside``: an upstream server may have had a part in the answer, so both may have it cached,
+    from different moments: AA and CD tell a hit from a miss, TTLs differ either way, and owners are
+    spelled as whoever came first did. ``whole``: our reply over TCP, of which what a truncated one
+    keeps must be a part.
     """
 
-    is_ordered: bool
-    is_cached: bool
-    is_outside: bool
+    is_ordered: bool = True
+    is_additional_ordered: bool = True
+    age_s: float | None = None
+    is_outside: bool = False
     whole: dns.message.Message | None = None
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether a cache that both filled for themselves may have had a part."""
+        return self.is_outside and self.age_s is not None
 
 
 def parse(wire: bytes) -> dns.message.Message:
@@ -41,23 +54,27 @@ def parse(wire: bytes) -> dns.message.Message:
 def difference(query: bytes, theirs: bytes | None, ours: bytes | None, rules: Rules) -> str:
     """Return how ``ours`` differs from ``theirs``, CoreDNS's reply, "" if it does not."""
     if theirs is None or ours is None:
-        return "" if theirs is ours else f"theirs {silence(theirs)}, ours {silence(ours)}"
+        return "" if theirs is ours else f"theirs {_silence(theirs)}, ours {_silence(ours)}"
     their_reply, our_reply = parse(theirs), parse(ours)
-    if rules.is_cached and rules.is_outside:
-        theirs, ours = without_aa(theirs), without_aa(ours)
-    found = [*_header(query, theirs, ours, their_reply, our_reply)]
-    for section in ("answer", "authority", "additional"):
+    if rules.age_s is not None and rules.is_outside:
+        theirs, ours = _without_hit(theirs), _without_hit(ours)
+    found = _header(query, theirs, ours, their_reply, our_reply)
+    for section in SECTIONS:
         found += _section(section, their_reply, our_reply, rules)
-    if not found:
-        return ""
-    return "\n".join([*found, "--- theirs", str(their_reply), "--- ours", str(our_reply)])
+    return explain("\n".join(found), their_reply, our_reply) if found else ""
 
 
-def without_aa(reply: bytes) -> bytes:
-    return reply[:2] + bytes((reply[2] & ~0x04,)) + reply[3:]
+def explain(reason: str, theirs: dns.message.Message, ours: dns.message.Message) -> str:
+    """Return both replies as dig prints them, below what differs."""
+    return f"{reason}\n--- theirs\n{theirs}\n--- ours\n{ours}"
 
 
-def silence(reply: bytes | None) -> str:
+def _without_hit(reply: bytes) -> bytes:
+    """Return a reply without the flags that tell a cache hit from a miss."""
+    return reply[:2] + bytes((reply[2] & ~_AA, reply[3] & ~_CD)) + reply[4:]
+
+
+def _silence(reply: bytes | None) -> str:
     return "silence" if reply is None else "a reply"
 
 
@@ -81,57 +98,88 @@ def _header(
 
 def _question(query: bytes, reply: bytes) -> bytes:
     """Return the reply's question, as long as the query's is; its letter case counts."""
-    end = query.index(b"\0", 12) + 5
+    i = 12
+    while query[i]:
+        i += 1 + query[i]
+    end = i + 5
     return reply[12:end]
 
 
-def records(section: list[dns.rrset.RRset], *, folded: bool) -> list[Record]:
+def _section(
+    name: str, their_reply: dns.message.Message, our_reply: dns.message.Message, rules: Rules
+) -> list[str]:
+    theirs = records(getattr(their_reply, name), is_folded=rules.is_folded)
+    ours = records(getattr(our_reply, name), is_folded=rules.is_folded)
+    if rules.age_s is not None:
+        ours = _aged(theirs, ours, rules)
+    if theirs == ours:
+        return []
+    is_ordered = rules.is_additional_ordered if name == "additional" else rules.is_ordered
+    if not is_ordered and sorted(theirs) == sorted(ours):
+        return []
+    is_truncated = bool(our_reply.flags & their_reply.flags & dns.flags.TC)
+    if is_truncated and rules.whole is not None and (rules.is_folded or not is_ordered):
+        return _truncated(name, theirs, ours, rules)
+    return [f"{name}: theirs {theirs}, ours {ours}"]
+
+
+def _truncated(name: str, theirs: list[Record], ours: list[Record], rules: Rules) -> list[str]:
+    """Return what of a truncated section is wrong, where a shuffle or a cache decides what is kept.
+
+    Both keep some of the whole, and equally many. Not so where records take different room: then
+    the shuffle decides their number as well. Nor where a cache may have had a part: a target that
+    is in it comes whole, one that is not comes cut by the upstream server; and CoreDNS compresses
+    no owner that is spelled in another case than the question. (It fills its cache with a query of
+    type A when an ExternalName is asked for DS or ANY, whose answer it discards; we do not ask.)
+    """
+    assert rules.whole is not None
+    section = getattr(rules.whole, name)
+    whole = collections.Counter(map(_bare, records(section, is_folded=rules.is_folded)))
+    found = []
+    for who, kept in (("theirs", theirs), ("ours", ours)):
+        strangers = collections.Counter(map(_bare, kept)) - whole
+        if strangers:
+            found.append(f"{name}: {who} not of the whole reply: {list(strangers)}")
+    rooms = {(rrset.rdtype, len(item.to_wire() or b"")) for rrset in section for item in rrset}
+    if len(theirs) != len(ours) and len(rooms) == 1 and not rules.is_folded:
+        found.append(f"{name}: {len(theirs)} records of theirs are kept, {len(ours)} of ours")
+    ttls = [{record[3] for record in kept} for kept in (theirs, ours)]
+    if rules.age_s is None and theirs and ours and ttls[0] != ttls[1]:
+        found.append(f"{name}: TTLs of theirs {ttls[0]}, of ours {ttls[1]}")
+    return found
+
+
+def records(section: Iterable[dns.rrset.RRset], *, is_folded: bool) -> list[Record]:
+    """Return the records of a section as text, the serial of an SOA left out."""
     found = []
     for rrset in section:
         for item in rrset:
             owner, rdata = rrset.name.to_text(), item.to_text()
-            if rrset.rdtype == dns.rdatatype.SOA:  # each server has its own clock
+            if rrset.rdtype == dns.rdatatype.SOA:
                 words = rdata.split()
                 rdata = " ".join([*words[:2], "SERIAL", *words[3:]])
-            if folded:
+            if is_folded:
                 owner, rdata = owner.lower(), rdata.lower()
             rclass = dns.rdataclass.to_text(rrset.rdclass)
             found.append((owner, rclass, dns.rdatatype.to_text(rrset.rdtype), rrset.ttl, rdata))
     return found
 
 
-def _section(
-    name: str, their_reply: dns.message.Message, our_reply: dns.message.Message, rules: Rules
-) -> list[str]:
-    theirs, ours = (
-        records(getattr(reply, name), folded=rules.is_cached) for reply in (their_reply, our_reply)
-    )
-    if rules.is_cached:
-        ours = _aged(theirs, ours, either_way=rules.is_outside)
-    if theirs == ours:
-        return []
-    is_truncated = bool(our_reply.flags & their_reply.flags & dns.flags.TC)
-    if is_truncated and not rules.is_ordered and rules.whole is not None:
-        whole = records(getattr(rules.whole, name), folded=rules.is_cached)
-        strangers = [r for r in ours if _bare(r) not in [_bare(w) for w in whole]]
-        return [f"{name}: not of the whole reply: {strangers}"] if strangers else []
-    if (not rules.is_ordered or name == "additional") and sorted(theirs) == sorted(ours):
-        return []
-    return [f"{name}: theirs {theirs}, ours {ours}"]
-
-
 def _bare(record: Record) -> tuple[str, ...]:
     owner, rclass, rtype, _, rdata = record
-    return owner.lower(), rclass, rtype, rdata
+    return owner, rclass, rtype, rdata
 
 
-def _aged(theirs: list[Record], ours: list[Record], *, either_way: bool) -> list[Record]:
-    """Return our records with the TTLs of theirs where theirs are not longer, or may be."""
+def _aged(theirs: list[Record], ours: list[Record], rules: Rules) -> list[Record]:
+    """Return our records with the TTLs of theirs where a cache may have made the difference."""
+    assert rules.age_s is not None
     left = {_bare(record): record[3] for record in theirs}
     found = []
     for record in ours:
         ttl = left.get(_bare(record))
-        if ttl is not None and (either_way or ttl <= record[3]):
-            record = (*record[:3], ttl, record[4])
+        if ttl is not None:
+            is_aged = record[3] - rules.age_s - 1 <= ttl <= record[3]
+            if is_aged or rules.is_outside:
+                record = (*record[:3], ttl, record[4])
         found.append(record)
     return found

@@ -149,23 +149,32 @@ class ApiClient:
     ) -> Reply:
         """Ask for ``path`` and return the reply, once its head is there.
 
-        A refused token is read again and the request repeated once.
+        A refused token is read again and, where it is another, the request repeated once.
 
         Raises:
             ApiError: there is no connection, or the status is not 200.
         """
+        connection = self._connect()
         try:
-            return self._get(path, query, read_timeout_s, accept)
+            return self._get(connection, path, query, read_timeout_s, accept)
         except ApiError as error:
             if error.code != 401:
                 raise
             self._forget_credentials()
-            return self._get(path, query, read_timeout_s, accept)
+            again = self._connect()
+            if again[2] == connection[2]:
+                raise
+            return self._get(again, path, query, read_timeout_s, accept)
 
     def _get(
-        self, path: str, query: Mapping[str, str], read_timeout_s: float, accept: str
+        self,
+        connection: tuple[Any, str, dict[str, str]],
+        path: str,
+        query: Mapping[str, str],
+        read_timeout_s: float,
+        accept: str,
     ) -> Reply:
-        pool, base, headers = self._connect()
+        pool, base, headers = connection
         text = urllib.parse.urlencode({key: value for key, value in query.items() if value})
         self._throttle.wait()
         started = time.monotonic()
