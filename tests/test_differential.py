@@ -59,8 +59,10 @@ def test_answers_are_those_of_coredns(seed, upstream, tmp_path):
     directory.mkdir()
     write(directory, cluster)
     with FakeApi(cluster.manifests) as api:
-        ours = cluster.corefile(f"manifests {directory}", upstream.address)
-        theirs = cluster.corefile(f"endpoint {api.url}", upstream.address)
+        watched = f"endpoint {api.url}"
+        theirs = cluster.corefile(watched, upstream.address)
+        source = watched if seed % 2 else f"manifests {directory}"  # one after the other
+        ours = cluster.corefile(source, upstream.address)
         with peers.clusterdns(ours, tmp_path) as us, peers.coredns(theirs, tmp_path) as them:
             found = differences(cluster, us, them)
             if not found and not cluster.has_cache:
