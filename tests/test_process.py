@@ -334,3 +334,13 @@ def test_a_reply_comes_from_the_address_that_was_asked(tmp_path):
     with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
         for host in ("127.0.0.1", "127.0.0.2", "127.9.9.9"):  # only the first is an interface's
             assert ["10.96.0.7"] == addresses(server._replace(host=host), WEB)
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(tmp_path):
+    with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
+        stuck = child(server.process.pid, "worker")
+        os.kill(stuck, signal.SIGSTOP)
+        until(lambda: stuck not in children(server.process.pid), 25)
+        until(lambda: addresses(server, WEB) == ["10.96.0.7"])
+        assert "does not beat any more" in server.output
