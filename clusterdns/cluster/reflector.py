@@ -127,10 +127,10 @@ class Reflector:
             self._last_error = ""
         if error.is_expired:
             _log.info("plugin/kubernetes: %s: %s: listing anew", self.kind, error)
-            self.version = ""
-            # At once, but not again and again: a list that is old as it comes.
-            is_loop = time.monotonic() - self._listed_at < self._timing.settled
-            return self._backoff.next() if is_loop else 0.0
+            # At once after a watch, but not again and again: lists may be old as they come.
+            is_first = time.monotonic() - self._listed_at >= self._timing.settled
+            has_watched, self.version = bool(self.version), ""
+            return 0.0 if has_watched and is_first else self._backoff.next()
         is_refused = error.code in (400, 422) or error.is_event
         if self._streams_lists and not self.version and is_refused:
             # The server cannot stream a list, or its storage cannot (etcd before 3.4.25): in pages.
