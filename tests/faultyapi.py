@@ -1,4 +1,4 @@
-"""A fake API server with faults: everything of faults-and-threats that a watcher must live with.
+"""A fake API server with faults: everything that a watcher must live with.
 
 ``FaultyApi`` is a ``FakeApi`` that can be down and up again on the same port, answer with errors,
 fall silent, cut connections in the middle of an event, lose, repeat and disorder events, forget
