@@ -268,6 +268,9 @@ class AnswerTable:
             shelf = self._passing
             if not self._is_seen(key):
                 return False
+        known = shelf.answers.get(key)
+        if known is not None and known[0] > now:  # it missed for its OPT or its length
+            return True
         answer = (now + response.lifetime_s, slot(), *self._compile(question, response))
         shelf.put(key, answer, response.facts)
         return True
@@ -336,14 +339,16 @@ class _Shelf:
         self._filed: dict[Hashable, list[bytes]] = {}
 
     def put(self, key: bytes, answer: Answer, facts: tuple[Hashable, ...]) -> None:
-        known = key in self.answers
-        if not known and len(self.answers) >= self.limit:
+        if key not in self.answers and len(self.answers) >= self.limit:
             self.clear()
         self.answers[key] = answer
         for fact in facts:
             keys = self._filed.setdefault(fact, [])
-            if not known or key not in keys:
-                keys.append(key)
+            # An answer that ended and came back is filed twice: to look for it would take as long
+            # as a fact has answers, and they may be many.
+            if len(keys) >= 2 * self.limit:
+                keys[:] = [each for each in dict.fromkeys(keys) if each in self.answers]
+            keys.append(key)
 
     def forget(self, fact: Hashable) -> None:
         for key in self._filed.pop(fact, ()):
