@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import time
@@ -203,6 +204,9 @@ class Generation:
 
     def start(self) -> None:
         """Fork the workers, and the watchers they need."""
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # the collector would write to pages that are shared until somebody does
         feeds = {s: self._watchers.address_of(s) for s in self.configuration.sources}
         for i, sockets in enumerate(self.sockets):
 

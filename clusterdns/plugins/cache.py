@@ -70,6 +70,7 @@ _KEPT_AS = {
 }
 _log = plugin_logger("cache")
 
+_Moves = tuple[tuple[str, tuple[str, ...]], ...]
 _Key = tuple[WireName, int, int, bool, bool]
 
 
@@ -117,6 +118,7 @@ class Cache(Plugin):
             limits.items = LRUCache(limits.capacity)
         self._worker: Worker | None = None
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._known_moves: dict[tuple[str, str, str], _Moves] = {}
         self._zones_label = ",".join(name.text(zone) for zone in self._zones)
 
     def _read(self, line: Directive) -> None:
@@ -159,15 +161,14 @@ class Cache(Plugin):
         self._worker = worker
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return a kept reply, or what the plugins behind know from memory, its TTLs bounded."""
-        if not self._is_mine(question.folded):
-            return next(question)
-        found = self._find(question)
-        if found is not None:
-            return found
+        """Return what the plugins behind know from memory, its TTLs bounded, or a kept reply."""
         response = next(question)
-        if response is None or response.bare or response is DROP:
+        if response is not None and (response.bare or response is DROP):
             return response
+        if not self._is_mine(question.folded):
+            return response
+        if response is None:
+            return self._find(question)
         self._count("requests")
         self._count("misses")
         bounded = _with_ttl(response, self._ttl_of(question, response, OPCODE_QUERY))
@@ -260,14 +261,15 @@ class Cache(Plugin):
     def _count(self, what: str, kind: str = "") -> None:
         self._counts[what, kind] += 1
 
-    def _moves(
-        self, first: str, second: str, kind: str = ""
-    ) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    def _moves(self, first: str, second: str, kind: str = "") -> _Moves:
         """Return the two counters that a repeated reply moves."""
-        return (
-            (f"cache_{first}_total", self._labels("")),
-            (f"cache_{second}_total", self._labels(kind)),
-        )
+        found = self._known_moves.get((first, second, kind))
+        if found is None:
+            found = self._known_moves[first, second, kind] = (
+                (f"cache_{first}_total", self._labels("")),
+                (f"cache_{second}_total", self._labels(kind)),
+            )
+        return found
 
     def _labels(self, kind: str) -> tuple[str, ...]:
         block = self._block
