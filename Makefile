@@ -3,6 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 T ?= 60
+# Tests mostly wait for a server; a file's tests stay together, they share its fixtures.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .PHONY: lab test lint check bench fuzz e2e image clean
 
@@ -12,7 +14,7 @@ lab: $(VENV)/installed
 
 # Run every test; those that need a real CoreDNS, dig or dnsperf get it or say how to install it.
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 # Format, lint and types.
 lint: $(VENV)/installed
@@ -22,7 +24,7 @@ lint: $(VENV)/installed
 
 # Before a commit: lint, and the tests that need no other server and no patience.
 check: lint
-	$(BIN)/pytest -m "not peer and not slow"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not peer and not slow"
 
 # CPU per query beside a C echo server and, if there is one, CoreDNS.
 bench: $(VENV)/installed

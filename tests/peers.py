@@ -8,6 +8,7 @@ port of every server block that names none, and of ``{PORT}`` in the text; they 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -85,13 +86,18 @@ def coredns_path() -> Path:
 
 def build_coredns() -> None:
     """Build CoreDNS if there is none and Go is; takes three minutes, once."""
-    global _why_not
-    if os.environ.get("COREDNS") or shutil.which("coredns") or _BUILT.exists():
-        return
     go = shutil.which("go")
-    if go is None:
+    if go is None or os.environ.get("COREDNS") or shutil.which("coredns"):
         return
     _CACHE.mkdir(parents=True, exist_ok=True)
+    with (_CACHE / "lock").open("w") as lock:  # test processes run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _BUILT.exists():
+            _install(go)
+
+
+def _install(go: str) -> None:
+    global _why_not
     done = subprocess.run(
         [go, "install", COREDNS_MODULE],
         env={**os.environ, "GOBIN": str(_CACHE), "GOTOOLCHAIN": "auto", "CGO_ENABLED": "0"},
