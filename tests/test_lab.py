@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import dns.message
@@ -87,3 +88,11 @@ def outline(reply: dns.message.Message) -> tuple[object, ...]:
     """Return what of a reply must be equal: everything but its ID and its compression."""
     sections = [sorted(str(rrset) for rrset in section) for section in reply.sections]
     return int(reply.flags), reply.rcode(), sections
+
+
+def test_an_install_carries_the_whole_lab():
+    """Every file of zones/ is among the data files, which may hold no directory."""
+    text = (ZONES.parent / "pyproject.toml").read_text()
+    globs = tomllib.loads(text)["tool"]["setuptools"]["data-files"].values()
+    carried = {path for patterns in globs for glob in patterns for path in ZONES.parent.glob(glob)}
+    assert {path for path in ZONES.rglob("*") if path.is_file()} == carried
