@@ -161,7 +161,7 @@ class _Writer:
         i, names = layout
         octets += rdata[:i]
         for _ in range(names):
-            end = _end_of_name(rdata, i)
+            end = name.end(rdata, i)
             self._write_name(rdata[i:end], True)
             i = end
         octets += rdata[i:]
@@ -181,12 +181,6 @@ class _Writer:
                 return
             i += 1 + length
         self.octets += wire
-
-
-def _end_of_name(wire: bytes, i: int) -> int:
-    while wire[i]:
-        i += 1 + wire[i]
-    return i + 1
 
 
 # The header behind the ID of a plain query: opcode QUERY, one question, RD and AD as they like, no

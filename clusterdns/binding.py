@@ -51,8 +51,7 @@ def bind(endpoint: Endpoint) -> list[socket.socket]:
     except OSError as error:
         for sock in found:
             sock.close()
-        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        where = f"{host}:{endpoint.port}"
+        where = interfaces.host_and_port(*endpoint)
         raise BindError(f"listen {where}: {error.strerror or error}") from error
     return found
 

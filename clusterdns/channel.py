@@ -1,7 +1,8 @@
-"""Messages between the supervisor and a process it has started: frames over a socket pair.
+"""Messages between processes of this program: frames over a local socket.
 
 A frame is four octets of length and a ``marshal`` dump of one tuple, whose first item says what it
-is. Both ends are this program, forked from one another.
+is. Both ends are this program under one user. A ``Channel`` is one end of a socket pair, between
+the supervisor and a process it has forked; a feed to the workers is made of the same frames.
 """
 
 from __future__ import annotations
@@ -23,6 +24,19 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
+def frame(message: Message) -> bytes:
+    """Return a message with its length in front."""
+    octets = marshal.dumps(message)
+    return _LENGTH.pack(len(octets)) + octets
+
+
+async def read(reader: asyncio.StreamReader) -> Message:
+    """Return the next message. Raises IncompleteReadError or OSError at the end of the stream."""
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    message: Message = marshal.loads(await reader.readexactly(length))
+    return message
+
+
 class Channel:
     """One end, opened in a running loop."""
 
@@ -37,16 +51,14 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Send a message; to an end that has gone, it is lost."""
-        octets = marshal.dumps(message)
         if not self._writer.is_closing():
-            self._writer.write(_LENGTH.pack(len(octets)) + octets)
+            self._writer.write(frame(message))
 
     async def messages(self) -> AsyncIterator[Message]:
         """Yield what the other end sends, until it goes."""
         while True:
             try:
-                (length,) = _LENGTH.unpack(await self._reader.readexactly(4))
-                yield marshal.loads(await self._reader.readexactly(length))
+                yield await read(self._reader)
             except (asyncio.IncompleteReadError, OSError):
                 return
 

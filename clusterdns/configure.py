@@ -17,12 +17,12 @@ from clusterdns.corefile import (
     COREDNS_ORDER,
     DiskFiles,
     Files,
-    Key,
     ServerBlock,
     check_directives,
     check_overlaps,
     parse,
 )
+from clusterdns.errors import ConfigError
 from clusterdns.name import WireName
 from clusterdns.plugin import Block, Plugin
 from clusterdns.view import Router, View
@@ -40,8 +40,7 @@ class Endpoint(NamedTuple):
     @property
     def label(self) -> str:
         """The metric label ``server``."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"dns://{host}:{self.port}"
+        return f"dns://{interfaces.host_and_port(*self)}"
 
 
 class Configuration(NamedTuple):
@@ -115,13 +114,8 @@ def _check_schemes(blocks: list[ServerBlock]) -> None:
     for block in blocks:
         for key in block.keys:
             if key.scheme != "dns":
-                raise _key_error(block, key, f"{key.scheme}:// is not supported by clusterdns yet")
-
-
-def _key_error(block: ServerBlock, key: Key, reason: str) -> Exception:
-    from clusterdns.errors import ConfigError
-
-    return ConfigError(block.file, block.line, key.text, reason)
+                reason = f"{key.scheme}:// is not supported by clusterdns yet"
+                raise ConfigError(block.file, block.line, key.text, reason)
 
 
 def _views(blocks: list[ServerBlock], port: int, known: list[str]) -> list[View]:
@@ -134,8 +128,7 @@ def _views(blocks: list[ServerBlock], port: int, known: list[str]) -> list[View]
             if directives:
                 made += plugin.load(word).setup(directives, body)
     for body in bodies:
-        endpoint = Endpoint((body.hosts or [""])[0], body.ports[0])
-        body.server = endpoint.label
+        body.server = _first_endpoint(body).label
         if not body.hosts:
             body.local_addresses = interfaces.non_loopback()
     return [View(body, made) for body, made in zip(bodies, plugins, strict=True)]
@@ -146,6 +139,10 @@ def _block(block: ServerBlock, port: int) -> Block:
     body = Block(zones, block.file)
     body.ports = tuple(port if key.port is None else key.port for key in block.keys)
     return body
+
+
+def _first_endpoint(block: Block) -> Endpoint:
+    return Endpoint((block.hosts or [""])[0], block.ports[0])
 
 
 def _routers(views: list[View]) -> dict[Endpoint, Router]:
@@ -159,6 +156,5 @@ def _routers(views: list[View]) -> dict[Endpoint, Router]:
                     at.append(view)
     routers = {endpoint: Router(table) for endpoint, table in tables.items()}
     for view in views:
-        first = Endpoint((view.block.hosts or [""])[0], view.block.ports[0])
-        view.block.resolver = routers[first]
+        view.block.resolver = routers[_first_endpoint(view.block)]
     return routers

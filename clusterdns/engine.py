@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import socket
 from collections.abc import Callable
 
@@ -24,7 +23,6 @@ BATCH = 64
 # CoreDNS receives into 512 octets: a longer query is cut, and fails to parse (miekg/dns UDPSize).
 RECEIVE_OCTETS = 512
 IP_PKTINFO = 8  # linux/in.h
-_log = logging.getLogger(__name__)
 
 
 class Engine:

@@ -19,8 +19,8 @@ from clusterdns.cluster.store import Source
 from clusterdns.configure import Configuration, Endpoint
 from clusterdns.errors import ClusterDNSError
 from clusterdns.ledger import Ledger
-from clusterdns.plugin import Sample
 from clusterdns.process import Child, Nursery, fork
+from clusterdns.tally import Sample
 from clusterdns.worker import Worker
 
 START_TIMEOUT_S = 60.0
@@ -113,6 +113,12 @@ class ChildProcess:
             await asyncio.wait([self._listening], timeout=1)  # for its last samples
 
 
+async def _samples(processes: Iterable[ChildProcess]) -> list[Sample]:
+    """Return what some processes have counted."""
+    found = await asyncio.gather(*(process.samples() for process in processes))
+    return [sample for samples in found for sample in samples]
+
+
 class Watchers:
     """One watcher for each Kubernetes source in use, whatever generation uses it."""
 
@@ -149,9 +155,7 @@ class Watchers:
 
     async def samples(self) -> list[Sample]:
         """Return what all watchers have counted."""
-        living = [watcher for s, (_, watcher) in self._running.items() if not s.manifests]
-        found = await asyncio.gather(*(watcher.samples() for watcher in living))
-        return [sample for samples in found for sample in samples]
+        return await _samples(w for s, (_, w) in self._running.items() if not s.manifests)
 
     def kill_stalled(self) -> None:
         """End the watchers that do not beat any more; they are started again."""
@@ -235,8 +239,7 @@ class Generation:
 
     async def samples(self) -> list[Sample]:
         """Return what all workers have counted."""
-        found = await asyncio.gather(*(worker.samples() for worker in self._workers))
-        return [sample for samples in found for sample in samples]
+        return await _samples(self._workers)
 
     def configuration_samples(self) -> list[Sample]:
         """Return which plugins handle queries (CoreDNS: metrics/register.go plugin_enabled)."""

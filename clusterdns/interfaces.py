@@ -13,6 +13,11 @@ _IFREQ_OCTETS = 40  # struct ifreq on 64-bit Linux: a name of 16 octets, then a 
 _MOST_INTERFACES = 512
 
 
+def host_and_port(host: str, port: int) -> str:
+    """Return ``host:port``, an IPv6 address in brackets (RFC 3986 section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def addresses() -> dict[str, list[str]]:
     """Return the addresses of every interface that is up, by its name, IPv4 first."""
     found: dict[str, list[str]] = {}

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from clusterdns import COREDNS_VERSION
 from clusterdns.histogram import DEFAULT_S, PROGRAMMING_S, SIZE_OCTETS, SLIM_TIME_S, TIME_S
-from clusterdns.plugin import Sample
+from clusterdns.tally import Sample
 
 PREFIX = "coredns_"
 OWN_PREFIX = "clusterdns_"  # of metrics that CoreDNS does not have

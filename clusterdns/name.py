@@ -11,6 +11,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from typing import NewType
 
 from clusterdns.errors import FormError
@@ -134,6 +135,13 @@ def join(parts: list[bytes], suffix: bytes = ROOT) -> bytes:
     return wire
 
 
+def end(octets: bytes, start: int) -> int:
+    """Return the offset behind the uncompressed name at ``start``."""
+    while octets[start]:
+        start += 1 + octets[start]
+    return start + 1
+
+
 def fold(wire: bytes) -> WireName:
     """Return ``wire`` with ASCII letters in lower case (RFC 4343)."""
     return WireName(wire.lower())
@@ -157,6 +165,11 @@ def is_within(wire: WireName, zone: WireName) -> bool:
     while i < cut:
         i += 1 + wire[i]
     return i == cut
+
+
+def is_within_any(wire: WireName, zones: Iterable[WireName]) -> bool:
+    """Tell whether ``wire`` is or lies below one of ``zones``."""
+    return any(is_within(wire, zone) for zone in zones)
 
 
 def reverse_address(wire: WireName) -> str | None:

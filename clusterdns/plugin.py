@@ -26,15 +26,13 @@ from clusterdns.answers import Response, failure
 from clusterdns.corefile import COREDNS_ORDER, Directive
 from clusterdns.message import Query, Question
 from clusterdns.name import WireName
+from clusterdns.tally import Sample
 
 if TYPE_CHECKING:
     from clusterdns.cluster.store import Source, Store
 
 AnswerNext = Callable[[Question], Response | None]
 HandleNext = Callable[[Query], Awaitable[Response]]
-
-# (metric, label values, value); a histogram's value is its `sample()`.
-Sample = tuple[str, tuple[str, ...], float | tuple[float, ...]]
 
 DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 

@@ -81,7 +81,6 @@ class Child:
         self.pid = 0
         self.is_wanted = True
         self.started_at = 0.0
-        self.restarts = 0
         self.ended = asyncio.Event()
         self._start = start
         self._delay_s = self.FIRST_DELAY_S
@@ -105,15 +104,14 @@ class Child:
         asyncio.get_running_loop().call_later(self._delay_s, self._restart)
         self._delay_s = min(self._delay_s * 2, self.MAX_DELAY_S)
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send it a signal."""
+    def kill(self) -> None:
+        """End it at once."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+                os.kill(self.pid, signal.SIGKILL)
 
     def _restart(self) -> None:
         if self.is_wanted and not self.pid:
-            self.restarts += 1
             try:
                 self.start()
             except OSError as error:  # no memory or no processes left just now

@@ -38,7 +38,6 @@ class Server:
         self.tally = Tally(label)
         self.clock = clock
         self.panics = 0
-        self.overloads = 0
         self._router = router
         self._waiting: set[asyncio.Task[None]] = set()
         self._places: set[str] = set()
@@ -88,9 +87,11 @@ class Server:
             lambda: self.tally.slot(self._kind(query, view, response, response.counters)),
         ):
             return
-        if query.edns is not None and query.octets == len(question.wire) + 12 + OPT_OCTETS:
-            edns = query.edns
-            self.table.admit_opt(message.write_opt(edns))
+        if (
+            query.edns is not None
+            and query.octets == len(question.wire) + message.HEADER_OCTETS + OPT_OCTETS
+        ):
+            self.table.admit_opt(message.write_opt(query.edns))
         if self.tally.is_full:
             self.table.clear()
             self.tally.restart()
@@ -132,7 +133,6 @@ class Server:
     def _wait(self, query: Query, view: View, hits: list[int], send: Send) -> bytes | None:
         """Start the chain that may wait; refuse when too many wait already."""
         if len(self._waiting) >= MAX_WAITING:
-            self.overloads += 1
             return self._finish(query, view, _SERVFAIL, hits)
         task = asyncio.get_running_loop().create_task(self._handle(query, view, hits, send))
         self._waiting.add(task)

@@ -9,7 +9,6 @@ first. (CoreDNS: core/dnsserver/server.go ReadTimeout, IdleTimeout)
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import struct
 from collections import OrderedDict
@@ -24,7 +23,6 @@ IDLE_TIMEOUT_S = 10.0
 _SWEEP_S = 1.0
 _HIGH_WATER_OCTETS = 256 * 1024  # replies a client has not read; then its queries are not read
 _LENGTH = struct.Struct("!H")
-_log = logging.getLogger(__name__)
 
 
 def take(buffer: bytearray) -> bytes | None:

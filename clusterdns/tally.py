@@ -29,6 +29,7 @@ _TYPES = frozenset(
     )
 )  # fmt: skip
 
+# (metric, label values, value); a histogram's value is its `sample()`.
 Sample = tuple[str, tuple[str, ...], float | tuple[float, ...]]
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from clusterdns import message, rr
 from clusterdns.errors import FormError, UpstreamError
 from clusterdns.histogram import TIME_S, Histogram
+from clusterdns.interfaces import host_and_port
 from clusterdns.message import Edns, Question, Reply
 from clusterdns.name import WireName
 
@@ -158,7 +159,7 @@ class Upstream:
     def __init__(self, host: str, port: int, options: Options) -> None:
         self.host = host
         self.port = port
-        self.text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.text = host_and_port(host, port)
         self.fails = 0  # health checks failed in a row
         self.probe_failures = 0
         self.durations: dict[str, Histogram] = {}  # by RCODE

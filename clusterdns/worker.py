@@ -19,9 +19,9 @@ from clusterdns.cluster.feed import Subscription
 from clusterdns.cluster.store import EVERYTHING, Fact, Source, Store
 from clusterdns.configure import Configuration, Endpoint
 from clusterdns.engine import Engine, engine_of
-from clusterdns.plugin import Sample
 from clusterdns.server import Server
 from clusterdns.stream import Streams
+from clusterdns.tally import Sample
 
 BEAT_S = 1.0
 STARTING_BEAT_S = 0.05

@@ -236,7 +236,7 @@ def _owned(records: tuple[RR, ...], owner: WireName) -> tuple[RR, ...]:
 def _host(record: RR) -> bytes:
     """Return the host that an MX, SRV, SVCB or HTTPS record names."""
     start = _HOST_AT[record.rtype]
-    return record.rdata[start : _end_of_name(record.rdata, start)]
+    return record.rdata[start : name.end(record.rdata, start)]
 
 
 def _folded(record: RR) -> bytes:
@@ -246,11 +246,5 @@ def _folded(record: RR) -> bytes:
     start, names = _FOLDED[record.rtype]
     end = start
     for _ in range(names):
-        end = _end_of_name(record.rdata, end)
+        end = name.end(record.rdata, end)
     return record.rdata[:start] + record.rdata[start:end].lower() + record.rdata[end:]
-
-
-def _end_of_name(rdata: bytes, i: int) -> int:
-    while rdata[i]:
-        i += 1 + rdata[i]
-    return i + 1

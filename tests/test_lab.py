@@ -20,16 +20,6 @@ ZONES = Path(__file__).resolve().parent.parent / "zones"
 ROWS = re.findall(r"^\| `([^`]+)` \|[^|]*\| (.+) \|$", (ZONES / "README.md").read_text(), re.M)
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    text = (ZONES / "Corefile").read_text()
-    for port in ("18080", "18181", "19153"):  # a lab may be running on this machine
-        text = text.replace(port, str(peers.free_port()))
-    text = text.replace(". {", f". {{\n    root {ZONES}", 1)
-    with peers.clusterdns(text, tmp_path_factory.mktemp("lab")) as server:
-        yield server
-
-
 def ask(server: peers.Server, qname: str, rtype: str = "A", **options) -> dns.message.Message:
     query = dns.message.make_query(qname, rtype, **options).to_wire()
     reply = peers.ask_udp(server.address, query)

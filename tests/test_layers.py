@@ -18,7 +18,7 @@ MODULES = {
 
 # From the bottom up: a module imports only from lines above its own, or from its own line.
 LAYERS = [
-    "errors __init__ histogram logs interfaces",
+    "errors __init__ histogram logs interfaces channel",
     "name",
     "rr",
     "message",
@@ -36,7 +36,7 @@ LAYERS = [
     "cluster.watch",
     "view",
     "configure server",
-    "engine stream binding channel",
+    "engine stream binding",
     "process web cluster.watcher",
     "worker",
     "metrics generation",

@@ -125,15 +125,6 @@ def test_nothing_anywhere_asks_for_everything():
         assert outcomes(resolver, *given) == [*SUFFIXED, "web."]
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    text = (ZONES / "Corefile").read_text().replace(". {", f". {{\n    root {ZONES}", 1)
-    for port in ("18080", "18181", "19153"):
-        text = text.replace(port, str(peers.free_port()))
-    with peers.clusterdns(text, tmp_path_factory.mktemp("lab")) as server:
-        yield server
-
-
 @pytest.mark.parametrize(
     ("host", "resolver", "count"),
     [

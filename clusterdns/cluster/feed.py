@@ -8,29 +8,26 @@ A worker holds a ``Subscription``. When its connection breaks, it connects again
 everything; what it then has not heard of when its kind is complete is gone. Replaying the events is
 the same as relisting.
 
-A frame is four octets of length and a ``marshal`` dump of ``("events", [Event...])`` or
-``("synced", [kind...])``. Both ends are this program under one user, which is checked.
+The messages (channel.py) are ``("events", [Event...])`` and ``("synced", [kind...])``. That both
+ends run under one user is checked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import marshal
 import os
 import socket
 import struct
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from clusterdns import channel
 from clusterdns.cluster.objects import Event, Key
 from clusterdns.cluster.store import Fact, Store
 
-_LENGTH = struct.Struct("!I")
 _FRAME_WEIGHT = 1024  # objects and endpoints in a frame: about 2 ms of a worker's time
 _RETRY_S = 0.2
-_log = logging.getLogger(__name__)
 
 Objects = MutableMapping[tuple[str, Key], tuple[Any, ...]]
 
@@ -164,15 +161,10 @@ class _Feed:
                 fields = self._feeder.objects.get(at)
                 events.append((*at, fields))
                 weight += 1 + sum(len(f) for f in fields or () if isinstance(f, tuple))
-            return _frame("events", events)
+            return channel.frame(("events", events))
         kinds = self._feeder.synced_kinds[self._told :]
         self._told += len(kinds)
-        return _frame("synced", kinds) if kinds else b""
-
-
-def _frame(word: str, items: list[Any]) -> bytes:
-    octets = marshal.dumps((word, items))
-    return _LENGTH.pack(len(octets)) + octets
+        return channel.frame(("synced", kinds)) if kinds else b""
 
 
 class Subscription:
@@ -222,9 +214,7 @@ class Subscription:
         self.is_connected = True
         try:
             while True:
-                (length,) = _LENGTH.unpack(await reader.readexactly(4))
-                word, items = marshal.loads(await reader.readexactly(length))
-                self._take(word, items)
+                self._take(*await channel.read(reader))
         finally:
             writer.close()
 

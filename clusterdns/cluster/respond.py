@@ -57,7 +57,7 @@ def is_reverse(folded: WireName) -> bool:
     These two themselves do not: as zones they may be the primary one (CoreDNS: pkg/dnsutil
     IsReverse looks for ``.in-addr.arpa.`` with its first dot).
     """
-    return folded not in _REVERSE and any(name.is_within(folded, zone) for zone in _REVERSE)
+    return folded not in _REVERSE and name.is_within_any(folded, _REVERSE)
 
 
 class Responder:
@@ -220,7 +220,7 @@ class Responder:
     def _name_error(
         self, folded: WireName, zone: Zone, facts: tuple[Hashable, ...]
     ) -> Response | None:
-        if any(name.is_within(folded, other) for other in self._fallthrough):
+        if name.is_within_any(folded, self._fallthrough):
             return None
         if not self._store.is_synced:  # what has not been listed yet may well exist
             return self._negative(rr.SERVFAIL, zone, facts)._replace(lifetime_s=0)

@@ -12,7 +12,6 @@ When the server cannot be reached at the start, the file stands in for it until 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import logging
 import marshal
@@ -131,7 +130,7 @@ class Watch:
             elif self._is_due(now - saved):
                 saved, self._is_changed = now, False
                 await self._loop.run_in_executor(None, self._save_snapshot)
-            if not is_trimmed and len(self._listed) == len(self.reflectors):
+            if not is_trimmed and self._is_complete:
                 is_trimmed = True
                 _libc.malloc_trim(0)  # the lists' buffers are not needed again soon
 
@@ -201,6 +200,11 @@ class Watch:
             found.append((name, (service_kind,), histogram.sample()))
         return found
 
+    @property
+    def _is_complete(self) -> bool:
+        """Whether the server has told all objects of every kind."""
+        return len(self._listed) == len(self.reflectors)
+
     def _is_fresh(self, reflector: Reflector) -> bool:
         return reflector.is_watching and reflector.kind in self._listed
 
@@ -235,14 +239,13 @@ class Watch:
         self.feeder.synced(kind)
         self._is_changed = True
         self._listed.add(kind)
-        if self._snapshot_written and len(self._listed) == len(self.reflectors):
+        if self._snapshot_written and self._is_complete:
             self._snapshot_written = 0.0
             _log.info("plugin/kubernetes: the API server has answered: nothing is stale any more")
 
     def _lacks_snapshot(self, since_s: float) -> bool:
         """Tell whether it is time to look into the file."""
-        is_complete = len(self._listed) == len(self.reflectors)
-        if not self._source.snapshot or is_complete or self._has_tried_snapshot:
+        if not self._source.snapshot or self._is_complete or self._has_tried_snapshot:
             return False
         return not self.gate.is_open or since_s >= UNREACHABLE_S
 
@@ -250,8 +253,9 @@ class Watch:
         """Tell whether it is time to write the file."""
         if not (self._source.snapshot and self._is_changed):
             return False
-        is_complete = len(self._listed) == len(self.reflectors)
-        return is_complete and since_s >= max(SNAPSHOT_S, self._snapshot_took_s / SNAPSHOT_SHARE)
+        return self._is_complete and since_s >= max(
+            SNAPSHOT_S, self._snapshot_took_s / SNAPSHOT_SHARE
+        )
 
     def _save_snapshot(self) -> None:
         started = time.monotonic()
@@ -290,9 +294,3 @@ class Watch:
             "plugin/kubernetes: the API server cannot be reached: serving %d objects from the "
             "snapshot of %.0f s ago", len(found.entries), max(0.0, time.time() - found.written),
         )  # fmt: skip
-
-
-async def watch(source: Source, listener: socket.socket) -> None:
-    """Feed the workers from ``source`` until cancelled."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await Watch(source, listener).run()

@@ -52,8 +52,9 @@ from clusterdns.logs import plugin_logger
 from clusterdns.message import AA, AD, OPCODE_QUERY, RA, TC, Query, Question
 from clusterdns.name import WireName
 from clusterdns.outcome import Outcome, answers_question, has_soa, outcome_of
-from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Sample, Worker
+from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
 from clusterdns.rr import RR
+from clusterdns.tally import Sample
 
 DEFAULT_CAPACITY = 9984  # CoreDNS: 10000 over 256 shards of 39
 MIN_CAPACITY = 1024
@@ -171,7 +172,8 @@ class Cache(Plugin):
             return self._find(question)
         self._count("requests")
         self._count("misses")
-        bounded = _with_ttl(response, self._ttl_of(question, response, OPCODE_QUERY))
+        outcome = _outcome(question, response, OPCODE_QUERY)
+        bounded = _with_ttl(response, self._ttl_of(outcome, response))
         return bounded._replace(
             edns=None, counters=(*bounded.counters, *self._moves("requests", "misses"))
         )
@@ -196,7 +198,7 @@ class Cache(Plugin):
         return response
 
     def _is_mine(self, qname: WireName) -> bool:
-        return any(name.is_within(qname, zone) for zone in self._zones)
+        return name.is_within_any(qname, self._zones)
 
     def _find(self, question: Question) -> Response | None:
         """Return the kept reply to a question, or None; SERVFAIL gives way to an answer."""
@@ -229,15 +231,16 @@ class Cache(Plugin):
 
     def _take(self, question: Question, response: Response, opcode: int) -> Response:
         """Return a reply with its TTLs bounded, and keep it if it may be kept."""
-        ttl = self._ttl_of(question, response, opcode)
+        outcome = _outcome(question, response, opcode)
+        ttl = self._ttl_of(outcome, response)
         bounded = _with_ttl(response, ttl)._replace(edns=None)
         if response.lifetime_s == math.inf or response.facts:  # from memory, and never stale
             return bounded
-        kind = _KEPT_AS.get(_outcome(question, response, opcode))
+        kind = _KEPT_AS.get(outcome)
         if kind is None or ttl <= 0 or not _may_be_kept(question, response):
             return bounded
         limits = self._kinds[kind]
-        if any(name.is_within(question.folded, zone) for zone in limits.disabled):
+        if name.is_within_any(question.folded, limits.disabled):
             return bounded
         key = _key(question)
         items = limits.items
@@ -247,9 +250,8 @@ class Cache(Plugin):
         items[key] = _Item(bounded, now, ttl)
         return bounded
 
-    def _ttl_of(self, question: Question, response: Response, opcode: int) -> int:
-        """Return the one TTL that all records of a reply get."""
-        kind = _outcome(question, response, opcode)
+    def _ttl_of(self, kind: Outcome, response: Response) -> int:
+        """Return the one TTL that all records of a reply of this kind get."""
         if kind is Outcome.SERVERERROR:
             return int(self._servfail_s)
         if kind in (Outcome.NXDOMAIN, Outcome.NODATA):

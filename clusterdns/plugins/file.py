@@ -206,7 +206,7 @@ class File(Plugin):
         )
 
     def _falls_through(self, question: Question) -> bool:
-        return any(name.is_within(question.folded, zone) for zone in self._fallthrough)
+        return name.is_within_any(question.folded, self._fallthrough)
 
     async def _watch(self, worker: Worker) -> None:
         """Take up the file whenever it has changed."""

@@ -61,7 +61,8 @@ from clusterdns.logs import plugin_logger
 from clusterdns.message import Query, Question, Reply
 from clusterdns.name import WireName
 from clusterdns.outcome import Outcome, outcome_of
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Sample, Worker
+from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.tally import Sample
 from clusterdns.upstream import Exchange, Options, Round, Upstream, order
 
 MAX_UPSTREAMS = 15
@@ -194,7 +195,7 @@ class Forward(Plugin):
     def _is_mine(self, qname: WireName) -> bool:
         if not name.is_within(qname, self._from):
             return False
-        return qname == self._from or not any(name.is_within(qname, z) for z in self._except)
+        return qname == self._from or not name.is_within_any(qname, self._except)
 
     def _is_for_next(self, question: Question, response: Response) -> bool:
         """Tell whether the `forward` behind shall be asked as well."""
