@@ -25,6 +25,7 @@ __all__ = [
     "DiskFiles",
     "Files",
     "Key",
+    "ORDER",
     "ServerBlock",
     "check_directives",
     "check_overlaps",
@@ -44,6 +45,10 @@ COREDNS_ORDER: tuple[str, ...] = (
     "clouddns", "k8s_external", "kubernetes", "file", "auto", "secondary", "etcd", "loop",
     "forward", "grpc", "erratic", "whoami", "on", "sign", "view", "nomad",
 )  # fmt: skip
+# With the directives of our own, each behind the one named: `search` sees names before the cache
+# does, as `autopath` does, and what keeps names from the upstream sees only those nobody knew.
+_OWN = {"autopath": ("search",), "loop": ("private", "families")}
+ORDER = tuple(word for each in COREDNS_ORDER for word in (each, *_OWN.get(each, ())))
 
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 _DURATION_PART = re.compile(r"([0-9]*)\.?([0-9]*)([a-zµμ]+)")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from clusterdns import rr
 from clusterdns.answers import Response, failure
-from clusterdns.corefile import COREDNS_ORDER, Directive
+from clusterdns.corefile import ORDER, Directive
 from clusterdns.message import Query, Question
 from clusterdns.name import WireName
 from clusterdns.tally import Sample
@@ -33,6 +33,14 @@ if TYPE_CHECKING:
 
 AnswerNext = Callable[[Question], Response | None]
 HandleNext = Callable[[Query], Awaitable[Response]]
+
+# Takes a client's address and a folded name; returns the folded domains that this client's resolver
+# would put behind a short name, the root last, or () if nothing is known of the client.
+SearchPath = Callable[[str, WireName], tuple[WireName, ...]]
+
+# Takes the folded labels of a namespace and a Service; tells whether it exists, with or without
+# endpoints.
+IsService = Callable[[bytes, bytes], bool]
 
 DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 
@@ -66,6 +74,8 @@ class Block:
         self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind
         self.server = ""  # metric label of the block's first listener, such as `dns://:53`
         self.view = ""  # metric label
+        self.search_paths: dict[str, SearchPath] = {}  # by the plugin that knows them
+        self.services: list[IsService] = []  # those of each plugin that knows some
         self.is_looping = False  # `loop` found that what is forwarded comes back
 
     def path(self, text: str) -> Path:
@@ -214,7 +224,7 @@ def load(word: str) -> type[Plugin]:
 
 
 def _order(word: str) -> int:
-    return COREDNS_ORDER.index(word) if word in COREDNS_ORDER else len(COREDNS_ORDER)
+    return ORDER.index(word) if word in ORDER else len(ORDER)
 
 
 def no_next(plugin: str) -> Response:

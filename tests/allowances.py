@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 
 import compare
-from clusters import Cluster, Manifest
+from clusters import IMPORT_NAME, Cluster, Manifest
 from questions import Asked, Manner
 
 SRV = 33
@@ -72,7 +72,8 @@ class Index:
         metadata, spec = manifest["metadata"], manifest.get("spec") or {}
         name = f"{metadata['name']}.{metadata.get('namespace')}"
         if manifest["kind"] == "EndpointSlice":
-            service = metadata["labels"]["kubernetes.io/service-name"]
+            labels = metadata["labels"]
+            service = labels.get("kubernetes.io/service-name") or labels[IMPORT_NAME]
             name = f"{service}.{metadata['namespace']}"
             self._slices[name] += 1
             if manifest["addressType"] == "FQDN":
@@ -80,7 +81,7 @@ class Index:
         elif spec.get("type") == "ExternalName":
             self._targets[name] = spec["externalName"].lower()
             self._aliases.add(name)
-        elif spec.get("clusterIP") == "None":
+        elif spec.get("clusterIP") == "None" or spec.get("type") == "Headless":
             self._headless.add(name)
 
     def is_alias(self, qname: str) -> bool:

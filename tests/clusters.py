@@ -19,6 +19,10 @@ Key = tuple[str, str, str]  # kind, namespace, name
 
 A, CNAME, MX, AAAA = 1, 5, 15, 28
 
+IMPORT_NAME = "multicluster.kubernetes.io/service-name"
+IMPORTED = "clusterset.local"  # the zone of ServiceImports
+TOPOLOGY_ZONES = ("us-a", "Eu.West", "1")
+
 OUTSIDE = (
     Scripted("www.example.com.", "answer", 300, 1, A, "192.0.2.1"),
     Scripted("www.example.com.", "answer", 300, 1, AAAA, "2001:db8::1"),
@@ -47,6 +51,9 @@ class Cluster:
         self.names: list[str] = []  # below the zone, without its labels
         self.addresses: list[str] = []
         self._local = local
+        self._makers = {
+            "Service": self._add_service, "Pod": self._add_pod, "ServiceImport": self._add_import
+        }  # fmt: skip
         self.namespaces = [f"ns{i}" for i in range(self.random.randint(1, 4))]
         if self.random.random() < 0.3:
             self.namespaces.append("kube-system")
@@ -64,16 +71,24 @@ class Cluster:
         self.has_errors = self.random.random() < 0.5
         self.is_split = self.random.random() < 0.4
         self.is_bound = self.random.random() < 0.3
+        if self.random.random() < 0.3:
+            self.zones.append(IMPORTED)
+            self.options.append(f"multicluster {IMPORTED}")
+            for namespace in self.namespaces:
+                for _ in range(self.random.randint(1, 4)):
+                    self._add_import(namespace, self.name())
+        if "noendpoints" not in self.options and self.random.random() < 0.3:
+            self.options.append("zonal")
 
     def change(self) -> tuple[list[Manifest], list[Key]]:
         """Replace, remove and add some objects; return those to apply and those to delete."""
         before = {key_of(manifest): manifest for manifest in self.manifests}
         for kind, namespace, name in list(before):
             roll = self.random.random()
-            if kind in ("Service", "Pod") and roll < 0.3:
+            if kind in self._makers and roll < 0.3:
                 self._remove(kind, namespace, name)
                 if roll < 0.2:
-                    (self._add_service if kind == "Service" else self._add_pod)(namespace, name)
+                    self._makers[kind](namespace, name)
             elif kind == "EndpointSlice" and roll < 0.3:
                 self._remake_slice(namespace, name, is_gone=roll < 0.1)
             elif kind == "Namespace" and roll < 0.15:
@@ -122,7 +137,7 @@ class Cluster:
             for found in self.manifests
             if found["kind"] == "EndpointSlice"
             and found["metadata"]["namespace"] == namespace
-            and found["metadata"]["labels"]["kubernetes.io/service-name"] == service
+            and found["metadata"]["labels"].get("kubernetes.io/service-name") == service
         ]
 
     def name(self) -> str:
@@ -254,6 +269,9 @@ class Cluster:
             for label in (endpoint.get("hostname"), dashed, f"{service}-{j}"):
                 if label and self.random.random() < (0.1 if many else 0.7):
                     self.names.append(f"{label}.{service}.{namespace}.svc")
+        if self.random.random() < 0.3:
+            zone, word = self.random.choice(TOPOLOGY_ZONES), self.random.choice(["pin", "prefer"])
+            self.names.append(f"{zone}.{word}._zone.{service}.{namespace}.svc")
         ports = self._ports(is_slice=True)
         self._add_port_names(ports, service, namespace)
         self._add(
@@ -282,6 +300,8 @@ class Cluster:
             endpoint["conditions"] = {
                 "ready": ready, "serving": chance() < 0.8, "terminating": chance() < 0.2,
             }  # fmt: skip
+        if chance() < 0.4:
+            endpoint["zone"] = self.random.choice(TOPOLOGY_ZONES)
         if chance() < 0.5:
             target = f"{service}-{j}"
             if chance() < 0.2:  # 63 octets are kept, more are not
@@ -289,14 +309,55 @@ class Cluster:
             endpoint["targetRef"] = {"kind": "Pod", "name": target, "namespace": namespace}
         return endpoint
 
+    def _add_import(self, namespace: str, name: str) -> None:
+        """Add a ServiceImport, and what clusters it is imported from."""
+        spec: Manifest = {"type": self.random.choice(["Headless", "Headless", "ClusterSetIP"])}
+        spec["ports"] = [port for port in self._ports() if self.random.random() < 0.9]
+        if spec["type"] == "ClusterSetIP" and self.random.random() < 0.9:
+            spec["ips"] = [f"10.250.{self.random.randint(0, 9)}.{self.random.randint(1, 99)}"]
+            if self.random.random() < 0.3:
+                spec["ips"].append(f"fd01::{self.random.randint(1, 99)}")
+        self.names.append(f"{name}.{namespace}.svc")
+        self._add_port_names(spec["ports"], name, namespace)
+        self._add("ServiceImport", namespace, name, labels={"team": "a"}, spec=spec)
+        for i in range(self.random.choice([0, 1, 1, 2])):
+            self._add_imported_slice(namespace, name, f"{name}-from-{i}")
+
+    def _add_imported_slice(self, namespace: str, service: str, name: str) -> None:
+        cluster = self.random.choice(["c1", "c2", "C3"])
+        endpoints: list[Manifest] = []
+        for i in range(self.random.randint(0, 4)):
+            address = f"10.251.{self.random.randint(0, 9)}.{self.random.randint(1, 99)}"
+            endpoints.append({"addresses": [address]})
+            if self.random.random() < 0.4:
+                endpoints[-1]["hostname"] = f"host-{i}"
+            if self.random.random() < 0.2:
+                endpoints[-1]["conditions"] = {"ready": False}
+            label = endpoints[-1].get("hostname", address.replace(".", "-"))
+            self.names += [
+                f"{label}.{cluster}.{service}.{namespace}.svc", f"{label}.{service}.{namespace}.svc"
+            ]  # fmt: skip
+        labels = {IMPORT_NAME: service, "multicluster.kubernetes.io/source-cluster": cluster,
+                  "app": self.random.choice("xyz")}  # fmt: skip
+        ports = self._ports(is_slice=True)
+        self._add_port_names(ports, service, namespace)
+        self._add(
+            "EndpointSlice", namespace, name, labels=labels, addressType="IPv4", ports=ports,
+            endpoints=endpoints,
+        )  # fmt: skip
+
     def _remake_slice(self, namespace: str, name: str, *, is_gone: bool) -> None:
         found = self._find("EndpointSlice", namespace, name)
         if found is None:  # its Service went before
             return
         labels = found["metadata"]["labels"]
         self._remove("EndpointSlice", namespace, name)
-        if not is_gone:
+        if is_gone:
+            return
+        if "kubernetes.io/service-name" in labels:
             self._add_slice(namespace, labels["kubernetes.io/service-name"], name, labels)
+        else:
+            self._add_imported_slice(namespace, labels[IMPORT_NAME], name)
 
     def _add_pod(self, namespace: str, name: str) -> None:
         address = self._address(self.random.random() < 0.1)
@@ -365,6 +426,6 @@ class Cluster:
         forward = [f"    forward . {upstream}"] if self.has_forward else []
         if not self.is_split:
             return "\n".join([". {", *common, kubernetes, *forward, "}", ""])
-        first = ["cluster.local second.example arpa {", *common, kubernetes, "}"]
+        first = [f"cluster.local second.example {IMPORTED} arpa {{", *common, kubernetes, "}"]
         last = forward or ([] if self.has_errors else ["    errors"])
         return "\n".join([*first, ". {", *common, *last, "}", ""])

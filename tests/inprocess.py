@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clusterdns.cluster import feed, objects, selectors
-from clusterdns.cluster.objects import KINDS, NAMESPACES
-from clusterdns.cluster.store import EVERYTHING, Source, Store
+from clusterdns.cluster import feed, marks, objects, selectors
+from clusterdns.cluster.objects import MANIFEST_KINDS
+from clusterdns.cluster.store import EVERYTHING, Fact, Source, Store
 from clusterdns.configure import compile_text
 from clusterdns.server import LATER, Server
 
@@ -28,7 +28,7 @@ class InProcess:
     ) -> None:
         self.configuration = compile_text(corefile, "Corefile", port=53, environ={}, warn=print)
         self.skipped_s = 0.0
-        self._unlisted = {KINDS[kind] for kind in unlisted}
+        self._unlisted = frozenset(unlisted)
         self._manifests = list(manifests)
         self._stores: dict[Source, Store] = {}
         (endpoint, router), *_ = self.configuration.routers.items()
@@ -54,7 +54,7 @@ class InProcess:
         for manifest in self._manifests:
             self._put(source, manifest, is_gone=False)
         for kind in source.kinds:
-            if kind not in self._unlisted:
+            if MANIFEST_KINDS[kind] not in self._unlisted:
                 store.synced(kind)
         return store
 
@@ -69,15 +69,17 @@ class InProcess:
             self._put(source, manifest, is_gone=is_gone)
 
     def _put(self, source: Source, manifest: Mapping[str, Any], *, is_gone: bool) -> None:
-        kind = KINDS.get(str(manifest.get("kind")))
-        if kind is None or kind not in source.kinds or kind in self._unlisted:
-            return
-        selector = source.namespace_selector if kind == NAMESPACES else source.selector
-        if not selectors.matches(selectors.parse(selector), objects.labels(manifest)):
-            return
-        key, slim = objects.cut(kind, manifest)
-        fields = None if is_gone or slim is None else feed.plain(slim)
-        facts = self._stores[source].apply((kind, key, fields), 1)
+        facts: list[Fact] = []
+        for kind in source.kinds:
+            word = MANIFEST_KINDS[kind]
+            if manifest.get("kind") != word or word in self._unlisted:
+                continue
+            selector = marks.selectors_of(kind, source)["labelSelector"]
+            if not selectors.matches(selectors.parse(selector), objects.labels(manifest)):
+                continue
+            key, slim = objects.cut(kind, manifest, keeps_zones=source.is_zonal)
+            fields = None if is_gone or slim is None else feed.plain(slim)
+            facts += self._stores[source].apply((kind, key, fields), 1)
         self.server.table.forget(facts)
         self.server.table.forget_passing()
         if EVERYTHING in facts:

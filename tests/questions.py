@@ -12,7 +12,7 @@ import struct
 from typing import NamedTuple
 
 import dns.name
-from clusters import OUTSIDE, Cluster
+from clusters import IMPORTED, OUTSIDE, Cluster
 
 A, NS, CNAME, SOA, PTR, HINFO, MX, TXT, AAAA, SRV, DS, AXFR, IXFR, ANY, HTTPS = (
     1, 2, 5, 6, 12, 13, 15, 16, 28, 33, 43, 252, 251, 255, 65,
@@ -108,7 +108,8 @@ class _Questions:
     def _qname(self) -> str:
         roll, choice = self.random.random(), self.random.choice
         zones = [zone for zone in self._cluster.zones if zone[-1].isalpha() and "arpa" not in zone]
-        zone = "cluster.local." if self.random.random() < 0.9 else f"{choice(zones)}."
+        usual = 0.6 if IMPORTED in zones else 0.9
+        zone = "cluster.local." if self.random.random() < usual else f"{choice(zones)}."
         if roll < 0.45:
             return f"{choice(self._cluster.names)}.{zone}"
         if roll < 0.6:

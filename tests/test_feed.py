@@ -73,7 +73,7 @@ async def test_objects_before_and_after_connecting():
         assert not pair.store.is_synced
         pair.sync()
         await asyncio.wait_for(pair.subscription.filled.wait(), 5)
-        assert pair.store.services["a", "one"].addresses == ("10.0.0.1",)
+        assert pair.store.services.by_name["a", "one"].addresses == ("10.0.0.1",)
         pair.feeder.put(SERVICES, ("a", "two"), service("10.0.0.2"))
         await pair.settle()
         assert ("service", "a", "two") in pair.facts
@@ -86,7 +86,7 @@ async def test_synced_comes_behind_the_objects():
             pair.feeder.put(SERVICES, ("a", f"s{i}"), service(f"10.0.{i >> 8}.{i & 255}"))
         pair.sync()
         await asyncio.wait_for(pair.subscription.filled.wait(), 5)
-        assert len(pair.store.services) == 5000
+        assert len(pair.store.services.by_name) == 5000
 
 
 @run
@@ -99,7 +99,7 @@ async def test_changes_merge_while_a_worker_is_slow():
         (only,) = pair.feeder._feeds
         assert len(only.pending) <= 1
         await pair.settle()
-        assert pair.store.services["a", "one"].addresses == ("10.1.39.15",)
+        assert pair.store.services.by_name["a", "one"].addresses == ("10.1.39.15",)
 
 
 @run
@@ -111,9 +111,9 @@ async def test_what_went_while_disconnected_is_gone():
         await asyncio.wait_for(pair.subscription.filled.wait(), 5)
         pair.feeder.break_off()
         pair.feeder.put(SERVICES, ("a", "one"), None)
-        assert len(pair.store.services) == 2
+        assert len(pair.store.services.by_name) == 2
         await pair.settle()
-        assert list(pair.store.services) == [("a", "two")]
+        assert list(pair.store.services.by_name) == [("a", "two")]
         assert pair.store.is_synced
 
 
@@ -136,6 +136,6 @@ def test_replaying_equals_relisting(seed):
                     pair.feeder.break_off()
             await pair.settle()
             expected = {key: fields for (_, key), fields in pair.feeder.objects.items()}
-            assert expected == {key: feed.plain(s) for key, s in pair.store.services.items()}
+            assert expected == {key: feed.plain(s) for key, s in pair.store.services.by_name.items()}
 
     asyncio.run(test())

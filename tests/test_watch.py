@@ -30,6 +30,9 @@ from clusterdns.configure import compile_text
 from clusterdns.errors import ConfigError
 
 MAX_RATE = 5.0  # K10: requests a second
+OUTAGE_S = float(os.environ.get("OUTAGE_S", "15"))  # K2; the row says 600
+SYNC_S = float(os.environ.get("SYNC_S", "9"))  # K7; the row says 3, on a machine of its own
+CHAOS_S = float(os.environ.get("CHAOS_S", "20"))  # K4; the row says 3600
 
 
 def namespace(name: str = "a") -> dict[str, Any]:
@@ -72,9 +75,11 @@ def cluster(services: int) -> list[dict[str, Any]]:
     return [namespace(), *(service(f"s{i}", address(i)) for i in range(services))]
 
 
-def ask(server: Server, name: str, rdtype: str = "A") -> tuple[str, set[str]]:
+def ask(
+    server: Server, name: str, rdtype: str = "A", zone: str = "cluster.local."
+) -> tuple[str, set[str]]:
     """Return the rcode and the data of the answer to a question about the cluster."""
-    query = dns.message.make_query(f"{name}.svc.cluster.local.", rdtype)
+    query = dns.message.make_query(f"{name}.svc.{zone}", rdtype)
     octets = ask_udp(server.address, query.to_wire())
     assert octets is not None, f"no reply about {name}"
     reply = dns.message.from_wire(octets)
@@ -126,13 +131,17 @@ def metric(port: int, name: str, **labels: str) -> float:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path, api: FaultyApi | None = None, *options: str, outside: str = ""
+    directory: Path,
+    api: FaultyApi | None = None,
+    *options: str,
+    zones: str = "cluster.local",
+    outside: str = "",
 ) -> Iterator[tuple[Server, int]]:
     """Run clusterdns on an API server; yield it and the port of its metrics."""
     port = free_port()
     lines = "\n    ".join([f"endpoint {api.url}" if api else "", *options])
     corefile = (
-        f".:{{PORT}} {{\n  kubernetes cluster.local {{\n    {lines}\n  }}\n  cache 30\n"
+        f".:{{PORT}} {{\n  kubernetes {zones} {{\n    {lines}\n  }}\n  cache 30\n"
         f"  prometheus 127.0.0.1:{port}\n  {outside}\n}}\n"
     )
     with clusterdns(corefile, directory) as server:
@@ -177,12 +186,12 @@ def test_k2_outage(tmp_path):
         api.reset_connections()
         time.sleep(3)
         before, asked, started = cpu_s(pid), len(api.times), time.monotonic()
-        while time.monotonic() - started < 15:
+        while time.monotonic() - started < OUTAGE_S:
             for i in range(20):
                 assert {address(i)} == ask(server, f"s{i}.a")[1]
             time.sleep(0.5)
-        assert (len(api.times) - asked) / 15 <= 0.4
-        assert cpu_s(pid) - before <= 0.15
+        assert (len(api.times) - asked) / OUTAGE_S <= 0.4
+        assert (cpu_s(pid) - before) / OUTAGE_S <= 0.01
         assert 20 == metric(metrics, "clusterdns_kubernetes_stale_objects", kind="services")
         api.down()
         api.apply(service("s3", "10.9.9.9"))
@@ -219,7 +228,7 @@ def test_k4_chaos(tmp_path):
             lambda: setattr(api, "streams_lists", rng.choice((True, False))),
             lambda: api.restore(backup),
         ]
-        until = time.monotonic() + 20
+        until = time.monotonic() + CHAOS_S
         while time.monotonic() < until:
             for _ in range(5):
                 name = rng.choice(names)
@@ -245,7 +254,7 @@ def test_k4_chaos(tmp_path):
                 for name in [*names, *model]
             )
 
-        eventually(is_as_model, 6)
+        eventually(is_as_model, 5)
         assert pid == watcher_of(server)
         calm(api)
 
@@ -302,8 +311,10 @@ def test_k7_a_large_cluster(tmp_path):
     for i in range(10_000):
         some = (address(2**20 + 5 * i + k) for k in range(5))
         objects.append(endpoints(f"s{i}", *some))
+    started = time.monotonic()
     with FaultyApi(objects) as api, serving(tmp_path, api, "startup_timeout 60s") as (server, _):
         assert {address(9999)} == ask(server, "s9999.a")[1]
+        assert time.monotonic() - started <= SYNC_S
         peak = Path(f"/proc/{watcher_of(server)}/status").read_text()
         (line,) = [line for line in peak.splitlines() if line.startswith("VmHWM")]
         assert int(line.split()[1]) / 1024 <= 120, line
@@ -451,6 +462,33 @@ def test_selectors_are_the_servers_work(tmp_path):
         assert "labelSelector=app+in+%28x%2C+y%29" in asked["endpointslices"]
         assert "labelSelector=dns%3Dyes" in asked["namespaces"]
         assert "status.phase%21%3DSucceeded" in asked["pods"]
+
+
+def test_service_imports_may_be_unknown_to_the_cluster(tmp_path):
+    """Without their definition there are none; once it is there, they resolve."""
+    zones = ("multicluster clusterset.local",)
+    imported = {
+        "kind": "ServiceImport",
+        "metadata": {"name": "far", "namespace": "a"},
+        "spec": {"type": "ClusterSetIP", "ips": ["10.9.0.1"], "ports": [{"port": 80}]},
+    }
+
+    def addresses(server: Server) -> set[str]:
+        return ask(server, "far.a", zone="clusterset.local.")[1]
+
+    with FaultyApi([*cluster(3), imported]) as api:
+        api.statuses["serviceimports"] = (404, {})
+        with serving(tmp_path, api, *zones, zones="cluster.local clusterset.local") as (server, _):
+            assert ("NXDOMAIN", set()) == ask(server, "far.a", zone="clusterset.local.")
+            assert {address(2)} == ask(server, "s2.a")[1]
+            (line,) = [line for line in server.output.splitlines() if "serviceimports" in line]
+            assert "404" in line
+            del api.statuses["serviceimports"]
+            eventually(lambda: addresses(server) == {"10.9.0.1"}, 35)
+            asked = [path for path in api.requests if "multicluster.kubernetes.io" in path]
+            assert all("/endpointslices?" in path for path in asked) and asked
+            api.delete("ServiceImport", "far", "a")
+            eventually(lambda: addresses(server) == set(), 1)
 
 
 def test_how_long_changes_took(tmp_path):

@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from clusterdns.cluster import objects, selectors
+from clusterdns.cluster import marks, objects, selectors
 from clusterdns.cluster.feed import Feeder, plain
-from clusterdns.cluster.objects import KINDS, NAMESPACES, PODS, Key, ObjectError
+from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, Key, ObjectError
 from clusterdns.cluster.store import Source
 from clusterdns.errors import ClusterDNSError
 
@@ -63,9 +63,11 @@ class Directory:
 
     def __init__(self, source: Source) -> None:
         self._root = Path(source.manifests)
-        self._kinds = frozenset(source.kinds)
-        self._selector = selectors.parse(source.selector)
-        self._namespace_selector = selectors.parse(source.namespace_selector)
+        self._source = source
+        self._selectors = {
+            kind: selectors.parse(marks.selectors_of(kind, source)["labelSelector"])
+            for kind in source.kinds
+        }
         self._signatures: dict[Path, Signature] = {}
         self._files: dict[Path, Objects] = {}
         self._homeless: frozenset[str] = frozenset()
@@ -108,28 +110,29 @@ class Directory:
     def _read(self, path: Path) -> Objects:
         """Return the objects of one file. Raises ManifestError or OSError."""
         found: Objects = {}
-        for manifest in _documents(path):
-            kind = KINDS.get(str(manifest.get("kind")))
-            if kind is None or kind not in self._kinds or not self._is_selected(kind, manifest):
-                continue
-            try:
-                key, slim = objects.cut(kind, manifest)
-            except ObjectError as error:
-                _log.warning("manifests: %s: %s", path, error)
-                continue
-            if kind == PODS and "deletionTimestamp" in manifest["metadata"]:
-                # A Pod that is going stays as it was known until it is gone, and is none when
-                # first seen so (CoreDNS: object/informer.go, errPodTerminating).
-                known = self._files.get(path, {}).get((kind, key))
-                if known is not None and slim is not None:
-                    found[kind, key] = known
-            elif slim is not None:
-                found[kind, key] = plain(slim) or ()
+        known = self._files.get(path, {})
+        for manifest in documents(path):
+            for kind, selector in self._selectors.items():
+                if manifest.get("kind") != MANIFEST_KINDS[kind]:
+                    continue
+                if not selectors.matches(selector, objects.labels(manifest)):
+                    continue
+                try:
+                    self._keep(kind, manifest, known, found)
+                except ObjectError as error:
+                    _log.warning("manifests: %s: %s", path, error)
         return found
 
-    def _is_selected(self, kind: str, manifest: Mapping[str, Any]) -> bool:
-        selector = self._namespace_selector if kind == NAMESPACES else self._selector
-        return selectors.matches(selector, objects.labels(manifest))
+    def _keep(self, kind: str, manifest: Mapping[str, Any], known: Objects, found: Objects) -> None:
+        """Put one object into ``found``. Raises ObjectError."""
+        key, slim = objects.cut(kind, manifest, keeps_zones=self._source.is_zonal)
+        if kind == PODS and "deletionTimestamp" in manifest["metadata"]:
+            # A Pod that is going stays as it was known until it is gone, and is none when first
+            # seen so (CoreDNS: object/informer.go, errPodTerminating).
+            if slim is not None and (kind, key) in known:
+                found[kind, key] = known[kind, key]
+        elif slim is not None:
+            found[kind, key] = plain(slim) or ()
 
     def _complain(self, error: str) -> None:
         """Log an error, once until it changes."""
@@ -154,7 +157,7 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _documents(path: Path) -> Iterator[Mapping[str, Any]]:
+def documents(path: Path) -> Iterator[Mapping[str, Any]]:
     """Return every object of a file, those of a List each for itself.
 
     Raises:

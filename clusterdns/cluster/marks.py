@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from clusterdns.cluster.objects import (
+    IMPORT_NAME_LABEL,
+    IMPORT_SLICES,
+    IMPORTS,
     NAMESPACES,
     PODS,
     SERVICE_NAME_LABEL,
@@ -19,7 +22,12 @@ from clusterdns.cluster.objects import (
 )
 from clusterdns.cluster.store import Source
 
-DISCOVERY = "discovery.k8s.io"
+# API group and version of the kinds that are not in the core group.
+_GROUPS = {
+    SLICES: ("discovery.k8s.io", "v1"),
+    IMPORT_SLICES: ("discovery.k8s.io", "v1"),
+    IMPORTS: ("multicluster.x-k8s.io", "v1alpha1"),
+}
 LAST_TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 POD_FIELDS = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
 
@@ -33,22 +41,31 @@ class Known(NamedTuple):
 
 def path_of(kind: str) -> str:
     """Return where a kind is found, in all namespaces."""
-    return f"/apis/{DISCOVERY}/v1/{kind}" if kind == SLICES else f"/api/v1/{kind}"
+    group, version = _GROUPS.get(kind, ("", "v1"))
+    return f"/apis/{group}/{version}/{_resource(kind)}" if group else f"/api/{version}/{kind}"
 
 
 def selectors_of(kind: str, source: Source) -> dict[str, str]:
     """Return the selectors that the server applies for us (CoreDNS: controller.go)."""
-    selector = source.namespace_selector if kind == NAMESPACES else source.selector
+    selector = source.selector
+    if kind in (NAMESPACES, IMPORTS):
+        selector = source.namespace_selector
+    elif kind == IMPORT_SLICES:
+        selector = ",".join(filter(None, (selector, IMPORT_NAME_LABEL)))
     return {"labelSelector": selector, "fieldSelector": POD_FIELDS if kind == PODS else ""}
 
 
 def denial_of(kind: str, verb: str) -> str:
     """Return what an operator must know who has not given us a right."""
-    group = DISCOVERY if kind == SLICES else ""
+    group, resource = _GROUPS.get(kind, ("", ""))[0], _resource(kind)
     return (
-        f"not allowed to {verb} {kind}: the ClusterRole needs the verbs list and watch "
-        f'for resource "{kind}" in API group "{group}"'
+        f"not allowed to {verb} {resource}: the ClusterRole needs the verbs list and watch "
+        f'for resource "{resource}" in API group "{group}"'
     )
+
+
+def _resource(kind: str) -> str:
+    return SLICES if kind == IMPORT_SLICES else kind
 
 
 def trigger_of(manifest: Mapping[str, Any]) -> tuple[Key, float] | None:

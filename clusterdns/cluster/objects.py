@@ -18,11 +18,14 @@ from typing import Any, NamedTuple
 from clusterdns.errors import ClusterDNSError
 
 NAMESPACES, SERVICES, SLICES, PODS = "namespaces", "services", "endpointslices", "pods"
+IMPORTS, IMPORT_SLICES = "serviceimports", "importedslices"  # of a multicluster zone
 
 Key = tuple[str, str]  # namespace and name; a Namespace has ("", name)
 Event = tuple[str, Key, "tuple[Any, ...] | None"]
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+IMPORT_NAME_LABEL = "multicluster.kubernetes.io/service-name"
+CLUSTER_LABEL = "multicluster.kubernetes.io/source-cluster"
 _FINISHED_PHASES = frozenset(("Succeeded", "Failed", "Unknown"))
 _MAX_TARGET_OCTETS = 63  # CoreDNS: object/endpoint.go keeps shorter names of targets only
 
@@ -43,7 +46,10 @@ NO_PORT = (Port("", "", -1),)
 
 
 class Service(NamedTuple):
-    """A Service: its type, cluster addresses ("None" first if headless), ports, external name."""
+    """A Service: its type, cluster addresses ("None" first if headless), ports, external name.
+
+    A ServiceImport is kept as the Service it stands for.
+    """
 
     type: str
     addresses: tuple[str, ...]
@@ -66,11 +72,17 @@ class Endpoint(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """An EndpointSlice: the Service it belongs to, its ready endpoints, its ports."""
+    """An EndpointSlice: the Service it belongs to, its ready endpoints, its ports.
+
+    ``zones`` are the topology zones of addresses, where they are kept; ``cluster`` is the one that
+    imported endpoints come from.
+    """
 
     service: str
     endpoints: tuple[Endpoint, ...]
     ports: tuple[Port, ...]
+    zones: tuple[tuple[str, str], ...] = ()
+    cluster: str = ""
 
 
 class Namespace(NamedTuple):
@@ -89,12 +101,25 @@ SLIM_TYPES: dict[str, Callable[..., Any]] = {
     SERVICES: Service,
     SLICES: Slice,
     PODS: Pod,
+    IMPORTS: Service,
+    IMPORT_SLICES: Slice,
 }
-KINDS = {"Namespace": NAMESPACES, "Service": SERVICES, "EndpointSlice": SLICES, "Pod": PODS}
+MANIFEST_KINDS = {
+    NAMESPACES: "Namespace",
+    SERVICES: "Service",
+    SLICES: "EndpointSlice",
+    PODS: "Pod",
+    IMPORTS: "ServiceImport",
+    IMPORT_SLICES: "EndpointSlice",
+}
 
 
-def cut(kind: str, manifest: Mapping[str, Any]) -> tuple[Key, Slim | None]:
+def cut(
+    kind: str, manifest: Mapping[str, Any], *, keeps_zones: bool = False
+) -> tuple[Key, Slim | None]:
     """Return the key and the slim form of an object, None where DNS keeps nothing of it.
+
+    ``keeps_zones`` says whether a slice keeps the topology zones of its endpoints.
 
     Raises:
         ObjectError: it has no name, or a field of a shape its kind does not have.
@@ -106,7 +131,10 @@ def cut(kind: str, manifest: Mapping[str, Any]) -> tuple[Key, Slim | None]:
             raise ObjectError(f"{kind}: object without a name")
         if kind == NAMESPACES:
             return ("", key[1]), Namespace()
-        return (key[0] or "default", key[1]), _CUTTERS[kind](manifest)
+        key = (key[0] or "default", key[1])
+        if kind == SLICES and keeps_zones:
+            return key, _slice(manifest)._replace(zones=_zones(manifest))
+        return key, _CUTTERS[kind](manifest)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ObjectError(f"{kind}: {type(error).__name__} at {error}") from error
 
@@ -189,6 +217,37 @@ def _slice(manifest: Mapping[str, Any]) -> Slice:
     return Slice(_text(service), tuple(endpoints), _ports(manifest.get("ports")))
 
 
+def _zones(manifest: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the topology zones of a slice's ready addresses, in lower case."""
+    found = dict[str, str]()
+    for endpoint in _list(manifest.get("endpoints")):
+        is_ready = (endpoint.get("conditions") or {}).get("ready") is not False
+        if is_ready and (zone := _text(endpoint.get("zone"))):
+            found.update(dict.fromkeys(_texts(endpoint.get("addresses")), zone.lower()))
+    return tuple(found.items())
+
+
+def _imported_slice(manifest: Mapping[str, Any]) -> Slice:
+    names = labels(manifest)
+    return _slice(manifest)._replace(
+        service=_text(names.get(IMPORT_NAME_LABEL)), cluster=_text(names.get(CLUSTER_LABEL))
+    )
+
+
+def _import(manifest: Mapping[str, Any]) -> Service:
+    """Return a ServiceImport as a Service; without ports it has none at all."""
+    spec = manifest.get("spec") or {}
+    is_headless = spec.get("type") == "Headless"
+    ports = spec.get("ports")
+    return Service(
+        type=_text(spec.get("type")),
+        addresses=("None",) if is_headless else _texts(spec.get("ips")),
+        ports=_ports(ports) if ports else (),
+        external_name="",
+        external_addresses=(),
+    )
+
+
 def _pod(manifest: Mapping[str, Any]) -> Pod | None:
     status = manifest.get("status") or {}
     if _text(status.get("phase")) in _FINISHED_PHASES:
@@ -200,4 +259,6 @@ _CUTTERS: dict[str, Callable[[Mapping[str, Any]], Service | Slice | Pod | None]]
     SERVICES: _service,
     SLICES: _slice,
     PODS: _pod,
+    IMPORTS: _import,
+    IMPORT_SLICES: _imported_slice,
 }

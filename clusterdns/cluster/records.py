@@ -10,11 +10,11 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from clusterdns import name, rr
-from clusterdns.cluster.objects import Endpoint, Key, Port, Service
+from clusterdns.cluster.objects import Endpoint, Key, Port, Service, Slice
 from clusterdns.cluster.store import SERVERS, Fact, Store
 from clusterdns.rr import RR
 
@@ -28,10 +28,15 @@ class Options(NamedTuple):
     namespaces: frozenset[str] = frozenset()
     endpoint_pod_names: bool = False
     ignore_empty_service: bool = False
+    is_zonal: bool = False  # names that ask for the endpoints of a topology zone
 
 
 class Parsed(NamedTuple):
-    """The labels left of the zone. Empty text is an absent label; port and protocol match any."""
+    """The labels left of the zone. Empty text is an absent label; port and protocol match any.
+
+    ``topology_zone`` asks for the endpoints of that zone, or where it has none and the name
+    ``prefers`` it, for all.
+    """
 
     branch: str = ""  # "svc", "pod", or "" for the apex
     namespace: str = ""
@@ -39,6 +44,9 @@ class Parsed(NamedTuple):
     endpoint: str = ""
     port: str = ""
     protocol: str = ""
+    cluster: str = ""
+    topology_zone: str = ""
+    prefers: bool = False
 
 
 class Entry(NamedTuple):
@@ -49,10 +57,13 @@ class Entry(NamedTuple):
     owner: tuple[str, ...]
 
 
-def parse(labels: list[bytes]) -> Parsed | None:
+def parse(
+    labels: list[bytes], *, is_multicluster: bool = False, is_zonal: bool = False
+) -> Parsed | None:
     """Return the meaning of the folded labels left of the zone, or None where they have none.
 
-    One leading underscore of port and protocol is dropped, and nothing asks for it to be there.
+    One leading underscore of port and protocol is dropped. Outside a multicluster zone nothing asks
+    for it to be there.
     """
     texts = [label.decode("latin-1") for label in reversed(labels)]
     if not texts:
@@ -69,19 +80,35 @@ def parse(labels: list[bytes]) -> Parsed | None:
             return Parsed(branch, namespace, service)
         case [namespace, service, endpoint]:
             return Parsed(branch, namespace, service, endpoint)
+        case [namespace, service, cluster, endpoint] if is_multicluster and not (
+            cluster.startswith("_") or endpoint.startswith("_")
+        ):
+            return Parsed(branch, namespace, service, endpoint, cluster=cluster)
         case [namespace, service, protocol, port]:
             return Parsed(
                 branch, namespace, service, "", port.removeprefix("_"), protocol.removeprefix("_")
             )
+        case [namespace, service, "_zone", ("pin" | "prefer") as word, *zone] if (
+            is_zonal and not is_multicluster and branch == "svc"
+        ):
+            return Parsed(
+                branch, namespace, service,
+                topology_zone=".".join(reversed(zone)), prefers=word == "prefer",
+            )  # fmt: skip
     return None
 
 
 class Lookup:
-    """One question's view of a store: finds entries and notes what it looked at."""
+    """One question's view of a store: finds entries and notes what it looked at.
 
-    def __init__(self, store: Store, options: Options) -> None:
+    In a multicluster zone the Services are those that ServiceImports stand for.
+    """
+
+    def __init__(self, store: Store, options: Options, *, is_multicluster: bool = False) -> None:
         self.facts: list[Fact] = []
+        self.is_multicluster = is_multicluster
         self._store = store
+        self._services = store.imported if is_multicluster else store.services
         self._options = options
 
     def find(self, parsed: Parsed) -> list[Entry] | None:
@@ -113,9 +140,11 @@ class Lookup:
     def _find_service(self, parsed: Parsed) -> list[Entry] | None:
         key = (parsed.namespace, parsed.service)
         self.facts.append(("service", *key))
-        service = self._store.services.get(key)
+        service = self._services.by_name.get(key)
         if service is None or self._is_ignored(key, service):
             return None
+        if parsed.topology_zone:
+            return self._find_in_zone(key, parsed) if service.is_headless else None
         if service.type == "ExternalName":
             if parsed.endpoint or parsed.port or parsed.protocol:
                 return None
@@ -125,26 +154,35 @@ class Lookup:
         if service.is_headless or parsed.endpoint:
             return list(self._find_endpoints(key, parsed)) or None
         owner = (parsed.service, parsed.namespace, "svc")
-        return [
-            Entry(address, port.number, owner)
-            for port in service.ports
-            if _is_wanted(port, parsed)
-            for address in service.addresses
-        ] or None
+        ports = [port for port in service.ports if _is_wanted(port, parsed)]
+        if not ports:
+            return None
+        return [Entry(address, p.number, owner) for p in ports for address in service.addresses]
 
     def _is_ignored(self, key: Key, service: Service) -> bool:
         if not self._options.ignore_empty_service or service.is_headless:
             return False
-        return service.type != "ExternalName" and not any(self._store.endpoints(key))
+        return service.type != "ExternalName" and not self._services.has_endpoints(key)
+
+    def _find_in_zone(self, key: Key, parsed: Parsed) -> list[Entry]:
+        """Return the endpoints of a topology zone; a zone without any exists all the same."""
+        found = list(self._find_endpoints(key, parsed))
+        if found or not parsed.prefers:
+            return found
+        return list(self._find_endpoints(key, parsed._replace(topology_zone="")))
 
     def _find_endpoints(self, key: Key, parsed: Parsed) -> Iterator[Entry]:
-        for endpoint, ports in self._store.endpoints(key):
-            hostname = self._hostname(endpoint)
-            if parsed.endpoint and parsed.endpoint != hostname.lower():
+        for found in self._services.slices_of(key):
+            if parsed.endpoint and parsed.cluster != found.cluster.lower():
                 continue
-            for port in ports:
-                if _is_wanted(port, parsed):
-                    owner = (hostname, key[1], key[0], "svc")
+            service = (found.cluster, key[1]) if self.is_multicluster else (key[1],)
+            ports = [port for port in found.ports if _is_wanted(port, parsed)]
+            for endpoint in _endpoints_in(found, parsed.topology_zone):
+                hostname = self._hostname(endpoint)
+                if parsed.endpoint and parsed.endpoint != hostname.lower():
+                    continue
+                owner = (hostname, *service, key[0], "svc")
+                for port in ports:
                     yield Entry(endpoint.address, port.number, owner)
 
     def _hostname(self, endpoint: Endpoint) -> str:
@@ -177,12 +215,13 @@ class Lookup:
         A Service's own address hides the endpoints there (CoreDNS: reverse.go).
         """
         self.facts.append(("address", address))
-        for namespace, service in self._store.services_at(address):
+        for namespace, service in self._store.services.at(address):
             if self._is_pointed_into(namespace):
                 return [(service, namespace, "svc")]
         found = dict[tuple[str, ...], None]()
-        for (namespace, service), sliced in self._store.slices_at(address):
-            if self._is_pointed_into(namespace):
+        for (namespace, service), sliced in self._store.services.slices_at(address):
+            # A slice of no Service here, such as an imported one, gives its endpoints no name.
+            if service and self._is_pointed_into(namespace):
                 for endpoint in sliced.endpoints:
                     if endpoint.address == address:
                         found[self._hostname(endpoint), service, namespace, "svc"] = None
@@ -197,9 +236,9 @@ class Lookup:
         found: list[Entry] = []
         is_endpoint = False
         for local in local_addresses:
-            for key, sliced in self._store.slices_at(local):
+            for key, sliced in self._store.services.slices_at(local):
                 is_endpoint = True
-                service = self._store.services.get(key)
+                service = self._store.services.by_name.get(key)
                 if service is None:
                     continue
                 owner = (key[1], key[0], "svc")
@@ -213,6 +252,14 @@ class Lookup:
         if is_endpoint:
             return found
         return [Entry(local, 0, ("ns", "dns")) for local in local_addresses]
+
+
+def _endpoints_in(found: Slice, topology_zone: str) -> Iterable[Endpoint]:
+    """Return the endpoints of a slice that are in a topology zone, "" for all."""
+    if not topology_zone:
+        return found.endpoints
+    zones = dict(found.zones)
+    return [e for e in found.endpoints if zones.get(e.address) == topology_zone]
 
 
 def _is_wanted(port: Port, parsed: Parsed) -> bool:

@@ -23,11 +23,10 @@ from clusterdns.cluster.apiclient import ApiClient, ApiError, Reply, read_list, 
 from clusterdns.cluster.backoff import Backoff, Gate, Timing
 from clusterdns.cluster.jsonstream import Items, Lines, StreamError, load_line
 from clusterdns.cluster.marks import Known
-from clusterdns.cluster.objects import KINDS, PODS, SLICES, Key, ObjectError
+from clusterdns.cluster.objects import IMPORTS, MANIFEST_KINDS, PODS, SLICES, Key, ObjectError
 from clusterdns.cluster.store import Source
 
 PAGE = 500  # client-go's page
-_KIND_OF = {kind: word for word, kind in KINDS.items()}
 _INITIAL_END = "k8s.io/initial-events-end"
 _log = logging.getLogger("kubernetes")
 
@@ -63,6 +62,7 @@ class Reflector:
         self._client, self._gate, self._sink = client, gate, sink
         self._timing = timing or Timing()
         self._selectors = marks.selectors_of(kind, source)
+        self._keeps_zones = source.is_zonal
         self._streams_lists = True
         self._listed_at = float("-inf")
         self._highest = 0  # version of the last list or event, to notice a server that went back
@@ -141,6 +141,9 @@ class Reflector:
         if text != self._last_error and (self._is_news or not error.is_server):
             _log.error("plugin/kubernetes: %s", text)
         self._last_error = text
+        if error.code == 404 and self.kind == IMPORTS and not self.known:
+            # A cluster need not know ServiceImports, or may get to know them later.
+            self._sink.listed(self.kind, set())
         if error.code in (401, 403, 404, 405):
             return max(error.retry_after_s, self._denial.next())
         # Where nobody answers, the gate alone says when to ask again.
@@ -286,8 +289,9 @@ class Reflector:
         known = self.known.get(key)
         if isinstance(version, str) and seen is None:
             self._advance(version)
-        if manifest.get("kind", _KIND_OF[self.kind]) != _KIND_OF[self.kind] or not key[1]:
-            self._skip(f"an object that is no {_KIND_OF[self.kind]}: {manifest.get('kind')!r:.40}")
+        expected = MANIFEST_KINDS[self.kind]
+        if manifest.get("kind", expected) != expected or not key[1]:
+            self._skip(f"an object that is no {expected}: {manifest.get('kind')!r:.40}")
         elif type_ == "DELETED":
             if known is not None and (known.uid == mark.uid or mark.version > known.version):
                 del self.known[key]
@@ -309,7 +313,7 @@ class Reflector:
         """Note an object that is there."""
         self.known[key] = mark
         try:
-            found, slim = objects.cut(self.kind, manifest)
+            found, slim = objects.cut(self.kind, manifest, keeps_zones=self._keeps_zones)
         except ObjectError as error:
             self._skip(f"{'/'.join(key)}: {error}")
             return

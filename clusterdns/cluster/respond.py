@@ -19,6 +19,7 @@ from clusterdns.cluster.records import (
     Entry,
     Lookup,
     Options,
+    Parsed,
     address_records,
     glue_records,
     owner_name,
@@ -70,6 +71,7 @@ class Responder:
         zones: Iterable[WireName],
         *,
         ttl: int = 5,
+        multicluster: Iterable[WireName] = (),
         fallthrough: Iterable[WireName] = (),
         local_addresses: tuple[str, ...] = (),
     ) -> None:
@@ -79,16 +81,21 @@ class Responder:
         self._longest_first = sorted(self._zones, key=len, reverse=True)
         self._primary = next(zone for zone in self._zones if not is_reverse(zone))
         self._ttl = ttl
+        self._multicluster = frozenset(
+            zone for zone in self._zones if name.is_within_any(zone, tuple(multicluster))
+        )
         self._fallthrough = tuple(fallthrough)
         self._local_addresses = local_addresses
         self._last_soa = ((-1, b""), RR(b"", 0, 0, b""))
 
+    def longest_zone(self, folded: WireName) -> WireName | None:
+        """Return the longest of the zones that a name lies in, or None."""
+        return next((z for z in self._longest_first if name.is_within(folded, z)), None)
+
     def zone_of(self, question: Question) -> Zone | None:
-        """Return the longest of the zones that the question lies in, or None."""
-        for zone in self._longest_first:
-            if name.is_within(question.folded, zone):
-                return Zone(zone, question.qname[-len(zone) :])
-        return None
+        """Return the zone that a question lies in, or None."""
+        zone = self.longest_zone(question.folded)
+        return Zone(zone, question.qname[-len(zone) :]) if zone else None
 
     def respond(
         self, question: Question, zone: Zone
@@ -96,7 +103,8 @@ class Responder:
         """Yield questions about names outside; return the response, or None to fall through."""
         if question.qtype in (rr.AXFR, rr.IXFR):
             return failure(rr.REFUSED)
-        lookup = Lookup(self._store, self._options)
+        is_multicluster = zone.folded in self._multicluster
+        lookup = Lookup(self._store, self._options, is_multicluster=is_multicluster)
         outside: list[Response] = []
         try:
             found = yield from self._records(question, zone, lookup, outside)
@@ -131,7 +139,7 @@ class Responder:
             addresses = yield from self._addresses(question, zone, lookup, (), outside)
             return None if addresses is None else (addresses, [])
         if qtype == rr.SOA:
-            return ([self._soa(zone.case)] if qname == zone.case else []), []
+            return ([self._soa(zone)] if qname == zone.case else []), []
         if qtype == rr.NS and folded == zone.case:
             return self._name_servers(qname, zone, lookup)
         if qtype == rr.TXT and folded == b"\x0bdns-version" + zone.folded:
@@ -142,8 +150,8 @@ class Responder:
         entries = self._entries(question, zone, lookup)
         if entries is None:
             return None
-        if qtype == rr.TXT and not entries:
-            return None  # CoreDNS has no empty non-terminals for TXT
+        if qtype == rr.TXT and not entries and not self._is_zonal(question, zone):
+            return None  # CoreDNS has no other empty non-terminals for TXT
         if qtype == rr.SRV and not self._is_name_server(question, zone):
             return server_records(qname, zone.case, ttl, entries)
         if qtype == rr.CNAME and entries and not rr.address_rdata(entries[0].host):
@@ -154,11 +162,23 @@ class Responder:
         """Return the entries behind any name of the zone, or None for a name error."""
         if self._is_name_server(question, zone):
             return lookup.servers(self._local_addresses)
-        labels = name.labels(question.folded)
-        parsed = parse(labels[: len(labels) - name.count_labels(zone.folded)])
+        parsed = self._parsed(question, zone)
         if parsed is None or (parsed.namespace and is_reverse(question.folded)):
             return None
         return lookup.find(parsed)
+
+    def _parsed(self, question: Question, zone: Zone) -> Parsed | None:
+        labels = name.labels(question.folded)
+        return parse(
+            labels[: len(labels) - name.count_labels(zone.folded)],
+            is_multicluster=zone.folded in self._multicluster,
+            is_zonal=self._options.is_zonal,
+        )
+
+    def _is_zonal(self, question: Question, zone: Zone) -> bool:
+        """Tell whether a name asks for the endpoints of a topology zone."""
+        parsed = self._parsed(question, zone)
+        return parsed is not None and bool(parsed.topology_zone)
 
     def _is_name_server(self, question: Question, zone: Zone) -> bool:
         """Tell whether the question is about ``ns.dns.<zone>``, by CoreDNS's test.
@@ -227,13 +247,15 @@ class Responder:
         return self._negative(rr.NXDOMAIN, zone, facts)
 
     def _negative(self, rcode: int, zone: Zone, facts: tuple[Hashable, ...]) -> Response:
-        return Response(rcode, AA, authority=(self._soa(zone.case),), facts=facts)
+        return Response(rcode, AA, authority=(self._soa(zone),), facts=facts)
 
-    def _soa(self, case: bytes) -> RR:
+    def _soa(self, zone: Zone) -> RR:
         """Return the SOA of a zone; the last one made serves again until the serial moves."""
-        serial = self._store.serial & 0xFFFFFFFF
-        if self._last_soa[0] != (serial, case):
-            rdata = rr.soa_rdata(_NS_DNS + case, _HOSTMASTER + case, serial, self._ttl)
-            soa = RR(case, rr.SOA, min(self._ttl, MAX_SOA_TTL_S), rdata)
-            self._last_soa = ((serial, case), soa)
+        is_multicluster = zone.folded in self._multicluster
+        serial = self._store.import_serial if is_multicluster else self._store.serial
+        serial &= 0xFFFFFFFF
+        if self._last_soa[0] != (serial, zone.case):
+            rdata = rr.soa_rdata(_NS_DNS + zone.case, _HOSTMASTER + zone.case, serial, self._ttl)
+            soa = RR(zone.case, rr.SOA, min(self._ttl, MAX_SOA_TTL_S), rdata)
+            self._last_soa = ((serial, zone.case), soa)
         return self._last_soa[1]

@@ -84,7 +84,7 @@ def identity(source: Source) -> list[str]:
     """Return what makes the objects of one source differ from another's."""
     return [
         source.kubeconfig or source.endpoint, source.context, *source.kinds, source.selector,
-        source.namespace_selector,
+        source.namespace_selector, *(["zonal"] if source.is_zonal else []),
     ]  # fmt: skip
 
 

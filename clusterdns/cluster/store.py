@@ -11,9 +11,11 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clusterdns.cluster.objects import (
+    IMPORT_SLICES,
+    IMPORTS,
     NAMESPACES,
     PODS,
     SERVICES,
@@ -44,6 +46,7 @@ class Source(NamedTuple):
 
     manifests: str
     kinds: tuple[str, ...]
+    is_zonal: bool = False  # the topology zones of endpoints are wanted
     selector: str = ""
     namespace_selector: str = ""
     endpoint: str = ""
@@ -61,18 +64,93 @@ class Source(NamedTuple):
         return self.manifests or self.kubeconfig or self.endpoint or "the cluster"
 
 
-class Store:
-    """Services, EndpointSlices, Namespaces and Pods of one source, indexed for lookups."""
+class Services:
+    """Services and the EndpointSlices that belong to them, indexed for lookups."""
 
-    def __init__(self, kinds: Iterable[str]) -> None:
-        self.serial = 0  # Unix seconds of the last change that counts, see 1.18 of CoreDNS' rules
-        self.services: dict[Key, Service] = {}
+    def __init__(self) -> None:
+        self.by_name: dict[Key, Service] = {}
         self.slices: dict[Key, dict[str, Slice]] = {}  # by Service, then by name of the slice
-        self.namespaces: set[str] = set()
-        self.pods: dict[Key, Pod] = {}
         self._owners: dict[Key, Key] = {}  # slice -> the Service it is filed under
         self._services_by_address: dict[str, tuple[Key, ...]] = {}
         self._slices_by_address: dict[str, tuple[Key, ...]] = {}
+
+    @property
+    def slice_keys(self) -> list[Key]:
+        """The keys of all EndpointSlices."""
+        return list(self._owners)
+
+    def at(self, address: str) -> list[Key]:
+        """Return the Services that have ``address`` as a cluster address."""
+        return list(self._services_by_address.get(address, ()))
+
+    def slices_at(self, address: str) -> list[tuple[Key, Slice]]:
+        """Return the EndpointSlices with a ready endpoint at ``address``, by their Service."""
+        found = []
+        for key in self._slices_by_address.get(address, ()):
+            owner = self._owners[key]
+            found.append((owner, self.slices[owner][key[1]]))
+        return found
+
+    def slices_of(self, service: Key) -> Iterable[Slice]:
+        """Return the EndpointSlices of a Service."""
+        return self.slices.get(service, {}).values()
+
+    def has_endpoints(self, service: Key) -> bool:
+        """Tell whether a Service has a ready endpoint."""
+        return any(found.endpoints for found in self.slices_of(service))
+
+    def slice(self, key: Key) -> Slice | None:
+        """Return an EndpointSlice."""
+        owner = self._owners.get(key)
+        return self.slices[owner][key[1]] if owner else None
+
+    def put(self, key: Key, new: Service | None) -> list[Fact]:
+        """Set a Service, or remove it with None; return the facts that changed."""
+        old = self.by_name.get(key)
+        if new is None:
+            del self.by_name[key]
+        else:
+            self.by_name[key] = new
+        before = set(old.addresses if old else ()) - {"None", ""}
+        after = set(new.addresses if new else ()) - {"None", ""}
+        _index(self._services_by_address, key, before, after)
+        return [("service", *key), *(("address", a) for a in before | after), SERVERS]
+
+    def put_slice(self, key: Key, new: Slice | None) -> list[Fact]:
+        """Set an EndpointSlice, or remove it with None; return the facts that changed."""
+        old = self.slice(key)
+        if old is not None:
+            self._remove_slice(key)
+        if new is not None:
+            self._owners[key] = (key[0], new.service)
+            self.slices.setdefault((key[0], new.service), {})[key[1]] = new
+        before = {endpoint.address for endpoint in old.endpoints} if old else set()
+        after = {endpoint.address for endpoint in new.endpoints} if new else set()
+        _index(self._slices_by_address, key, before, after)
+        facts: list[Fact] = [("service", key[0], s.service) for s in (old, new) if s]
+        return [*facts, *(("address", address) for address in before | after), SERVERS]
+
+    def _remove_slice(self, key: Key) -> None:
+        owner = self._owners.pop(key)
+        siblings = self.slices[owner]
+        del siblings[key[1]]
+        if not siblings:
+            del self.slices[owner]
+
+
+class Store:
+    """Services, EndpointSlices, Namespaces and Pods of one source, indexed for lookups.
+
+    ``imported`` are ServiceImports, as the Services they stand for, and their EndpointSlices. The
+    serials are Unix seconds of the last change that counts (1.18 of CoreDNS' rules).
+    """
+
+    def __init__(self, kinds: Iterable[str]) -> None:
+        self.serial = self.import_serial = 0
+        self.services = Services()
+        self.imported = Services()
+        self.namespaces: set[str] = set()
+        self.pods: dict[Key, Pod] = {}
         self._pods_by_address: dict[str, tuple[Key, ...]] = {}
         self._unsynced = set(kinds)
 
@@ -88,10 +166,10 @@ class Store:
     def apply(self, event: Event, seconds: int) -> list[Fact]:
         """Take one event in and return the facts it changed; ``seconds`` is Unix time."""
         kind, key, fields = event
-        if kind == SERVICES:
-            return self._apply_service(key, Service(*fields) if fields else None, seconds)
-        if kind == SLICES:
-            return self._apply_slice(key, Slice(*fields) if fields else None, seconds)
+        if kind in (SERVICES, IMPORTS):
+            return self._apply_service(kind, key, _service(fields) if fields else None, seconds)
+        if kind in (SLICES, IMPORT_SLICES):
+            return self._apply_slice(kind, key, _slice(fields) if fields else None, seconds)
         if kind == PODS:
             return self._apply_pod(key, Pod(*fields) if fields else None, seconds)
         if kind == NAMESPACES:
@@ -102,79 +180,36 @@ class Store:
         """Return the keys of all objects of a kind."""
         if kind == NAMESPACES:
             return [("", name) for name in self.namespaces]
-        if kind == SERVICES:
-            return list(self.services)
-        return list(self._owners if kind == SLICES else self.pods)
-
-    def services_at(self, address: str) -> list[Key]:
-        """Return the Services that have ``address`` as a cluster address."""
-        return list(self._services_by_address.get(address, ()))
-
-    def slices_at(self, address: str) -> list[tuple[Key, Slice]]:
-        """Return the EndpointSlices with a ready endpoint at ``address``, by their Service."""
-        found = []
-        for key in self._slices_by_address.get(address, ()):
-            owner = self._owners[key]
-            found.append((owner, self.slices[owner][key[1]]))
-        return found
+        if kind == PODS:
+            return list(self.pods)
+        services = self.imported if kind in (IMPORTS, IMPORT_SLICES) else self.services
+        return services.slice_keys if kind in (SLICES, IMPORT_SLICES) else list(services.by_name)
 
     def pods_at(self, address: str) -> list[Key]:
         """Return the Pods whose first address is ``address``."""
         return list(self._pods_by_address.get(address, ()))
 
-    def endpoints(self, service: Key) -> Iterable[tuple[Endpoint, tuple[Port, ...]]]:
-        """Return the ready endpoints of a Service, each with the ports of its slice."""
-        for found in self.slices.get(service, {}).values():
-            for endpoint in found.endpoints:
-                yield endpoint, found.ports
-
-    def _apply_service(self, key: Key, new: Service | None, seconds: int) -> list[Fact]:
-        old = self.services.get(key)
+    def _apply_service(self, kind: str, key: Key, new: Service | None, seconds: int) -> list[Fact]:
+        services = self.services if kind == SERVICES else self.imported
+        old = services.by_name.get(key)
         if old == new:
             return []
-        if new is None:
-            del self.services[key]
-        else:
-            self.services[key] = Service(
-                new.type, new.addresses, tuple(Port(*port) for port in new.ports),
-                new.external_name, new.external_addresses,
-            )  # fmt: skip
-        before = set(old.addresses if old else ()) - {"None", ""}
-        after = set(new.addresses if new else ()) - {"None", ""}
-        _index(self._services_by_address, key, before, after)
-        if old is None or new is None or _serial_part(old) != _serial_part(new):
+        if old is None or new is None or (kind == SERVICES and _is_moved(old, new)):
             self.serial = seconds
-        return [("service", *key), *(("address", a) for a in before | after), SERVERS]
+        elif kind == IMPORTS and (old.type, old.ports) != (new.type, new.ports):
+            self.import_serial = seconds
+        return services.put(key, new)
 
-    def _apply_slice(self, key: Key, new: Slice | None, seconds: int) -> list[Fact]:
-        owner = self._owners.get(key)
-        old = self.slices[owner][key[1]] if owner else None
+    def _apply_slice(self, kind: str, key: Key, new: Slice | None, seconds: int) -> list[Fact]:
+        services = self.services if kind == SLICES else self.imported
+        old = services.slice(key)
         if old == new:
             return []
-        if owner:
-            self._remove_slice(owner, key)
-        if new is not None:
-            new = Slice(
-                new.service,
-                tuple(Endpoint(*endpoint) for endpoint in new.endpoints),
-                tuple(Port(*port) for port in new.ports),
-            )
-            self._owners[key] = (key[0], new.service)
-            self.slices.setdefault((key[0], new.service), {})[key[1]] = new
-        before = {endpoint.address for endpoint in old.endpoints} if old else set()
-        after = {endpoint.address for endpoint in new.endpoints} if new else set()
-        _index(self._slices_by_address, key, before, after)
-        if old is None or new is None or _slice_serial_part(old) != _slice_serial_part(new):
+        if old is None or new is None or (kind == SLICES and _is_slice_moved(old, new)):
             self.serial = seconds
-        facts: list[Fact] = [("service", key[0], s.service) for s in (old, new) if s]
-        return [*facts, *(("address", address) for address in before | after), SERVERS]
-
-    def _remove_slice(self, owner: Key, key: Key) -> None:
-        del self._owners[key]
-        siblings = self.slices[owner]
-        del siblings[key[1]]
-        if not siblings:
-            del self.slices[owner]
+        elif kind == IMPORT_SLICES and _is_slice_moved(old, new):
+            self.import_serial = seconds
+        return services.put_slice(key, new)
 
     def _apply_pod(self, key: Key, new: Pod | None, seconds: int) -> list[Fact]:
         old = self.pods.get(key)
@@ -216,11 +251,31 @@ def _index(
         index[address] = (*others, key) if others else alone
 
 
-def _serial_part(service: Service) -> tuple[Hashable, ...]:
-    """Return what of a Service moves the serial (CoreDNS: controller.go serviceModified)."""
-    return service.external_name, service.ports
+def _service(fields: tuple[Any, ...]) -> Service:
+    """Return the Service that an event's fields make."""
+    found = Service(*fields)
+    return found._replace(ports=tuple([Port(*port) for port in found.ports]))
 
 
-def _slice_serial_part(found: Slice) -> tuple[Hashable, ...]:
-    """Return what of an EndpointSlice moves the serial (CoreDNS: endpointsEquivalent)."""
-    return tuple((e.address, e.hostname) for e in found.endpoints), found.ports
+def _slice(fields: tuple[Any, ...]) -> Slice:
+    """Return the EndpointSlice that an event's fields make."""
+    found = Slice(*fields)
+    return found._replace(
+        endpoints=tuple([Endpoint(*endpoint) for endpoint in found.endpoints]),
+        ports=tuple([Port(*port) for port in found.ports]),
+    )
+
+
+def _is_moved(old: Service, new: Service) -> bool:
+    """Tell whether a change moves the serial (CoreDNS: controller.go serviceModified)."""
+    return (old.external_name, old.ports) != (new.external_name, new.ports)
+
+
+def _is_slice_moved(old: Slice, new: Slice) -> bool:
+    """Tell whether a change moves the serial (CoreDNS: controller.go endpointsEquivalent)."""
+
+    def part(found: Slice) -> tuple[Hashable, ...]:
+        names = tuple((e.address, e.hostname) for e in found.endpoints)
+        return names, found.ports, frozenset(found.zones), found.cluster
+
+    return part(old) != part(new)

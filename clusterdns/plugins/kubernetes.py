@@ -21,6 +21,8 @@ Syntax:
         noendpoints
         fallthrough [ZONES...]
         ignore empty_service
+        multicluster ZONES...
+        zonal
         startup_timeout DURATION
     }
 
@@ -36,7 +38,10 @@ not in CoreDNS:
   counted. 5m by default, 0s for never.
 
 The other options mean what they mean in CoreDNS. `apiserver_max_inflight` is taken and not needed:
-there is one request at a time for each kind of object.
+there is one request at a time for each kind of object. `multicluster` answers in ZONES, which must
+be among those served, for the ServiceImports of the multi-cluster services API; the ClusterRole
+then needs list and watch for `serviceimports` in `multicluster.x-k8s.io`. With `pods verified`,
+`autopath @kubernetes` knows the namespace of each Pod.
 
 Examples:
 
@@ -48,34 +53,45 @@ Examples:
         }
     }
 
-Differences from CoreDNS: an external name that is no domain name is answered with SERVFAIL, where
-CoreDNS sends nothing. A broken connection to the API server is taken up again within 5 s of its
-return. `multicluster` and `zonal` are not served yet.
+Differences from CoreDNS: an external name that is no domain name is answered with SERVFAIL, and the
+address of an endpoint that belongs to no Service with NXDOMAIN, where CoreDNS sends nothing. A
+broken connection to the API server is taken up again within 5 s of its return. Where `multicluster`
+is given and the cluster knows no ServiceImports, there are none, and they are looked for again
+every 30 s; CoreDNS never becomes ready.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import urllib.parse
 from pathlib import Path
 
-from clusterdns import arguments, logs
+from clusterdns import arguments, logs, name, resolvconf
 from clusterdns.answers import Response
 from clusterdns.cluster import selectors
-from clusterdns.cluster.objects import NAMESPACES, PODS, SERVICES, SLICES
+from clusterdns.cluster.objects import (
+    IMPORT_SLICES,
+    IMPORTS,
+    NAMESPACES,
+    PODS,
+    SERVICES,
+    SLICES,
+)
 from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, Options
 from clusterdns.cluster.respond import Responder, is_reverse
 from clusterdns.cluster.store import Source, Store
 from clusterdns.corefile import Directive
+from clusterdns.errors import FormError
 from clusterdns.message import Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
 from clusterdns.steps import answer_by, handle_by
 
 MAX_TTL_S = 3600
-_LATER = frozenset(("multicluster", "zonal"))
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_RESOLV_CONF = Path("/etc/resolv.conf")
 _log = logs.plugin_logger("kubernetes")
 
 
@@ -89,6 +105,7 @@ class Kubernetes(Plugin):
             raise directive.error("needs a zone that is not a reverse zone")
         self._ttl = 5
         self._fallthrough: tuple[WireName, ...] = ()
+        self._multicluster: tuple[WireName, ...] = ()
         self._startup_timeout_s = 5.0
         self._options = Options()
         self._source = Source("", ())
@@ -100,15 +117,23 @@ class Kubernetes(Plugin):
             _check_in_cluster(directive)
         if self._options.namespaces and "namespace_labels" in settings:
             raise directive.error("namespaces and namespace_labels exclude each other")
+        if self._options.is_zonal and SLICES not in kinds:
+            raise directive.error("zonal and noendpoints exclude each other")
         if self._options.pods == VERIFIED:
             kinds.append(PODS)
+        if self._multicluster:
+            kinds += [IMPORTS, IMPORT_SLICES]
         self._source = self._source._replace(
             kinds=tuple(kinds),
+            is_zonal=self._options.is_zonal,
             selector=settings.get("labels", ""),
             namespace_selector=settings.get("namespace_labels", ""),
         )
         self._store = Store(kinds)
         self._responder = self._responder_of(self._store)
+        self._search = _host_search()
+        block.search_paths["kubernetes"] = self._search_path
+        block.services.append(self._is_service)
 
     def _read(self, line: Directive, settings: dict[str, str], kinds: list[str]) -> None:
         """Take in one line of the directive's block. Raises ConfigError."""
@@ -142,8 +167,12 @@ class Kubernetes(Plugin):
                     self._options = options._replace(ignore_empty_service=True)
             case "startup_timeout":
                 self._startup_timeout_s = arguments.seconds(line)
-            case word if word in _LATER:
-                raise line.error("not supported by clusterdns yet")
+            case "multicluster":
+                self._multicluster = arguments.zone_names(args, line) if args else ()
+                for zone in set(self._multicluster) - set(self._zones):
+                    raise line.error(f"{name.text(zone)} is not among the zones served")
+            case "zonal":
+                self._options = options._replace(is_zonal=arguments.flag(line))
             case _:
                 self._read_source(line)
 
@@ -209,9 +238,28 @@ class Kubernetes(Plugin):
             self._options,
             self._zones,
             ttl=self._ttl,
+            multicluster=self._multicluster,
             fallthrough=self._fallthrough,
             local_addresses=self._block.local_addresses,
         )
+
+    def _search_path(self, client: str, folded: WireName) -> tuple[WireName, ...]:
+        """Return the search path of the Pod at an address (CoreDNS: kubernetes/autopath.go)."""
+        zone = self._responder.longest_zone(folded)
+        pods = self._store.pods_at(client)
+        if zone is None or not pods:
+            return ()
+        below = WireName(b"\x03svc" + zone)
+        try:
+            first = name.fold(name.join([pods[0][0].encode()], below))
+        except FormError:
+            return ()
+        return (first, below, zone, *self._search, WireName(b"\0"))
+
+    def _is_service(self, namespace: bytes, service: bytes) -> bool:
+        """Tell whether a Service exists, whatever its endpoints."""
+        key = (namespace.decode("latin-1"), service.decode("latin-1"))
+        return key in self._store.services.by_name or key in self._store.imported.by_name
 
     @property
     def is_ready(self) -> bool:
@@ -247,6 +295,19 @@ def _check_in_cluster(directive: Directive) -> None:
     token = _SERVICE_ACCOUNT / "token"
     if not token.is_file():
         raise directive.error(f"unable to load in-cluster configuration: no file {token}")
+
+
+def _host_search() -> tuple[WireName, ...]:
+    """Return the search domains of the machine we run on, those that are domain names."""
+    try:
+        text = _RESOLV_CONF.read_text("utf-8", "replace")
+    except OSError:
+        return ()
+    found = []
+    for domain in resolvconf.parse(text).search:
+        with contextlib.suppress(FormError):
+            found.append(name.fold(name.parse(domain)))
+    return tuple(found)
 
 
 def _url(text: str, line: Directive) -> str:

@@ -164,7 +164,7 @@ def filled(services: int) -> Store:
     store.apply((NAMESPACES, ("", "my-namespace"), ()), 1)
     ports = (("http", "TCP", 80),)
     for label in ("my-service", *(f"service-{i}" for i in range(services))):
-        address = f"10.{services & 7}.{len(store.services) >> 8}.{len(store.services) & 255}"
+        address = f"10.{services & 7}.{len(store.services.by_name) >> 8}.{len(store.services.by_name) & 255}"
         fields = ("ClusterIP", (address,), ports, "", ())
         store.apply((SERVICES, ("my-namespace", label), fields), 1)
     for kind in KINDS:
