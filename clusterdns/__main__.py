@@ -1,6 +1,8 @@
 """The command line: CoreDNS's flags, and what clusterdns adds to them.
 
     clusterdns [-conf FILE] [-dns.port|-p PORT] [-pidfile FILE] [-quiet] [-plugins] [-version]
+    clusterdns -config-dir DIR [-domain ZONE] [-conf FILE] ...   serve kube-dns's ConfigMap
+    clusterdns translate PATH [-zone ZONE] [-p PORT]   print the Corefile of kube-dns's ConfigMap
     clusterdns lab [-p PORT]     serve the lab cluster of zones/ on this machine
     clusterdns help [PLUGIN]     print a plugin's manual
 
@@ -22,12 +24,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from clusterdns import COREDNS_VERSION, __version__, logs, plugin
+from clusterdns import COREDNS_VERSION, __version__, configdir, kubedns, logs, plugin
+from clusterdns.configdir import ConfigDir
 from clusterdns.configure import Configuration, compile_text
 from clusterdns.errors import ClusterDNSError
 from clusterdns.supervisor import Loader, Supervisor
 
 DEFAULT_PORT = 53
+DEFAULT_ZONE = "cluster.local"
 LAB_PORT = 1053
 MAX_COREFILE_OCTETS = 4 * 2**20
 LAB_QUESTIONS = (
@@ -46,6 +50,8 @@ def main() -> int:
             return _lab(arguments[1:])
         if arguments[:1] == ["help"]:
             return _help(arguments[1:])
+        if arguments[:1] == ["translate"]:
+            return _translate(arguments[1:])
         return _serve(_flags().parse_args(arguments))
     except (ClusterDNSError, OSError) as error:
         print(f"clusterdns: {error}", file=sys.stderr)
@@ -60,6 +66,11 @@ def _flags() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-conf", "--conf", default="", metavar="FILE", help="Corefile to load, or `stdin`")
+    add("-config-dir", "--config-dir", metavar="DIR", type=Path,
+        help="serve the ConfigMap of kube-dns that is mounted there; changes are taken up; with "
+        f"-conf, in place of {kubedns.UPSTREAMS} in FILE, and behind it")  # fmt: skip
+    add("-domain", "--domain", type=_zone, default=DEFAULT_ZONE, metavar="ZONE",
+        help=f"zone of the cluster, for -config-dir ({DEFAULT_ZONE})")  # fmt: skip
     add("-dns.port", "--dns.port", "-p", "--p", dest="port", type=_port, default=DEFAULT_PORT,
         metavar="PORT", help="port of server blocks that name none (53)")  # fmt: skip
     add("-pidfile", "--pidfile", default="", metavar="FILE", help="file to write the process ID to")
@@ -75,6 +86,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _zone(text: str) -> str:
+    zone = text.removesuffix(".").lower()
+    if not kubedns.is_domain(zone):
+        raise argparse.ArgumentTypeError(f"{text!r} is no domain name")
+    return zone
+
+
 def _serve(flags: argparse.Namespace) -> int:
     if flags.version:
         print("\n".join(_version()))
@@ -85,9 +103,18 @@ def _serve(flags: argparse.Namespace) -> int:
         return 0
     logs.start()
     _raise_descriptor_limit()
-    loader = _loader(flags.conf, flags.port)
+    loader, directory = _loader(flags.conf, flags.port), None
+    if flags.config_dir:
+        loader, directory = _directory_loader(flags, loader)
     text = loader.read()
-    configuration = loader.compile(text)
+    try:
+        configuration = loader.compile(text)
+    except ClusterDNSError as error:
+        if directory is None:
+            raise
+        # A mistake in that ConfigMap never cost a cluster its DNS (kube-dns: pkg/dnsmasq/nanny.go).
+        _log.error("%s; started without stub domains and upstream servers of its own", error)
+        configuration = _compile(directory.defaults(text), flags.conf or "Corefile", flags.port)
     if configuration.is_debug:
         logging.getLogger().setLevel(logging.DEBUG)
     if flags.pidfile:
@@ -135,8 +162,50 @@ def _loader(conf: str, port: int) -> Loader:
     return Loader(read, lambda text: _compile(text, conf or "Corefile", port))
 
 
+def _directory_loader(flags: argparse.Namespace, own: Loader) -> tuple[Loader, ConfigDir]:
+    """Return how to get the configuration from the mounted ConfigMap of kube-dns."""
+    directory = ConfigDir(
+        flags.config_dir.absolute(),
+        zone=flags.domain,
+        port=flags.port,
+        warn=_log.warning,
+        own=own.read if flags.conf else None,
+    )
+    file = flags.conf or f"{flags.config_dir} (translated)"
+    return Loader(
+        directory.read, lambda text: _compile(directory.corefile(text), file, flags.port)
+    ), directory
+
+
 def _compile(text: str, file: str, port: int) -> Configuration:
     return compile_text(text, file, port=port, environ=os.environ, warn=_log.warning)
+
+
+def _translate(arguments: list[str]) -> int:
+    """Print the Corefile that stands for a ConfigMap of kube-dns."""
+    parser = argparse.ArgumentParser(prog="clusterdns translate", allow_abbrev=False)
+    parser.add_argument("path", metavar="PATH", type=Path,
+        help="its manifest, YAML or JSON, or the directory that it is mounted to")  # fmt: skip
+    parser.add_argument("-zone", "--zone", type=_zone, default=DEFAULT_ZONE,
+        help=f"zone of the cluster ({DEFAULT_ZONE})")  # fmt: skip
+    parser.add_argument("-p", "-dns.port", "--port", dest="port", type=_port, default=DEFAULT_PORT,
+        help=f"port to serve on ({DEFAULT_PORT})")  # fmt: skip
+    flags = parser.parse_args(arguments)
+
+    def warn(reason: str) -> None:
+        print(f"clusterdns: warning: {flags.path}: {reason}", file=sys.stderr)
+
+    path: Path = flags.path
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or directory")
+    if path.is_dir():
+        entries = configdir.from_directory(path)
+    else:
+        entries = configdir.from_manifest(path)
+    settings = kubedns.read(entries, zone=flags.zone, warn=warn)
+    text = kubedns.translate(settings, zone=flags.zone, port=flags.port, warn=warn)
+    print(text, end="")
+    return 0
 
 
 def _lab(arguments: list[str]) -> int:

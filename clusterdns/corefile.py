@@ -21,11 +21,11 @@ from clusterdns.errors import ConfigError
 
 __all__ = [
     "COREDNS_ORDER",
+    "ORDER",
     "Directive",
     "DiskFiles",
     "Files",
     "Key",
-    "ORDER",
     "ServerBlock",
     "check_directives",
     "check_overlaps",

@@ -125,11 +125,11 @@ class Supervisor:
         """Take up the configuration if it has changed; on any mistake keep the one in force."""
         async with self._reloading:
             try:
-                text = self._loader.read()
+                loop = asyncio.get_running_loop()
+                text = await loop.run_in_executor(None, self._loader.read)
                 if text == self._text:
                     return
                 self._text = text  # what fails is not tried again until it changes
-                loop = asyncio.get_running_loop()
                 compiled = await loop.run_in_executor(None, self._loader.compile, text)
                 if compiled.digest == self._generation.configuration.digest:
                     return

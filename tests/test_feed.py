@@ -136,6 +136,8 @@ def test_replaying_equals_relisting(seed):
                     pair.feeder.break_off()
             await pair.settle()
             expected = {key: fields for (_, key), fields in pair.feeder.objects.items()}
-            assert expected == {key: feed.plain(s) for key, s in pair.store.services.by_name.items()}
+            assert expected == {
+                key: feed.plain(s) for key, s in pair.store.services.by_name.items()
+            }
 
     asyncio.run(test())
