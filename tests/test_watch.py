@@ -609,6 +609,16 @@ def test_options_that_are_wrong(line, reason, monkeypatch, tmp_path):
         sources_of(line)
 
 
+def test_the_scheme_of_an_endpoint_need_not_be_given(tmp_path):
+    """It is https where there is anything to do TLS with, as in client-go."""
+    for name in ("cert", "key", "ca"):
+        (tmp_path / name).touch()
+    files = " ".join(str(tmp_path / name) for name in ("cert", "key", "ca"))
+    assert ["http://api:8080"] == [found.endpoint for found in sources_of("endpoint api:8080")]
+    for lines in (f"endpoint api:6443\ntls {files}", f"tls {files}\nendpoint api:6443"):
+        assert ["https://api:6443"] == [found.endpoint for found in sources_of(lines)]
+
+
 def test_options_that_are_right():
     (source,) = sources_of(
         "endpoint https://a:6443/ https://b\n apiserver_qps 2.5\n apiserver_burst 7\n"

@@ -111,6 +111,8 @@ class Kubernetes(Plugin):
         self._source = Source("", ())
         settings = dict[str, str]()
         kinds = [NAMESPACES, SERVICES, SLICES]
+        has_tls = any(line.name == "tls" for line in directive.block)
+        self._scheme = "https" if has_tls else "http"
         for line in directive.block:
             self._read(line, settings, kinds)
         if not (self._source.manifests or self._source.kubeconfig or self._source.endpoint):
@@ -185,7 +187,7 @@ class Kubernetes(Plugin):
                 if not Path(source.manifests).is_dir():
                     raise line.error(f"{source.manifests} is no directory")
             case "endpoint":
-                source = source._replace(endpoint=_url(arguments.some(line)[0], line))
+                source = source._replace(endpoint=self._url(line))
                 if len(args) > 1:
                     _log.warning("only the first endpoint is used, %s", args[0])
             case "tls":
@@ -210,6 +212,19 @@ class Kubernetes(Plugin):
             case _:
                 raise line.error("unknown property")
         self._source = source
+
+    def _url(self, line: Directive) -> str:
+        """Return the URL of an API server; its scheme need not be given (client-go)."""
+        text = arguments.some(line)[0]
+        url = text if "://" in text else f"{self._scheme}://{text}"
+        try:
+            parts = urllib.parse.urlsplit(url)
+            is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            is_good = False
+        if not is_good:
+            raise line.error(f"{text!r} is no URL of an API server")
+        return url.rstrip("/")
 
     def _path(self, text: str) -> str:
         return str(self._block.path(text).resolve())
@@ -308,19 +323,6 @@ def _host_search() -> tuple[WireName, ...]:
         with contextlib.suppress(FormError):
             found.append(name.fold(name.parse(domain)))
     return tuple(found)
-
-
-def _url(text: str, line: Directive) -> str:
-    """Return the URL of an API server, which is http:// where nothing is said (client-go)."""
-    url = text if "://" in text else f"http://{text}"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise line.error(f"{text!r} is no URL of an API server")
-    return url.rstrip("/")
 
 
 def _rate(line: Directive) -> float:
