@@ -1,16 +1,8 @@
-"""Responses, how they are rendered, and the table of those that may be repeated.
+"""Responses, and how they are rendered.
 
 The plugin chain makes a ``Response``; ``render`` turns it into octets with the compression of
-miekg/dns, so that a reply is truncated exactly where CoreDNS truncates it. A response that is the
-same for every client is remembered in an ``AnswerTable``: the question's octets lead to the rest of
-the message. ``AnswerTable.reply`` is the fast path and its specification: it is total on all
-octets, builds no object per hit but the reply and its parts, and says None for a miss.
-
-A remembered answer is a plain tuple ``(until, slot, heads, body, ...)``: the monotonic second it
-ends at, where its hits are counted, the header behind the ID for each kind of plain query, and the
-octets behind the question, once per order ``loadbalance`` asks for. A body points into the question
-or into itself only, so the ID does not matter to it. The garbage collector stops tracking such
-tuples: a large table costs no pauses.
+miekg/dns, so that a reply is truncated exactly where CoreDNS truncates it. Those that are the same
+for every client are remembered in an ``AnswerTable``, see table.py.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -19,15 +11,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Hashable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import NamedTuple
 
 from clusterdns import message, name, rr
 from clusterdns.message import AA, AD, QR, RD, TC, Question
 from clusterdns.rr import RR
 
 Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
-Answer = tuple[Any, ...]  # (until, slot, heads, body, ...), see above
 
 _MAX_POINTER = 0x3FFF  # RFC 1035 section 4.1.4
 _RR_HEAD = struct.Struct("!HHIH")
@@ -47,7 +38,8 @@ class Response(NamedTuple):
     ``lifetime_s`` bounds how long it may be repeated; 0 is never. ``facts`` are what it was
     decided from: a change of one of them forgets it. ``orders`` are the record orders to alternate
     between, if more than one. ``counters`` are the (metric, label values) that move by one each
-    time it is repeated from the table. ``error`` is what the errors plugin logs.
+    time it is repeated from the table. ``error`` is what the errors plugin logs. ``denies`` is the
+    name, folded, that this name error is due to: nothing exists at or below it (RFC 8020).
     """
 
     rcode: int = rr.NOERROR
@@ -63,6 +55,7 @@ class Response(NamedTuple):
     orders: tuple[Sections, ...] = ()
     counters: tuple[tuple[str, tuple[str, ...]], ...] = ()
     error: str = ""
+    denies: bytes = b""
 
     @property
     def sections(self) -> Sections:
@@ -181,176 +174,6 @@ class _Writer:
                 return
             i += 1 + length
         self.octets += wire
-
-
-# The header behind the ID of a plain query: opcode QUERY, one question, RD and AD as they like, no
-# other flag, and at most one additional record. The number is RD + 2 AD + 4 OPT.
-_PLAIN = {
-    struct.pack(
-        "!HHHHH", (RD if kind & 1 else 0) | (AD if kind & 2 else 0), 1, 0, 0, kind >> 2
-    ): kind
-    for kind in range(8)
-}
-_OPT_OCTETS = 11  # one OPT record without options
-_MAX_LIMITS = 4096
-
-
-class AnswerTable:
-    """Remembered answers by question octets (name, type, class), for queries without DO and CD.
-
-    Two shelves: what lasts until the cluster changes, and what passes by itself, which is also
-    where names that do not exist go. Neither can push out the other, and a shelf that is full
-    starts anew. A passing answer is put on its shelf when it is asked for a second time, so a flood
-    of names never asked again does not displace what is in use; nor does one of spellings, since
-    a name in mixed case passes too.
-    """
-
-    def __init__(self, lasting: int = 131_072, passing: int = 32_768) -> None:
-        self._lasting = _Shelf(lasting)
-        self._passing = _Shelf(passing)
-        self._seen: set[int] = set()
-        self._limits: dict[bytes, int] = {}
-        self._heads: dict[tuple[int, ...], tuple[bytes, ...]] = {}
-
-    def reply(
-        self, packet: bytes, now: float, hits: list[int], stream: bool = False
-    ) -> bytes | None:
-        """Return the reply to ``packet`` or None for a miss; never raises.
-
-        ``hits`` are the caller's counters, by slot; ``now`` is monotonic seconds; ``stream`` lifts
-        the limit of a datagram.
-        """
-        kind = _PLAIN.get(packet[2:12])
-        if kind is None:
-            return None
-        if kind < 4:
-            question, opt, limit = packet[12:], b"", 512
-        else:
-            question, opt = packet[12:-_OPT_OCTETS], packet[-_OPT_OCTETS:]
-            limit = self._limits.get(opt, 0)
-        answer = self._lasting.answers.get(question) or self._passing.answers.get(question)
-        if answer is None or answer[0] <= now:
-            return None
-        orders = len(answer) - 3
-        body = answer[3] if orders == 1 else answer[3 + packet[1] % orders]
-        reply: bytes = packet[:2] + answer[2][kind] + question + body + opt
-        if len(reply) > limit and (limit == 0 or not stream):
-            return None
-        hits[answer[1] + (kind >> 2)] += 1
-        return reply
-
-    def admit_opt(self, opt: bytes) -> None:
-        """Let queries with this OPT take the fast path if it is bare: version 0, no flags."""
-        if len(opt) == _OPT_OCTETS and opt[:3] == b"\0\0\x29" and opt[5:] == b"\0\0\0\0\0\0":
-            if len(self._limits) >= _MAX_LIMITS:
-                self._limits.clear()
-            self._limits[opt] = max(512, opt[3] << 8 | opt[4])
-
-    def remember(
-        self, question: Question, response: Response, now: float, slot: Callable[[], int]
-    ) -> bool:
-        """Put a response on its shelf, if it may be repeated; tell whether it was.
-
-        ``slot`` is asked for the number that hits are counted under only when it is.
-        """
-        if response.lifetime_s <= 0 or question.do or question.cd or response.edns is not None:
-            return False
-        key = question.wire
-        if response.is_lasting and question.qname == question.folded:
-            shelf = self._lasting
-        else:
-            shelf = self._passing
-            if not self._is_seen(key):
-                return False
-        known = shelf.answers.get(key)
-        if known is not None and known[0] > now:  # it missed for its OPT or its length
-            return True
-        answer = (now + response.lifetime_s, slot(), *self._compile(question, response))
-        shelf.put(key, answer, response.facts)
-        return True
-
-    def forget(self, facts: Iterable[Hashable]) -> None:
-        """Drop every answer that was decided from one of ``facts``."""
-        for fact in facts:
-            self._lasting.forget(fact)
-            self._passing.forget(fact)
-
-    def forget_passing(self) -> None:
-        """Drop all negative and time-limited answers: a zone's SOA serial has moved."""
-        self._passing.clear()
-
-    def clear(self) -> None:
-        """Drop everything."""
-        self._lasting.clear()
-        self._passing.clear()
-
-    def __len__(self) -> int:
-        return len(self._lasting.answers) + len(self._passing.answers)
-
-    def questions(self) -> list[bytes]:
-        """Return the octets of every question remembered."""
-        return [*self._lasting.answers, *self._passing.answers]
-
-    def _is_seen(self, key: bytes) -> bool:
-        """Tell whether ``key`` was asked before, as far as a bounded memory knows."""
-        mark = hash(key)
-        if mark in self._seen or key in self._passing.answers:
-            return True
-        if len(self._seen) >= self._passing.limit:
-            self._seen.clear()
-        self._seen.add(mark)
-        return False
-
-    def _compile(self, question: Question, response: Response) -> Answer:
-        """Return the heads and the bodies of a response, whatever its length."""
-        bodies = []
-        for sections in response.orders or (response.sections,):
-            counts, body, _ = render(question.qname, sections, message.MAX_OCTETS)
-            bodies.append(body)
-        key = (response.flags | response.rcode & 15, *counts)
-        heads = self._heads.get(key)
-        if heads is None:
-            heads = self._heads[key] = tuple(_head(kind, *key) for kind in range(8))
-        return (heads, *bodies)
-
-
-def _head(kind: int, flags: int, answers: int, authorities: int, additionals: int) -> bytes:
-    """Return the header behind the ID for a kind of plain query; AD only to who understands it."""
-    flags |= QR | (RD if kind & 1 else 0)
-    if not kind & 2:
-        flags &= ~AD
-    return struct.pack("!HHHHH", flags, 1, answers, authorities, additionals + (kind >> 2))
-
-
-class _Shelf:
-    """A bounded dict of answers, each filed under its facts."""
-
-    __slots__ = ("_filed", "answers", "limit")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.answers: dict[bytes, Answer] = {}
-        self._filed: dict[Hashable, list[bytes]] = {}
-
-    def put(self, key: bytes, answer: Answer, facts: tuple[Hashable, ...]) -> None:
-        if key not in self.answers and len(self.answers) >= self.limit:
-            self.clear()
-        self.answers[key] = answer
-        for fact in facts:
-            keys = self._filed.setdefault(fact, [])
-            # An answer that ended and came back is filed twice: to look for it would take as long
-            # as a fact has answers, and they may be many.
-            if len(keys) >= 2 * self.limit:
-                keys[:] = [each for each in dict.fromkeys(keys) if each in self.answers]
-            keys.append(key)
-
-    def forget(self, fact: Hashable) -> None:
-        for key in self._filed.pop(fact, ()):
-            self.answers.pop(key, None)
-
-    def clear(self) -> None:
-        self.answers.clear()
-        self._filed.clear()
 
 
 def render_reply(

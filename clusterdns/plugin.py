@@ -125,6 +125,7 @@ class Plugin:
     name: ClassVar[str] = ""  # the file's name, set by `load`
     order: ClassVar[int] = 0  # place in CoreDNS's fixed order, set by `load`
     handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
+    denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
 
     def __init__(self, directive: Directive, block: Block) -> None:
         """Read the directive. Raises ConfigError."""
@@ -147,6 +148,10 @@ class Plugin:
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the response; by default the one of the plugins behind."""
         return await next(query)
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Tell whether this gives all names below ``cut``, which are denied, the same answer."""
+        return False
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Take up this plugin's duties in the supervisor, once the configuration is in force."""

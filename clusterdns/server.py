@@ -14,9 +14,11 @@ import traceback
 from collections.abc import Callable
 
 from clusterdns import message, rr
-from clusterdns.answers import AnswerTable, Response, failure, render_reply, uncompressed_octets
+from clusterdns.answers import Response, failure, render_reply, uncompressed_octets
 from clusterdns.message import Edns, Query
+from clusterdns.name import WireName
 from clusterdns.plugin import DROP
+from clusterdns.table import AnswerTable
 from clusterdns.tally import DROPPED, OPT_OCTETS, Kind, Tally, type_label
 from clusterdns.view import REFUSED, Router, View
 
@@ -80,6 +82,10 @@ class Server:
     def _remember(self, query: Query, view: View, response: Response) -> None:
         """Put the response into the table, if it may be repeated."""
         question = query.question
+        if response.denies:
+            cut = WireName(response.denies)
+            if not (view.treats_alike(cut) and self._router.is_whole(cut)):
+                response = response._replace(denies=b"")
         if question is None or not self.table.remember(
             question,
             response,

@@ -49,6 +49,15 @@ class View:
             return ""
         return next((p.name for p in self.chain if p.order > order), "")
 
+    def treats_alike(self, cut: WireName) -> bool:
+        """Tell whether names below ``cut``, all of them denied, get the same answer."""
+        for plugin in self.chain:
+            if not plugin.treats_alike(cut):
+                return False
+            if plugin.denies:
+                return True
+        return False
+
     def zone_label(self, qname: WireName) -> str:
         """Return the metric label ``zone``: the longest zone of this block that holds ``qname``."""
         if len(self._zone_labels) == 1:
@@ -82,6 +91,10 @@ class Router:
             if question.qtype != rr.DS:
                 break
         return found
+
+    def is_whole(self, cut: WireName) -> bool:
+        """Tell whether all names below ``cut`` belong to the same block."""
+        return not any(name.is_within(zone, cut) for zone in self.views)
 
     def answer(self, question: Question) -> Response | None:
         """Return what the view of ``question`` says from memory, or None."""

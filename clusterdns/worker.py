@@ -54,7 +54,7 @@ class Worker:
                 else:
                     self._streams.append(Streams(server, sock))
         self._subscriptions: dict[Source, Subscription] = {}
-        self._serials: dict[int, int] = {}  # of each store, as last seen
+        self._serials: dict[int, tuple[int, int]] = {}  # of each store, as last seen
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_serving = False
         self._stop = asyncio.Event()
@@ -128,7 +128,7 @@ class Worker:
 
     def _forget(self, store: Store, facts: list[Fact]) -> None:
         """Drop what was answered from facts that have changed."""
-        serial = store.serial
+        serial = (store.serial, store.import_serial)
         for server in self._servers.values():
             if EVERYTHING in facts:
                 server.table.clear()

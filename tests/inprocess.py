@@ -31,6 +31,7 @@ class InProcess:
         self._unlisted = frozenset(unlisted)
         self._manifests = list(manifests)
         self._stores: dict[Source, Store] = {}
+        self._serial = (0, 0)
         (endpoint, router), *_ = self.configuration.routers.items()
         self.server = Server(router, endpoint.label, self.now)
         self._hits = {proto: self.server.tally.channel(proto, "1") for proto in ("udp", "tcp")}
@@ -81,7 +82,10 @@ class InProcess:
             fields = None if is_gone or slim is None else feed.plain(slim)
             facts += self._stores[source].apply((kind, key, fields), 1)
         self.server.table.forget(facts)
-        self.server.table.forget_passing()
+        store = self._stores[source]
+        serial, self._serial = self._serial, (store.serial, store.import_serial)
+        if serial != self._serial:  # it moves once: all changes are in the same second
+            self.server.table.forget_passing()
         if EVERYTHING in facts:
             self.server.table.clear()
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterdns import message, name, rr
-from clusterdns.answers import AnswerTable, Response, fit, render, render_reply
+from clusterdns.answers import Response, fit, render, render_reply
 from clusterdns.message import Question
 from clusterdns.rr import RR
+from clusterdns.table import AnswerTable
 
 WEB = name.parse("web.demo.svc.cluster.local.")
 FACT = ("service", "demo", "web")
@@ -191,6 +192,105 @@ def test_a_full_shelf_starts_anew_and_the_other_stays():
         subject.remember(other, negative())
         assert len(subject.table._passing.answers) <= 4
     assert subject.ask(question()) is not None
+
+
+CUT = name.parse("com.demo.svc.cluster.local.")
+
+
+def denial(**fields) -> Response:
+    return negative(denies=CUT, **fields)
+
+
+def below(labels: str) -> bytes:
+    return name.parse(f"{labels}.com.demo.svc.cluster.local.")
+
+
+def test_names_below_one_that_does_not_exist_are_denied_by_it():
+    subject = Subject()
+    subject.table.admit_opt(bare_opt(1232))
+    subject.remember(question(below("www.a")), denial())
+    for asked in (below("www.b"), below("c.def"), below("WWW.b"), below("x" * 5)):
+        for opt in (b"", bare_opt(1232)):
+            packet = query(question(asked), opt=opt)
+            gate = message.read_query(packet)
+            whole = render_reply(gate, negative(), 1232)
+            assert whole == subject.table.reply(packet, subject.now, subject.hits), asked
+
+
+def test_a_denial_is_for_its_own_length_and_type():
+    """Its body points to where the zone begins in a question of this length."""
+    subject = Subject()
+    subject.remember(question(below("www.a")), denial())
+    assert subject.ask(question(below("www.bb"))) is None
+    assert subject.ask(question(below("www.b"), qtype=rr.AAAA)) is None
+    assert subject.ask(question(below("www.b"), qtype=rr.MX)) is None
+    assert subject.ask(question(CUT)) is None
+    assert subject.ask(question(name.parse("www.xcom.demo.svc.cluster.local."))) is None
+    assert subject.ask(question(name.parse("a.b.www.a.com.demo.svc.cluster."))) is None
+
+
+def test_a_denial_is_taken_at_the_second_name_and_what_is_repeated_gets_its_own_place():
+    subject = Subject()
+    subject.remember(question(below("www.a")), denial(), times=1)
+    assert subject.ask(question(below("www.b"))) is None
+    subject.remember(question(below("www.b")), denial(), times=1)
+    assert subject.table.questions() == []
+    for _ in range(2):
+        assert subject.ask(question(below("www.c"))) is not None
+    assert subject.table.questions() == [question(below("www.c")).wire]
+    assert [2, 0] == subject.hits
+
+
+def test_denials_are_forgotten_with_their_facts_their_zone_and_their_time():
+    for forget in (
+        lambda subject: subject.table.forget([FACT]),
+        lambda subject: subject.table.forget_passing(),
+        lambda subject: subject.table.clear(),
+        lambda subject: setattr(subject, "now", subject.now + 10),
+    ):
+        subject = Subject()
+        subject.remember(question(below("www.a")), denial(lifetime_s=9))
+        assert subject.ask(question(below("www.b"))) is not None
+        assert subject.ask(question(below("www.b"))) is not None
+        forget(subject)
+        assert subject.ask(question(below("www.b"))) is None
+
+
+def test_denials_are_bounded():
+    subject = Subject(passing=8)
+    for i in range(300):
+        cut = name.parse(f"com.demo-{i}.svc.cluster.local.")
+        for labels in ("a", "bb", "ccc"):
+            asked = question(name.parse(f"{labels}.com.demo-{i}.svc.cluster.local."))
+            subject.remember(asked, negative(denies=cut))
+            assert subject.table._below_cuts <= 8
+
+
+def test_the_name_server_may_be_below_what_does_not_exist():
+    """`ns.dns` and the zone once more, as CoreDNS reads it."""
+    subject = Subject()
+    subject.remember(question(below("xx.xxx")), denial())
+    assert subject.ask(question(below("ns.xxx"))) is not None
+    assert subject.ask(question(below("ns.dns"))) is None
+
+
+@given(
+    st.lists(st.one_of(st.integers(0, 70), st.integers(1, 20)), min_size=1, max_size=9),
+    st.binary(min_size=640, max_size=640),
+)
+def test_denials_are_total(lengths, octets):
+    """Whatever stands before a cut: denied if the gate finds a name there, and else not ours."""
+    labels = b"".join(bytes([n]) + octets[i * 70 : i * 70 + n] for i, n in enumerate(lengths))
+    subject = Subject()
+    if 2 <= len(labels) <= 255 - len(CUT):  # what was denied before, of the same length
+        parts = [b"x"] * (len(labels) // 2 - 1) + [b"xx" if len(labels) % 2 else b"x"]
+        denied = name.join(parts, CUT)
+        subject.remember(Question(denied, name.fold(denied), rr.A), denial())
+    packet = query(Question(labels + CUT, name.fold(labels + CUT), rr.A))
+    reply = subject.table.reply(packet, subject.now, subject.hits)
+    gate = message.read_query(packet)
+    is_name = isinstance(gate, message.Query) and gate.question.qname == labels + CUT
+    assert (reply is not None) == is_name or labels[:7] == b"\x02ns\x03dns"
 
 
 @given(st.binary(max_size=600))

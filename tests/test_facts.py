@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
+from collections.abc import Iterator
 
 import pytest
 from clusters import Cluster, Manifest, key_of
 from inprocess import InProcess
-from questions import Manner, packet, questions
+from questions import Asked, Manner, packet, questions
 
 QUESTIONS = 250
 CHANGES = 40
@@ -31,20 +32,31 @@ def test_table_is_chain_whatever_changes(seed, tmp_path):
 async def change_and_compare(cluster: Cluster, corefile: str, rng: random.Random) -> None:
     asked = questions(cluster, QUESTIONS)
     packets = [packet(question, i, Manner()) for i, question in enumerate(asked)]
+    learned, denied = ([*below(cluster, labels)] for labels in ("x.y.", "u.v."))
     living = {key_of(m): m for m in cluster.manifests}
-    hits = 0
+    hits = cut = 0
     async with InProcess(corefile, cluster.manifests) as server:
         for _ in range(CHANGES):
-            for query in packets * 2:
+            for query in (packets + learned) * 2:
                 if server.ask_table(query, "tcp") is None:
                     await server.ask_chain(query, "tcp")
             change(cluster, living, server, rng)
-            for query in packets:
+            for query in packets + denied:
                 repeated = server.ask_table(query, "tcp")
                 if repeated is not None:
                     hits += 1
+                    cut += query in denied
                     assert repeated == await server.ask_chain(query, "tcp"), query
+    assert cut > CHANGES or "fallthrough" in cluster.options
     assert hits > CHANGES  # what falls through to nobody is remembered by nobody
+
+
+def below(cluster: Cluster, labels: str) -> Iterator[bytes]:
+    """Yield queries for names below those of the cluster, most of which exist at times."""
+    nowhere = [f"com.{space}.svc" for space in cluster.namespaces]
+    for name in [*nowhere, "com.svc", "com", *cluster.names[:60]]:
+        for zone in ("cluster.local.", "west.cluster.local."):
+            yield packet(Asked(f"{labels}{name}.{zone}", 1, 1), 1, Manner())
 
 
 def change(

@@ -32,8 +32,9 @@ from hypothesis import strategies as st
 from inprocess import InProcess
 
 from clusterdns import message, stream
-from clusterdns.answers import AnswerTable, render
+from clusterdns.answers import render
 from clusterdns.errors import FormError
+from clusterdns.table import AnswerTable
 
 FIXTURES = Path(__file__).parent / "cases" / "objects" / "fixtures.yaml"
 COREFILE = """

@@ -23,6 +23,7 @@ LAYERS = [
     "rr",
     "message",
     "zone answers resolvconf",
+    "table",
     "outcome tally corefile_lexer corefile_keys",
     "ledger corefile_parser",
     "corefile",

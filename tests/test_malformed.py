@@ -24,9 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterdns import message
-from clusterdns.answers import AnswerTable
 from clusterdns.errors import FormError
 from clusterdns.message import Query
+from clusterdns.table import AnswerTable
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "malformed.golden"

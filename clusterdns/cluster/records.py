@@ -123,6 +123,27 @@ class Lookup:
             return []
         return self._find_service(parsed)
 
+    def missing(self, labels: list[bytes]) -> tuple[int, Fact | None]:
+        """Return how many of the folded labels left of the zone it takes to name what is not there.
+
+        0 if there is no such thing, or names may exist below all the same. With it comes the fact
+        that this depends on, besides the namespaces.
+        """
+        texts = [label.decode("latin-1") for label in labels[:-4:-1]]
+        if not texts or texts[0] == "dns":
+            return 0, None  # `ns.dns` exists
+        if texts[0] not in ("svc", "pod"):
+            return 1, None
+        if len(texts) < 2:
+            return 0, None
+        if not self.is_visible(texts[1]):
+            return 2, None
+        if texts[0] == "svc" and len(texts) > 2:
+            key = (texts[1], texts[2])
+            if key not in self._services.by_name:
+                return 3, ("service", *key)
+        return 0, None
+
     def is_visible(self, namespace: str) -> bool:
         """Tell whether a namespace is exposed and exists."""
         return self._is_exposed(namespace) and namespace in self._store.namespaces

@@ -112,7 +112,14 @@ class Responder:
             return failure(rr.SERVFAIL, f"plugin/kubernetes: {error}")
         facts: tuple[Hashable, ...] = tuple(lookup.facts)
         if found is None:
-            return self._name_error(question.folded, zone, facts)
+            denial = self._name_error(question.folded, zone, facts)
+            if (
+                denial is None
+                or denial.rcode != rr.NXDOMAIN
+                or question.qtype not in (rr.A, rr.AAAA)
+            ):
+                return denial
+            return self._with_cut(denial, question, zone, lookup)
         answer, additional = found
         if not answer:
             return self._negative(rr.NOERROR, zone, facts)
@@ -245,6 +252,22 @@ class Responder:
         if not self._store.is_synced:  # what has not been listed yet may well exist
             return self._negative(rr.SERVFAIL, zone, facts)._replace(lifetime_s=0)
         return self._negative(rr.NXDOMAIN, zone, facts)
+
+    def _with_cut(
+        self, denial: Response, question: Question, zone: Zone, lookup: Lookup
+    ) -> Response:
+        """Return a name error with the name it is due to, where that is above the question's.
+
+        Only of a reverse zone are cuts not known.
+        """
+        labels = name.labels(question.folded)
+        left = labels[: len(labels) - name.count_labels(zone.folded)]
+        depth, fact = lookup.missing(left)
+        if not 0 < depth < len(left) or is_reverse(zone.folded):
+            return denial
+        octets = sum(1 + len(label) for label in left[-depth:]) + len(zone.folded)
+        facts = denial.facts if fact is None or fact in denial.facts else (*denial.facts, fact)
+        return denial._replace(denies=question.folded[-octets:], facts=facts)
 
     def _negative(self, rcode: int, zone: Zone, facts: tuple[Hashable, ...]) -> Response:
         return Response(rcode, AA, authority=(self._soa(zone),), facts=facts)

@@ -178,6 +178,10 @@ class Cache(Plugin):
             edns=None, counters=(*bounded.counters, *self._moves("requests", "misses"))
         )
 
+    def treats_alike(self, cut: WireName) -> bool:
+        """Tell whether TTLs are bounded for all names below ``cut``, or for none."""
+        return not any(name.is_within(zone, cut) for zone in self._zones)
+
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return a kept reply, or wait for one and keep it."""
         question = query.question

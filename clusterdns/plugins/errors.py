@@ -32,6 +32,7 @@ from clusterdns.answers import Response
 from clusterdns.corefile import Directive, duration_s
 from clusterdns.logs import plugin_logger
 from clusterdns.message import Query, Question
+from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
 
 MAX_REGEXP_LENGTH = 10_000
@@ -106,6 +107,10 @@ class Errors(Plugin):
         if response is not None and response.error:
             self._report(question, response)
         return response
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: no name matters here."""
+        return True
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Pass on the response, logging its error."""

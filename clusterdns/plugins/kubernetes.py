@@ -98,6 +98,8 @@ _log = logs.plugin_logger("kubernetes")
 class Kubernetes(Plugin):
     """The Kubernetes zones of one server block, answered from the store of their source."""
 
+    denies = True
+
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
         self._zones = arguments.zone_names(directive.args, directive) or block.zones
@@ -288,6 +290,10 @@ class Kubernetes(Plugin):
             return next(question)
         steps = self._responder.respond(question, zone)
         return answer_by(steps, question, self._block.resolver, next)
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Tell whether no zone of ours, and none that falls through, begins below ``cut``."""
+        return not any(name.is_within(zone, cut) for zone in (*self._zones, *self._fallthrough))
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the cluster's answer, asking the listener about names outside."""

@@ -32,6 +32,7 @@ from clusterdns import rr
 from clusterdns.answers import Response, Sections
 from clusterdns.corefile import Directive
 from clusterdns.message import Query, Question
+from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin
 from clusterdns.rr import RR
 
@@ -62,6 +63,10 @@ class LoadBalance(Plugin):
         """Return the response from memory with its orders."""
         response = next(question)
         return None if response is None else self._balance(question, response)
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: no name matters here."""
+        return True
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the response with its records in a new order."""

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from itertools import count
 
 from clusterdns import message, name, rr
-from clusterdns.answers import AnswerTable, Response, render, render_reply
+from clusterdns.answers import Response, render, render_reply
 from clusterdns.cluster.objects import NAMESPACES, SERVICES, SLICES
 from clusterdns.cluster.store import Source, Store
 from clusterdns.configure import Configuration, compile_text
 from clusterdns.message import Edns, Query, Question
 from clusterdns.rr import RR
 from clusterdns.server import Server
+from clusterdns.table import AnswerTable
 
 RUNS = 7
 NOW = 1000.0
@@ -201,14 +202,17 @@ def server_steps(directory: str) -> dict[str, Step]:
         client = ("127.0.0.1", 5353)
         return server.resolve(packet(question), client, "udp", hits, lambda _: None)
 
+    def reply(question: Question) -> bytes | None:
+        return server.table.reply(packet(question), NOW, hits) or resolve(question)
+
     known = asked(QNAME)
     zone = name.parse("my-namespace.svc.cluster.local.")
 
     def absent() -> bytes | None:
         qname = b"\x03www\x08%08x\x03com" % next(number) + zone
-        return resolve(Question(qname, name.WireName(qname), rr.A))
+        return reply(Question(qname, name.WireName(qname), rr.A))
 
-    return {"resolve, cluster address": lambda: resolve(known), "resolve, never repeated": absent}
+    return {"resolve, cluster address": lambda: resolve(known), "search path, not repeated": absent}
 
 
 async def _start(configuration: Configuration) -> None:

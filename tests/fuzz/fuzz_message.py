@@ -20,9 +20,10 @@ import killers
 import malformed
 
 from clusterdns import message, name, rr
-from clusterdns.answers import AnswerTable, Response, render, render_reply
+from clusterdns.answers import Response, render, render_reply
 from clusterdns.errors import FormError
 from clusterdns.message import Edns, Query, Question
+from clusterdns.table import AnswerTable
 
 SLOW_S = 0.5
 WEB = Question(malformed.WEB, name.fold(malformed.WEB), rr.A)
@@ -32,9 +33,27 @@ ANSWER = Response(
 )
 
 
+CUT = name.parse("demo.svc.cluster.local.")
+SOA = rr.soa_rdata(name.parse("ns.dns.cluster.local."), name.parse("h.cluster.local."), 1, 5)
+DENIAL = Response(
+    rr.NXDOMAIN,
+    authority=(rr.RR(name.parse("cluster.local."), rr.SOA, 5, SOA),),
+    facts=("web",),
+    denies=CUT,
+)
+
+
 def filled_table() -> AnswerTable:
     table = AnswerTable()
     table.remember(WEB, ANSWER, 0.0, lambda: 0)
+    for octets in range(2, name.MAX_NAME_OCTETS - len(CUT) + 1):
+        full, rest = divmod(octets, 60)
+        if rest == 1:  # no label is that short
+            full, rest = full - 1, 61
+        labels = [b"x" * 59] * full + ([b"x" * (rest - 1)] if rest else [])
+        below = name.join(labels, CUT)
+        for qtype in (rr.A, rr.A, rr.AAAA):  # a cut is made at the second sight
+            table.remember(Question(below, name.WireName(below), qtype), DENIAL, 0.0, lambda: 0)
     for size in (0, 511, 1232, 4096, 65535):
         table.admit_opt(message.write_opt(Edns(size, 0, 0)))
     return table
@@ -62,7 +81,8 @@ def check(packet: bytes, table: AnswerTable) -> None:
 
 def check_reply(packet: bytes, query: Query, reply: bytes | None) -> None:
     whole = render_reply(query, ANSWER, query.limit)
-    assert reply in (None, whole), "the table differs from the renderer"
+    denied = render_reply(query, DENIAL, query.limit)
+    assert reply in (None, whole, denied), "the table differs from the renderer"
     assert whole[:2] == packet[:2]
     assert query.question is not None
     asked = query.question.wire
