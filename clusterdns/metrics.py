@@ -100,6 +100,15 @@ FAMILIES: dict[str, Family] = {
     "forward_max_concurrent_rejects_total": Family(
         "Counter of the number of queries rejected because the concurrent queries were at maximum."
     ),
+    "clusterdns_forward_joined_total": Family(
+        "Counter of queries that shared an upstream query with an equal one under way."
+    ),
+    "clusterdns_forward_hedges_total": Family(
+        "Counter of queries sent to another server because this one was late.", ("to",)
+    ),
+    "clusterdns_forward_mismatches_total": Family(
+        "Counter of datagrams dropped because they were no reply to the query.", ("to",)
+    ),
     "proxy_request_duration_seconds": Family(
         "Histogram of the time each request took.", ("proxy_name", "to", "rcode"), bounds=TIME_S
     ),
@@ -131,6 +140,14 @@ FAMILIES: dict[str, Family] = {
         "Request latency in seconds. Broken down by verb and host.",
         ("verb", "host"),
         bounds=DEFAULT_S,
+    ),
+    "autopath_success_total": Family("Counter of requests that did autopath.", ("server",)),
+    "clusterdns_search_success_total": Family(
+        "Counter of names found further along the search path.", ("server",)
+    ),
+    "clusterdns_leaks_prevented_total": Family(
+        "Counter of questions about names that mean nothing outside, not forwarded.",
+        ("server", "reason"),
     ),
     "clusterdns_kubernetes_event_age_seconds": Family(
         "Seconds since the last event of a watch.", _WATCH, is_gauge=True

@@ -108,8 +108,7 @@ class Server:
         """Return the reply that says ``response``, and count it."""
         if response is DROP:
             return None
-        slot = self.tally.slot(self._kind(query, view, response))
-        hits[slot + (query.edns is not None)] += 1
+        self.tally.once(self._kind(query, view, response), hits, query.edns is not None)
         orders = response.orders
         sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
         return render_reply(query, response, query.limit, sections)

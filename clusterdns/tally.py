@@ -1,8 +1,9 @@
 """What a listener has answered, counted in plain integers.
 
-Everything that can be told apart in the metrics of a reply is a ``Kind``; each kind has a pair of
-slots, without and with OPT, in lists of integers, one list per transport and address family. The
-fast path adds one to a slot; ``samples`` turns slots into CoreDNS's request and response metrics.
+Everything that can be told apart in the metrics of a reply is a ``Kind``; each kind that the table
+repeats has a pair of slots, without and with OPT, in lists of integers, one list per transport and
+address family. The fast path adds one to a slot; what is said once is counted by its kind.
+``samples`` turns both into CoreDNS's request and response metrics.
 
 Durations on the packet path are taken per drained batch, so ``samples`` shares them out among the
 zones by how many queries each had. (CoreDNS: plugin/metrics/vars/report.go)
@@ -17,7 +18,8 @@ from typing import NamedTuple
 
 from clusterdns.histogram import SIZE_OCTETS, TIME_S, Histogram
 
-MAX_KINDS = 16_384
+MAX_KINDS = 16_384  # that have slots
+MAX_SINGLES = 4096  # kinds of what was said once, until they are added up
 OPT_OCTETS = 11  # a bare OPT: how much longer the same question is with EDNS
 DROPPED = "dropped"  # the zone label of what no server block takes
 
@@ -70,6 +72,8 @@ class Tally:
         self.hits: dict[Channel, list[int]] = {}
         self.batches = Histogram(TIME_S)  # seconds a query of a batch took, packet path only
         self._slots: dict[Kind, int] = {}
+        self._channels: dict[int, Channel] = {}  # by the identity of their slots
+        self._singles: Counter[tuple[Kind, int, bool]] = Counter()  # the number is the channel's
         self._totals: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._sizes: dict[tuple[str, tuple[str, ...]], Histogram] = {}
         self._times: dict[tuple[str, str], Histogram] = {}
@@ -78,8 +82,10 @@ class Tally:
 
     def channel(self, proto: str, family: str) -> list[int]:
         """Return the slots that queries of this transport and family are counted in."""
-        empty = [0] * (2 * len(self._slots))
-        return self.hits.setdefault(Channel(proto, family), empty)
+        channel, empty = Channel(proto, family), [0] * (2 * len(self._slots))
+        found = self.hits.setdefault(channel, empty)
+        self._channels[id(found)] = channel
+        return found
 
     @property
     def is_full(self) -> bool:
@@ -94,6 +100,12 @@ class Tally:
             for counts in self.hits.values():
                 counts += (0, 0)
         return slot
+
+    def once(self, kind: Kind, hits: list[int], has_opt: bool) -> None:
+        """Count a reply that the table had no part in; ``hits`` are the slots of its channel."""
+        self._singles[kind, id(hits), has_opt] += 1
+        if len(self._singles) >= MAX_SINGLES:
+            self._fold()
 
     def waited(self, zone: str, view: str, seconds: float) -> None:
         """Count the duration of a query that was not answered within its batch."""
@@ -128,6 +140,10 @@ class Tally:
                     if times:
                         counts[slot + opt] = 0
                         self._add(kind, channel, kind.size + opt * OPT_OCTETS, times)
+        for (kind, number, has_opt), times in self._singles.items():
+            size = kind.size + has_opt * OPT_OCTETS
+            self._add(kind, self._channels[number], size, times)
+        self._singles.clear()
 
     def _add(self, kind: Kind, channel: Channel, size: int, times: int) -> None:
         totals = self._totals

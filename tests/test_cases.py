@@ -2,7 +2,8 @@
 
 ``--subject HOST:PORT`` asks the questions of a server that runs already, with the Corefile at the head
 of ``cases/clusterip.case`` and the objects of ``cases/objects/fixtures.yaml``. Files under ``cases/later`` are of features clusterdns has not got
-yet; they are held against CoreDNS only, so that they are right when their time comes.
+yet; they are held against CoreDNS only, so that they are right when their time comes. Those under
+``cases/own`` are of directives that CoreDNS has not got.
 """
 
 from __future__ import annotations
@@ -32,19 +33,22 @@ from clusterdns import engine, interfaces
 
 CASES = Path(__file__).parent / "cases"
 LOCAL = interfaces.non_loopback() or (casefile.LOCAL_ADDRESS,)
-NOW = [
-    case
-    for path in sorted(CASES.glob("*.case"))
-    for case in caseparser.load(path, local_addresses=LOCAL)
-]
-LATER = [
-    case
-    for path in sorted((CASES / "later").glob("*.case"))
-    for case in caseparser.load(path, local_addresses=LOCAL)
-]
+
+
+def load(directory: Path) -> list[casefile.Case]:
+    """Return the cases of all files of a directory."""
+    return [
+        case
+        for path in sorted(directory.glob("*.case"))
+        for case in caseparser.load(path, local_addresses=LOCAL)
+    ]
+
+
+COMMON, OWN, LATER = load(CASES), load(CASES / "own"), load(CASES / "later")
+NOW = [*COMMON, *OWN]
 ALL_ROWS = set(range(1, 178))  # the worked cases
-# Of features that are not there yet: transfer, autopath, k8s_external.
-LATER_ROWS = {150, *range(169, 178)}
+# Of features that are not there yet: transfer, k8s_external.
+LATER_ROWS = {150, *range(175, 178)}
 MANY_SECONDS = 4  # of waiting: with two transports, and a server to start for each, it is slow
 IDENT = 0x1234
 AA = 0x0400
@@ -298,7 +302,7 @@ def run_clusterdns(case: casefile.Case, place: Path, some: tuple[str, ...]) -> F
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("case", in_real_time([*NOW, *LATER]), ids=ids)
+@pytest.mark.parametrize("case", in_real_time([*COMMON, *LATER]), ids=ids)
 def test_coredns(case, tmp_path):
     """What the case files say of CoreDNS is what a real one does."""
     failures = Failures()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clusterdns.histogram import TIME_S
 from clusterdns.ledger import Ledger, add_up
-from clusterdns.tally import DROPPED, Kind, Tally
+from clusterdns.tally import DROPPED, MAX_SINGLES, Kind, Tally
 
 WEB = Kind("cluster.local.", "", "A", "NOERROR", "errors", False, 44, 90)
 GONE = WEB._replace(rcode="NXDOMAIN", do=True)
@@ -39,6 +39,23 @@ def test_slots_given_back_lose_no_count():
     hits[tally.slot(GONE)] += 1
     found = values(tally.samples())
     assert found["dns_requests_total", (*LABELS, "udp", "1", "A")] == 6
+
+
+def test_what_is_said_once_takes_no_slot_and_loses_no_count():
+    """Replies of any size, as upstream servers send them, are added up now and then."""
+    tally = Tally("dns://:53")
+    hits = tally.channel("udp", "1")
+    for i in range(3 * MAX_SINGLES):
+        tally.once(WEB._replace(size=i), hits, has_opt=i % 2 == 1)
+        assert len(tally._singles) < MAX_SINGLES
+    tally.once(GONE, tally.channel("tcp", "2"), has_opt=False)
+    tally.restart()
+    found = values(tally.samples())
+    assert hits == []
+    assert found["dns_requests_total", (*LABELS, "udp", "1", "A")] == 3 * MAX_SINGLES
+    assert found["dns_requests_total", (*LABELS, "tcp", "2", "A")] == 1
+    octets = sum(range(3 * MAX_SINGLES)) + 11 * 3 * MAX_SINGLES // 2
+    assert found["dns_request_size_bytes", (*LABELS, "udp")][-1] == octets
 
 
 def test_samples_are_counts_and_not_differences():

@@ -9,7 +9,8 @@ Syntax:
         disable success|denial [ZONES...]
         keepttl
         prefetch AMOUNT [DURATION [PERCENTAGE%]]
-        serve_stale [DURATION [immediate|verify ...]]
+        serve_stale [DURATION [immediate [RESPTTL [RECHECK]]]]
+        serve_stale DURATION verify [TIMEOUT [RESPTTL [RECHECK]]]
         serve_stale_policy prefer_positive
     }
 
@@ -19,6 +20,13 @@ among them, within these bounds. CAPACITY is the number of replies kept, 9984 by
 keeps SERVFAIL for DURATION, 5s by default. `keepttl` answers with the TTL of the start, not what is
 left.
 
+`prefetch` asks again for what was asked for AMOUNT times with no pause over DURATION, 1m by
+default, when PERCENTAGE, 10% by default, of its TTL is left. `serve_stale` answers with what has
+ended for DURATION, 1h by default: at once, asking again meanwhile (`immediate`, the default), or if
+nothing better comes within TIMEOUT (`verify`). Its records get RESPTTL, 0s by default; after a
+refresh that failed none is tried for RECHECK. With `prefer_positive` a denial never takes the place
+of an answer that may still be served.
+
 Examples:
 
     . {
@@ -26,76 +34,66 @@ Examples:
             success 9984 30
             denial 9984 5
             disable success cluster.local
+            prefetch 2 1m 20%
+            serve_stale 1h verify 500ms 30s 5s
         }
         whoami
     }
 
 Differences from CoreDNS: what plugins know from memory - `kubernetes`, `file` - is not kept here,
 since it can be had at the same price and is never stale; its TTLs are bounded all the same. The
-least recently used reply makes room for a new one, where CoreDNS drops a random one. Owner names
-are spelled as the current query spells the question. `prefetch` and `serve_stale` are checked but
-not acted on yet.
+least recently used of the replies asked for once makes room for a new one, where CoreDNS drops a
+random one; all replies together take 2 KiB of memory each at most on average, so CAPACITY large
+ones are not kept. Owner names are spelled as the current query spells the question. A client that
+sends OPT is told of a stale answer by an Extended DNS Error, 3 or, for NXDOMAIN, 19 (RFC 8914). A
+reply that has been verified takes the place of a stale denial. A reply is not refreshed in its
+first second, and at most 1024 are at a time; a query for one that has ended meanwhile waits for the
+refresh, 0.5s at most.
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import math
 from collections import Counter
 from typing import NamedTuple
 
-from cachetools import LRUCache
-
-from clusterdns import arguments, name, rr
+from clusterdns import name, rr
 from clusterdns.answers import Response
-from clusterdns.corefile import Directive, duration_s
+from clusterdns.caching import rules
+from clusterdns.caching.kept import Item, Kept, Key
+from clusterdns.caching.options import DENIAL, SUCCESS, read
+from clusterdns.caching.rules import bounded, spelled, stale_edns, with_ttl
+from clusterdns.corefile import Directive
 from clusterdns.logs import plugin_logger
-from clusterdns.message import AA, AD, OPCODE_QUERY, RA, TC, Query, Question
-from clusterdns.name import WireName
-from clusterdns.outcome import Outcome, answers_question, has_soa, outcome_of
+from clusterdns.message import AA, AD, OPCODE_QUERY, RA, Query, Question
+from clusterdns.name import ROOT, WireName
 from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
-from clusterdns.rr import RR
 from clusterdns.tally import Sample
 
-DEFAULT_CAPACITY = 9984  # CoreDNS: 10000 over 256 shards of 39
-MIN_CAPACITY = 1024
-MIN_TTL_S = 5
-MAX_SERVFAIL_S = 300.0
-MAX_RECHECK_S = 300.0
-SUCCESS, DENIAL = "success", "denial"
-_KEPT_AS = {
-    Outcome.NOERROR: SUCCESS,
-    Outcome.DELEGATION: SUCCESS,
-    Outcome.NXDOMAIN: DENIAL,
-    Outcome.NODATA: DENIAL,
-    Outcome.SERVERERROR: DENIAL,
-}
+MAX_REFRESHES = 1024  # at a time, a few kilobytes each
+PATIENCE_S = 0.5  # for a refresh over TCP: the server may not speak it
 _log = plugin_logger("cache")
 
 _Moves = tuple[tuple[str, tuple[str, ...]], ...]
-_Key = tuple[WireName, int, int, bool, bool]
 
 
-class _Item(NamedTuple):
-    """A kept reply, the second it was stored, and the TTL it was given."""
+class _Found(NamedTuple):
+    """A kept reply that may be used at ``now``; ``left`` seconds of its TTL, <= 0 if stale."""
+
+    kind: str
+    key: Key
+    item: Item
+    now: float
+    left: int
+
+
+class _Fresh(NamedTuple):
+    """What a refresh has brought: the response, and the item it became, if any."""
 
     response: Response
-    stored_at: float
-    ttl: int
-
-
-class _Limits:
-    """What `success` or `denial` says, and the replies kept under it."""
-
-    def __init__(self, ttl: int) -> None:
-        self.max_ttl = ttl
-        self.min_ttl = MIN_TTL_S
-        self.capacity = DEFAULT_CAPACITY
-        self.disabled: tuple[WireName, ...] = ()
-        self.items: LRUCache[_Key, _Item] = LRUCache(DEFAULT_CAPACITY)
-
-    def clamp(self, ttl: int) -> int:
-        """Return a TTL within the bounds; the upper one counts (CoreDNS: dnsutil/ttl.go)."""
-        return min(max(ttl, self.min_ttl), self.max_ttl)
+    item: Item | None
 
 
 class Cache(Plugin):
@@ -103,80 +101,47 @@ class Cache(Plugin):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
-        self._kinds = {SUCCESS: _Limits(3600), DENIAL: _Limits(1800)}
-        self._servfail_s = 5.0
-        self._keeps_ttl = False
-        args = list(directive.args)
-        if args and args[0].lstrip("-").isdigit():
-            ttl = arguments.whole(args.pop(0), directive, least=1)
-            for limits in self._kinds.values():
-                limits.max_ttl = ttl
-        self._zones = arguments.zone_names(args, directive) if args else block.zones
-        for line in directive.block:
-            self._read(line)
-        _check_policy(directive)
-        for limits in self._kinds.values():
-            limits.items = LRUCache(limits.capacity)
+        self._options = options = read(directive, block.zones)
+        self._zones = options.zones
+        self._is_everywhere = ROOT in options.zones
+        self._kept = {kind: Kept(limits.capacity) for kind, limits in options.limits.items()}
+        self._refreshes: dict[Key, asyncio.Task[_Fresh | None]] = {}
         self._worker: Worker | None = None
         self._counts: Counter[tuple[str, str]] = Counter()
         self._known_moves: dict[tuple[str, str, str], _Moves] = {}
         self._zones_label = ",".join(name.text(zone) for zone in self._zones)
 
-    def _read(self, line: Directive) -> None:
-        """Take in one line of the directive's block. Raises ConfigError."""
-        match line.name:
-            case "success" | "denial":
-                self._read_limits(line)
-            case "servfail":
-                self._servfail_s = arguments.seconds(line)
-                if self._servfail_s > MAX_SERVFAIL_S:
-                    raise line.error("caching SERVFAIL for more than 5 minutes is not allowed")
-            case "disable":
-                if line.args[:1] not in ((SUCCESS,), (DENIAL,)):
-                    raise line.error("wants success|denial [ZONES...]")
-                found = arguments.zone_names(line.args[1:], line)
-                self._kinds[line.args[0]].disabled = found or self._zones
-            case "keepttl":
-                self._keeps_ttl = arguments.flag(line)
-            case "prefetch":
-                _check_prefetch(line)
-            case "serve_stale":
-                _check_serve_stale(line)
-            case "serve_stale_policy":
-                arguments.word(line, "prefer_positive")
-            case _:
-                raise line.error("unknown property")
-
-    def _read_limits(self, line: Directive) -> None:
-        if not line.args:
-            raise line.error("wants CAPACITY [TTL [MINTTL]]")
-        limits = self._kinds[line.name]
-        limits.capacity = max(MIN_CAPACITY, arguments.whole(line.args[0], line, least=0))
-        if len(line.args) > 1:
-            limits.max_ttl = arguments.whole(line.args[1], line, least=1)
-        if len(line.args) > 2:
-            limits.min_ttl = arguments.whole(line.args[2], line, least=0)
-
     async def start(self, worker: Worker) -> None:
         """Take the clock that ages are measured by."""
         self._worker = worker
 
+    async def stop(self) -> None:
+        """Give up the refreshes under way."""
+        tasks = list(self._refreshes.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind know from memory, its TTLs bounded, or a kept reply."""
+        """Return what the plugins behind know from memory, its TTLs bounded, or a kept reply.
+
+        A kept reply that has to be refreshed is left to ``handle``, which can ask for it.
+        """
         response = next(question)
         if response is not None and (response.bare or response is DROP):
             return response
-        if not self._is_mine(question.folded):
+        if not self._is_mine(question):
             return response
         if response is None:
-            return self._find(question)
+            found = self._find(question)
+            return None if found is None or self._is_due(found) else self._hit(question, found)
         self._count("requests")
         self._count("misses")
-        outcome = _outcome(question, response, OPCODE_QUERY)
-        bounded = _with_ttl(response, self._ttl_of(outcome, response))
-        return bounded._replace(
-            edns=None, counters=(*bounded.counters, *self._moves("requests", "misses"))
-        )
+        outcome = rules.outcome(question, response, OPCODE_QUERY)
+        found_here = bounded(response, rules.ttl_of(outcome, response, self._options))
+        moves = self._moves("requests", "misses")
+        return found_here._replace(counters=(*found_here.counters, *moves))
 
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether TTLs are bounded for all names below ``cut``, or for none."""
@@ -185,84 +150,219 @@ class Cache(Plugin):
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return a kept reply, or wait for one and keep it."""
         question = query.question
-        if question is None or not self._is_mine(question.folded):
+        if question is None or not self._is_mine(question):
             return await next(query)
-        response = self._find(question)
-        if response is None:
-            self._count("requests")
-            self._count("misses")
-            asked = query.asking(question)
-            asked.flags |= AD  # so that the upstream says whether it has validated
-            response = await next(asked)
-            if response.bare or response is DROP:
-                return response
-            response = self._take(question, response, query.opcode)
+        found = self._find(question)
+        if found is None:
+            response = await self._miss(query, question, next)
+        elif not self._is_due(found):
+            response = self._hit(question, found)
+        elif found.left <= 0 and self._options.stale.verifies:
+            response = await self._verify(query, question, found, next)
+        else:
+            self._count("prefetch")
+            self._refresh(query, question, found, next)
+            response = self._hit(question, found)
         if not question.do and not query.flags & AD:
             response = response._replace(flags=response.flags & ~AD)
         return response
 
-    def _is_mine(self, qname: WireName) -> bool:
-        return name.is_within_any(qname, self._zones)
+    def _is_mine(self, question: Question) -> bool:
+        return self._is_everywhere or name.is_within_any(question.folded, self._zones)
 
-    def _find(self, question: Question) -> Response | None:
-        """Return the kept reply to a question, or None; SERVFAIL gives way to an answer."""
-        key = _key(question)
-        now = self._worker.now() if self._worker else 0.0
-        denial, success = (self._live(kind, key, now) for kind in (DENIAL, SUCCESS))
-        kind, item = DENIAL, denial
-        if denial is None or (denial.response.rcode == rr.SERVFAIL and success is not None):
-            kind, item = SUCCESS, success
-        if item is None:
-            return None
+    def _now(self) -> float:
+        return self._worker.now() if self._worker else 0.0
+
+    # ---- what is kept
+
+    def _find(self, question: Question) -> _Found | None:
+        """Return the kept reply to a question; a denial first, but SERVFAIL gives way."""
+        key, now = _key(question), self._now()
+        up_to_s = self._options.stale.up_to_s
+        kind, item = SUCCESS, self._kept[SUCCESS].get(key)
+        if up_to_s and self._options.prefers_positive and item is not None:
+            good = item if item.answers else item.good
+            if good is not None and good.is_usable(now, up_to_s):
+                return _Found(kind, key, good, now, good.left(now))
+        if item is not None and not item.is_usable(now, up_to_s):
+            item = None
+        denial = self._kept[DENIAL].get(key)
+        if (
+            denial is not None
+            and denial.is_usable(now, up_to_s)
+            and (item is None or denial.response.rcode != rr.SERVFAIL)
+        ):
+            kind, item = DENIAL, denial
+        return None if item is None else _Found(kind, key, item, now, item.left(now))
+
+    def _hit(self, question: Question, found: _Found) -> Response:
+        """Return a kept reply to a question, and count it."""
         self._count("requests")
-        self._count("hits", kind)
-        age = now - item.stored_at
-        ttl = item.ttl if self._keeps_ttl else item.ttl - math.floor(age)
-        response = _with_ttl(item.response, ttl)
-        return response._replace(
-            flags=(response.flags & (RA | AD)) | AA,
-            answer=_spelled(question, response.answer),
-            verbatim=False,
-            lifetime_s=math.floor(age) + 1 - age,  # then the TTL is one less
-            counters=self._moves("requests", "hits", kind),
+        self._count("hits", found.kind)
+        prefetch, item = self._options.prefetch, found.item
+        age = found.now - item.stored_at
+        unseen_s = math.floor(age) + 1 - age  # then the TTL is one less
+        if found.left <= 0:
+            self._count("served_stale")
+            unseen_s = 0.0
+        elif prefetch.amount:
+            # Each look-up has to be seen until there are enough of them; then one a second will do.
+            if item.sights_with(found.now, prefetch.window_s) < prefetch.amount:
+                unseen_s = 0.0
+            item.see(found.now, prefetch.window_s, unseen_s)
+        return self._reply(question, found, unseen_s)
+
+    def _reply(self, question: Question, found: _Found, lifetime_s: float) -> Response:
+        """Return what is kept as a response that may be repeated for ``lifetime_s``."""
+        item, stale_ttl, edns = found.item, self._options.stale.ttl, None
+        ttl = item.ttl if self._options.keeps_ttl else max(found.left, 0)
+        if found.left <= 0:
+            ttl = stale_ttl or ttl
+            edns = stale_edns(item.response.rcode)
+        rcode, flags, answer, authority, additional = item.response[:5]
+        return Response(
+            rcode,
+            flags & (RA | AD) | AA,
+            spelled(question, answer, ttl),
+            with_ttl(authority, ttl),
+            with_ttl(additional, ttl),
+            edns=edns,
+            lifetime_s=lifetime_s,
+            counters=self._moves("requests", "hits", found.kind),
         )
 
-    def _live(self, kind: str, key: _Key, now: float) -> _Item | None:
-        item = self._kinds[kind].items.get(key)
-        if item is not None and item.ttl - math.floor(now - item.stored_at) <= 0:
-            return None
-        return item
+    async def _miss(self, query: Query, question: Question, next: HandleNext) -> Response:
+        """Return the reply of the plugins behind, and keep it."""
+        under_way = self._refreshes.get(_key(question))
+        if under_way is not None:
+            await asyncio.wait((under_way,), timeout=PATIENCE_S)
+            found = self._find(question)
+            if found is not None and found.left > 0:
+                return self._hit(question, found)
+        self._count("requests")
+        self._count("misses")
+        asked = query.asking(question)
+        asked.flags |= AD  # so that the upstream says whether it has validated
+        response = await next(asked)
+        if response.bare or response is DROP:
+            return response
+        return self._take(question, response, query.opcode).response
 
-    def _take(self, question: Question, response: Response, opcode: int) -> Response:
+    def _take(
+        self, question: Question, response: Response, opcode: int, *, renews: bool = False
+    ) -> _Fresh:
         """Return a reply with its TTLs bounded, and keep it if it may be kept."""
-        outcome = _outcome(question, response, opcode)
-        ttl = self._ttl_of(outcome, response)
-        bounded = _with_ttl(response, ttl)._replace(edns=None)
-        if response.lifetime_s == math.inf or response.facts:  # from memory, and never stale
-            return bounded
-        kind = _KEPT_AS.get(outcome)
-        if kind is None or ttl <= 0 or not _may_be_kept(question, response):
-            return bounded
-        limits = self._kinds[kind]
-        if name.is_within_any(question.folded, limits.disabled):
-            return bounded
-        key = _key(question)
-        items = limits.items
-        if key not in items and len(items) >= items.maxsize:
-            self._count("evictions", kind)
-        now = self._worker.now() if self._worker else 0.0
-        items[key] = _Item(bounded, now, ttl)
-        return bounded
+        outcome = rules.outcome(question, response, opcode)
+        ttl = rules.ttl_of(outcome, response, self._options)
+        response = bounded(response, ttl)
+        kind = rules.kept_as(outcome, question, response)
+        if response.lifetime_s == math.inf or response.facts:
+            kind = None  # from memory, and never stale
+        # A refresh that denies what is kept takes its place even where denials are not to be kept:
+        # else what is gone would be served for as long as stale replies are (seen on CoreDNS).
+        if kind is None or ttl <= 0 or (not renews and self._is_disabled(kind, question)):
+            return _Fresh(response, None)
+        key, prefers_positive = _key(question), self._options.prefers_positive
+        answers = not prefers_positive or rules.is_answer(question, response)
+        item = Item(response, self._now(), ttl, answers=answers)
+        if kind == SUCCESS:
+            if prefers_positive and not item.answers:
+                previous = self._kept[SUCCESS].get(key)
+                if previous is not None:
+                    item.keep_good(previous)
+            if item.answers if prefers_positive else renews:
+                self._kept[DENIAL].remove(key)
+        evicted = self._kept[kind].put(key, item)
+        if evicted:
+            self._counts["evictions", kind] += evicted
+        return _Fresh(response, item)
 
-    def _ttl_of(self, kind: Outcome, response: Response) -> int:
-        """Return the one TTL that all records of a reply of this kind get."""
-        if kind is Outcome.SERVERERROR:
-            return int(self._servfail_s)
-        if kind in (Outcome.NXDOMAIN, Outcome.NODATA):
-            return self._kinds[DENIAL].clamp(_least_ttl(response))
-        if kind is Outcome.NOERROR:
-            return self._kinds[SUCCESS].clamp(_least_ttl(response))
-        return self._kinds[SUCCESS].clamp(MIN_TTL_S)
+    def _is_disabled(self, kind: str, question: Question) -> bool:
+        zones = self._options.limits[kind].disabled
+        return bool(zones) and name.is_within_any(question.folded, zones)
+
+    # ---- refreshes
+
+    def _is_due(self, found: _Found) -> bool:
+        """Tell whether the plugins behind shall be asked for what is kept (CoreDNS: handler.go)."""
+        prefetch, stale, item = self._options.prefetch, self._options.stale, found.item
+        if found.left > 0:
+            # Not in its first second: else it would be asked for all the time.
+            is_late = found.left < item.ttl and found.left <= prefetch.threshold(item.ttl)
+            if not prefetch.amount or not is_late or not self._may_refresh(found.key):
+                return False
+            return item.sights_with(found.now, prefetch.window_s) >= prefetch.amount
+        if stale.recheck_s and found.now < item.retry_at:
+            return False
+        if stale.verifies and not stale.recheck_s and found.key in self._refreshes:
+            return True  # the same refresh will do for another client
+        return self._may_refresh(found.key)
+
+    def _may_refresh(self, key: Key) -> bool:
+        return key not in self._refreshes and len(self._refreshes) < MAX_REFRESHES
+
+    def _refresh(
+        self, query: Query, question: Question, found: _Found, next: HandleNext
+    ) -> asyncio.Task[_Fresh | None]:
+        """Ask the plugins behind again, as a task of its own (CoreDNS: tryPrefetch)."""
+        asked = query.asking(question)
+        asked.flags |= AD
+        if found.left > 0 or not self._options.stale.verifies:
+            asked.transport = "tcp"  # there is no client whose limit would count
+        task = asyncio.get_running_loop().create_task(self._renew(asked, question, found, next))
+        self._refreshes[found.key] = task
+        task.add_done_callback(functools.partial(self._ended, found.key))
+        return task
+
+    def _ended(self, key: Key, task: asyncio.Task[_Fresh | None]) -> None:
+        del self._refreshes[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("refresh of %s failed: %r", name.text(key[0]), error, exc_info=error)
+
+    async def _renew(
+        self, asked: Query, question: Question, found: _Found, next: HandleNext
+    ) -> _Fresh | None:
+        """Return what takes the place of a kept reply, or None if there is nothing better."""
+        response = await next(asked)
+        is_stale, options, fresh = found.left <= 0, self._options, None
+        if not response.bare and response is not DROP:
+            is_better = rules.is_better(question, response, asked.opcode, options)
+            if is_better or not is_stale:
+                fresh = self._take(question, response, asked.opcode, renews=True)
+            elif options.prefers_positive:
+                self._take(question, response, asked.opcode, renews=True)
+        has_failed = is_stale and fresh is None and options.stale.recheck_s
+        found.item.retry_at = self._now() + options.stale.recheck_s if has_failed else -math.inf
+        if (
+            fresh is not None
+            and fresh.item is not None
+            and not (is_stale and options.stale.verifies)
+        ):
+            fresh.item.inherit(found.item, found.now + min(found.left, 0))
+        return fresh
+
+    async def _verify(
+        self, query: Query, question: Question, found: _Found, next: HandleNext
+    ) -> Response:
+        """Return what a refresh brings in time, else the stale reply."""
+        task = self._refreshes.get(found.key)
+        is_other = task is not None  # of another client: its reply has that client's flags
+        if task is None:
+            task = self._refresh(query, question, found, next)
+        timeout_s = self._options.stale.timeout_s or None
+        await asyncio.wait((task,), timeout=timeout_s)
+        fresh = task.result() if task.done() and not task.cancelled() else None
+        if fresh is None:
+            return self._hit(question, found)
+        self._count("requests")
+        self._count("hits", found.kind)
+        if fresh.item is None or not (timeout_s or is_other):
+            return fresh.response
+        now = self._now()
+        renewed = found._replace(item=fresh.item, now=now, left=fresh.item.left(now))
+        return self._reply(question, renewed, 0.0)
+
+    # ---- counts
 
     def _count(self, what: str, kind: str = "") -> None:
         self._counts[what, kind] += 1
@@ -283,102 +383,16 @@ class Cache(Plugin):
         return labels if kind else (labels[0], *labels[2:])
 
     def samples(self) -> list[Sample]:
-        """Return requests, hits, misses, evictions and the number of replies kept."""
+        """Return what was asked, found, refreshed and pushed out, and how many replies are kept."""
         found: list[Sample] = [
             (f"cache_{what}_total", self._labels(kind), count)
             for (what, kind), count in self._counts.items()
         ]
-        for kind, limits in self._kinds.items():
-            if limits.items:
-                found.append(("cache_entries", self._labels(kind), len(limits.items)))
+        for kind, kept in self._kept.items():
+            if kept:
+                found.append(("cache_entries", self._labels(kind), len(kept)))
         return found
 
 
-def _key(question: Question) -> _Key:
+def _key(question: Question) -> Key:
     return question.folded, question.qtype, question.qclass, question.do, question.cd
-
-
-def _outcome(question: Question, response: Response, opcode: int) -> Outcome:
-    """Return the kind of a reply; an alias that leads nowhere, with an SOA, is NODATA."""
-    found = outcome_of(question, response, opcode)
-    is_alias = found is Outcome.NOERROR and bool(response.answer)
-    if is_alias and has_soa(response) and not answers_question(question, response.answer):
-        return Outcome.NODATA
-    return found
-
-
-def _may_be_kept(question: Question, response: Response) -> bool:
-    """Tell whether a reply of a kind that is kept is complete enough for it."""
-    if response.flags & TC:
-        return False
-    if response.rcode == rr.NXDOMAIN:
-        return has_soa(response)
-    if response.rcode == rr.NOERROR and response.answer:
-        return has_soa(response) or answers_question(question, response.answer)
-    return True
-
-
-def _least_ttl(response: Response) -> int:
-    """Return the smallest TTL of all records, 5 where there are none (CoreDNS: dnsutil/ttl.go)."""
-    return min((r.ttl for section in response.sections for r in section), default=MIN_TTL_S)
-
-
-def _with_ttl(response: Response, ttl: int) -> Response:
-    if all(r.ttl == ttl for section in response.sections for r in section):
-        return response
-    answer, authority, additional = (
-        tuple(RR(r.owner, r.rtype, ttl, r.rdata, r.rclass) for r in section)
-        for section in response.sections
-    )
-    return response.with_sections((answer, authority, additional))
-
-
-def _spelled(question: Question, answer: tuple[RR, ...]) -> tuple[RR, ...]:
-    """Return records with the question's name as this client spells it."""
-    return tuple(
-        r._replace(owner=question.qname) if r.owner.lower() == question.folded else r
-        for r in answer
-    )
-
-
-def _check_prefetch(line: Directive) -> None:
-    if not 1 <= len(line.args) <= 3:
-        raise line.error("wants AMOUNT [DURATION [PERCENTAGE%]]")
-    arguments.whole(line.args[0], line, least=0)
-    if len(line.args) > 1:
-        duration_s(line.args[1], line)
-    if len(line.args) > 2:
-        text = line.args[2]
-        if not text.endswith("%") or not 10 <= arguments.whole(text[:-1], line, least=0) <= 90:
-            raise line.error(f"wants a percentage from 10% to 90%, got {text!r}")
-    _log.warning("prefetch is not acted on yet")
-
-
-def _check_serve_stale(line: Directive) -> None:
-    """Check `DURATION [immediate [TTL [RECHECK]] | verify [TIMEOUT [TTL [RECHECK]]]]`."""
-    mode = line.args[1].lower() if len(line.args) > 1 else "immediate"
-    if mode not in ("immediate", "verify"):
-        raise line.error(f"wants immediate or verify, got {line.args[1]!r}")
-    times = ["duration", "TTL", "recheck"] if mode == "immediate" else [
-        "duration", "timeout", "TTL", "recheck"
-    ]  # fmt: skip
-    values = (*line.args[:1], *line.args[2:])
-    if len(values) > len(times):
-        raise line.error(f"unexpected argument {values[len(times)]!r}")
-    for what, text in zip(times, values, strict=False):
-        seconds = duration_s(text, line)
-        if seconds < 0:
-            raise line.error(f"{what} {text} is negative")
-        if what == "TTL" and seconds != int(seconds):
-            raise line.error(f"TTL {text} is no whole number of seconds")
-        if what == "recheck" and seconds > MAX_RECHECK_S:
-            raise line.error(f"recheck {text} is more than 5 minutes")
-    _log.warning("serve_stale is not acted on yet")
-
-
-def _check_policy(directive: Directive) -> None:
-    named = {line.name: line for line in directive.block}
-    if "serve_stale_policy" in named:
-        if "serve_stale" not in named:
-            raise named["serve_stale_policy"].error("requires serve_stale")
-        _log.warning("serve_stale_policy is not acted on yet")

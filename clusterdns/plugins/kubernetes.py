@@ -62,13 +62,12 @@ every 30 s; CoreDNS never becomes ready.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import urllib.parse
 from pathlib import Path
 
-from clusterdns import arguments, logs, name, resolvconf
+from clusterdns import arguments, logs, name, searchpath
 from clusterdns.answers import Response
 from clusterdns.cluster import selectors
 from clusterdns.cluster.objects import (
@@ -321,14 +320,10 @@ def _check_in_cluster(directive: Directive) -> None:
 def _host_search() -> tuple[WireName, ...]:
     """Return the search domains of the machine we run on, those that are domain names."""
     try:
-        text = _RESOLV_CONF.read_text("utf-8", "replace")
+        found, _ = searchpath.of_resolv_conf(_RESOLV_CONF.read_text("utf-8", "replace"))
     except OSError:
         return ()
-    found = []
-    for domain in resolvconf.parse(text).search:
-        with contextlib.suppress(FormError):
-            found.append(name.fold(name.parse(domain)))
-    return tuple(found)
+    return found
 
 
 def _rate(line: Directive) -> float:

@@ -1,0 +1,1 @@
+"""What `cache` keeps: its options, its rules, and the bounded store."""

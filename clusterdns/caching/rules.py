@@ -1,0 +1,125 @@
+"""Which replies `cache` keeps, as what, for how long, and how they look when they are sent again.
+
+Rules: CoreDNS plugin/cache/cache.go and item.go.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from clusterdns import rr
+from clusterdns.answers import Response
+from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions
+from clusterdns.message import TC, Edns, Question
+from clusterdns.outcome import Outcome, answers_question, has_soa, outcome_of
+from clusterdns.rr import RR
+
+MIN_TTL_S = 5  # what a reply without records gets (CoreDNS: dnsutil/ttl.go)
+_EDE = 15  # RFC 8914 section 2
+_STALE_ANSWER, _STALE_NXDOMAIN = 3, 19
+_KEPT_AS = {
+    Outcome.NOERROR: SUCCESS,
+    Outcome.DELEGATION: SUCCESS,
+    Outcome.NXDOMAIN: DENIAL,
+    Outcome.NODATA: DENIAL,
+    Outcome.SERVERERROR: DENIAL,
+}
+
+
+def outcome(question: Question, response: Response, opcode: int = 0) -> Outcome:
+    """Return the kind of a reply; an alias that leads nowhere, with an SOA, is NODATA."""
+    found = outcome_of(question, response, opcode)
+    is_alias = found is Outcome.NOERROR and bool(response.answer)
+    if is_alias and has_soa(response) and not answers_question(question, response.answer):
+        return Outcome.NODATA
+    return found
+
+
+def ttl_of(kind: Outcome, response: Response, options: CacheOptions) -> int:
+    """Return the one TTL that all records of a reply of this kind get."""
+    if kind is Outcome.SERVERERROR:
+        return int(options.servfail_s)
+    denial, success = options.limits[DENIAL], options.limits[SUCCESS]
+    if kind in (Outcome.NXDOMAIN, Outcome.NODATA):
+        return denial.clamp(_least_ttl(response))
+    return success.clamp(_least_ttl(response) if kind is Outcome.NOERROR else MIN_TTL_S)
+
+
+def kept_as(kind: Outcome, question: Question, response: Response) -> str | None:
+    """Return where a reply of this kind is kept, `success` or `denial`, or None for nowhere."""
+    found = _KEPT_AS.get(kind)
+    return found if found and _is_complete(question, response) else None
+
+
+def is_answer(question: Question, response: Response) -> bool:
+    """Tell whether a reply has what was asked for."""
+    return response.rcode == rr.NOERROR and answers_question(question, response.answer)
+
+
+def is_better(question: Question, response: Response, opcode: int, options: CacheOptions) -> bool:
+    """Tell whether a reply shall be sent in place of a stale one.
+
+    RFC 8767 section 4: NOERROR and NXDOMAIN are; with `prefer_positive` an answer alone.
+    """
+    if response.flags & TC:
+        return False
+    if options.prefers_positive:
+        is_positive = outcome(question, response, opcode) is Outcome.NOERROR
+        return is_positive and is_answer(question, response)
+    if outcome_of(question, response, opcode) in (Outcome.OTHERERROR, Outcome.META):
+        return False
+    return response.rcode in (rr.NOERROR, rr.NXDOMAIN)
+
+
+def bounded(response: Response, ttl: int) -> Response:
+    """Return a response with this TTL on all records and no OPT, which is for one hop only."""
+    for section in response.sections:
+        for record in section:
+            if record.ttl != ttl:
+                answer, authority, additional = (with_ttl(s, ttl) for s in response.sections)
+                return response._replace(
+                    answer=answer, authority=authority, additional=additional, edns=None, orders=()
+                )
+    return response if response.edns is None else response._replace(edns=None)
+
+
+def with_ttl(section: tuple[RR, ...], ttl: int) -> tuple[RR, ...]:
+    """Return records that all have this TTL."""
+    if not section or (len(section) == 1 and section[0].ttl == ttl):
+        return section
+    return tuple([RR(r.owner, r.rtype, ttl, r.rdata, r.rclass) for r in section])
+
+
+def spelled(question: Question, answer: tuple[RR, ...], ttl: int) -> tuple[RR, ...]:
+    """Return records with this TTL, and the question's name as this client spells it."""
+    qname, folded = question.qname, question.folded
+    return tuple(
+        [
+            RR(qname if r.owner.lower() == folded else r.owner, r.rtype, ttl, r.rdata, r.rclass)
+            for r in answer
+        ]
+    )
+
+
+def stale_edns(rcode: int) -> Edns:
+    """Return the OPT that tells a client that knows EDNS of a stale answer (RFC 8914)."""
+    info = _STALE_NXDOMAIN if rcode == rr.NXDOMAIN else _STALE_ANSWER
+    return Edns(0, 0, 0, struct.pack("!HHH", _EDE, 2, info))
+
+
+def _is_complete(question: Question, response: Response) -> bool:
+    """Tell whether a reply of a kind that is kept has what it takes."""
+    if response.flags & TC:
+        return False
+    if response.rcode == rr.NXDOMAIN:
+        return has_soa(response)
+    if response.rcode == rr.NOERROR and response.answer:
+        return has_soa(response) or answers_question(question, response.answer)
+    return True
+
+
+def _least_ttl(response: Response) -> int:
+    """Return the smallest TTL of all records."""
+    return min((r.ttl for section in response.sections for r in section), default=MIN_TTL_S)

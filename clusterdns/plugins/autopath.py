@@ -1,0 +1,161 @@
+"""autopath - walk the client's search path here, so that it need not ask for every name of it.
+
+Syntax:
+
+    autopath [ZONES...] RESOLV-CONF
+    autopath [ZONES...] @PLUGIN
+
+A name below the first domain of the search path is looked up in each of its domains, and then as it
+is. The first reply that is not NXDOMAIN is returned, with an alias from the name that was asked to
+the name that was found; if there is none, the reply for the first name. RESOLV-CONF is a file whose
+`search` line is the path of every client; it is read at the start. With `@kubernetes` the path is
+that of the Pod that asks, which needs `pods verified`; nothing is done for anybody else. ZONES
+default to the keys of the server block.
+
+Examples:
+
+    . {
+        autopath @kubernetes
+        kubernetes cluster.local {
+            manifests cluster
+            pods verified
+        }
+        forward . 192.0.2.53
+    }
+
+Metrics: `coredns_autopath_success_total{server}` counts replies that are not NXDOMAIN.
+
+Differences from CoreDNS: with `@PLUGIN`, a name that exists as it was asked is answered without a
+look at the client, and not counted as a success. The question comes back as the client spelled it,
+also when nothing was found. A domain of the file that is no domain name is passed over.
+"""
+
+from __future__ import annotations
+
+from clusterdns import arguments, logs, name, rr, searchpath
+from clusterdns.answers import Response, failure
+from clusterdns.corefile import COREDNS_ORDER, Directive
+from clusterdns.message import Query, Question
+from clusterdns.name import ROOT, WireName
+from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.searchpath import Walk
+from clusterdns.tally import Sample
+
+SUCCESSES = "autopath_success_total"
+# `erratic` is the other one in CoreDNS that knows search paths; we do not have it.
+_KNOWERS = ("kubernetes", "erratic")
+_SVC = b"\x03svc"
+_log = logs.plugin_logger("autopath")
+
+
+class Autopath(Plugin):
+    """Walks a search path that is the same for all clients, or that of each Pod."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        self._block = block
+        *zones, source = arguments.some(directive)
+        if directive.block:
+            raise directive.block[0].error("unknown property")
+        self._zones = arguments.zone_names(zones, directive) or block.zones
+        self._knower = source.removeprefix("@") if source.startswith("@") else ""
+        if self._knower in COREDNS_ORDER and self._knower not in _KNOWERS:
+            raise directive.error(f"{self._knower} knows no search paths")
+        self._path = () if source.startswith("@") else _read(source, directive, block)
+        self._successes = 0
+
+    async def start(self, worker: Worker) -> None:
+        """Say so if nobody knows the search paths of clients."""
+        if not self._path and self._knower not in self._block.search_paths:
+            _log.warning("no search path is known in this server block")
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what is the same for every client, whatever its search path."""
+        folded = question.folded
+        if not name.is_within_any(folded, self._zones):
+            return next(question)
+        if self._path:
+            if not name.is_within(folded, self._path[0]):
+                return next(question)
+            return searchpath.answer_walk(self._walk(question, self._path), next)
+        if self._knower not in self._block.search_paths or not _is_below_svc(folded):
+            return next(question)
+        if folded[1 + folded[0] :].startswith(_SVC):
+            return None  # it may be the first domain itself of some client
+        response = next(question)
+        if response is None or not _is_final(question, response):
+            return None
+        return response
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return what this client's search path leads to."""
+        question = query.question
+        if question is None or not name.is_within_any(question.folded, self._zones):
+            return await next(query)
+        path = self._path
+        if self._knower in self._block.search_paths:
+            path = self._block.search_paths[self._knower](query.client[0], question.folded)
+        if not path or not name.is_within(question.folded, path[0]):
+            return await next(query)
+        return await searchpath.handle_walk(self._walk(question, path), query, next)
+
+    def _walk(self, question: Question, path: tuple[WireName, ...]) -> Walk:
+        """Ask for the name below each domain (CoreDNS: plugin/autopath/autopath.go)."""
+        prefix = question.qname[: -len(path[0])]
+        if not prefix:
+            zone = name.text(path[0])
+            return failure(rr.SERVFAIL, f"trimzone: overshot qname: {zone}for zone {zone}")
+        first: Response | None = None
+        for domain in path:
+            asked = searchpath.below(question, prefix, domain)
+            if asked is None:
+                continue  # too long to be a name
+            found = yield asked
+            first = first or found
+            if found is DROP or (found.bare and found.error):
+                return found
+            if not found.bare and found.rcode != rr.NXDOMAIN:
+                return self._counted(searchpath.with_alias(found, question))
+        assert first is not None  # the first is as long as what was asked
+        return first
+
+    def _counted(self, response: Response) -> Response:
+        self._successes += 1
+        moves = (SUCCESSES, (self._block.server,))
+        return response._replace(counters=(*response.counters, moves))
+
+    def samples(self) -> list[Sample]:
+        """Return how many walks led to something."""
+        if not self._successes:
+            return []
+        return [(SUCCESSES, (self._block.server,), self._successes)]
+
+
+def _read(text: str, directive: Directive, block: Block) -> tuple[WireName, ...]:
+    """Return the search path of a resolv.conf, the root last; () if it has none.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = block.path(text)
+    try:
+        found, bad = searchpath.of_resolv_conf(path.read_text("utf-8", "replace"))
+    except OSError as error:
+        raise directive.error(f"failed to parse {text!r}: {path}: {error.strerror}") from error
+    for domain in bad:
+        _log.warning("%s: search domain %.50s is no domain name", path, domain)
+    return (*found, ROOT) if found else ()
+
+
+def _is_below_svc(folded: WireName) -> bool:
+    """Tell whether a label behind the first is ``svc``, as in any search path of a Pod."""
+    return _SVC in folded[1:] and b"svc" in name.labels(folded)[1:]
+
+
+def _is_final(question: Question, response: Response) -> bool:
+    """Tell whether a walk that begins with this response ends with it, as it is.
+
+    It does not if it has to go on, to spell the name as the search path does, or to alias it.
+    """
+    if response.bare or response.rcode == rr.NXDOMAIN or question.qname != question.folded:
+        return False
+    return all(record.owner.lower() == question.folded for record in response.answer)
