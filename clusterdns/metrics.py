@@ -141,6 +141,10 @@ FAMILIES: dict[str, Family] = {
         ("verb", "host"),
         bounds=DEFAULT_S,
     ),
+    "clusterdns_shed_queries_total": Family(
+        "Counter of queries dropped because too many that had to be worked out came before.",
+        ("server",),
+    ),
     "autopath_success_total": Family("Counter of requests that did autopath.", ("server",)),
     "clusterdns_search_success_total": Family(
         "Counter of names found further along the search path.", ("server",)

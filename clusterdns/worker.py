@@ -109,6 +109,8 @@ class Worker:
         for server in self._servers.values():
             found += server.tally.samples()
             found.append(("panics_total", (), server.panics))
+        for engine in self._engines:
+            found += engine.samples()
         for plugin in self._configuration.plugins:
             found += plugin.samples()
         return found
