@@ -27,8 +27,8 @@ from clusterdns import message, name, rr
 from clusterdns.answers import Response
 from clusterdns.configure import Configuration, compile_text
 from clusterdns.errors import ConfigError
+from clusterdns.forwarding import flight
 from clusterdns.message import Query, Question
-from clusterdns.plugins import forward
 from clusterdns.plugins.forward import Forward
 
 A, HINFO = 1, 13
@@ -377,7 +377,7 @@ def test_next_asks_the_forward_behind(pair):
 
 def test_round_robin_asks_all_alike(pair):
     text = f"forward . {pair[0].address} {pair[1].address} {{\n policy round_robin\n}}"
-    assert [2, 0, 2, 0] == [rcode for rcode, _ in outcome(text, *["www.example.com."] * 4)]
+    assert [0, 2, 0, 2] == [rcode for rcode, _ in outcome(text, *["www.example.com."] * 4)]
 
 
 def test_names_that_are_forwarded(pair):
@@ -419,7 +419,7 @@ def test_a_refusing_server_is_not_asked_without_end(monkeypatch, options, least,
             dials = chain.count("proxy_conn_cache_misses_total")
             assert least <= sum(dials.values()) <= most
 
-    monkeypatch.setattr(forward, "DEADLINE_S", 0.4)
+    monkeypatch.setattr(flight, "DEADLINE_S", 0.4)
     asyncio.run(test())
 
 
@@ -432,7 +432,7 @@ def test_all_attempts_together_end_in_time(pair, monkeypatch):
             assert time.monotonic() - began < 1
             assert response.error == f"read udp {pair[0].address}: i/o timeout"
 
-    monkeypatch.setattr(forward, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(flight, "DEADLINE_S", 0.2)
     asyncio.run(test())
 
 
@@ -446,6 +446,7 @@ def test_where_all_are_down_one_is_tried_unless_it_shall_fail_fast():
                 assert time.monotonic() < deadline
                 errors.append((await chain.ask()).error)
                 await asyncio.sleep(0.01)
+            errors.append((await chain.ask()).error)
             assert sum(chain.count("proxy_healthcheck_failures_total").values()) >= 3
             return errors
 
@@ -535,13 +536,13 @@ def test_servers(servers, expected, tmp_path):
     )
     (plugin,) = compiled(f"forward . {servers.replace('DIR', str(tmp_path))}").plugins
     assert isinstance(plugin, Forward)
-    assert expected == plugin._addresses
+    assert expected == [one[:2] for one in plugin._destinations]
 
 
 def test_a_host_name_is_looked_up():
     (plugin,) = compiled("forward . localhost:5300").plugins
     assert isinstance(plugin, Forward)
-    assert ("127.0.0.1", 5300) in plugin._addresses
+    assert ("127.0.0.1", 5300) in [one[:2] for one in plugin._destinations]
 
 
 @pytest.mark.parametrize(
@@ -551,9 +552,15 @@ def test_a_host_name_is_looked_up():
         "forward .",
         "forward . a..b",
         "forward . nobody.invalid",
+        "forward . " + "a" * 300,
         "forward . 127.0.0.1:0",
         "forward . 127.0.0.1:dns",
-        "forward . tls://127.0.0.1",
+        "forward . quic://127.0.0.1",
+        "forward . tls://127.0.0.1%",
+        "forward . tls://127.0.0.1%a.test {\n tls_servername b.test\n}",
+        "forward . tls://127.0.0.1:0",
+        "forward . [::1]53",
+        "forward . [::1]:",
         "forward . https://127.0.0.1",
         "forward . /dev/null",
         "forward a..b 127.0.0.1",
@@ -565,9 +572,11 @@ def test_a_host_name_is_looked_up():
                 max_connect_attempts -1; health_check; health_check -1s; health_check soon
                 health_check 1s domain; health_check 1s domain a..b; health_check 1s often
                 expire; expire -1s; max_age 5s; max_idle_conns -1; read_timeout 0; read_timeout -1s
-                policy; policy fastest; policy random random; max_concurrent -1; next; next NOBODY
+                policy; policy slowest; policy random random; max_concurrent -1; next; next NOBODY
                 next_on_nodata yes; failover; failover NOERROR; failfast_all_unhealthy_upstreams no
-                source_address; source_address here; tls; tls_servername dns.test; unknown
+                source_address; source_address here; tls_servername; tls_servername a b
+                tls nowhere.pem; tls nowhere.pem key.pem; tls a b c d; doh_method GET
+                resolver; resolver dns.test; resolver 127.0.0.1:0; unknown
             """.replace("\n", ";").split(";")
             if option.strip()
         ),
@@ -590,7 +599,7 @@ def test_every_option_is_taken():
     (plugin,) = compiled(text).plugins
     assert isinstance(plugin, Forward)
     made = plugin._options
-    assert (60, 120, 5) == (made.expire_s, made.max_age_s, made.max_idle)
+    assert (60, 120, 5) == made.idle
     assert (1, False, True) == (made.probe_interval_s, made.probe_recursion, made.probe_tcp)
     assert {rr.NXDOMAIN, 8, rr.SERVFAIL} == plugin._next
 

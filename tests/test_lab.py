@@ -51,8 +51,9 @@ def test_every_manifest_is_one():
     for path in (ZONES / "cluster").glob("*.yaml"):
         for manifest in yaml.safe_load_all(path.read_text()):
             kinds.add(manifest["kind"])
-            if manifest["kind"] in objects.KINDS:
-                assert objects.cut(objects.KINDS[manifest["kind"]], manifest)[1] is not None
+            for kind, word in objects.MANIFEST_KINDS.items():
+                if manifest["kind"] == word:
+                    assert objects.cut(kind, manifest)[1] is not None
     assert kinds == {"Namespace", "Service", "EndpointSlice", "Ingress"}
 
 

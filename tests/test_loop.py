@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -15,10 +15,10 @@ from clusterdns import message, name, rr
 from clusterdns.answers import Response, failure, render_reply
 from clusterdns.configure import compile_text
 from clusterdns.errors import ConfigError, UpstreamError
+from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.message import Query, Question
 from clusterdns.plugins import loop
 from clusterdns.plugins.loop import Loop
-from clusterdns.upstream import Exchange, Options, Upstream
 
 CORE = "example.org {\n bind 127.0.0.1\n loop\n whoami\n}\n"
 NXDOMAIN = Response(rr.NXDOMAIN)
@@ -68,7 +68,7 @@ class Listener(asyncio.DatagramProtocol):
         assert query.question is not None
         try:
             asked = Upstream("127.0.0.1", self.port, Options(read_timeout_s=1))
-            reply = await asked.ask(Exchange.begin(query.question, message.RD, None), "udp")
+            reply = await asked.ask(asked.begin(query.question, message.RD, None), "udp")
         except UpstreamError:
             return SERVFAIL
         return Response(reply.rcode)
@@ -146,7 +146,38 @@ def test_without_a_loop_one_probe_is_enough(caplog):
     assert [] == errors(caplog)
 
 
-def test_after_the_test_a_probe_is_a_question_like_any_other():
+def test_a_loop_that_closes_later_is_found_by_what_comes_back(caplog, monkeypatch):
+    """The question comes back while it is out: as often as `forward` joins it, which is once."""
+    monkeypatch.setattr(loop, "DOUBT_S", 0.02)
+    caplog.set_level(logging.INFO)
+    plugin = make()
+
+    async def test() -> None:
+        async with listening(plugin) as listener:
+            listener.loops = False
+            for times in (1, 2):  # found, healed, found again
+                if times == 1:
+                    await plugin.start(None)
+                await until(lambda: plugin._task.done())
+                plugin._quiet_until = 0
+                listener.loops = True
+                release = asyncio.Event()
+                client = asyncio.create_task(plugin.handle(asked("www."), waiting(release)))
+                await asyncio.sleep(0)
+                again = asyncio.create_task(plugin.handle(asked("www."), waiting(release)))
+                await until(lambda: plugin._block.is_looping)
+                release.set()
+                assert [NXDOMAIN, NXDOMAIN] == await asyncio.gather(client, again)
+                assert times == len(errors(caplog))
+                listener.loops = False
+                await until(lambda: plugin._task.done())
+                assert not plugin._block.is_looping
+
+    run(test)
+
+
+def test_what_comes_again_and_is_answered_in_time_is_no_reason_to_test(monkeypatch):
+    monkeypatch.setattr(loop, "DOUBT_S", 0.05)
     plugin = make()
 
     async def test() -> None:
@@ -154,13 +185,61 @@ def test_after_the_test_a_probe_is_a_question_like_any_other():
             listener.loops = False
             await plugin.start(None)
             await until(lambda: plugin._task.done())
-            question = probe_of(plugin)
-            assert plugin.answer(question, lambda _question: NXDOMAIN) is NXDOMAIN
-            for _ in range(5):
-                await ask(listener.port, question)
-            assert not plugin._block.is_looping
+            seen, release = listener.queries, asyncio.Event()
+            herd = [plugin.handle(asked("www."), waiting(release)) for _ in range(50)]
+            others = [plugin.handle(asked(f"w{i}."), waiting(asyncio.Event())) for i in range(9)]
+            tasks = [asyncio.create_task(one) for one in herd + others]
+            await asyncio.sleep(0)
+            assert len(plugin._out) == 1 + 9
+            release.set()
+            await asyncio.wait(tasks[:50])
+            await asyncio.sleep(0.1)  # the nine are still out, each of them once
+            assert seen == listener.queries
+            for task in tasks[50:]:
+                task.cancel()
+            await asyncio.wait(tasks[50:])
+            assert {} == plugin._out
 
     run(test)
+
+
+def test_tests_for_a_loop_that_may_have_closed_are_a_second_apart(monkeypatch):
+    monkeypatch.setattr(loop, "DOUBT_S", 0.01)
+    monkeypatch.setattr(loop, "RETRY_S", 10)
+    plugin = make()
+
+    async def test() -> None:
+        async with listening(plugin) as listener:
+            listener.loops = False
+            await plugin.start(None)
+            await until(lambda: plugin._task.done())
+            seen = listener.queries
+            for i in range(5):
+                release = asyncio.Event()
+                pair = [plugin.handle(asked(f"w{i}."), waiting(release)) for _ in range(2)]
+                tasks = [asyncio.create_task(one) for one in pair]
+                await asyncio.sleep(0.03)
+                release.set()
+                await asyncio.wait(tasks)
+            assert seen + 1 == listener.queries
+
+    run(test)
+
+
+def asked(qname: str) -> Query:
+    """Return a query such as a client sends."""
+    wire = name.parse(qname)
+    return Query(1, message.RD, Question(wire, name.fold(wire), rr.A), None, 50)
+
+
+def waiting(release: asyncio.Event) -> Callable[[Query], Awaitable[Response]]:
+    """Return the chain behind: it answers when it is let."""
+
+    async def answer(_query: Query) -> Response:
+        await release.wait()
+        return NXDOMAIN
+
+    return answer
 
 
 def test_only_hinfo_of_the_very_name_is_counted():
@@ -169,7 +248,6 @@ def test_only_hinfo_of_the_very_name_is_counted():
     async def test() -> None:
         async with listening(plugin) as listener:
             listener.loops = False
-            plugin._is_testing = True  # as between `start` and the first reply
             probe = probe_of(plugin).folded
             others = [
                 Question(probe, probe, rr.A),
@@ -241,7 +319,6 @@ def test_probes_of_many_workers_are_no_loop():
     async def test() -> None:
         async with listening(plugin) as listener:
             listener.loops = False
-            plugin._is_testing = True
             for question in [probe_of(plugin) for _ in range(loop.MAX_PROBES + 10)]:
                 for _ in range(loop.MAX_SEEN):
                     await ask(listener.port, question)
@@ -276,4 +353,5 @@ def probe_of(plugin: Loop) -> Question:
 
 
 async def ask(port: int, question: Question) -> None:
-    await Upstream("127.0.0.1", port, Options()).ask(Exchange.begin(question, 0, None), "udp")
+    server = Upstream("127.0.0.1", port, Options())
+    await server.ask(server.begin(question, 0, None), "udp")

@@ -18,18 +18,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterdns import message, name, rr, upstream
+from clusterdns import message, name, rr
 from clusterdns.errors import UpstreamError
+from clusterdns.forwarding import upstream
+from clusterdns.forwarding.choice import Round, order
+from clusterdns.forwarding.connections import Idle
+from clusterdns.forwarding.entropy import Idents
+from clusterdns.forwarding.exchange import Exchange
+from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.message import Edns, Question
-from clusterdns.upstream import Exchange, Options, Round, Upstream, order
 
 WWW = name.parse("www.Example.com.")
 QUESTION = Question(WWW, name.fold(WWW), rr.A)
 FAST = Options(read_timeout_s=0.2, probe_interval_s=0.02)
 
 
+IDENTS = Idents()
+
+
 def exchange() -> Exchange:
-    return Exchange.begin(QUESTION, message.RD, None)
+    return Exchange.begin(IDENTS.take(), QUESTION, message.RD, None)
 
 
 def good(query: bytes) -> bytes:
@@ -46,7 +54,7 @@ def good(query: bytes) -> bytes:
 def test_a_query_is_what_the_client_asked_under_an_id_of_its_own():
     edns = Edns(1400, 0, message.EDNS_DO, b"\0\x0a\0\x08abcdefgh")
     flags = message.RD | message.CD | message.AD
-    out = Exchange.begin(QUESTION, flags | message.QR | 5, edns)
+    out = Exchange.begin(7, QUESTION, flags | message.QR | 5, edns)
     query = message.read_query(out.packet)
     assert isinstance(query, message.Query)
     assert (out.ident, flags, edns) == (query.ident, query.flags, query.edns)
@@ -107,6 +115,35 @@ def test_reading_is_total(octets, has_id, has_question):
         assert packet[:2] == out.packet[:2]
         assert packet[2] & 0x80
         assert reply.questions[0][0].lower() == QUESTION.folded
+
+
+ADDRESS = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"
+LONGER = b"\xc0\x0c\0\x1c\0\1\0\0\0\x3c\0\x10" + bytes(16)
+ALIAS = b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0\2\xc0\x10"
+OPT = b"\0\0\x29\4\xd0\0\0\0\0\0\0"
+
+
+@given(
+    st.lists(st.sampled_from([ADDRESS, LONGER, ALIAS, OPT, b"\0", b""]), max_size=5),
+    st.tuples(*[st.integers(0, 3)] * 4),
+    st.integers(0, 0xFFFF),
+    st.binary(max_size=6),
+)
+def test_the_short_way_to_read_addresses_says_what_the_long_one_does(records, counts, flags, tail):
+    out = exchange()
+    head = struct.pack("!HHHHHH", out.ident, flags, *counts)
+    for question in (out.packet[12:], out.packet[12:].lower()):
+        packet = head + question + b"".join(records) + tail
+        found = out._read_addresses(packet)
+        assert found is None or message.read_reply(packet) == found
+
+
+def test_addresses_are_read_the_short_way():
+    out = exchange()
+    packet = struct.pack("!HHHHHH", out.ident, 0x8180, 1, 2, 0, 0) + out.packet[12:]
+    found = out._read_addresses(packet + ADDRESS + LONGER)
+    assert found is not None
+    assert ([rr.A, rr.AAAA], out.is_answered_by(found)) == ([r.rtype for r in found.answer], True)
 
 
 # ---- order and Round
@@ -277,6 +314,35 @@ def test_datagrams_from_elsewhere_do_not_arrive():
 
 
 @pytest.mark.parametrize("proto", ["udp", "tcp"])
+def test_each_of_many_ends_in_its_own_time(proto):
+    """Queries sent one after the other, some of them answered, some in place of one that ended."""
+
+    async def test() -> None:
+        peer = Peer(lambda query: [good(query)] if query[0] & 1 else [])
+        async with running(peer) as asked:
+            took = []
+
+            async def one(ident: int, delay_s: float) -> None:
+                await asyncio.sleep(delay_s)
+                for _ in range(2):
+                    began = time.monotonic()
+                    out = Exchange.begin(ident, QUESTION, message.RD, None)
+                    try:
+                        await asked.ask(out, proto)
+                        assert ident & 0x100
+                    except UpstreamError:
+                        assert not ident & 0x100
+                        took.append(time.monotonic() - began)
+
+            await asyncio.gather(*(one(i << 8, i * 0.01) for i in range(30)))
+            assert len(took) == 30
+            assert 0.19 < min(took) <= max(took) < 0.35
+            assert not asked._under_way
+
+    run(test)
+
+
+@pytest.mark.parametrize("proto", ["udp", "tcp"])
 def test_silence_is_an_error_in_time(proto):
     async def test() -> None:
         peer = Peer()
@@ -307,7 +373,7 @@ def test_a_closed_port_is_an_error_at_once(proto):
 def test_connections_are_kept_until_they_expire():
     async def test() -> None:
         peer = Peer()
-        async with running(peer, FAST._replace(expire_s=0.1)) as asked:
+        async with running(peer, FAST._replace(idle=Idle(expire_s=0.1))) as asked:
             for _ in range(3):
                 await asked.ask(exchange(), "tcp")
             assert len(peer.connections) == 1
@@ -319,10 +385,21 @@ def test_connections_are_kept_until_they_expire():
     run(test)
 
 
+def test_a_connection_that_nobody_needs_is_closed():
+    async def test() -> None:
+        peer = Peer()
+        async with running(peer, FAST._replace(idle=Idle(expire_s=0.1))) as asked:
+            await asked.ask(exchange(), "tcp")
+            assert not peer.connections[0].is_closing()
+            await until(lambda: peer.connections[0].is_closing())
+
+    run(test)
+
+
 def test_connections_end_at_their_greatest_age_though_they_are_in_use():
     async def test() -> None:
         peer = Peer()
-        async with running(peer, FAST._replace(max_age_s=0.1)) as asked:
+        async with running(peer, FAST._replace(idle=Idle(max_age_s=0.1))) as asked:
             deadline = time.monotonic() + 5
             while len(peer.connections) < 2 and time.monotonic() < deadline:
                 await asked.ask(exchange(), "tcp")
@@ -335,7 +412,7 @@ def test_connections_end_at_their_greatest_age_though_they_are_in_use():
 def test_only_so_many_idle_connections_are_kept():
     async def test() -> None:
         peer = Peer()
-        async with running(peer, FAST._replace(max_idle=2)) as asked:
+        async with running(peer, FAST._replace(idle=Idle(most=2))) as asked:
             for _ in range(2):
                 await asyncio.gather(*(asked.ask(exchange(), "tcp") for _ in range(5)))
             assert len(peer.connections) == 5 + 3

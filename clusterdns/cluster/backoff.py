@@ -55,7 +55,7 @@ class Gate:
     """Whether one API server can be asked, and by whom."""
 
     FIRST_S = 0.4
-    MAX_S = 5.0  # after a first success: an outage may be long, and is then cheap
+    MAX_S = 4.0  # after a first success: an outage may be long, and is then cheap
     START_MAX_S = 1.5  # before one: nothing at all is known, so be quick
 
     def __init__(self) -> None:

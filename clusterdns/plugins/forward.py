@@ -14,17 +14,29 @@ Syntax:
         max_concurrent N
         read_timeout DURATION
         health_check DURATION [no_rec] [domain NAME]
-        policy random|round_robin|sequential
+        policy random|round_robin|sequential|fastest
         next RCODE...
         next_on_nodata
         failover RCODE...
         failfast_all_unhealthy_upstreams
         source_address ADDRESS
+        tls [CA] | CERT KEY [CA]
+        tls_servername NAME
+        resolver ADDRESS...
     }
 
-Names in FROM are asked of the servers TO: addresses with an optional port, host names, which are
-looked up at the start, or a file such as `/etc/resolv.conf`, whose name servers are taken. May be
-repeated; the first that matches is used.
+Names in FROM are asked of the servers TO: addresses with an optional port, `tls://` before those
+that are asked over TLS (RFC 7858), host names, which are looked up at the start, or a file such as
+`/etc/resolv.conf`, whose name servers are taken, and taken anew within 5 s when it changes; the
+last good ones stay if it names none. May be repeated; the first that matches is used.
+
+Over TLS a server proves the address it is asked at, or the name that `tls_servername` says, or its
+own in `tls://192.0.2.1%dns.example`, to the system's CAs or to CA. A host name is looked up at the
+addresses of `resolver`, 2 s a query, or else as the system does.
+
+`policy fastest` asks the servers that have been fastest of late, and another as well if there is no
+reply in four times that, 100 ms at least; the first reply counts. SERVFAIL and REFUSED are asked of
+one more server.
 
 Examples:
 
@@ -33,47 +45,47 @@ Examples:
             policy sequential
             max_concurrent 1000
         }
+        forward example.com tls://192.0.2.55 tls://[2001:db8::55]:8853 {
+            tls_servername dns.example.com
+            policy fastest
+        }
         forward . 192.0.2.54
     }
 
-Differences from CoreDNS: every query over UDP leaves from a port of its own. A client that sends no
-OPT gets none. After `failover` a server's reply counts more than the error of the ones behind it.
-`health_check 0` is taken as 0.5s. `max_concurrent` holds for each worker of `multisocket`. `tls`,
-`tls_servername`, `doh_method`, `resolver` and upstream servers given as `tls://` or `https://` are
-not served yet.
+Differences from CoreDNS: every query over UDP leaves from a port of its own. Equal queries that are
+under way at the same time share one query upstream. A reply to another question is waited out:
+FORMERR comes only if there is no right one in time. A client that sends no OPT gets none. After
+`failover` a server's reply counts more than the error of the ones behind it. `health_check 0` is
+taken as 0.5s, and a check does not wait for the end of the one before. A file that names no server
+is no mistake: it may name some later. `max_concurrent` holds for each worker of `multisocket`.
+`policy fastest` is ours. `doh_method` and servers given as `https://` are not served yet.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import math
-import random
-import socket
-import time
-from pathlib import Path
+import ssl
 
-from clusterdns import arguments, message, name, rr
+from clusterdns import arguments, name, rr
 from clusterdns.answers import Response, failure
 from clusterdns.corefile import Directive, duration_s
-from clusterdns.errors import FormError, UpstreamError
+from clusterdns.forwarding import destinations
+from clusterdns.forwarding.choice import POLICIES
+from clusterdns.forwarding.connections import Tls
+from clusterdns.forwarding.destinations import Destination, Entry, ServerFile
+from clusterdns.forwarding.flight import Pool, Rules
+from clusterdns.forwarding.upstream import Options, Upstream
+from clusterdns.interfaces import host_and_port
 from clusterdns.logs import plugin_logger
-from clusterdns.message import Query, Question, Reply
+from clusterdns.message import Query, Question
 from clusterdns.name import WireName
-from clusterdns.outcome import Outcome, outcome_of
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end
 from clusterdns.tally import Sample
-from clusterdns.upstream import Exchange, Options, Round, Upstream, order
 
-MAX_UPSTREAMS = 15
 MAX_COUNT = 2**32 - 1  # CoreDNS: uint32
-DEADLINE_S = 5.0
-PAUSE_S = 0.05  # between rounds whose number is unlimited
-_LATER = frozenset(("tls", "tls_servername", "doh_method", "resolver"))
+RECHECK_S = 5.0  # a file of servers
+MAX_RETIRED = 64  # servers that are asked no more, kept for their counts
 _RCODES = {text: rcode for rcode, text in rr.RCODE_TEXT.items()} | {"BADSIG": rr.BADVERS}
-_FLAGS_KEPT = (
-    message.AA | message.TC | message.RD | message.RA | message.Z | message.AD | message.CD
-)
 _log = plugin_logger("forward")
 
 
@@ -86,25 +98,29 @@ class Forward(Plugin):
         self._block = block
         self._from = arguments.zone_names(directive.args[:1], directive)[0]
         self._except: list[WireName] = []
-        self._policy = "random"
-        self._force_tcp = self._prefer_udp = self._fails_fast = False
-        self._max_fails, self._max_concurrent = 2, 0
+        self._max_concurrent = 0
         self._next: set[int] = set()
         self._next_on_nodata = False
-        self._failover: set[int] = set()
+        self._rules = Rules()
         self._options = Options()
-        addresses = _addresses(directive)
-        self._max_attempts = 2 * len(addresses)
+        self._resolvers: tuple[str, ...] = ()
+        self._tls: ssl.SSLContext | None = None
+        self._server_name = ""
         for line in directive.block:
             self._read(line)
-        if 0 < self._options.max_age_s < self._options.expire_s:
+        idle = self._options.idle
+        if 0 < idle.max_age_s < idle.expire_s:
             raise directive.error("max_age must be at least as long as expire")
-        self._options = self._options._replace(probe_tcp=self._force_tcp)
-        self._addresses = addresses
-        self._upstreams: list[Upstream] = []
+        self._options = self._options._replace(probe_tcp=self._rules.force_tcp)
+        self._entries: list[Entry] = destinations.read_words(directive, self._resolvers)
+        self._destinations: list[Destination] = []
+        self._take_servers()
+        self._check_tls(directive)
+        self._pool: Pool | None = None
+        self._retired: dict[Destination, Upstream] = {}
+        self._watching: asyncio.Task[None] | None = None
         self._is_last = True
-        self._random = random.Random()
-        self._turn = self._under_way = self._rejected = self._broken = 0
+        self._under_way = self._rejected = 0
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
@@ -116,59 +132,93 @@ class Forward(Plugin):
 
     def _read(self, line: Directive) -> None:
         """Take in one line of the directive's block. Raises ConfigError."""
-        options = self._options
         match line.name:
             case "except":
                 self._except += arguments.zone_names(arguments.some(line), line)
-            case "force_tcp":
-                self._force_tcp = arguments.flag(line)
-            case "prefer_udp":
-                self._prefer_udp = arguments.flag(line)
-            case "failfast_all_unhealthy_upstreams":
-                self._fails_fast = arguments.flag(line)
             case "next_on_nodata":
                 self._next_on_nodata = arguments.flag(line)
             case "next":
                 self._next |= _rcodes(line)
-            case "failover":
-                self._failover |= _rcodes(line)
-                if rr.NOERROR in self._failover:
-                    raise line.error("NOERROR is no reason to ask another server")
-            case "max_fails":
-                self._max_fails = arguments.number(line, most=MAX_COUNT)
-            case "max_connect_attempts":
-                self._max_attempts = arguments.number(line, most=MAX_COUNT)
             case "max_concurrent":
                 self._max_concurrent = arguments.number(line)
-            case "max_idle_conns":
-                self._options = options._replace(max_idle=arguments.number(line))
-            case "expire":
-                self._options = options._replace(expire_s=arguments.seconds(line))
-            case "max_age":
-                self._options = options._replace(max_age_s=arguments.seconds(line))
-            case "read_timeout":
-                self._options = options._replace(
-                    read_timeout_s=arguments.seconds(line, is_positive=True)
-                )
-            case "health_check":
-                self._options = _health_check(line, options)
-            case "policy":
-                self._policy = arguments.word(line, "random", "round_robin", "sequential")
-            case "source_address":
-                self._options = options._replace(source=arguments.address(line))
-            case word if word in _LATER:
+            case "tls":
+                self._tls = destinations.tls_context(line.args, line, self._block)
+            case "tls_servername":
+                self._server_name = arguments.one(line)
+            case "resolver":
+                self._resolvers = destinations.check_resolvers(line)
+            case "doh_method":
                 raise line.error("not supported by clusterdns yet")
             case _:
-                raise line.error("unknown property")
+                rules = _rules(line, self._rules)
+                if rules is None:
+                    self._options = _options(line, self._options)
+                else:
+                    self._rules = rules
+
+    def _take_servers(self) -> None:
+        """Take the servers that TO stands for now, and warn of those that lead back here."""
+        known = self._destinations
+        self._destinations = destinations.all_of(self._entries)
+        for one in self._destinations:
+            if one not in known and destinations.is_ourselves(one, self._block):
+                where = host_and_port(one.host, one.port)
+                _log.warning("%s is this server: what is forwarded there comes back", where)
+
+    def _check_tls(self, directive: Directive) -> None:
+        if self._server_name:
+            for one in self._destinations:
+                if one.server_name:
+                    both = f"{one.server_name!r} for {one.host} and {self._server_name!r} for all"
+                    raise directive.error(f"two TLS server names: {both}")
+        if self._tls is None and any(one.is_tls for one in self._destinations):
+            self._tls = destinations.tls_context((), directive, self._block)
 
     async def start(self, worker: Worker) -> None:
         """Make the servers' sockets ready in this worker."""
-        self._upstreams = [Upstream(*address, self._options) for address in self._addresses]
+        self._pool = Pool(self._rules, [self._upstream(one) for one in self._destinations])
+        if any(isinstance(entry, ServerFile) for entry in self._entries):
+            self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Close what is open."""
-        for upstream in self._upstreams:
-            upstream.close()
+        await end(self._watching)
+        if self._pool is not None:
+            self._pool.close()
+            for upstream in (*self._pool.upstreams, *self._retired.values()):
+                upstream.close()
+
+    def _upstream(self, one: Destination) -> Upstream:
+        tls = None
+        if one.is_tls:
+            assert self._tls is not None
+            tls = Tls(self._tls, one.server_name or self._server_name)
+        return Upstream(one.host, one.port, self._options, tls)
+
+    async def _watch(self) -> None:
+        """Take the servers of files anew when they change; those that stay keep their state."""
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            changes = [e for e in self._entries if isinstance(e, ServerFile) and e.refresh()]
+            if changes and self._pool is not None:
+                self._replace(self._pool)
+
+    def _replace(self, pool: Pool) -> None:
+        known = dict(zip(self._destinations, pool.upstreams, strict=True))
+        self._take_servers()
+        for one in self._destinations:
+            if one in self._retired:
+                known[one] = self._retired.pop(one)
+                known[one].revive()
+            elif one not in known:
+                known[one] = self._upstream(one)
+        pool.upstreams = tuple(known.pop(one) for one in self._destinations)
+        for one, upstream in known.items():
+            upstream.retire()
+            self._retired[one] = upstream
+        for one in [*self._retired][:-MAX_RETIRED]:
+            self._retired.pop(one).close()
+        _log.info("servers now: %s", " ".join(upstream.text for upstream in pool.upstreams))
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return what the plugins behind say of names that are not forwarded here."""
@@ -176,8 +226,8 @@ class Forward(Plugin):
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the reply of the first server that gives one."""
-        question = query.question
-        if question is None or not self._is_mine(question.folded):
+        question, pool = query.question, self._pool
+        if question is None or pool is None or not self._is_mine(question.folded):
             return await next(query)
         if self._block.is_looping:
             return failure(rr.SERVFAIL, "plugin/forward: what is forwarded comes back, see loop")
@@ -187,162 +237,97 @@ class Forward(Plugin):
             return failure(rr.REFUSED, f"concurrent queries exceeded maximum {most}")
         self._under_way += 1
         try:
-            response = await self._forward(query, question)
+            response = await pool.ask(query, question)
         finally:
             self._under_way -= 1
-        return await next(query) if self._is_for_next(question, response) else response
+        return await next(query) if self._is_for_next(response) else response
 
     def _is_mine(self, qname: WireName) -> bool:
         if not name.is_within(qname, self._from):
             return False
         return qname == self._from or not name.is_within_any(qname, self._except)
 
-    def _is_for_next(self, question: Question, response: Response) -> bool:
-        """Tell whether the `forward` behind shall be asked as well."""
+    def _is_for_next(self, response: Response) -> bool:
+        """Tell whether the `forward` behind shall be asked as well (CoreDNS: isEmpty)."""
         if self._is_last or response.bare:
             return False
         if response.rcode in self._next:
             return True
-        return self._next_on_nodata and outcome_of(question, response) is Outcome.NODATA
-
-    async def _forward(self, query: Query, question: Question) -> Response:
-        """Ask one server after the other until one replies (CoreDNS: forward.go ServeDNS)."""
-        deadline = time.monotonic() + DEADLINE_S
-        turns = Round(
-            order(self._policy, len(self._upstreams), self._turn, self._random),
-            max_fails=self._max_fails,
-            fails_fast=self._fails_fast,
-            rng=self._random,
-        )
-        self._turn += 1
-        error, last, attempts = "no healthy proxies", None, 0
-        while time.monotonic() < deadline and attempts < (self._max_attempts or math.inf):
-            taken = turns.take([upstream.fails for upstream in self._upstreams])
-            if taken is None:
-                break
-            upstream = self._upstreams[taken]
-            try:
-                last = await self._ask(upstream, query, question, deadline)
-                if last.rcode not in self._failover:
-                    break
-            except UpstreamError as failed:
-                error = str(failed)
-                attempts += 1
-                if self._max_fails:
-                    upstream.suspect()
-            if turns.is_over:
-                if last is not None:
-                    break
-                if not self._max_attempts:  # a server that refuses at once would be asked 5 s long
-                    await asyncio.sleep(PAUSE_S)
-        self._broken += turns.broken
-        return last or failure(rr.SERVFAIL, error)
-
-    async def _ask(
-        self, upstream: Upstream, query: Query, question: Question, deadline: float
-    ) -> Response:
-        """Return one server's reply. Raises UpstreamError."""
-        proto = "tcp" if self._force_tcp else "udp" if self._prefer_udp else query.transport
-        exchange = Exchange.begin(question, query.flags, query.edns)
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                reply = await upstream.ask(exchange, proto)
-                if reply.flags & message.TC and proto == "udp" and self._prefer_udp:
-                    reply = await upstream.ask(exchange, "tcp")
-        except TimeoutError as error:
-            raise UpstreamError(f"read {proto} {upstream.text}: i/o timeout") from error
-        if not exchange.is_answered_by(reply):
-            return Response(rr.FORMERR, flags=0, lifetime_s=0)
-        return _response_of(reply)
+        is_empty = response.rcode == rr.NOERROR and not response.answer
+        return self._next_on_nodata and is_empty
 
     def samples(self) -> list[Sample]:
-        """Return CoreDNS's counts of the proxy and of what was refused."""
-        found: list[Sample] = [
-            ("forward_max_concurrent_rejects_total", (), self._rejected),
-            ("forward_healthcheck_broken_total", (), self._broken),
-        ]
-        for upstream in self._upstreams:
-            to = ("forward", upstream.text)
-            for rcode, histogram in upstream.durations.items():
-                found.append(("proxy_request_duration_seconds", (*to, rcode), histogram.sample()))
-            for (what, proto), count in upstream.dials.items():
-                found.append((f"proxy_conn_cache_{what}_total", (*to, proto), count))
-            if upstream.probe_failures:
-                found.append(("proxy_healthcheck_failures_total", to, upstream.probe_failures))
+        """Return CoreDNS's counts of the proxy and of what was refused, and our own."""
+        pool = self._pool
+        found: list[Sample] = [("forward_max_concurrent_rejects_total", (), self._rejected)]
+        if pool is None:
+            return found
+        found.append(("forward_healthcheck_broken_total", (), pool.broken))
+        found.append(("clusterdns_forward_joined_total", (), pool.joined))
+        for text, count in pool.hedges.items():
+            found.append(("clusterdns_forward_hedges_total", (text,), count))
+        for upstream in (*pool.upstreams, *self._retired.values()):
+            found += _samples_of(upstream)
         return found
 
 
-def _response_of(reply: Reply) -> Response:
-    """Return an upstream's reply as it is; it may be passed on once."""
-    return Response(
-        reply.rcode,
-        reply.flags & _FLAGS_KEPT,
-        reply.answer,
-        reply.authority,
-        reply.additional,
-        edns=reply.edns,
-        verbatim=True,
-        lifetime_s=0,
-    )
-
-
-def _addresses(directive: Directive) -> list[tuple[str, int]]:
-    """Return the servers' addresses and ports, each once. Raises ConfigError."""
-    found: list[tuple[str, int]] = []
-    if len(directive.args) - 1 > MAX_UPSTREAMS:
-        raise directive.error(f"more than {MAX_UPSTREAMS} upstream servers")
-    for text in directive.args[1:]:
-        scheme, _, rest = text.rpartition("://")
-        if scheme not in ("", "dns"):
-            raise directive.error(f"{text}: {scheme}:// is not supported by clusterdns yet")
-        path = Path(text)
-        if not scheme and path.is_file():
-            found += [(host, 53) for host in _name_servers(path, directive)]
-        else:
-            found += _resolve(rest, directive)
-    found = list(dict.fromkeys(found))
-    if not found:
-        raise directive.error("no upstream server")
-    if len(found) > MAX_UPSTREAMS:
-        raise directive.error(f"more than {MAX_UPSTREAMS} upstream servers: {len(found)}")
+def _samples_of(upstream: Upstream) -> list[Sample]:
+    to = ("forward", upstream.text)
+    found: list[Sample] = [
+        ("proxy_request_duration_seconds", (*to, rcode), histogram.sample())
+        for rcode, histogram in upstream.durations.items()
+    ]
+    found += [
+        (f"proxy_conn_cache_{what}_total", (*to, proto), count)
+        for (what, proto), count in upstream.dials.items()
+    ]
+    if upstream.probe_failures:
+        found.append(("proxy_healthcheck_failures_total", to, upstream.probe_failures))
+    if upstream.mismatches:
+        found.append(("clusterdns_forward_mismatches_total", to[1:], upstream.mismatches))
     return found
 
 
-def _name_servers(path: Path, directive: Directive) -> list[str]:
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except OSError as error:
-        raise directive.error(f"{path}: {error.strerror}") from error
-    found = []
-    for words in map(str.split, lines):
-        if len(words) < 2 or words[0] != "nameserver":
-            continue
-        try:
-            found.append(str(ipaddress.ip_address(words[1])))
-        except ValueError:  # nobody who starts a server in a Pod can mend the node's file
-            _log.warning("%s: nameserver %.50s is no address and is not asked", path, words[1])
-    return found
+def _rules(line: Directive, rules: Rules) -> Rules | None:
+    """Return the rules with one line of the block taken in, None if it is not about them."""
+    match line.name:
+        case "policy":
+            return rules._replace(policy=arguments.word(line, *POLICIES))
+        case "force_tcp":
+            return rules._replace(force_tcp=arguments.flag(line))
+        case "prefer_udp":
+            return rules._replace(prefer_udp=arguments.flag(line))
+        case "failfast_all_unhealthy_upstreams":
+            return rules._replace(fails_fast=arguments.flag(line))
+        case "failover":
+            failover = rules.failover | _rcodes(line)
+            if rr.NOERROR in failover:
+                raise line.error("NOERROR is no reason to ask another server")
+            return rules._replace(failover=failover)
+        case "max_fails":
+            return rules._replace(max_fails=arguments.number(line, most=MAX_COUNT))
+        case "max_connect_attempts":
+            return rules._replace(max_attempts=arguments.number(line, most=MAX_COUNT))
+    return None
 
 
-def _resolve(text: str, directive: Directive) -> list[tuple[str, int]]:
-    """Return the addresses of ``host[:port]``; a host name is looked up."""
-    host, port = text, "53"
-    if text.startswith("[") or text.count(":") == 1:
-        host, _, given = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-        port = given or port
-        host = host.removeprefix("[").removesuffix("]")
-    if not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise directive.error(f"{text!r} has no valid port")
-    try:
-        return [(str(ipaddress.ip_address(host)), int(port))]
-    except ValueError:
-        pass
-    try:
-        name.parse(host)
-        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError, FormError) as error:
-        raise directive.error(f"{text!r} is no address, file or host name: {error}") from error
-    return [(str(item[4][0]), int(port)) for item in found]
+def _options(line: Directive, options: Options) -> Options:
+    """Return the options with one line of the block taken in. Raises ConfigError."""
+    idle = options.idle
+    match line.name:
+        case "max_idle_conns":
+            return options._replace(idle=idle._replace(most=arguments.number(line)))
+        case "expire":
+            return options._replace(idle=idle._replace(expire_s=arguments.seconds(line)))
+        case "max_age":
+            return options._replace(idle=idle._replace(max_age_s=arguments.seconds(line)))
+        case "read_timeout":
+            return options._replace(read_timeout_s=arguments.seconds(line, is_positive=True))
+        case "health_check":
+            return _health_check(line, options)
+        case "source_address":
+            return options._replace(source=arguments.address(line))
+    raise line.error("unknown property")
 
 
 def _health_check(line: Directive, options: Options) -> Options:

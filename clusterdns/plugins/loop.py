@@ -6,7 +6,8 @@ Syntax:
 
 At the start every worker sends a question for a random name to the server itself. If it arrives at
 a worker more than twice, an upstream server sends it back: `forward` then answers with SERVFAIL,
-which ends the loop.
+which ends the loop. A loop that closes later makes questions come back while they are still out:
+one that does, and gets no answer for half a second, has the test made again, once a second at most.
 
 Examples:
 
@@ -17,7 +18,7 @@ Examples:
 
 Differences from CoreDNS: the process goes on, so that the names it knows itself still resolve, and
 the test is repeated every 30 s: when the loop is gone, names are forwarded again. A loop is logged
-once, when it is found.
+once, when it is found. CoreDNS finds no loop that closes after the start.
 """
 
 from __future__ import annotations
@@ -32,19 +33,22 @@ from clusterdns import name, rr
 from clusterdns.answers import Response
 from clusterdns.corefile import Directive
 from clusterdns.errors import FormError, UpstreamError
+from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.logs import plugin_logger
 from clusterdns.message import RD, Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end, no_arguments
-from clusterdns.upstream import Exchange, Options, Upstream
 
 MAX_SEEN = 2
 RETRY_S = 1.0
 TEST_S = 30.0
 RETEST_S = 30.0
+DOUBT_S = 0.5  # by then an honest upstream server has replied; targets: a loop is found within 2 s
 MAX_NUMBER = 2**62
 MAX_PROBES = 1024  # whose passages are counted; workers send one a second at most
 _log = plugin_logger("loop")
+
+_Key = tuple[WireName, int]
 
 
 class Loop(Plugin):
@@ -60,13 +64,13 @@ class Loop(Plugin):
         except FormError as error:
             raise directive.error(f"no room for a probe below the zone: {error}") from error
         self._seen: Counter[WireName] = Counter()
-        self._is_testing = False
         self._is_known = False
+        self._out: dict[_Key, asyncio.TimerHandle | None] = {}  # under way; a timer: came again
+        self._quiet_until = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, worker: Worker) -> None:
         """Begin to test."""
-        self._is_testing = True
         self._task = asyncio.create_task(self._test())
 
     async def stop(self) -> None:
@@ -78,20 +82,45 @@ class Loop(Plugin):
         return None if self._is_probe(question) else next(question)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Count a probe, and pass on."""
-        if query.question is not None and self._is_probe(query.question):
-            probe = query.question.folded
-            if len(self._seen) >= MAX_PROBES:
-                self._seen.clear()
-            self._seen[probe] += 1
-            if self._seen[probe] > MAX_SEEN:
-                self._block.is_looping = True
-                self._report(query)
-        return await next(query)
+        """Count a probe, note what comes again while it is out, and pass on."""
+        question = query.question
+        if question is None:
+            return await next(query)
+        if self._is_probe(question):
+            self._count(query, question.folded)
+            return await next(query)
+        key = (question.folded, question.qtype)
+        if key in self._out:
+            if self._out[key] is None:
+                self._out[key] = asyncio.get_running_loop().call_later(DOUBT_S, self._test_again)
+            return await next(query)
+        self._out[key] = None
+        try:
+            return await next(query)
+        finally:
+            timer = self._out.pop(key)
+            if timer is not None:
+                timer.cancel()
+
+    def _count(self, query: Query, probe: WireName) -> None:
+        """Take in that a probe has come once more."""
+        if len(self._seen) >= MAX_PROBES:
+            self._seen.clear()
+        self._seen[probe] += 1
+        if self._seen[probe] > MAX_SEEN:
+            self._block.is_looping = True
+            self._report(query)
+
+    def _test_again(self) -> None:
+        """Test for a loop that has closed since the last test, unless that was just now."""
+        now = time.monotonic()
+        if self._task is not None and self._task.done() and now >= self._quiet_until:
+            self._quiet_until = now + RETRY_S
+            self._task = asyncio.create_task(self._test())
 
     def _is_probe(self, question: Question) -> bool:
         """Tell whether this is a probe of ours or of another worker."""
-        if not self._is_testing or question.qtype != rr.HINFO:
+        if question.qtype != rr.HINFO:
             return False
         return question.folded[1 + question.folded[0] :] == self._base
 
@@ -116,22 +145,22 @@ class Loop(Plugin):
             await self._send_probes()
         if self._is_known:
             _log.info("the loop is gone: names are forwarded again")
-        self._is_testing = False
+            self._is_known = False
 
     async def _send_probes(self) -> None:
         """Ask ourselves until there is a reply (CoreDNS: plugin/loop/setup.go)."""
         host = (self._block.hosts or ["127.0.0.1"])[0]
-        server = Upstream(host, self._block.ports[0], Options())
-        deadline = time.monotonic() + TEST_S
-        while time.monotonic() < deadline:
-            probe = _below(self._base)  # not the last one, which may go round still
-            question = Question(probe, probe, rr.HINFO)
-            with contextlib.suppress(UpstreamError):
-                await server.ask(Exchange.begin(question, RD, None), "udp")
-                return
-            if self._block.is_looping:
-                return
-            await asyncio.sleep(RETRY_S)
+        with contextlib.closing(Upstream(host, self._block.ports[0], Options())) as server:
+            deadline = time.monotonic() + TEST_S
+            while time.monotonic() < deadline:
+                probe = _below(self._base)  # not the last one, which may go round still
+                question = Question(probe, probe, rr.HINFO)
+                with contextlib.suppress(UpstreamError):
+                    await server.ask(server.begin(question, RD, None), "udp")
+                    return
+                if self._block.is_looping:
+                    return
+                await asyncio.sleep(RETRY_S)
 
 
 def _below(zone: WireName) -> WireName:

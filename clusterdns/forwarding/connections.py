@@ -1,0 +1,197 @@
+"""TCP and TLS connections to one upstream server, kept for the next query.
+
+A connection carries one query at a time (RFC 7766, RFC 7858; CoreDNS: plugin/pkg/proxy). One that
+the server has closed meanwhile is no failure: the query goes out again over a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import struct
+import time
+from collections import Counter, deque
+from typing import NamedTuple
+
+from clusterdns.forwarding.exchange import Exchange, Mismatch
+from clusterdns.message import Reply
+
+DIAL_TIMEOUT_S = 2.0  # a TLS handshake included
+MAX_IDLE_CONNECTIONS = 64
+SWEEP_LEAST_S = 0.05
+
+
+class Tls(NamedTuple):
+    """How a server is known to be the right one: whose word counts, and the name it proves."""
+
+    context: ssl.SSLContext
+    server_name: str
+
+
+class Idle(NamedTuple):
+    """How long connections are kept, in seconds, and how many; 0 is no limit of its own."""
+
+    expire_s: float = 10.0
+    max_age_s: float = 0.0
+    most: int = 0
+
+
+class _Connection(NamedTuple):
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    opened_at: float
+    used_at: float
+
+
+class Connections:
+    """What is open to one server; ``dials`` counts hits and misses by protocol."""
+
+    def __init__(
+        self, address: tuple[str, int], idle: Idle, dials: Counter[tuple[str, str]],
+        *, source: str = "", tls: Tls | None = None,
+    ) -> None:  # fmt: skip
+        self.proto = "tcp" if tls is None else "tcp-tls"
+        self._address = address
+        self._idle_limits = idle
+        self._source = source
+        self._tls = tls
+        self._dials = dials
+        self._idle: deque[_Connection] = deque()
+        self._is_closed = False
+        self._sweep_timer: asyncio.TimerHandle | None = None
+
+    async def exchange(self, out: Exchange, timeout_s: float) -> Reply:
+        """Return the reply to a query, over a connection kept from before or a new one.
+
+        Raises:
+            Mismatch: nothing came in time but replies to other questions, which are passed over.
+            TimeoutError: nothing came at all.
+            OSError: the network (or TLS, ssl.SSLError) says why; or IncompleteReadError.
+        """
+        kept = self._kept()
+        if kept is not None:
+            self._dials["hits", self.proto] += 1
+            try:
+                return await self._talk(kept, out, timeout_s)
+            except TimeoutError:
+                raise
+            except (OSError, asyncio.IncompleteReadError):
+                pass  # the server has closed it meanwhile: that is no failure
+        self._dials["misses", self.proto] += 1
+        return await self._talk(await self._dial(), out, timeout_s)
+
+    def close(self) -> None:
+        """Close idle connections now, and the others when they have done their work."""
+        self._is_closed = True
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+        while self._idle:
+            self._idle.pop().writer.close()
+
+    def reopen(self) -> None:
+        """Keep connections again."""
+        self._is_closed = False
+
+    async def _dial(self) -> _Connection:
+        async with asyncio.timeout(DIAL_TIMEOUT_S):
+            sock = open_socket(self._address[0], socket.SOCK_STREAM, self._source)
+            try:
+                await asyncio.get_running_loop().sock_connect(sock, self._address)
+                if self._tls is None:
+                    reader, writer = await asyncio.open_connection(sock=sock)
+                else:
+                    reader, writer = await asyncio.open_connection(
+                        sock=sock,
+                        ssl=self._tls.context,
+                        server_hostname=self._tls.server_name or self._address[0],
+                    )
+            except BaseException:
+                sock.close()
+                raise
+        now = time.monotonic()
+        return _Connection(reader, writer, now, now)
+
+    async def _talk(self, connection: _Connection, out: Exchange, timeout_s: float) -> Reply:
+        """Exchange one query over a connection, and keep it unless something goes wrong."""
+        reader, writer, opened_at, _ = connection
+        is_wrong = False
+        try:
+            writer.write(struct.pack("!H", len(out.packet)) + out.packet)
+            async with asyncio.timeout(timeout_s):
+                await writer.drain()
+                while True:
+                    (length,) = struct.unpack("!H", await reader.readexactly(2))
+                    reply = out.read(await reader.readexactly(length))
+                    if reply is not None and out.is_answered_by(reply):
+                        break
+                    is_wrong = is_wrong or reply is not None
+        except TimeoutError as error:
+            writer.close()
+            if is_wrong:
+                raise Mismatch("only replies to other questions") from error
+            raise
+        except BaseException:
+            writer.close()
+            raise
+        self._keep(_Connection(reader, writer, opened_at, time.monotonic()))
+        return reply
+
+    def _kept(self) -> _Connection | None:
+        """Return an idle connection that has not expired; the oldest come first."""
+        limits, now = self._idle_limits, time.monotonic()
+        while self._idle:
+            connection = self._idle.popleft()
+            is_old = limits.max_age_s and now - connection.opened_at > limits.max_age_s
+            is_expired = now - connection.used_at > limits.expire_s
+            if not (is_expired or is_old or connection.reader.at_eof()):
+                return connection
+            connection.writer.close()
+        return None
+
+    def _keep(self, connection: _Connection) -> None:
+        if self._is_closed or len(self._idle) >= (self._idle_limits.most or MAX_IDLE_CONNECTIONS):
+            connection.writer.close()
+        else:
+            self._idle.append(connection)
+            if self._sweep_timer is None:
+                self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        loop, delay_s = asyncio.get_running_loop(), max(SWEEP_LEAST_S, self._idle_limits.expire_s)
+        self._sweep_timer = loop.call_later(delay_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what nobody has used for long, and what the server has closed."""
+        self._sweep_timer = None
+        fresh = []
+        while (connection := self._kept()) is not None:
+            fresh.append(connection)
+        self._idle.extend(fresh)
+        if fresh:
+            self._sweep_later()
+
+
+def open_socket(host: str, kind: int, source: str = "") -> socket.socket:
+    """Return a socket that does not block, bound to the address it shall send from."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    if source:
+        try:
+            sock.bind((source, 0))
+        except OSError:
+            sock.close()
+            raise
+    return sock
+
+
+def reason_of(error: OSError | asyncio.IncompleteReadError) -> str:
+    """Return why an exchange failed, in a few words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"tls: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number).lower() if number else "connection closed"

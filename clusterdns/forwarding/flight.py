@@ -1,0 +1,313 @@
+"""Queries of one ``forward`` on their way to its servers, and who waits for the reply.
+
+``Pool.ask`` gives each client's query a future. Equal queries share one ``Flight``: what is sent
+upstream is the same to the bit but for ID and letter case, and so is the reply. A flight asks one
+server after the other, as the policy says, until one replies; it belongs to nobody who waits, so
+one who goes away takes nothing from the others. It is driven by what its servers call back: there
+is no task in it. (CoreDNS: plugin/forward/forward.go ServeDNS)
+
+Sharing also takes from a forger the chance to have many queries with one name, and so many IDs, out
+at one time (RFC 5452 section 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from clusterdns import message, rr
+from clusterdns.answers import Response, failure
+from clusterdns.errors import UpstreamError
+from clusterdns.forwarding.choice import EXPLORE, FASTEST, Round, hedge_s, order
+from clusterdns.forwarding.exchange import HEADER_FLAGS, Exchange, Mismatch
+from clusterdns.forwarding.upstream import Upstream
+from clusterdns.message import Edns, Query, Question, Reply
+from clusterdns.name import WireName
+
+DEADLINE_S = 5.0
+FAILED_S = 1.0  # how slow a server counts that fails, however fast it says so
+LAME_S = 0.5  # and one whose SERVFAIL or REFUSED another server knew better than
+PAUSE_S = 0.05  # between rounds whose number is unlimited
+MAX_WAITERS = 1024  # of one flight: more start another, so that no single reply frees a flood
+ATTEMPTS_PER_SERVER = 2
+_FLAGS_KEPT = (
+    message.AA | message.TC | message.RD | message.RA | message.Z | message.AD | message.CD
+)
+_ELSEWHERE = frozenset((rr.SERVFAIL, rr.REFUSED))  # `fastest`: another server may know better
+
+_Key = tuple[WireName, int, int, int, Edns | None, str]
+
+
+class Rules(NamedTuple):
+    """What one ``forward`` says about whom to ask and how."""
+
+    policy: str = "random"
+    max_fails: int = 2
+    max_attempts: int | None = None  # None: two for each server; 0: no limit
+    fails_fast: bool = False
+    failover: frozenset[int] = frozenset()
+    force_tcp: bool = False
+    prefer_udp: bool = False
+
+
+class Pool:
+    """The servers of one ``forward`` in one worker, and the flights under way."""
+
+    def __init__(self, rules: Rules, upstreams: Sequence[Upstream]) -> None:
+        self.rules = rules
+        self.upstreams = tuple(upstreams)
+        self.random = random.Random()
+        self.broken = self.joined = 0
+        self.hedges: Counter[str] = Counter()  # by server
+        self.loop = asyncio.get_running_loop()  # asking each time is a system call each time
+        self._turn = 0
+        self._flights: dict[_Key, Flight] = {}
+        self._all: set[Flight] = set()
+
+    def ask(self, query: Query, question: Question) -> asyncio.Future[Response]:
+        """Return the future of the reply to a client's query; it may be cancelled."""
+        rules = self.rules
+        proto = "tcp" if rules.force_tcp else "udp" if rules.prefer_udp else query.transport
+        flags = query.flags & HEADER_FLAGS
+        key = (question.folded, question.qtype, question.qclass, flags, query.edns, proto)
+        flight = self._flights.get(key)
+        if flight is None or len(flight.waiters) >= MAX_WAITERS:
+            flight = Flight(self, key, question)
+            self._all.add(flight)
+            if question.qtype != rr.HINFO:  # each probe of `loop` has to be seen
+                self._flights[key] = flight
+            future = flight.join(question.qname)
+            flight.begin()
+            return future
+        self.joined += 1
+        return flight.join(question.qname)
+
+    def turns(self, upstreams: Sequence[Upstream]) -> Round:
+        """Return the round of one more query."""
+        rules = self.rules
+        paces = [upstream.pace for upstream in upstreams] if rules.policy == FASTEST else ()
+        self._turn += 1
+        return Round(
+            order(rules.policy, len(upstreams), self._turn, self.random, paces),
+            max_fails=rules.max_fails,
+            fails_fast=rules.fails_fast,
+            rng=self.random,
+        )
+
+    def landed(self, flight: Flight) -> None:
+        """Let a flight go: the next equal query is a new one."""
+        self._all.discard(flight)
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    def close(self) -> None:
+        """End every flight."""
+        for flight in [*self._all]:
+            flight.abandon("plugin/forward: stopping")
+
+
+class Flight:
+    """One question on its way to the servers."""
+
+    __slots__ = (
+        "_attempts", "_deadline", "_error", "_exchange", "_hedge", "_is_over", "_lame", "_last",
+        "_loop", "_out", "_pool", "_question", "_turns", "_upstreams", "key", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool, key: _Key, question: Question) -> None:
+        self.key = key
+        self.waiters: list[tuple[asyncio.Future[Response], bytes]] = []
+        self._pool = pool
+        self._question = question
+        self._loop = pool.loop
+        self._deadline = time.monotonic() + DEADLINE_S
+        self._upstreams = pool.upstreams  # a new list of servers is for the queries after it
+        self._turns = pool.turns(self._upstreams) if self._upstreams else None
+        most = pool.rules.max_attempts
+        if most is None:
+            most = ATTEMPTS_PER_SERVER * len(self._upstreams)
+        self._attempts: float = most or math.inf  # that are left
+        self._exchange: Exchange | None = None
+        self._error = "no healthy proxies" if self._upstreams else "no upstream server is known"
+        self._last: Response | None = None
+        self._lame: list[Upstream] = []  # another server was asked to better their replies
+        self._out = 0  # exchanges under way
+        self._hedge: asyncio.TimerHandle | None = None
+        self._is_over = False
+
+    def join(self, qname: bytes) -> asyncio.Future[Response]:
+        """Return the future of one more client, who spells the name as ``qname``."""
+        future: asyncio.Future[Response] = self._loop.create_future()
+        self.waiters.append((future, qname))
+        return future
+
+    def begin(self) -> None:
+        """Ask the next server, or end where there is none to ask."""
+        if self._is_over:
+            return
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0 or self._attempts <= 0 or self._turns is None:
+            self._give_up()
+            return
+        taken = self._turns.take([upstream.fails for upstream in self._upstreams])
+        if taken is None:
+            self._give_up()
+            return
+        upstream = self._upstreams[taken]
+        is_first = self._exchange is None
+        self._send(upstream, self.key[5], left_s)
+        if self._pool.rules.policy == FASTEST:
+            if is_first and self._pool.random.random() < EXPLORE:
+                self._explore(upstream, left_s)
+            self._plan_hedge(upstream)
+
+    def abandon(self, why: str) -> None:
+        """End without a reply."""
+        self._error, self._last = why, None
+        self._give_up()
+
+    def _send(self, upstream: Upstream, proto: str, left_s: float) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            exchange = self._exchange = upstream.begin(self._question, self.key[3], self.key[4])
+        else:
+            exchange = self._exchange = upstream.repeat(exchange)
+        began = time.monotonic()
+
+        def done(found: Reply | UpstreamError) -> None:
+            self._out -= 1
+            if isinstance(found, Reply):
+                self._replied(upstream, proto, found, time.monotonic() - began)
+            elif isinstance(found, Mismatch):
+                self._last = Response(rr.FORMERR, flags=0, lifetime_s=0)
+                if not self._out:
+                    self._give_up()
+            else:
+                self._failed(upstream, found, time.monotonic() - began)
+
+        self._out += 1
+        upstream.send(exchange, proto, done, timeout_s=left_s)
+
+    def _failed(self, upstream: Upstream, error: UpstreamError, seconds: float) -> None:
+        """Go on to the next server (CoreDNS: an attempt, and a reason to check its health)."""
+        if self._pool.rules.max_fails:
+            upstream.suspect()
+        upstream.pace.late(max(seconds, FAILED_S))
+        if self._is_over:
+            return
+        self._error = str(error)
+        self._attempts -= 1
+        self._next()
+
+    def _next(self) -> None:
+        """Ask another server, unless all have had their turn and one has replied."""
+        assert self._turns is not None
+        if self._out:  # one is being asked already
+            return
+        if self._turns.is_over:
+            if self._last is not None:
+                self._give_up()
+                return
+            if self._attempts == math.inf:  # one that refuses at once would be asked 5 s long
+                self._loop.call_later(PAUSE_S, self.begin)
+                return
+        self.begin()
+
+    def _replied(self, upstream: Upstream, proto: str, reply: Reply, seconds: float) -> None:
+        upstream.pace.replied(seconds)
+        if self._is_over:
+            return
+        rules = self._pool.rules
+        left_s = self._deadline - time.monotonic()
+        if reply.flags & message.TC and proto == "udp" and rules.prefer_udp and left_s > 0:
+            self._send(upstream, "tcp", left_s)
+            return
+        response = _response_of(reply)
+        if reply.rcode not in rules.failover:
+            if rules.policy != FASTEST or reply.rcode not in _ELSEWHERE:
+                for lame in self._lame:
+                    lame.pace.late(LAME_S)
+                self._land(response)
+                return
+            if self._lame and not self._out:
+                self._land(response)
+                return
+        self._lame.append(upstream)
+        self._last = response
+        self._next()
+
+    def _explore(self, asked: Upstream, left_s: float) -> None:
+        """Ask another server as well, to learn how fast it is; nobody waits for it."""
+        most = self._pool.rules.max_fails
+        others = [u for u in self._upstreams if u is not asked and (not most or u.fails <= most)]
+        if others:
+            self._send(self._pool.random.choice(others), self.key[5], left_s)
+
+    def _plan_hedge(self, upstream: Upstream) -> None:
+        """Have the next server asked as well if this one takes much longer than it used to."""
+        if self._hedge is not None:
+            self._hedge.cancel()
+        most = self._pool.rules.max_fails
+        delay_s = hedge_s(u.pace for u in self._upstreams if not most or u.fails <= most)
+        self._hedge = self._loop.call_later(delay_s, self._ask_another, upstream, delay_s)
+
+    def _ask_another(self, upstream: Upstream, late_s: float) -> None:
+        most = ATTEMPTS_PER_SERVER * len(self._upstreams)
+        if self._is_over or not self._out or self._out >= most:
+            return
+        upstream.pace.late(late_s)
+        self._pool.hedges[upstream.text] += 1
+        self.begin()
+
+    def _give_up(self) -> None:
+        """End with the last reply, or with the last error."""
+        self._land(self._last or failure(rr.SERVFAIL, self._error))
+
+    def _land(self, response: Response) -> None:
+        """Give everybody who waits the reply."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._hedge is not None:
+            self._hedge.cancel()
+        if self._turns is not None:
+            self._pool.broken += self._turns.broken
+        self._pool.landed(self)
+        asked = self._question.qname
+        for future, qname in self.waiters:
+            if not future.done():
+                future.set_result(response if qname == asked else _spelled(response, asked, qname))
+        self.waiters.clear()
+
+
+def _spelled(response: Response, asked: bytes, qname: bytes) -> Response:
+    """Return a response with the name as another client spells it, where a server repeats ours.
+
+    Records whose owner is a pointer to the question come out in the spelling of the question.
+    """
+    if not any(record.owner == asked for section in response.sections for record in section):
+        return response
+    answer, authority, additional = (
+        tuple(r._replace(owner=qname) if r.owner == asked else r for r in section)
+        for section in response.sections
+    )
+    return response.with_sections((answer, authority, additional))
+
+
+def _response_of(reply: Reply) -> Response:
+    """Return an upstream's reply as it is; it may be passed on once."""
+    return Response(
+        reply.rcode,
+        reply.flags & _FLAGS_KEPT,
+        reply.answer,
+        reply.authority,
+        reply.additional,
+        edns=reply.edns,
+        verbatim=True,
+        lifetime_s=0,
+    )

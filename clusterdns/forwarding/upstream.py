@@ -1,0 +1,383 @@
+"""One upstream server, asked from one worker over UDP, TCP or TLS: its sockets, health and counts.
+
+``Upstream.send`` begins an exchange and returns at once; its ``done`` is called with the reply or
+an ``UpstreamError``. ``ask`` is the same to wait for. Every query over UDP has a socket, and so a
+source port, and a random ID of its own: who wants to forge a reply has to guess both (RFC 5452).
+
+A miss is mostly what happens here, so UDP does without tasks, transports and ``loop.add_reader``
+per query: all sockets of a server are in one epoll set that the loop watches as one file, and one
+timer serves all. (CoreDNS: plugin/pkg/proxy, pkg/up)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from clusterdns import message, rr
+from clusterdns.errors import UpstreamError
+from clusterdns.forwarding.choice import Pace
+from clusterdns.forwarding.connections import (
+    DIAL_TIMEOUT_S,
+    Connections,
+    Idle,
+    Tls,
+    open_socket,
+    reason_of,
+)
+from clusterdns.forwarding.entropy import Idents
+from clusterdns.forwarding.exchange import Exchange, Mismatch
+from clusterdns.histogram import TIME_S, Histogram
+from clusterdns.interfaces import host_and_port
+from clusterdns.message import Question, Reply
+from clusterdns.name import WireName
+
+PROBE_TIMEOUT_S = 1.0
+MAX_PROBES = 2  # under way at one time: a reply that comes late is still a sign of life
+MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others wait their turn
+_BATCH = 64  # sockets read in one go, and datagrams that are no reply of one socket
+
+Done = Callable[["Reply | UpstreamError"], None]
+
+
+class Options(NamedTuple):
+    """How exchanges with the servers of one ``forward`` are made; durations in seconds."""
+
+    read_timeout_s: float = 2.0
+    idle: Idle = Idle()
+    source: str = ""
+    probe_interval_s: float = 0.5
+    probe_recursion: bool = True
+    probe_name: WireName = WireName(b"\0")
+    probe_tcp: bool = False
+
+
+class Ask:
+    """One query that is out to one server, until ``done`` has been called or it is cancelled."""
+
+    __slots__ = (
+        "began", "done", "is_mismatched", "is_out", "is_probe", "out", "proto", "sock", "task",
+        "timeout_s", "timer",
+    )  # fmt: skip
+
+    def __init__(
+        self, out: Exchange, proto: str, timeout_s: float, began: float, done: Done
+    ) -> None:
+        self.out = out
+        self.proto = proto
+        self.timeout_s = timeout_s
+        self.began = began
+        self.done = done
+        self.is_probe = False  # CoreDNS does not count those
+        self.sock: socket.socket | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None  # unless it ends when its turn comes
+        self.is_out = True
+        self.is_mismatched = False  # something had our ID, but answered another question
+
+
+class Upstream:
+    """One upstream server, asked from one worker."""
+
+    def __init__(self, host: str, port: int, options: Options, tls: Tls | None = None) -> None:
+        self.host = host
+        self.port = port
+        self.text = host_and_port(host, port)
+        self.fails = 0  # health checks failed in a row
+        self.probe_failures = self.mismatches = 0
+        self.pace = Pace()
+        self.durations: dict[str, Histogram] = {}  # by RCODE
+        self.dials: Counter[tuple[str, str]] = Counter()  # (hits or misses, proto)
+        self._options = options
+        self._is_tls = tls is not None
+        self._loop = asyncio.get_running_loop()  # asking each time is a system call each time
+        self._connections = Connections(
+            (host, port), options.idle, self.dials, source=options.source, tls=tls
+        )
+        self._idents = Idents()
+        self._probing: asyncio.Task[None] | None = None
+        self._under_way: set[Ask] = set()
+        self._queue: deque[Ask] = deque()
+        self._expected: deque[Ask] = deque()  # ends after `read_timeout`, the oldest first
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_retired = False
+        self._epoll: select.epoll | None = None
+        self._readable: dict[int, Ask] = {}  # by file descriptor
+
+    async def ask(self, exchange: Exchange, proto: str) -> Reply:
+        """Return the reply to a query.
+
+        Raises:
+            UpstreamError: there is none in time, or the network says why.
+        """
+        future: asyncio.Future[Reply | UpstreamError] = self._loop.create_future()
+
+        def done(found: Reply | UpstreamError) -> None:
+            if not future.done():
+                future.set_result(found)
+
+        ask = self.send(exchange, proto, done)
+        try:
+            found = await future
+        finally:
+            self.cancel(ask)
+        if isinstance(found, UpstreamError):
+            raise found
+        return found
+
+    def begin(self, question: Question, flags: int, edns: message.Edns | None) -> Exchange:
+        """Return a new exchange with a random ID."""
+        return Exchange.begin(self._idents.take(), question, flags, edns)
+
+    def repeat(self, exchange: Exchange) -> Exchange:
+        """Return the same query under a new random ID."""
+        return exchange.again(self._idents.take())
+
+    def send(
+        self, exchange: Exchange, proto: str, done: Done,
+        *, timeout_s: float | None = None, is_probe: bool = False,
+    ) -> Ask:  # fmt: skip
+        """Send a query; ``done`` is called once, later, within ``timeout_s`` and what a dial takes.
+
+        Replies that are not ours are dropped until then. ``Mismatch`` is what ``done`` gets if one
+        of them had our ID and nothing else has come: the caller says FORMERR, as CoreDNS does.
+        """
+        if self._is_tls:
+            proto = self._connections.proto
+        read_s = self._options.read_timeout_s
+        limit_s = read_s if proto == "udp" else read_s + DIAL_TIMEOUT_S
+        if timeout_s is not None:
+            limit_s = min(limit_s, timeout_s)
+        ask = Ask(exchange, proto, min(limit_s, read_s), time.monotonic(), done)
+        ask.is_probe = is_probe
+        if limit_s == read_s:
+            self._expect(ask)
+        else:
+            ask.timer = self._loop.call_later(limit_s, self._time_out, ask)
+        if len(self._under_way) < MAX_SOCKETS:
+            self._start(ask)
+        else:
+            self._queue.append(ask)
+        return ask
+
+    def cancel(self, ask: Ask) -> None:
+        """Forget a query; its ``done`` is not called any more."""
+        if ask.is_out:
+            self._end(ask)
+
+    def suspect(self) -> None:
+        """Begin to check the server's health, until it is good again."""
+        if not self._is_retired and (self._probing is None or self._probing.done()):
+            self._probing = self._loop.create_task(self._probe())
+
+    def close(self) -> None:
+        """Forget what is under way, close what is open, and stop checking."""
+        self.retire()
+        waiting, self._queue = self._queue, deque()
+        for ask in [*waiting, *self._under_way]:
+            self._finish(ask, UpstreamError(f"{self.text}: closed"))
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._epoll is not None:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
+
+    def retire(self) -> None:
+        """Stop checking and keep no connection any more; what is under way goes on."""
+        self._is_retired = True
+        if self._probing is not None:
+            self._probing.cancel()
+        self._connections.close()
+
+    def revive(self) -> None:
+        """Take back that the server was retired."""
+        self._is_retired = False
+        self._connections.reopen()
+
+    def _start(self, ask: Ask) -> None:
+        """Put a query on the wire, over UDP at once, otherwise in a task of its own."""
+        self._under_way.add(ask)
+        if ask.proto != "udp":
+            ask.task = self._loop.create_task(self._exchange(ask))
+            return
+        if not ask.is_probe:
+            self.dials["misses", "udp"] += 1
+        try:
+            sock = ask.sock = open_socket(self.host, socket.SOCK_DGRAM)
+            self._idents.bind(sock, self._options.source)
+            sock.connect((self.host, self.port))  # datagrams of others do not reach us; never waits
+            sock.send(ask.out.packet)
+            number = sock.fileno()
+            (self._epoll or self._open_epoll()).register(number, select.EPOLLIN)
+            self._readable[number] = ask
+        except OSError as error:
+            failed = UpstreamError(f"udp {self.text}: {reason_of(error)}")
+            self._loop.call_soon(self._finish, ask, failed)
+
+    async def _exchange(self, ask: Ask) -> None:
+        """Ask over a connection. Nothing is raised but what ends the task."""
+        found: Reply | UpstreamError
+        try:
+            found = await self._connections.exchange(ask.out, ask.timeout_s)
+        except TimeoutError:
+            found = self._timeout(ask)
+        except Mismatch as error:
+            found = error
+        except (OSError, asyncio.IncompleteReadError) as error:
+            found = UpstreamError(f"{ask.proto} {self.text}: {reason_of(error)}")
+        ask.task = None
+        self._finish(ask, found)
+
+    def _open_epoll(self) -> select.epoll:
+        self._epoll = select.epoll()
+        self._loop.add_reader(self._epoll.fileno(), self._drain)
+        return self._epoll
+
+    def _drain(self) -> None:
+        """Read the sockets that something has come to; closed ones are in the set no more."""
+        if self._epoll is None:
+            return
+        if len(self._readable) == 1:  # no need to ask which
+            self._read(*self._readable.values())
+            return
+        for number, _ in self._epoll.poll(0, _BATCH):
+            ask = self._readable.get(number)
+            if ask is not None:
+                self._read(ask)
+
+    def _read(self, ask: Ask) -> None:
+        """Take datagrams until one is the reply."""
+        sock, out = ask.sock, ask.out
+        if sock is None:
+            return
+        for _ in range(_BATCH):
+            try:
+                reply = out.read(sock.recv(message.MAX_OCTETS))
+            except BlockingIOError:
+                return
+            except OSError as error:  # ICMP says that nobody listens there, or so
+                self._finish(ask, UpstreamError(f"udp {self.text}: {reason_of(error)}"))
+                return
+            if reply is not None and out.is_answered_by(reply):
+                self._finish(ask, reply)
+                return
+            self.mismatches += 1
+            if reply is not None:
+                ask.is_mismatched = True
+
+    def _expect(self, ask: Ask) -> None:
+        """Have a query end after `read_timeout`.
+
+        All of these end in the order in which they begin, so one timer serves them: it is set for
+        the oldest, whose like have mostly been answered when it fires.
+        """
+        expected = self._expected
+        while expected and not expected[0].is_out:
+            expected.popleft()
+        expected.append(ask)
+        if self._timer is None:
+            self._timer = self._loop.call_at(ask.began + self._options.read_timeout_s, self._expire)
+
+    def _expire(self) -> None:
+        """End what has waited too long, and set the timer for what is left."""
+        self._timer = None
+        now, expected = time.monotonic(), self._expected
+        while expected:
+            ask = expected[0]
+            if ask.is_out:
+                until = ask.began + self._options.read_timeout_s
+                if until > now:
+                    if self._timer is not None:  # set meanwhile, by a query sent in place of one
+                        self._timer.cancel()
+                    self._timer = self._loop.call_at(until, self._expire)
+                    return
+                self._time_out(ask)
+            if expected and expected[0] is ask:
+                expected.popleft()
+
+    def _time_out(self, ask: Ask) -> None:
+        if ask.is_mismatched:
+            self._finish(ask, Mismatch(f"{ask.proto} {self.text}: only replies to other questions"))
+        else:
+            self._finish(ask, self._timeout(ask))
+
+    def _timeout(self, ask: Ask) -> UpstreamError:
+        return UpstreamError(f"read {ask.proto} {self.text}: i/o timeout")
+
+    def _finish(self, ask: Ask, found: Reply | UpstreamError) -> None:
+        """End an exchange and tell what came of it."""
+        if not ask.is_out:
+            return
+        self._end(ask)
+        if isinstance(found, Reply) and not ask.is_probe:
+            rcode = rr.RCODE_TEXT.get(found.rcode) or str(found.rcode)
+            histogram = self.durations.get(rcode)
+            if histogram is None:
+                histogram = self.durations[rcode] = Histogram(TIME_S)
+            histogram.observe(time.monotonic() - ask.began)
+        ask.done(found)
+
+    def _end(self, ask: Ask) -> None:
+        """Free what a query holds, and let the next one have its place."""
+        ask.is_out = False
+        if ask.timer is not None:
+            ask.timer.cancel()
+        if ask.task is not None:
+            ask.task.cancel()
+            ask.task = None
+        if ask.sock is not None:
+            self._readable.pop(ask.sock.fileno(), None)
+            ask.sock.close()
+            ask.sock = None
+        if ask in self._under_way:
+            self._under_way.remove(ask)
+            if self._queue:
+                self._start(self._queue.popleft())
+        elif ask in self._queue:
+            self._queue.remove(ask)
+
+    async def _probe(self) -> None:
+        """Ask for the name servers of the probe's name until there is a reply of any kind.
+
+        One probe is sent each interval, however long the one before is waited for: a server that
+        has come back is noticed within an interval.
+        """
+        options = self._options
+        question = Question(options.probe_name, options.probe_name, rr.NS)
+        flags = message.RD if options.probe_recursion else 0
+        is_alive = asyncio.Event()
+        out = set[Ask]()
+        proto = "tcp" if options.probe_tcp else "udp"
+
+        def send() -> None:
+            def done(found: Reply | UpstreamError) -> None:
+                out.discard(ask)
+                if isinstance(found, Reply | Mismatch):  # somebody lives there
+                    self.fails = 0
+                    is_alive.set()
+                else:
+                    self.fails += 1
+                    self.probe_failures += 1
+
+            exchange = self.begin(question, flags, None)
+            ask = self.send(exchange, proto, done, timeout_s=PROBE_TIMEOUT_S, is_probe=True)
+            out.add(ask)
+
+        try:
+            while not is_alive.is_set():
+                if len(out) < MAX_PROBES:
+                    send()
+                try:
+                    async with asyncio.timeout(options.probe_interval_s):
+                        await is_alive.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            for ask in [*out]:
+                self.cancel(ask)
