@@ -36,13 +36,14 @@ MAX_POINTERS = 126
 # NSID, EXPIRE, COOKIE, TCP-KEEPALIVE, PADDING.
 _ECHOED_OPTIONS = frozenset((3, 9, 10, 11, 12))
 
+_EXTENDED_ERROR = 15  # RFC 8914 section 2
 # How many octets an option may have: LLQ, UL, EXPIRE, TCP-KEEPALIVE, EDE.
 _OPTION_OCTETS = {
     1: range(18, MAX_OCTETS),
     2: (4, 8),
     9: (0, *range(4, 512)),
     11: (0, 2),
-    15: range(2, MAX_OCTETS),
+    _EXTENDED_ERROR: range(2, MAX_OCTETS),
 }
 
 # RDATA that holds names: octets before the first, and how many there are (RFC 3597 section 4).
@@ -356,6 +357,12 @@ def write_opt(edns: Edns, rcode: int = 0) -> bytes:
     ttl = (rcode >> 4) << 24 | edns.version << 16 | edns.flags
     head = struct.pack("!BHHIH", 0, rr.OPT, edns.size, ttl, len(edns.options))
     return head + edns.options
+
+
+def extended_error(info_code: int, text: str = "") -> Edns:
+    """Return an OPT that tells a client why it gets what it gets (RFC 8914 section 2)."""
+    said = struct.pack("!H", info_code) + text.encode()
+    return Edns(0, 0, 0, struct.pack("!HH", _EXTENDED_ERROR, len(said)) + said)
 
 
 def reply_edns(asked: Edns, own: Edns | None = None) -> Edns:

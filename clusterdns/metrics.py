@@ -141,6 +141,9 @@ FAMILIES: dict[str, Family] = {
         ("verb", "host"),
         bounds=DEFAULT_S,
     ),
+    "clusterdns_forwarding_loop": Family(
+        "Workers that have found out that what they forward comes back.", ("server",), is_gauge=True
+    ),
     "clusterdns_shed_queries_total": Family(
         "Counter of queries dropped because too many that had to be worked out came before.",
         ("server",),

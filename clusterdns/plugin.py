@@ -76,6 +76,7 @@ class Block:
         self.view = ""  # metric label
         self.search_paths: dict[str, SearchPath] = {}  # by the plugin that knows them
         self.services: list[IsService] = []  # those of each plugin that knows some
+        self.upstreams: set[str] = set()  # `forward`: addresses that names are forwarded to
         self.is_looping = False  # `loop` found that what is forwarded comes back
 
     def path(self, text: str) -> Path:

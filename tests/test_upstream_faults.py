@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import dns.message
 import faultyupstream as faulty
 import peers
 import pytest
@@ -530,6 +531,11 @@ def test_f7_a_server_that_forwards_to_itself(cluster, tmp_path):
         assert wait_until(lambda: "Loop (" in server.output) <= 2
         wait_for_cluster(server)
         assert 2 == ask_once(server).rcode
+        asked = dns.message.make_query("www.example.", "A", use_edns=0)
+        reply = dns.message.from_wire(peers.ask_udp(server.address, asked.to_wire()))
+        (told,) = reply.options
+        assert ("NETWORK_ERROR", "forwarding loop") == (told.code.name, told.text)
+        assert f"forwarded to 127.0.0.1:{server.port}:" in server.output
         assert server.process.poll() is None
 
 

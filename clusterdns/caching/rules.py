@@ -7,18 +7,15 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-import struct
-
 from clusterdns import rr
 from clusterdns.answers import Response
 from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions
-from clusterdns.message import TC, Edns, Question
+from clusterdns.message import TC, Edns, Question, extended_error
 from clusterdns.outcome import Outcome, answers_question, has_soa, outcome_of
 from clusterdns.rr import RR
 
 MIN_TTL_S = 5  # what a reply without records gets (CoreDNS: dnsutil/ttl.go)
-_EDE = 15  # RFC 8914 section 2
-_STALE_ANSWER, _STALE_NXDOMAIN = 3, 19
+_STALE_ANSWER, _STALE_NXDOMAIN = 3, 19  # RFC 8914 section 5.2
 _KEPT_AS = {
     Outcome.NOERROR: SUCCESS,
     Outcome.DELEGATION: SUCCESS,
@@ -105,8 +102,7 @@ def spelled(question: Question, answer: tuple[RR, ...], ttl: int) -> tuple[RR, .
 
 def stale_edns(rcode: int) -> Edns:
     """Return the OPT that tells a client that knows EDNS of a stale answer (RFC 8914)."""
-    info = _STALE_NXDOMAIN if rcode == rr.NXDOMAIN else _STALE_ANSWER
-    return Edns(0, 0, 0, struct.pack("!HHH", _EDE, 2, info))
+    return extended_error(_STALE_NXDOMAIN if rcode == rr.NXDOMAIN else _STALE_ANSWER)
 
 
 def _is_complete(question: Question, response: Response) -> bool:

@@ -66,7 +66,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from clusterdns import arguments, name, rr
+from clusterdns import arguments, message, name, rr
 from clusterdns.answers import Response, failure
 from clusterdns.corefile import Directive, duration_s
 from clusterdns.forwarding import destinations
@@ -86,6 +86,10 @@ MAX_COUNT = 2**32 - 1  # CoreDNS: uint32
 RECHECK_S = 5.0  # a file of servers
 MAX_RETIRED = 64  # servers that are asked no more, kept for their counts
 _RCODES = {text: rcode for rcode, text in rr.RCODE_TEXT.items()} | {"BADSIG": rr.BADVERS}
+_NETWORK_ERROR = 23  # RFC 8914 section 5.2
+_LOOPING = failure(rr.SERVFAIL, "plugin/forward: what is forwarded comes back, see loop")._replace(
+    edns=message.extended_error(_NETWORK_ERROR, "forwarding loop")
+)
 _log = plugin_logger("forward")
 
 
@@ -160,6 +164,8 @@ class Forward(Plugin):
         """Take the servers that TO stands for now, and warn of those that lead back here."""
         known = self._destinations
         self._destinations = destinations.all_of(self._entries)
+        self._block.upstreams -= {host_and_port(one.host, one.port) for one in known}
+        self._block.upstreams |= {host_and_port(one.host, one.port) for one in self._destinations}
         for one in self._destinations:
             if one not in known and destinations.is_ourselves(one, self._block):
                 where = host_and_port(one.host, one.port)
@@ -230,7 +236,7 @@ class Forward(Plugin):
         if question is None or pool is None or not self._is_mine(question.folded):
             return await next(query)
         if self._block.is_looping:
-            return failure(rr.SERVFAIL, "plugin/forward: what is forwarded comes back, see loop")
+            return _LOOPING
         if self._max_concurrent and self._under_way >= self._max_concurrent:
             self._rejected += 1
             most = self._max_concurrent

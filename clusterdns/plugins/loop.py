@@ -18,7 +18,10 @@ Examples:
 
 Differences from CoreDNS: the process goes on, so that the names it knows itself still resolve, and
 the test is repeated every 30 s: when the loop is gone, names are forwarded again. A loop is logged
-once, when it is found. CoreDNS finds no loop that closes after the start.
+once, with the servers that are forwarded to. Clients with EDNS get an Extended DNS Error with the
+SERVFAIL (RFC 8914, 23). CoreDNS finds no loop that closes after the start.
+
+Metrics: `clusterdns_forwarding_loop{server}` is the number of workers that know of a loop.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from clusterdns.logs import plugin_logger
 from clusterdns.message import RD, Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end, no_arguments
+from clusterdns.tally import Sample
 
 MAX_SEEN = 2
 RETRY_S = 1.0
@@ -130,11 +134,17 @@ class Loop(Plugin):
             return
         self._is_known = True
         _log.error(
-            'Loop (%s:%d -> %s) detected for zone "%s": forwarded names fail until it is gone',
+            'Loop (%s:%d -> %s) detected for zone "%s", forwarded to %s: its names fail until the '
+            "loop is gone",
             *query.client,
             self._block.server.removeprefix("dns://"),
             name.text(self._block.zones[0]),
+            ", ".join(sorted(self._block.upstreams)) or "nobody",
         )
+
+    def samples(self) -> list[Sample]:
+        """Return whether a loop is known: 1 in every worker that knows of it."""
+        return [("clusterdns_forwarding_loop", (self._block.server,), int(self._block.is_looping))]
 
     async def _test(self) -> None:
         """Test once; after a loop was found, again and again until it is gone."""
