@@ -2,7 +2,8 @@
 
 One call per readable event takes up to 64 datagrams; each is one system call to receive, one look
 into the table, one system call to send. asyncio's DatagramProtocol costs five times as much, which
-is why the socket is read by hand.
+is why the socket is read by hand. Where ``_drain.c`` was compiled, it does the same for the whole
+batch with two system calls; ``CLUSTERDNS_PURE=1`` in the environment leaves it aside.
 
 What the table misses waits in a queue, and a few at a time are given to ``Server.resolve`` between
 one look at the socket and the next: a miss costs ten times a hit and more, so a flood of names that
@@ -21,12 +22,20 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
 
 from clusterdns.server import Send, Server
 from clusterdns.tally import Sample
+
+try:
+    from clusterdns._drain import drain
+except ImportError:  # there was no compiler, or no Python.h
+    HAS_DRAIN = False
+else:
+    HAS_DRAIN = not os.environ.get("CLUSTERDNS_PURE")
 
 BATCH = 64
 MISSES = 4  # a batch of hits waits for so many: half a millisecond
@@ -50,7 +59,10 @@ class Engine:
 
     def start(self) -> None:
         """Read datagrams from now on, in the running loop."""
-        asyncio.get_running_loop().add_reader(self._sock, self._drain)
+        asyncio.get_running_loop().add_reader(self._sock, self._reader())
+
+    def _reader(self) -> Callable[[], None]:
+        return self._drain_batch if HAS_DRAIN else self._drain
 
     def stop(self) -> None:
         """Read no more; what has been read is still answered."""
@@ -67,8 +79,8 @@ class Engine:
     def _drain(self) -> None:
         receive, send = self._sock.recvfrom, self._sock.sendto
         server, hits = self._server, self._hits
-        reply_from_table, clock = server.table.reply, server.clock
-        now = clock()
+        reply_from_table = server.table.reply
+        now = server.clock()
         answered = 0
         for _ in range(BATCH):
             try:
@@ -84,8 +96,28 @@ class Engine:
                 send(reply, client)
             except OSError:  # port 0, no route, full buffer: as if the network had lost it
                 self.unsent += 1
+        self._settle(now, answered)
+
+    def _drain_batch(self) -> None:
+        """Do as ``_drain`` does, but for names below those that do not exist all in C."""
+        server, hits, table = self._server, self._hits, self._server.table
+        now = server.clock()
+        answered, unsent, missed = drain(self._sock.fileno(), *table.maps, hits, now)
+        self.unsent += unsent
+        for packet, client in missed:
+            reply = table.reply(packet, now, hits)
+            if reply is None:
+                self._miss(packet, client, functools.partial(self._send, client))
+            else:
+                answered += 1
+                self._send(client, reply)
+        self._settle(now, answered)
+
+    def _settle(self, began: float, answered: int) -> None:
+        """Note how long a batch took, and begin with what it has left."""
         if answered:
-            server.tally.batches.observe((clock() - now) / answered, answered)
+            tally, clock = self._server.tally, self._server.clock
+            tally.batches.observe((clock() - began) / answered, answered)
         if self._missed and not self._is_behind:
             self._resolve()
 
@@ -130,6 +162,9 @@ class WildcardEngine(Engine):
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
+    def _reader(self) -> Callable[[], None]:
+        return self._drain
+
     def _drain(self) -> None:
         server, hits = self._server, self._hits
         now = server.clock()
@@ -146,10 +181,7 @@ class WildcardEngine(Engine):
             else:
                 answered += 1
                 send(reply)
-        if answered:
-            server.tally.batches.observe((server.clock() - now) / answered, answered)
-        if self._missed and not self._is_behind:
-            self._resolve()
+        self._settle(now, answered)
 
     def _send_from(
         self, source: list[tuple[int, int, bytes]], client: tuple[str, int], reply: bytes | None

@@ -118,6 +118,11 @@ class AnswerTable:
             self._passing.put(question, answer, found[1])
         return answer
 
+    @property
+    def maps(self) -> tuple[dict[bytes, Answer], dict[bytes, Answer], dict[bytes, int]]:
+        """What ``_drain.c`` looks into: the answers that last and that pass, limits by OPT."""
+        return self._lasting.answers, self._passing.answers, self._limits
+
     def admit_opt(self, opt: bytes) -> None:
         """Let queries with this OPT take the fast path if it is bare: version 0, no flags."""
         if len(opt) == _OPT_OCTETS and opt[:3] == b"\0\0\x29" and opt[5:] == b"\0\0\0\0\0\0":

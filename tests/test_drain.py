@@ -1,0 +1,174 @@
+"""_drain.c: what AnswerTable.reply says, octet for octet, and nothing the sanitizers object to."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import malformed
+import pytest
+from fuzz import fuzz_drain
+from peers import ask_udp, clusterdns
+
+from clusterdns import message
+from clusterdns.message import Edns
+from clusterdns.table import AnswerTable
+
+drain = fuzz_drain.built()
+needs_drain = pytest.mark.skipif(
+    drain is None,
+    reason="not compiled: apt-get install gcc python3-dev, then pip install -e . again",
+)
+ROOT = Path(__file__).parent.parent
+BATCH, NOW = fuzz_drain.BATCH, fuzz_drain.NOW
+WEB = message.HEADER.pack(7, 0, 1, 0, 0, 0) + malformed.WEB + b"\0\1\0\1"
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def sockets(request):
+    with fuzz_drain.Sockets(request.param) as found:
+        yield found
+
+
+@needs_drain
+def test_all_that_hits_and_all_that_is_malformed(sockets):
+    table = fuzz_drain.filled_table()
+    seeds = fuzz_drain.seeds(table)
+    hits = 0
+    for i in range(0, len(seeds), BATCH):
+        hits += fuzz_drain.check(drain, table, sockets, seeds[i : i + BATCH])
+    assert hits > 30
+
+
+@needs_drain
+def test_every_length_of_a_query(sockets):
+    table = fuzz_drain.filled_table()
+    with_opt = WEB[:11] + b"\1" + WEB[12:] + message.write_opt(Edns(1232, 0, 0))
+    for packet in (WEB, with_opt, with_opt + bytes(600)):
+        cuts = [packet[:i] for i in range(len(packet) + 1)]
+        for i in range(0, len(cuts), BATCH):
+            fuzz_drain.check(drain, table, sockets, cuts[i : i + BATCH])
+
+
+@needs_drain
+def test_a_batch_is_bounded(sockets):
+    table, hits = fuzz_drain.filled_table(), [0, 0]
+    for _ in range(BATCH + 9):
+        sockets.client.send(WEB)
+    taken = [drain.drain(sockets.server.fileno(), *table.maps, hits, NOW)[0] for _ in range(3)]
+    assert [BATCH, 9, 0] == taken
+    assert [BATCH + 9, 0] == hits
+
+
+@needs_drain
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (), (NOW + 1,), (NOW + 1, 0, (b"h",) * 8), None, b"answer", [NOW + 1, 0, (b"h",) * 8, b"b"],
+        ("late", 0, (b"h",) * 8, b"b"), (NOW, 0, (b"h",) * 8, b"b"), (NOW + 1, 0, (b"h",) * 7, b"b"),
+        (NOW + 1, 0, [b"h"] * 8, b"b"), (NOW + 1, 0, ("h",) * 8, b"b"), (NOW + 1, 0, (b"h",) * 8, 7),
+        (NOW + 1, -1, (b"h",) * 8, b"b"), (NOW + 1, 2, (b"h",) * 8, b"b"),
+        (NOW + 1, 2**70, (b"h",) * 8, b"b"), (NOW + 1, "0", (b"h",) * 8, b"b"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_is_a_miss(answer):
+    """The table never holds such; if it did, the process would go on."""
+    hits = [0, 0]
+    with fuzz_drain.Sockets() as sockets:
+        sockets.client.send(WEB)
+        client = sockets.client.getsockname()
+        found = drain.drain(sockets.server.fileno(), {WEB[12:]: answer}, {}, {}, hits, NOW)
+        assert (0, 0, [(WEB, client)]) == found
+        assert [0, 0] == hits
+
+
+@needs_drain
+def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent(sockets):
+    long = (NOW + 1, 0, (bytes(10),) * 8, bytes(65_500))
+    opt = message.write_opt(Edns(65535, 0, 0))
+    table = fuzz_drain.filled_table()
+    lasting, passing, limits = table.maps
+    other = b"\x01x\0\0\1\0\1"
+    query = message.HEADER.pack(7, 0, 1, 0, 0, 1) + other + opt
+    for packet in (WEB, query, WEB):
+        sockets.client.send(packet)
+    fd, hits = sockets.server.fileno(), [0, 0]
+    assert (3, 1, []) == drain.drain(fd, {**lasting, other: long}, passing, limits, hits, NOW)
+    assert 2 == len(sockets.received())
+
+
+@needs_drain
+def test_nothing_is_lost_of_memory_or_references(sockets):
+    table = fuzz_drain.filled_table()
+    packets = fuzz_drain.seeds(table)[:BATCH]
+    answer = table.maps[0][WEB[12:]]
+    for _ in range(50):
+        fuzz_drain.check(drain, table, sockets, packets)
+    before = sys.getrefcount(answer), sys.getrefcount(answer[3]), _most_kib()
+    for _ in range(1500):
+        fuzz_drain.check(drain, table, sockets, packets)
+    assert before[:2] == (sys.getrefcount(answer), sys.getrefcount(answer[3]))
+    assert _most_kib() - before[2] < 2048
+
+
+def _most_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@needs_drain
+def test_a_socket_that_is_closed_and_arguments_that_are_none():
+    table = AnswerTable()
+    assert (0, 0, []) == drain.drain(-1, *table.maps, [], NOW)
+    with pytest.raises(TypeError):
+        drain.drain(0, [], {}, {}, [], NOW)
+    with pytest.raises(TypeError):
+        drain.drain(0, {}, {}, {}, (), NOW)
+
+
+def test_sanitizers_have_nothing_to_say(tmp_path):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    headers = Path(sysconfig.get_paths()["include"])
+    if compiler is None or not (headers / "Python.h").exists():
+        pytest.skip("no compiler or no Python.h: apt-get install gcc python3-dev")
+    built = tmp_path / "_drain.so"
+    words = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    words += ["-fPIC", "-shared"]
+    source = ROOT / "clusterdns" / "_drain.c"
+    done = subprocess.run(
+        [compiler, *words, f"-I{headers}", str(source), "-o", str(built)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"no sanitizers: apt-get install gcc: {done.stderr[-200:]}")
+    libraries = [
+        subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "fuzz" / "fuzz_drain.py"), "4"],
+        env={**os.environ, "DRAIN": str(built), "LD_PRELOAD": " ".join(libraries),
+             "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "packets" in ran.stdout
+
+
+@needs_drain
+def test_the_binary_says_the_same_without_it(tmp_path, monkeypatch):
+    corefile = "cluster.local:{PORT} {\n whoami\n}\n"
+    packets = [*malformed.packets().values(), WEB, WEB]
+    told = []
+    for pure in ("", "1"):
+        monkeypatch.setenv("CLUSTERDNS_PURE", pure)
+        (tmp_path / f"pure{pure}").mkdir()
+        with clusterdns(corefile, tmp_path / f"pure{pure}") as server:
+            told.append([ask_udp(server.address, p, timeout_s=0.15) for p in packets])
+    with_c, without = told
+    assert [r and r[:12] for r in with_c] == [r and r[:12] for r in without]
+    assert any(with_c)
