@@ -86,10 +86,10 @@ class Worker:
         beating = asyncio.create_task(self._beat(channel))
         plugins = self._configuration.plugins
         await asyncio.gather(*(plugin.start(self) for plugin in plugins))
+        for streams in self._streams:  # before UDP: who gets an answer there may come here next
+            await streams.start()
         for engine in self._engines:
             engine.start()
-        for streams in self._streams:
-            await streams.start()
         self._is_serving = True
         self._beat_once(channel)
         await self._stop.wait()

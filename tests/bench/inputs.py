@@ -17,6 +17,7 @@ from casefile import Scripted
 ZONE = "cluster.local"
 SEARCH = (f"default.svc.{ZONE}", f"svc.{ZONE}", ZONE)  # a Pod's resolv.conf, options ndots:5
 EXTERNAL_NAMES = 200
+MISSED = "missed.test"  # a domain whose server says NODATA to everything
 A, AAAA = 1, 28
 
 Question = tuple[str, str]
@@ -133,6 +134,12 @@ def _external(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
         yield host, "A"
 
 
+def _missed(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Names outside that no cache can have; who is asked about them is an echo server."""
+    while True:
+        yield f"{rng.getrandbits(48):012x}.{MISSED}", "A"
+
+
 def _mixed(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
     """What Pods send: of ten look-ups six for Services, four for names outside by search path.
 
@@ -158,5 +165,6 @@ SCENARIOS = (
     Scenario("search path, repeated", 10, _search_repeated),
     Scenario("search path, never repeated", 10, _search_random, is_endless=True),
     Scenario("external, cached", 10, _external),
+    Scenario("external, never repeated", 10, _missed, is_endless=True),
     Scenario("mixed, as Pods ask", 10_000, _mixed),
 )

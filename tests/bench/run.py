@@ -59,6 +59,12 @@ COREFILE = """.:{{PORT}} {{
     }}
     forward . {upstream}
 }}
+missed.test:{{PORT}} {{
+    errors
+    prometheus 127.0.0.1:{metrics}
+    cache 30
+    forward . 127.0.0.1:{echo}
+}}
 """
 
 
@@ -142,7 +148,9 @@ class Bench:
         self._rates: list[int] = options.rate
         self._upstream = ScriptedUpstream(inputs.upstream_entries())
         stack.callback(self._upstream.stop)
-        self._echo = self._start_echo()
+        self._echo = self._start_echo(measure.SERVER_CORE)
+        # Its replies, the queries with a bit set, are NODATA without an SOA: nothing to keep.
+        self._nobody = self._start_echo(measure.LOAD_CORE)
         self._clusters: dict[int, tuple[inputs.Cluster, list[Subject]]] = {}
         self._fresh = random.Random()
 
@@ -199,16 +207,17 @@ class Bench:
             api = self._stack.enter_context(FakeApi(inputs.objects(directory)))
             source, run = f"endpoint {api.url}", peers.coredns
         text = COREFILE.format(
-            metrics=peers.free_port(), source=source, upstream=self._upstream.address
-        )
+            metrics=peers.free_port(), source=source, upstream=self._upstream.address,
+            echo=self._nobody.port,
+        )  # fmt: skip
         with measure.pinned(measure.SERVER_CORE):
             server = self._stack.enter_context(run(text, directory))
         _wait_for(server, cluster.probe)
         return Subject(name, server.port, server.process.pid)
 
-    def _start_echo(self) -> Subject:
+    def _start_echo(self, core: int) -> Subject:
         path, port = measure.compile_echo(self._directory), peers.free_port()
-        with measure.pinned(measure.SERVER_CORE):
+        with measure.pinned(core):
             process = subprocess.Popen([path, str(port)])
         self._stack.callback(process.wait, 5)
         self._stack.callback(process.kill)
