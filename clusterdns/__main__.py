@@ -3,6 +3,7 @@
     clusterdns [-conf FILE] [-dns.port|-p PORT] [-pidfile FILE] [-quiet] [-plugins] [-version]
     clusterdns -config-dir DIR [-domain ZONE] [-conf FILE] ...   serve kube-dns's ConfigMap
     clusterdns translate PATH [-zone ZONE] [-p PORT]   print the Corefile of kube-dns's ConfigMap
+    clusterdns check FILE|- [-p PORT]   say what a Corefile, or a ConfigMap with one, would serve
     clusterdns lab [-p PORT]     serve the lab cluster of zones/ on this machine
     clusterdns help [PLUGIN]     print a plugin's manual
 
@@ -22,11 +23,13 @@ import resource
 import socket
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from clusterdns import COREDNS_VERSION, __version__, configdir, kubedns, logs, plugin
 from clusterdns.configdir import ConfigDir
 from clusterdns.configure import Configuration, compile_text
+from clusterdns.corefile import WatchedFiles
 from clusterdns.errors import ClusterDNSError
 from clusterdns.supervisor import Loader, Supervisor
 
@@ -52,6 +55,8 @@ def main() -> int:
             return _help(arguments[1:])
         if arguments[:1] == ["translate"]:
             return _translate(arguments[1:])
+        if arguments[:1] == ["check"]:
+            return _check(arguments[1:])
         return _serve(_flags().parse_args(arguments))
     except (ClusterDNSError, OSError) as error:
         print(f"clusterdns: {error}", file=sys.stderr)
@@ -145,9 +150,10 @@ def _version() -> list[str]:
 
 def _loader(conf: str, port: int) -> Loader:
     """Return how to get the configuration: from FILE, standard input, ``Corefile``, or nowhere."""
+    files = WatchedFiles()
     if conf == "stdin":
         given = sys.stdin.read()
-        return Loader(lambda: given, lambda text: _compile(text, "stdin", port))
+        return Loader(lambda: given, lambda text: _compile(text, "stdin", port, files), files)
     path = Path(conf or "Corefile").absolute()
 
     def read() -> str:
@@ -159,7 +165,7 @@ def _loader(conf: str, port: int) -> Loader:
             raise OSError(f"{path}: larger than {MAX_COREFILE_OCTETS} octets")
         return octets.decode("utf-8", "replace")
 
-    return Loader(read, lambda text: _compile(text, conf or "Corefile", port))
+    return Loader(read, lambda text: _compile(text, conf or "Corefile", port, files), files)
 
 
 def _directory_loader(flags: argparse.Namespace, own: Loader) -> tuple[Loader, ConfigDir]:
@@ -172,13 +178,17 @@ def _directory_loader(flags: argparse.Namespace, own: Loader) -> tuple[Loader, C
         own=own.read if flags.conf else None,
     )
     file = flags.conf or f"{flags.config_dir} (translated)"
-    return Loader(
-        directory.read, lambda text: _compile(directory.corefile(text), file, flags.port)
-    ), directory
+
+    def compile_(text: str) -> Configuration:
+        return _compile(directory.corefile(text), file, flags.port, own.imports)
+
+    return Loader(directory.read, compile_, own.imports), directory
 
 
-def _compile(text: str, file: str, port: int) -> Configuration:
-    return compile_text(text, file, port=port, environ=os.environ, warn=_log.warning)
+def _compile(text: str, file: str, port: int, files: WatchedFiles | None = None) -> Configuration:
+    if files is not None:
+        files.forget()
+    return compile_text(text, file, port=port, environ=os.environ, warn=_log.warning, files=files)
 
 
 def _translate(arguments: list[str]) -> int:
@@ -206,6 +216,33 @@ def _translate(arguments: list[str]) -> int:
     text = kubedns.translate(settings, zone=flags.zone, port=flags.port, warn=warn)
     print(text, end="")
     return 0
+
+
+def _check(arguments: list[str]) -> int:
+    """Print what a Corefile would serve; return 1 if it cannot be served, 2 if not be read."""
+    from clusterdns import check  # and with it PyYAML, which serving does not need
+
+    parser = argparse.ArgumentParser(prog="clusterdns check", allow_abbrev=False)
+    parser.add_argument("path", metavar="FILE",
+        help="Corefile, or manifest of the ConfigMap that has one; `-` for standard input"
+    )  # fmt: skip
+    parser.add_argument("-p", "-dns.port", "--port", dest="port", type=_port, default=DEFAULT_PORT,
+        help=f"port of server blocks that name none ({DEFAULT_PORT})")  # fmt: skip
+    flags = parser.parse_args(arguments)
+    try:
+        if flags.path == "-":
+            with tempfile.NamedTemporaryFile() as given:
+                given.write(sys.stdin.buffer.read())
+                given.flush()
+                subject = check.read(Path(given.name), "stdin")
+        else:
+            subject = check.read(Path(flags.path))
+    except (ClusterDNSError, OSError) as error:
+        print(f"clusterdns: {error}", file=sys.stderr)
+        return 2
+    found = check.check(subject, port=flags.port)
+    print("\n".join(check.report(subject, found)))
+    return 1 if found.refused else 0
 
 
 def _lab(arguments: list[str]) -> int:

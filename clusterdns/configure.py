@@ -100,6 +100,11 @@ def compile_text(
     if not blocks:
         default = DEFAULT_COREFILE.format(port=port)
         blocks = parse(default, "default Corefile", environ={}, files=disk, warn=warn)
+    return compile_blocks(blocks, port=port)
+
+
+def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
+    """Return the configuration that parsed server blocks stand for. Raises ConfigError."""
     known = plugin.available()
     check_directives(blocks, known, [word for word in COREDNS_ORDER if word not in known])
     _check_schemes(blocks)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from clusterdns.corefile_keys import Key, parse_key
-from clusterdns.corefile_lexer import DiskFiles, Files, shorten
+from clusterdns.corefile_lexer import DiskFiles, Files, WatchedFiles, shorten
 from clusterdns.corefile_parser import Directive, ServerBlock, parse
 from clusterdns.errors import ConfigError
 
@@ -27,6 +27,7 @@ __all__ = [
     "Files",
     "Key",
     "ServerBlock",
+    "WatchedFiles",
     "check_directives",
     "check_overlaps",
     "duration_s",

@@ -4,7 +4,7 @@
 one word; ``Files`` is where the texts of imported files come from. CoreDNS: caddy
 caddyfile/lexer.go and caddyfile/parse.go.
 
-Pure but for ``DiskFiles``: no sockets, clock, threads or randomness.
+Pure but for ``DiskFiles`` and ``WatchedFiles``: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations
@@ -139,3 +139,40 @@ class DiskFiles:
         if len(octets) > _MAX_FILE_OCTETS:
             raise OSError(f"{path} is longer than {_MAX_FILE_OCTETS} octets")
         return octets.decode("utf-8", "replace")
+
+
+class WatchedFiles(DiskFiles):
+    """Files on the disk that remember what was found of them, to tell when that changes."""
+
+    def __init__(self) -> None:
+        self._matches: dict[str, list[str]] = {}
+        self._texts: dict[str, str | None] = {}  # None: it could not be read
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths that match ``pattern``, see ``DiskFiles``."""
+        found = self._matches[pattern] = super().glob(pattern)
+        return found
+
+    def read(self, path: str) -> str:
+        """Return the text of a file, see ``DiskFiles``."""
+        self._texts[path] = None
+        found = self._texts[path] = super().read(path)
+        return found
+
+    def forget(self) -> None:
+        """Begin anew to remember."""
+        self._matches.clear()
+        self._texts.clear()
+
+    @property
+    def have_changed(self) -> bool:
+        """Whether a file is there, gone or different that was found or looked for."""
+        if any(super(WatchedFiles, self).glob(p) != paths for p, paths in self._matches.items()):
+            return True
+        return any(self._now(path) != text for path, text in self._texts.items())
+
+    def _now(self, path: str) -> str | None:
+        try:
+            return super().read(path)
+        except (OSError, ValueError):
+            return None

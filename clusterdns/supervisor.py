@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
 from clusterdns.configure import Configuration
+from clusterdns.corefile import WatchedFiles
 from clusterdns.errors import ClusterDNSError
 from clusterdns.generation import Generation, Watchers
 from clusterdns.ledger import Ledger
@@ -28,10 +29,14 @@ _log = logging.getLogger(__name__)
 
 
 class Loader(NamedTuple):
-    """Where the configuration comes from; both functions raise ConfigError or OSError."""
+    """Where the configuration comes from; ``read`` and ``compile`` raise ConfigError or OSError.
+
+    ``imports`` are the files that it imported when it was compiled last.
+    """
 
     read: Callable[[], str]
     compile: Callable[[str], Configuration]
+    imports: WatchedFiles
 
 
 class Duties:
@@ -127,7 +132,7 @@ class Supervisor:
             try:
                 loop = asyncio.get_running_loop()
                 text = await loop.run_in_executor(None, self._loader.read)
-                if text == self._text:
+                if text == self._text and not await loop.run_in_executor(None, self._imports_moved):
                     return
                 self._text = text  # what fails is not tried again until it changes
                 compiled = await loop.run_in_executor(None, self._loader.compile, text)
@@ -144,6 +149,9 @@ class Supervisor:
             except Exception:
                 self._reload_failures += 1
                 _log.exception("Reload failed, the last good configuration stays in force")
+
+    def _imports_moved(self) -> bool:
+        return self._loader.imports.have_changed
 
     async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""

@@ -41,7 +41,7 @@ LAYERS = [
     "cluster.watch",
     "view configdir",
     "configure server",
-    "engine stream binding",
+    "engine stream binding check",
     "process web cluster.watcher",
     "worker",
     "metrics generation",

@@ -231,6 +231,35 @@ def test_a_reload_to_an_address_in_use_leaves_the_last_good_one_in_force(tmp_pat
         assert ["10.96.0.7"] == addresses(server, WEB)
 
 
+def test_imported_files_are_part_of_what_is_reloaded(tmp_path):
+    """As ConfigMaps with more server blocks have them: new ones, changed ones, broken ones."""
+    custom = tmp_path / "custom"
+    custom.mkdir()
+    text = corefile(tmp_path) + f"\nimport {custom}/*.server\n"
+    with peers.clusterdns(text, tmp_path) as server:
+
+        def reload(count: int, done: str = "Reloading complete") -> None:
+            server.process.send_signal(signal.SIGUSR1)
+            until(lambda: server.output.count(done) == count)
+
+        block = f"example.org:{server.port} {{\n whoami\n}}\n"
+        (custom / "a.server").write_text(block)
+        reload(1)
+        assert ask(server, "example.org.").additional
+        (custom / "a.server").write_text(block + "nonsense {\n")
+        reload(1, "Reload failed")
+        server.process.send_signal(signal.SIGUSR1)
+        time.sleep(0.3)
+        assert 1 == server.output.count("Reload failed"), "it has not changed"
+        (custom / "a.server").write_text(block.replace("org", "net"))
+        reload(2)
+        assert ask(server, "example.net.").additional
+        assert not ask(server, "example.org.").additional
+        (custom / "a.server").unlink()
+        reload(3)
+        assert not ask(server, "example.net.").additional
+
+
 def test_an_equal_corefile_is_not_reloaded(tmp_path):
     with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
         before = children(server.process.pid)
