@@ -10,6 +10,7 @@ SIDE_BY_SIDE := -n 2 --dist loadfile
 
 # Serve the lab cluster of zones/ and print what to ask it.
 lab: $(VENV)/installed
+	@echo "as Pods see it: CLUSTERDNS=$(BIN)/clusterdns deploy/lab/netns.sh"
 	@$(BIN)/clusterdns lab
 
 # Run every test; those that need a real CoreDNS, dig or dnsperf get it or say how to install it.
