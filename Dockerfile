@@ -1,18 +1,25 @@
-# The image of the kube-dns replacement: runs as any user, on a read-only root file system.
-FROM python:3.11-slim AS build
+# The image of the kube-dns replacement: Debian's Python, clusterdns, no shell and no package manager.
+# Runs as any user on a read-only root file system; of all capabilities it uses NET_BIND_SERVICE.
+#
+# Pin the base for a release, and date what is built of it:
+#   docker build --build-arg BASE=debian:12-slim@sha256:... \
+#     --build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)" -t clusterdns .
+# Where no engine is: deploy/image/assemble.sh makes the same tree, deploy/image/run.sh starts it.
+ARG BASE=debian:12-slim
+
+FROM ${BASE} AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev libcap2-bin python3-pip
 WORKDIR /src
-COPY pyproject.toml README.md ./
+COPY deploy/image deploy/image
 COPY clusterdns clusterdns
 COPY zones zones
-RUN python -m venv /clusterdns && /clusterdns/bin/pip install --no-cache-dir .
+ARG SOURCE_DATE_EPOCH=0
+RUN SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} deploy/image/assemble.sh /image /var/cache/clusterdns-image
 
-FROM python:3.11-slim
-COPY --from=build /clusterdns /clusterdns
-# Port 53 without root: the bounding set of the Pod must hold NET_BIND_SERVICE, as CoreDNS's does.
-RUN apt-get update && apt-get install -y --no-install-recommends libcap2-bin \
-    && setcap cap_net_bind_service=+ep "$(readlink -f /clusterdns/bin/python)" \
-    && apt-get purge -y --auto-remove libcap2-bin && rm -rf /var/lib/apt/lists/*
+FROM scratch
+COPY --from=build /image /
 USER 65532:65532
 WORKDIR /
 EXPOSE 53 53/udp 8080 8181 9153
-ENTRYPOINT ["/clusterdns/bin/clusterdns"]
+ENTRYPOINT ["/usr/bin/python3.11", "-I", "-m", "clusterdns"]

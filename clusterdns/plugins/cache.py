@@ -388,9 +388,11 @@ class Cache(Plugin):
             (f"cache_{what}_total", self._labels(kind), count)
             for (what, kind), count in self._counts.items()
         ]
-        for kind, kept in self._kept.items():
-            if kept:
-                found.append(("cache_entries", self._labels(kind), len(kept)))
+        if any(self._kept.values()):  # until then CoreDNS shows none
+            found += [
+                ("cache_entries", self._labels(kind), len(kept))
+                for kind, kept in self._kept.items()
+            ]
         return found
 
 

@@ -1,0 +1,166 @@
+#!/bin/sh
+# assemble.sh OUT [CACHE] - make the image's root file system in OUT: Debian's Python, the packages of
+# requirements.txt, clusterdns. No shell, no package manager, nothing that is set-UID.
+#
+# The Dockerfile runs this in its build stage; run as root on any Debian 12 it gives the same tree
+# without a container engine (run.sh starts that one). Packages of Debian and Python are kept in
+# CACHE. Needs: apt-get, dpkg-deb, setcap (libcap2-bin), pip for Python 3.11; with a C compiler the
+# packet path is compiled.
+set -eu
+
+out=${1:?usage: assemble.sh OUT [CACHE]}
+cache=${2:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/clusterdns-image}
+here=$(cd "$(dirname "$0")" && pwd)
+source=$(cd "$here/../.." && pwd)
+pip=${PIP:-python3.11 -m pip}
+mkdir -p "$out" "$cache"
+out=$(cd "$out" && pwd)
+python=$out/usr/bin/python3.11
+stdlib=$out/usr/lib/python3.11
+packages=$out/usr/lib/python3/dist-packages
+[ -z "$(ls -A "$out")" ] || { echo "assemble.sh: $out is not empty" >&2; exit 1; }
+
+# What an interpreter with ssl and ctypes is linked with; libgcc-s1 is for Rust's unwinding.
+debian='python3.11-minimal libpython3.11-minimal libpython3.11-stdlib
+    libc6 libgcc-s1 zlib1g libexpat1 libffi8 libssl3 ca-certificates'
+
+# Python.h, which is not in the image.
+headers='libpython3.11-dev'
+
+# Modules that a DNS server has no use for: development, terminals, mail, databases.
+unused='__phello__ config-3.11-* ctypes/macholib curses dbm distutils ensurepip idlelib lib2to3
+    pydoc_data sqlite3 test tkinter turtledemo unittest/test venv xmlrpc
+    _aix_support.py _osx_support.py aifc.py antigravity.py cgi.py cgitb.py chunk.py crypt.py
+    doctest.py ftplib.py imaplib.py imghdr.py mailbox.py mailcap.py msilib nntplib.py nturl2path.py
+    pdb.py pipes.py poplib.py profile.py pstats.py pyclbr.py sndhdr.py smtplib.py smtpd.py
+    sunau.py tabnanny.py telnetlib.py this.py trace.py turtle.py uu.py webbrowser.py xdrlib.py
+    sitecustomize.py EXTERNALLY-MANAGED lib-dynload/_bz2* lib-dynload/_codecs_* lib-dynload/_crypt*
+    lib-dynload/_curses* lib-dynload/_dbm* lib-dynload/_lsprof* lib-dynload/_lzma*
+    lib-dynload/_sqlite3* lib-dynload/_test* lib-dynload/_uuid* lib-dynload/_xxtest*
+    lib-dynload/_tkinter* lib-dynload/audioop* lib-dynload/nis* lib-dynload/ossaudiodev*
+    lib-dynload/readline* lib-dynload/xxlimited*'
+
+# fetch_debian DIRECTORY NAME... - unpack packages.
+fetch_debian() {
+    into=$1
+    shift
+    mkdir -p "$cache/debian"
+    for name in "$@"; do
+        set -- "$cache/debian/$name"_*.deb
+        [ -e "$1" ] || (cd "$cache/debian" && apt-get download -q -o APT::Sandbox::User=root "$name" >/dev/null)
+        set -- "$cache/debian/$name"_*.deb
+        dpkg-deb -x "$1" "$into"
+    done
+}
+
+# The interpreter, its modules, and shared libraries without what glibc has for other programs.
+copy_interpreter() {
+    mkdir -p "$out/usr/bin" "$out/usr/lib" "$out/lib64"
+    cp -p "$work/debian/usr/bin/python3.11" "$python"
+    cp -a "$work/debian/usr/lib/python3.11" "$stdlib"
+    for path in $unused; do
+        # shellcheck disable=SC2086  # patterns
+        rm -rf "${stdlib:?}"/$path
+    done
+    set -- "$work"/debian/usr/lib/*-linux-gnu
+    triplet=$(basename "$1")
+    libraries=$out/usr/lib/$triplet
+    mkdir -p "$libraries" "$out/lib/$triplet"
+    for directory in lib usr/lib; do
+        for library in c m dl pthread rt util resolv nss_dns nss_files gcc_s z expat ffi ssl crypto; do
+            for file in "$work/debian/$directory/$triplet/lib$library".so.* \
+                "$work/debian/$directory/$triplet/lib$library"-*.so*; do
+                [ ! -e "$file" ] || cp -a "$file" "$out/$directory/$triplet/"
+            done
+        done
+    done
+    cp -a "$work/debian/lib/$triplet"/ld-linux-* "$out/lib/$triplet/"
+    for loader in "$work"/debian/lib64/ld-linux-* "$work"/debian/lib/ld-linux-*; do
+        [ ! -L "$loader" ] || cp -a "$loader" "$out/$(basename "$(dirname "$loader")")/"
+    done
+    rmdir --ignore-fail-on-non-empty "$out/lib64"
+}
+
+copy_packages() {
+    # shellcheck disable=SC2086  # PIP may be several words
+    $pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --require-hashes --no-compile \
+        --only-binary :all: --python-version 3.11 --implementation cp --cache-dir "$cache/pip" \
+        --target "$packages" -r "$here/requirements.txt"
+    rm -rf "${packages:?}/bin" "$packages/kubernetes/aio" "$packages/kubernetes/client/api" \
+        "$packages/kubernetes/docs" "$packages/kubernetes/e2e_test"
+    # One class for every kind of object; the watcher reads JSON (cluster/objects.py).
+    find "$packages/kubernetes/client/models" -name '*.py' ! -name __init__.py -delete
+    # RECORD knows the path of the Python that pip ran with: an image is to be the same everywhere
+    find "$packages" \( -name '*.pyi' -o -name '*.pyx' -o -name '*.c' -o -name '*.h' \
+        -o -name py.typed -o -name RECORD \) -delete
+    find "$packages" -depth -type d \( -name tests -o -name test \) -exec rm -rf {} +
+}
+
+copy_clusterdns() {
+    cp -R "$source/clusterdns" "$packages/clusterdns"
+    find "$packages/clusterdns" -depth \( -name __pycache__ -o -name '*.so' -o -name '*.pyi' \) -exec rm -rf {} +
+    compile_packet_path
+    mkdir -p "$out/usr/local/share/clusterdns"
+    cp -R "$source/zones" "$out/usr/local/share/clusterdns/zones"
+    # what a runtime mounts, and where CoreDNS's manifests mount the Corefile
+    for directory in dev proc sys etc/coredns run/secrets; do mkdir -p "$out/$directory"; done
+    mkdir -p "$out/etc/ssl/certs" "$out/usr/lib/ssl" "$out/var"
+    ln -s /run "$out/var/run"
+    cat "$work"/debian/usr/share/ca-certificates/mozilla/*.crt >"$out/etc/ssl/certs/ca-certificates.crt"
+    ln -s /etc/ssl/certs "$out/usr/lib/ssl/certs"
+    ln -s /etc/ssl/certs/ca-certificates.crt "$out/usr/lib/ssl/cert.pem"
+    echo 'nonroot:x:65532:65532::/:/nonexistent' >"$out/etc/passwd"
+    echo 'nonroot:x:65532:' >"$out/etc/group"
+    echo 'hosts: files dns' >"$out/etc/nsswitch.conf"
+    printf '127.0.0.1 localhost\n::1 localhost\n' >"$out/etc/hosts"
+    : >"$out/etc/resolv.conf"
+}
+
+compile_packet_path() {
+    rm -f "$packages/clusterdns/_drain.c"
+    compiler=$(command -v cc || command -v gcc) || return 0
+    # shellcheck disable=SC2086  # names
+    fetch_debian "$work/headers" $headers
+    "$compiler" -O2 -DNDEBUG -fPIC -shared -s -Wl,--build-id=none -I"$work/headers/usr/include/python3.11" -I"$work/headers/usr/include" \
+        "$source/clusterdns/_drain.c" -o "$packages/clusterdns/_drain.abi.so"
+    mv "$packages/clusterdns/_drain.abi.so" "$packages/clusterdns/_drain.cpython-311-$triplet.so"
+    chmod a-x "$packages/clusterdns/_drain.cpython-311-$triplet.so"
+}
+
+# Nobody can write bytecode later. Other people's modules need no source; ours do, for tracebacks.
+compile() {
+    chroot "$out" /usr/bin/python3.11 -I -m compileall -q --invalidation-mode unchecked-hash \
+        /usr/lib/python3/dist-packages/clusterdns
+    chroot "$out" /usr/bin/python3.11 -I -m compileall -q -b --invalidation-mode unchecked-hash \
+        -x '/clusterdns/' /usr/lib/python3.11 /usr/lib/python3/dist-packages
+    find "$stdlib" "$packages" -name '*.py' ! -path "$packages/clusterdns/*" -delete
+    find "$stdlib" "$packages" -depth -type d -name __pycache__ ! -path "$packages/clusterdns/*" \
+        -exec rm -rf {} +
+}
+
+# A module that was cut away but is needed shows here, not in a cluster.
+check() {
+    chroot "$out" /usr/bin/python3.11 -I -c '
+import importlib, pkgutil, ssl, ctypes, clusterdns
+for module in pkgutil.walk_packages(clusterdns.__path__, "clusterdns."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+assert ssl.create_default_context().cert_store_stats()["x509_ca"] > 100'
+    [ -z "$(find "$out" -xdev -perm /6000)" ] || { echo "assemble.sh: set-UID files" >&2; exit 1; }
+}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# shellcheck disable=SC2086  # names
+fetch_debian "$work/debian" $debian
+copy_interpreter
+copy_packages
+copy_clusterdns
+compile
+check
+chmod -R a+rX,go-w "$out"
+chown -R 0:0 "$out"
+# one date for all, so that equal input gives an equal image
+find "$out" -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH:-0}" {} +
+# Port 53 without root: the Pod's bounding set must hold NET_BIND_SERVICE, as CoreDNS's does.
+setcap cap_net_bind_service=+ep "$python"
