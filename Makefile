@@ -8,9 +8,9 @@ SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .PHONY: lab test lint check bench fuzz e2e image clean
 
-# Serve the lab cluster of zones/ and print what to ask it.
+# Show the lab as Pods see it, then serve it and print what to ask.
 lab: $(VENV)/installed
-	@echo "as Pods see it: CLUSTERDNS=$(BIN)/clusterdns deploy/lab/netns.sh"
+	@CLUSTERDNS=$(abspath $(BIN))/clusterdns timeout 20 deploy/lab/netns.sh 2>/dev/null || echo "no network namespaces here"
 	@$(BIN)/clusterdns lab
 
 # Run every test; those that need a real CoreDNS, dig or dnsperf get it or say how to install it.

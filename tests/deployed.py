@@ -137,6 +137,7 @@ data:
     }
 """
 KUBEADM: tuple[Manifest, ...] = tuple(yaml.safe_load_all(_KUBEADM))
+COREFILE: str = next(m["data"]["Corefile"] for m in KUBEADM if m["kind"] == "ConfigMap")
 
 
 def load(*paths: Path) -> list[Manifest]:

@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+from deployed import COREFILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import coredns_path, free_port
@@ -32,31 +33,6 @@ from clusterdns.corefile import (
 from clusterdns.corefile_lexer import lex
 from clusterdns.errors import ConfigError
 
-KUBEADM = """\
-.:53 {
-    errors
-    health {
-       lameduck 5s
-    }
-    ready
-    kubernetes cluster.local in-addr.arpa ip6.arpa {
-       pods insecure
-       fallthrough in-addr.arpa ip6.arpa
-       ttl 30
-    }
-    prometheus :9153
-    forward . /etc/resolv.conf {
-       max_concurrent 1000
-    }
-    cache 30 {
-       disable success cluster.local
-       disable denial cluster.local
-    }
-    loop
-    reload
-    loadbalance
-}
-"""
 ENVIRON = {"ZONE": "a.org", "DIR": "whoami", "LINES": "a\nb", "BRACE": "{", "REF": "{$ZONE}"}
 LINE = Directive("cache", (), (), "Corefile", 3, False)
 
@@ -173,7 +149,7 @@ def test_environment_that_refers_to_itself(value):
 
 
 def test_kubeadm_default():
-    [block] = read(KUBEADM)
+    [block] = read(COREFILE)
     assert list(block.keys) == [("dns", ".", 53, ".:53")]
     assert (block.file, block.line) == ("Corefile", 1)
     expected = "errors health ready kubernetes prometheus forward cache loop reload loadbalance"
@@ -191,7 +167,7 @@ def test_kubeadm_default():
 def test_kubeadm_default_is_read_fast():
     started = time.process_time()
     for _ in range(20):
-        read(KUBEADM)
+        read(COREFILE)
     assert time.process_time() - started < 20 * 0.005  # 0.0001 s each when written
 
 
