@@ -32,7 +32,8 @@ from faultyupstream import FaultyUpstream
 
 IS_FULL = os.environ.get("UPSTREAM_FAULTS") == "full"
 CLUSTER_NAMES = [f"s{i}.default.svc.cluster.local." for i in range(20)]
-FLOOR_S = 0.02  # what the scheduler of a busy machine with two cores may add to a p99
+# What a busy machine with two cores may add to a p99: alone, and beside the other tests.
+FLOOR_S = 0.02 if IS_FULL else 0.1
 PATIENCE_S = 6.0  # for a reply: longer than `forward` tries
 
 
