@@ -50,6 +50,7 @@ class Zone(NamedTuple):
 
     folded: WireName
     case: bytes
+    is_multicluster: bool
 
 
 def is_reverse(folded: WireName) -> bool:
@@ -95,7 +96,9 @@ class Responder:
     def zone_of(self, question: Question) -> Zone | None:
         """Return the zone that a question lies in, or None."""
         zone = self.longest_zone(question.folded)
-        return Zone(zone, question.qname[-len(zone) :]) if zone else None
+        if zone is None:
+            return None
+        return Zone(zone, question.qname[-len(zone) :], zone in self._multicluster)
 
     def respond(
         self, question: Question, zone: Zone
@@ -103,8 +106,7 @@ class Responder:
         """Yield questions about names outside; return the response, or None to fall through."""
         if question.qtype in (rr.AXFR, rr.IXFR):
             return failure(rr.REFUSED)
-        is_multicluster = zone.folded in self._multicluster
-        lookup = Lookup(self._store, self._options, is_multicluster=is_multicluster)
+        lookup = Lookup(self._store, self._options, is_multicluster=zone.is_multicluster)
         outside: list[Response] = []
         try:
             found = yield from self._records(question, zone, lookup, outside)
@@ -175,10 +177,9 @@ class Responder:
         return lookup.find(parsed)
 
     def _parsed(self, question: Question, zone: Zone) -> Parsed | None:
-        labels = name.labels(question.folded)
         return parse(
-            labels[: len(labels) - name.count_labels(zone.folded)],
-            is_multicluster=zone.folded in self._multicluster,
+            _left_of(question, zone),
+            is_multicluster=zone.is_multicluster,
             is_zonal=self._options.is_zonal,
         )
 
@@ -260,8 +261,7 @@ class Responder:
 
         Only of a reverse zone are cuts not known.
         """
-        labels = name.labels(question.folded)
-        left = labels[: len(labels) - name.count_labels(zone.folded)]
+        left = _left_of(question, zone)
         depth, fact = lookup.missing(left)
         if not 0 < depth < len(left) or is_reverse(zone.folded):
             return denial
@@ -274,11 +274,16 @@ class Responder:
 
     def _soa(self, zone: Zone) -> RR:
         """Return the SOA of a zone; the last one made serves again until the serial moves."""
-        is_multicluster = zone.folded in self._multicluster
-        serial = self._store.import_serial if is_multicluster else self._store.serial
+        serial = self._store.import_serial if zone.is_multicluster else self._store.serial
         serial &= 0xFFFFFFFF
         if self._last_soa[0] != (serial, zone.case):
             rdata = rr.soa_rdata(_NS_DNS + zone.case, _HOSTMASTER + zone.case, serial, self._ttl)
             soa = RR(zone.case, rr.SOA, min(self._ttl, MAX_SOA_TTL_S), rdata)
             self._last_soa = ((serial, zone.case), soa)
         return self._last_soa[1]
+
+
+def _left_of(question: Question, zone: Zone) -> list[bytes]:
+    """Return the folded labels of a question's name left of its zone."""
+    labels = name.labels(question.folded)
+    return labels[: len(labels) - name.count_labels(zone.folded)]
