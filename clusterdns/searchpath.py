@@ -7,12 +7,13 @@ own question. ``answer_walk`` drives it from memory, ``handle_walk`` waits where
 folds say the same. Unlike ``steps``, which asks the whole listener, a walk asks the rest of its own
 chain, as CoreDNS does: access rules behind it see every name of the walk.
 
-Pure: no sockets, clock, threads or randomness.
+Pure but for ``of_host``: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from pathlib import Path
 
 from clusterdns import name, resolvconf, rr
 from clusterdns.answers import Response
@@ -21,6 +22,8 @@ from clusterdns.message import Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import DROP, AnswerNext, HandleNext
 from clusterdns.rr import RR
+
+_RESOLV_CONF = Path("/etc/resolv.conf")
 
 Walk = Generator[Question, Response, Response]
 
@@ -108,3 +111,12 @@ def domains(texts: Iterable[str]) -> tuple[tuple[WireName, ...], list[str]]:
 def of_resolv_conf(text: str) -> tuple[tuple[WireName, ...], list[str]]:
     """Return the search domains of a resolv.conf, and those that are no domain names."""
     return domains(resolvconf.parse(text).search)
+
+
+def of_host() -> tuple[WireName, ...]:
+    """Return the search domains of the machine we run on, () where it does not say."""
+    try:
+        found, _ = of_resolv_conf(_RESOLV_CONF.read_text("utf-8", "replace"))
+    except OSError:
+        return ()
+    return found

@@ -90,7 +90,6 @@ from clusterdns.steps import answer_by, handle_by
 
 MAX_TTL_S = 3600
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_RESOLV_CONF = Path("/etc/resolv.conf")
 _log = logs.plugin_logger("kubernetes")
 
 
@@ -134,7 +133,7 @@ class Kubernetes(Plugin):
         )
         self._store = Store(kinds)
         self._responder = self._responder_of(self._store)
-        self._search = _host_search()
+        self._search = searchpath.of_host()
         block.search_paths["kubernetes"] = self._search_path
         block.services.append(self._is_service)
 
@@ -315,15 +314,6 @@ def _check_in_cluster(directive: Directive) -> None:
     token = _SERVICE_ACCOUNT / "token"
     if not token.is_file():
         raise directive.error(f"unable to load in-cluster configuration: no file {token}")
-
-
-def _host_search() -> tuple[WireName, ...]:
-    """Return the search domains of the machine we run on, those that are domain names."""
-    try:
-        found, _ = searchpath.of_resolv_conf(_RESOLV_CONF.read_text("utf-8", "replace"))
-    except OSError:
-        return ()
-    return found
 
 
 def _rate(line: Directive) -> float:

@@ -46,8 +46,6 @@ not known: leave out the namespaces that use them.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from clusterdns import arguments, logs, name, rr, searchpath
 from clusterdns.answers import Response
 from clusterdns.corefile import Directive
@@ -63,7 +61,6 @@ MIN_DOTS = 2  # `db-0.db` has one, and is more often a Pod than a host of the do
 _ADDRESSES = (rr.A, rr.AAAA)
 _SVC = b"\x03svc"
 _REVERSE = (WireName(b"\x07in-addr\x04arpa\0"), WireName(b"\x03ip6\x04arpa\0"))
-_RESOLV_CONF = Path("/etc/resolv.conf")
 _log = logs.plugin_logger("search")
 
 
@@ -92,7 +89,10 @@ class Search(Plugin):
                     self._min_labels = arguments.number(line, least=1) + 1
                 case _:
                     raise line.error("unknown property")
-        self._domains = _of_host(self._zones) if found is None else found
+        if found is None:  # those of Pods' nodes are ours, but for the cluster's own
+            host = searchpath.of_host()
+            found = tuple(d for d in host if not name.is_within_any(d, self._zones))
+        self._domains = found
         self._successes = 0
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
@@ -184,12 +184,3 @@ class Search(Plugin):
 
 def _address_of(qname: bytes) -> Question:
     return Question(qname, name.fold(qname), rr.A)
-
-
-def _of_host(zones: tuple[WireName, ...]) -> tuple[WireName, ...]:
-    """Return our own search domains, which are those of Pods' nodes, but for the cluster's own."""
-    try:
-        found, _ = searchpath.of_resolv_conf(_RESOLV_CONF.read_text("utf-8", "replace"))
-    except OSError:
-        return ()
-    return tuple(domain for domain in found if not name.is_within_any(domain, zones))
