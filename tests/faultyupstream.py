@@ -19,6 +19,8 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable
 
+from peers import bind_pair
+
 A, SOA, HINFO = 1, 6, 13
 QR, AA, TC, RD, RA = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 2, 3, 4, 5
@@ -108,7 +110,7 @@ class FaultyUpstream:
         self.seen: collections.deque[tuple[int, int]] = collections.deque(maxlen=MAX_SEEN)
         self.total = self.over_tcp = 0
         self._tcp_mode = tcp
-        self.udp, self._tcp = _bind_pair(port)
+        self.udp, self._tcp = bind_pair(port)
         self.udp.setblocking(False)
         self.elsewhere = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # another port
         self.elsewhere.bind(("127.0.0.1", 0))
@@ -362,20 +364,3 @@ def _text(wire: bytes) -> str:
         labels.append(wire[i + 1 : i + 1 + wire[i]].decode("latin-1").lower())
         i += 1 + wire[i]
     return ".".join([*labels, ""])
-
-
-def _bind_pair(port: int) -> tuple[socket.socket, socket.socket]:
-    """Return a UDP and a TCP socket bound to one loopback port, any if it is 0."""
-    while True:
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        udp.bind(("127.0.0.1", port))
-        try:
-            tcp.bind(udp.getsockname())
-        except OSError:
-            udp.close()
-            tcp.close()
-            continue
-        return udp, tcp

@@ -48,6 +48,23 @@ class Server(NamedTuple):
         return self.log.read_text("utf-8", "replace")
 
 
+def bind_pair(port: int = 0) -> tuple[socket.socket, socket.socket]:
+    """Return a UDP and a TCP socket bound to one loopback port, any if it is 0."""
+    while True:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        udp.bind(("127.0.0.1", port))
+        try:
+            tcp.bind(udp.getsockname())
+        except OSError:
+            udp.close()
+            tcp.close()
+            continue
+        return udp, tcp
+
+
 def free_port() -> int:
     """Return a loopback port that is free for UDP and TCP just now."""
     for _ in range(100):

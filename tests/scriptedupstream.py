@@ -21,6 +21,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 from casefile import Scripted
+from peers import bind_pair
 
 _SOA = ". 300 IN SOA a.root-servers.net. nstld.verisign-grs.com. 1 1800 900 604800 300"
 
@@ -33,7 +34,8 @@ class ScriptedUpstream:
         for entry in entries:
             self.entries[entry.name.lower()].append(entry)
         self.queries: collections.Counter[tuple[str, int]] = collections.Counter()
-        self._udp, self._tcp = _bind_pair()
+        self._udp, self._tcp = bind_pair()
+        self._tcp.listen(64)
         self.address = f"127.0.0.1:{self._udp.getsockname()[1]}"
         self._tcp_server = _TCPServer(self._tcp, self)
         self._threads = [
@@ -132,19 +134,3 @@ class _TCPHandler(socketserver.StreamRequestHandler):
             reply = self.server.upstream.answer(wire, is_udp=False)
             if reply is not None:
                 self.wfile.write(struct.pack("!H", len(reply)) + reply)
-
-
-def _bind_pair() -> tuple[socket.socket, socket.socket]:
-    """Return a UDP and a listening TCP socket on one loopback port."""
-    while True:
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        udp.bind(("127.0.0.1", 0))
-        try:
-            tcp.bind(udp.getsockname())
-        except OSError:
-            udp.close()
-            tcp.close()
-            continue
-        tcp.listen(64)
-        return udp, tcp
