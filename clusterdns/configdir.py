@@ -22,9 +22,11 @@ from pathlib import Path
 
 from clusterdns import kubedns, message, name, rr
 from clusterdns.corefile import DiskFiles
-from clusterdns.errors import ClusterDNSError, ConfigError, FormError
+from clusterdns.errors import ClusterDNSError, ConfigError
+from clusterdns.forwarding import destinations
+from clusterdns.forwarding.exchange import Exchange
 from clusterdns.kubedns import Entry
-from clusterdns.message import Question, Reply
+from clusterdns.message import Question
 
 CONFIGMAP = "kube-dns"
 MAX_ENTRIES = 100
@@ -188,28 +190,16 @@ def ask(server: tuple[str, int], host: str) -> list[str] | None:
         wire = name.parse(host)
         question = Question(wire, name.fold(wire), qtype)
         try:
-            reply = _exchange(server, question)
-            if reply.rcode not in (rr.NOERROR, rr.NXDOMAIN):
+            out = Exchange.begin(secrets.randbits(16), question, message.RD, _EDNS)
+            reply = destinations.ask(server, out, ASK_TIMEOUT_S)
+            is_unread = reply.flags & message.TC and not reply.answer  # cut short, or garbled
+            if is_unread or reply.rcode not in (rr.NOERROR, rr.NXDOMAIN):
                 return None
             rdata = [record.rdata for record in reply.answer if record.rtype == qtype]
             found += [socket.inet_ntop(family, octets) for octets in rdata]
-        except (OSError, FormError, ValueError):  # no reply, or RDATA that is no address
+        except (OSError, ValueError):  # no reply, or RDATA that is no address
             return None
     return sorted(found)
-
-
-def _exchange(server: tuple[str, int], question: Question) -> Reply:
-    """Return the reply to a question. Raises OSError, or FormError if what comes is none."""
-    ident = secrets.randbits(16)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(ASK_TIMEOUT_S)
-        sock.connect(server)
-        sock.send(message.write_query(ident, message.RD, question, _EDNS))
-        reply = message.read_reply(sock.recv(message.MAX_OCTETS))
-    asked = [(qname.lower(), qtype) for qname, qtype, _ in reply.questions]
-    if reply.ident != ident or asked != [(question.folded, question.qtype)]:
-        raise FormError(0, "no reply to the question")
-    return reply
 
 
 def _system_addresses(host: str) -> list[str] | None:

@@ -242,7 +242,9 @@ def _look_up(host: str, directive: Directive, resolvers: tuple[str, ...]) -> lis
             found = []
             try:
                 for rtype in (rr.A, rr.AAAA):
-                    found += _ask(address, Question(wire, name.fold(wire), rtype))
+                    question = Question(wire, name.fold(wire), rtype)
+                    out = Exchange.begin(secrets.randbits(16), question, message.RD, None)
+                    found += _addresses_in(ask(address, out, LOOKUP_TIMEOUT_S), rtype)
             except OSError as error:
                 reason = f"{resolver}: {error.strerror or 'i/o timeout'}"
             if found:
@@ -252,19 +254,22 @@ def _look_up(host: str, directive: Directive, resolvers: tuple[str, ...]) -> lis
     raise directive.error(f"{host!r} is no address or file, and cannot be looked up: {reason}")
 
 
-def _ask(address: tuple[str, int], question: Question) -> list[str]:
-    """Return the addresses in a resolver's reply; waits. Raises OSError."""
-    out = Exchange.begin(secrets.randbits(16), question, message.RD, None)
+def ask(address: tuple[str, int], out: Exchange, timeout_s: float) -> Reply:
+    """Return a name server's reply over UDP, waiting for it: at the start, not on the packet path.
+
+    Raises:
+        OSError: there is none in time, or the network says why.
+    """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.connect(address)
         sock.send(out.packet)
-        deadline = time.monotonic() + LOOKUP_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while True:
             sock.settimeout(max(0.001, deadline - time.monotonic()))
             reply = out.read(sock.recv(message.MAX_OCTETS))
             if reply is not None and out.is_answered_by(reply):
-                return _addresses_in(reply, question.qtype)
+                return reply
 
 
 def _addresses_in(reply: Reply, rtype: int) -> list[str]:
