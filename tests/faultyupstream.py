@@ -111,6 +111,8 @@ class FaultyUpstream:
         self.total = self.over_tcp = 0
         self._tcp_mode = tcp
         self.udp, self._tcp = bind_pair(port)
+        if tcp != "refused":  # a socket that is bound and does not listen refuses
+            self._tcp.listen(128)  # here: who asks at once must not come before it
         self.udp.setblocking(False)
         self.elsewhere = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # another port
         self.elsewhere.bind(("127.0.0.1", 0))
@@ -144,8 +146,7 @@ class FaultyUpstream:
         asyncio.set_event_loop(self._loop)
         self._loop.add_reader(self.udp, self._drain)
         server = None
-        if self._tcp_mode != "refused":  # a socket that is bound and does not listen refuses
-            self._tcp.listen(128)
+        if self._tcp_mode != "refused":
             server = self._loop.run_until_complete(asyncio.start_server(self._talk, sock=self._tcp))
         self._loop.run_forever()
         if server is not None:
