@@ -4,17 +4,15 @@
  * One system call takes up to BATCH queries, another sends all replies. A reply is not copied
  * together: its pieces are the query's own octets and the bytes objects of the remembered answer,
  * which nobody can free meanwhile, since the interpreter's lock is held from the first look into the
- * table until the last piece is sent. What is no hit is handed back as it came.
+ * table until the last piece is sent. What is no hit goes on upstream if it may, see _relay.c; the
+ * rest is handed back as it came.
  */
-#define PY_SSIZE_T_CLEAN
-#define _GNU_SOURCE
-#include <Python.h>
+#include "_relay.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
-#include <sys/socket.h>
 
 /* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT. */
-enum { BATCH = 64, OCTETS = 512, HEADER = 12, OPT = 11, LEAST_LIMIT = 512, PIECES = 5 };
+enum { BATCH = 64, OCTETS = 512, PIECES = 5 };
 
 static unsigned char octets[BATCH][OCTETS];
 static struct sockaddr_storage clients[BATCH];
@@ -25,11 +23,11 @@ typedef struct {
     PyObject *lasting, *passing; /* question octets -> answer */
     PyObject *limits;            /* OPT octets -> octets a client takes */
     PyObject *hits;              /* counts by slot */
+    PyObject *zones;             /* where a miss may go on: zone -> lane, or None */
     double now;
 } Table;
 
-/* RD + 2 AD + 4 OPT of a plain query, -1 for any other: _PLAIN in table.py. */
-static int kind_of(const unsigned char *packet, size_t length)
+int kind_of(const unsigned char *packet, size_t length)
 {
     static const unsigned char counts[] = {0, 1, 0, 0, 0, 0, 0};
     if (length < HEADER || packet[2] & ~0x01 || packet[3] & ~0x20)
@@ -39,8 +37,7 @@ static int kind_of(const unsigned char *packet, size_t length)
     return (packet[2] & 0x01) | (packet[3] & 0x20) >> 4 | packet[11] << 2;
 }
 
-/* What a dict has for some octets, borrowed; NULL for nothing. */
-static PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length)
+PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length)
 {
     PyObject *bytes = PyBytes_FromStringAndSize((const char *)key, (Py_ssize_t)length);
     PyObject *found = bytes ? PyDict_GetItemWithError(dict, bytes) : NULL;
@@ -120,8 +117,7 @@ static int compose(const Table *table, unsigned char *packet, size_t length, str
     return count_hit(table->hits, PyTuple_GET_ITEM(answer, 1), has_opt);
 }
 
-/* Who sent a query, as Python's sockets say it. */
-static PyObject *client_of(const struct sockaddr_storage *from)
+PyObject *client_of(const struct sockaddr_storage *from)
 {
     char host[INET6_ADDRSTRLEN] = "";
     if (from->ss_family == AF_INET6) {
@@ -147,47 +143,64 @@ static int send_all(int fd, int count)
     return unsent;
 }
 
-/* Take in a batch, answer what the table can, and append the rest to `missed`; -1 on an error. */
-static int take_batch(const Table *table, int fd, PyObject *missed)
+/* Append a query to those that are left to Python. */
+static void leave(PyObject *left, int i)
 {
-    int hits = 0, taken = recvmmsg(fd, queries, BATCH, MSG_DONTWAIT, NULL);
+    PyObject *pair = Py_BuildValue("(y#N)", octets[i], (Py_ssize_t)queries[i].msg_len,
+                                   client_of(&clients[i]));
+    if (pair)
+        PyList_Append(left, pair);
+    Py_XDECREF(pair);
+}
+
+/* Take in a batch and answer what the table can; -1 on an error. */
+static int take_batch(const Table *table, int fd, PyObject *left, int *unsent)
+{
+    int hits = 0, misses = 0, missed[BATCH];
+    int taken = recvmmsg(fd, queries, BATCH, MSG_DONTWAIT, NULL);
     for (int i = 0; i < taken; i++) {
         struct msghdr *query = &queries[i].msg_hdr, *reply = &replies[hits].msg_hdr;
         if (compose(table, octets[i], queries[i].msg_len, pieces[hits])) {
             reply->msg_name = query->msg_name;
             reply->msg_namelen = query->msg_namelen;
             hits++;
-        } else if (!PyErr_Occurred()) {
-            PyObject *pair = Py_BuildValue("(y#N)", octets[i], (Py_ssize_t)queries[i].msg_len,
-                                           client_of(&clients[i]));
-            if (pair) {
-                PyList_Append(missed, pair);
-                Py_DECREF(pair);
-            }
+        } else {
+            missed[misses++] = i;
         }
-        query->msg_namelen = sizeof clients[i];
     }
+    *unsent = send_all(fd, hits); /* they do not wait for those that went out to others */
+    for (int i = 0; i < misses && !PyErr_Occurred(); i++) {
+        int n = missed[i];
+        if (!relay_takes(table->zones, fd, octets[n], queries[n].msg_len, &clients[n], table->now))
+            leave(left, n);
+    }
+    relay_send();
+    for (int i = 0; i < taken; i++)
+        queries[i].msg_hdr.msg_namelen = sizeof clients[i];
     return PyErr_Occurred() ? -1 : hits;
 }
 
 static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    int fd, hits;
-    Table table;
-    if (!PyArg_ParseTuple(arguments, "iO!O!O!O!d:drain", &fd, &PyDict_Type, &table.lasting,
+    int fd, hits, unsent;
+    Table table = {.zones = NULL};
+    if (!PyArg_ParseTuple(arguments, "iO!O!O!O!d|O!:drain", &fd, &PyDict_Type, &table.lasting,
                           &PyDict_Type, &table.passing, &PyDict_Type, &table.limits, &PyList_Type,
-                          &table.hits, &table.now))
+                          &table.hits, &table.now, &PyDict_Type, &table.zones))
         return NULL;
-    PyObject *missed = PyList_New(0);
-    if (!missed || (hits = take_batch(&table, fd, missed)) < 0) {
-        Py_XDECREF(missed);
+    PyObject *left = PyList_New(0);
+    if (!left || (hits = take_batch(&table, fd, left, &unsent)) < 0) {
+        Py_XDECREF(left);
         return NULL;
     }
-    return Py_BuildValue("(iiN)", hits, send_all(fd, hits), missed);
+    return Py_BuildValue("(iiN)", hits, unsent, left);
 }
 
 static PyMethodDef methods[] = {
-    {"drain", drain, METH_VARARGS, "Answer a batch of queries; return hits, unsent, missed."},
+    {"drain", drain, METH_VARARGS, "Answer a batch of queries; return hits, unsent, left."},
+    {"open", relay_open, METH_NOARGS, "Return what is readable when there is something to collect."},
+    {"collect", relay_collect, METH_VARARGS, "Pass on replies; return what is handed over."},
+    {"expire", relay_expire, METH_VARARGS, "Hand over what has waited for too long."},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_drain", NULL, -1, methods,
@@ -204,5 +217,8 @@ PyMODINIT_FUNC PyInit__drain(void)
         replies[i].msg_hdr.msg_iov = pieces[i];
         replies[i].msg_hdr.msg_iovlen = PIECES;
     }
-    return PyModule_Create(&definition);
+    PyObject *module = PyType_Ready(&relay_lane) ? NULL : PyModule_Create(&definition);
+    if (module && PyModule_AddObjectRef(module, "Lane", (PyObject *)&relay_lane))
+        Py_CLEAR(module);
+    return module;
 }

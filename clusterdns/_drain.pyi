@@ -1,5 +1,39 @@
 from clusterdns.table import Answer
 
+Client = tuple[str, int]
+
+class Lane:
+    number: int
+    busy: int
+    known: tuple[dict[bytes, object], ...]
+    under_way: dict[bytes, bytes | bool]
+    targets: list[bytes]
+    counts: dict[bytes, tuple[int, float]]
+    success: dict[bytes, tuple[float, float, int, bytes]] | None
+    denial: dict[bytes, tuple[float, float, int, bytes]] | None
+    patience: float
+    stale: float
+    policy: int
+    most: int
+    success_least: int
+    success_most: int
+    denial_least: int
+    denial_most: int
+    is_cached: bool
+    shuffles: bool
+    def __init__(
+        self,
+        number: int,
+        known: tuple[dict[bytes, object], ...],
+        under_way: dict[bytes, bytes | bool],
+        targets: list[bytes],
+        counts: dict[bytes, tuple[int, float]],
+        /,
+    ) -> None: ...
+
+# Lane, query, client, listener, server, seconds, reply, error.
+HandedOver = tuple[Lane, bytes, Client, int, int, float, bytes | None, int]
+
 def drain(
     fd: int,
     lasting: dict[bytes, Answer],
@@ -7,5 +41,9 @@ def drain(
     limits: dict[bytes, int],
     hits: list[int],
     now: float,
+    zones: dict[bytes, Lane | None] = ...,
     /,
-) -> tuple[int, int, list[tuple[bytes, tuple[str, int]]]]: ...
+) -> tuple[int, int, list[tuple[bytes, Client]]]: ...
+def open() -> int: ...
+def collect(now: float, /) -> list[HandedOver]: ...
+def expire(now: float, /) -> list[HandedOver]: ...

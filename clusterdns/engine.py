@@ -3,7 +3,8 @@
 One call per readable event takes up to 64 datagrams; each is one system call to receive, one look
 into the table, one system call to send. asyncio's DatagramProtocol costs five times as much, which
 is why the socket is read by hand. Where ``_drain.c`` was compiled, it does the same for the whole
-batch with two system calls; ``CLUSTERDNS_PURE=1`` in the environment leaves it aside.
+batch with two system calls, and ``_relay.c`` sends plain misses on, see relay.py;
+``CLUSTERDNS_PURE=1`` in the environment leaves both aside.
 
 What the table misses waits in a queue, and a few at a time are given to ``Server.resolve`` between
 one look at the socket and the next: a miss costs ten times a hit and more, so a flood of names that
@@ -21,21 +22,26 @@ address of the host by itself, and the wildcard sees only what came by an addres
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from clusterdns.server import Send, Server
 from clusterdns.tally import Sample
 
-try:
-    from clusterdns._drain import drain
-except ImportError:  # there was no compiler, or no Python.h
-    HAS_DRAIN = False
-else:
-    HAS_DRAIN = not os.environ.get("CLUSTERDNS_PURE")
+if TYPE_CHECKING:
+    from clusterdns._drain import Lane
+
+compiled: ModuleType | None = None
+if not os.environ.get("CLUSTERDNS_PURE"):
+    with contextlib.suppress(ImportError):  # there was no compiler, or no Python.h
+        from clusterdns import _drain as compiled
+HAS_DRAIN = compiled is not None
 
 BATCH = 64
 MISSES = 4  # a batch of hits waits for so many: half a millisecond
@@ -49,10 +55,12 @@ class Engine:
     """Reads one bound UDP socket of a server from ``start`` to ``stop``."""
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
-        self._server = server
+        self.server = server
         self._sock = sock
         family = "2" if sock.family == socket.AF_INET6 else "1"
-        self._hits = server.tally.channel("udp", family)
+        self.hits = server.tally.channel("udp", family)
+        self.number = sock.fileno()
+        self.zones: dict[bytes, Lane | None] = {}  # where misses may go by themselves, see relay.py
         self.unsent = self.shed = 0
         self._missed: deque[tuple[bytes, tuple[str, int], Send]] = deque()
         self._is_behind = False  # a call that resolves the next ones is due
@@ -74,11 +82,11 @@ class Engine:
         """Return how many queries overflowed."""
         if not self.shed:
             return []
-        return [("clusterdns_shed_queries_total", (self._server.tally.server,), self.shed)]
+        return [("clusterdns_shed_queries_total", (self.server.tally.server,), self.shed)]
 
     def _drain(self) -> None:
         receive, send = self._sock.recvfrom, self._sock.sendto
-        server, hits = self._server, self._hits
+        server, hits = self.server, self.hits
         reply_from_table = server.table.reply
         now = server.clock()
         answered = 0
@@ -99,10 +107,11 @@ class Engine:
         self._settle(now, answered)
 
     def _drain_batch(self) -> None:
-        """Do as ``_drain`` does, but for names below those that do not exist all in C."""
-        server, hits, table = self._server, self._hits, self._server.table
+        """Do as ``_drain`` does, in C, but for names below those that do not exist."""
+        assert compiled is not None
+        server, hits, table = self.server, self.hits, self.server.table
         now = server.clock()
-        answered, unsent, missed = drain(self._sock.fileno(), *table.maps, hits, now)
+        answered, unsent, missed = compiled.drain(self.number, *table.maps, hits, now, self.zones)
         self.unsent += unsent
         for packet, client in missed:
             reply = table.reply(packet, now, hits)
@@ -116,9 +125,15 @@ class Engine:
     def _settle(self, began: float, answered: int) -> None:
         """Note how long a batch took, and begin with what it has left."""
         if answered:
-            tally, clock = self._server.tally, self._server.clock
+            tally, clock = self.server.tally, self.server.clock
             tally.batches.observe((clock() - began) / answered, answered)
         if self._missed and not self._is_behind:
+            self._resolve()
+
+    def take(self, packet: bytes, client: tuple[str, int]) -> None:
+        """Resolve a query that has been received before."""
+        self._miss(packet, client, functools.partial(self._send, client))
+        if not self._is_behind:
             self._resolve()
 
     def _miss(self, packet: bytes, client: tuple[str, int], send: Send) -> None:
@@ -130,7 +145,7 @@ class Engine:
 
     def _resolve(self, most: int = MISSES) -> None:
         """Resolve the first of those that wait, and come back for the others."""
-        missed, server, hits = self._missed, self._server, self._hits
+        missed, server, hits = self._missed, self.server, self.hits
         began, answered = server.clock(), 0
         for _ in range(min(len(missed), most)):
             packet, client, send = missed.popleft()
@@ -166,7 +181,7 @@ class WildcardEngine(Engine):
         return self._drain
 
     def _drain(self) -> None:
-        server, hits = self._server, self._hits
+        server, hits = self.server, self.hits
         now = server.clock()
         answered = 0
         for _ in range(BATCH):

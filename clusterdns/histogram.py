@@ -31,6 +31,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
+    def add(self, bucket: int, times: int, total: float) -> None:
+        """Count observations whose bucket and sum are known."""
+        self.counts[bucket] += times
+        self.total += total
+
     def sample(self) -> tuple[float, ...]:
         """Return the counts per bucket, not added up, and the sum behind them."""
         return (*self.counts, self.total)

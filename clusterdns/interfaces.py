@@ -18,6 +18,22 @@ def host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def sockaddr(host: str, port: int) -> bytes:
+    """Return a socket address as the kernel has it, in 28 octets (netinet/in.h).
+
+    Raises:
+        OSError: it is none, or its zone is no interface.
+    """
+    address, _, scope = host.partition("%")
+    if ":" not in host:
+        packed = socket.inet_pton(socket.AF_INET, host)
+        return struct.pack("=H", socket.AF_INET) + struct.pack("!H4s20x", port, packed)
+    packed = socket.inet_pton(socket.AF_INET6, address)
+    number = int(scope) if scope.isdigit() else socket.if_nametoindex(scope) if scope else 0
+    head = struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16s", port, 0, packed)
+    return head + struct.pack("=I", number)
+
+
 def addresses() -> dict[str, list[str]]:
     """Return the addresses of every interface that is up, by its name, IPv4 first."""
     found: dict[str, list[str]] = {}

@@ -30,6 +30,7 @@ from clusterdns.tally import Sample
 
 if TYPE_CHECKING:
     from clusterdns.cluster.store import Source, Store
+    from clusterdns.route import Route
 
 AnswerNext = Callable[[Question], Response | None]
 HandleNext = Callable[[Query], Awaitable[Response]]
@@ -78,6 +79,9 @@ class Block:
         self.services: list[IsService] = []  # those of each plugin that knows some
         self.upstreams: set[str] = set()  # `forward`: addresses that names are forwarded to
         self.is_looping = False  # `loop` found that what is forwarded comes back
+        self.is_suspect = False  # it did, and does not know yet that the loop is gone
+        self.is_relayed: Callable[[Question], bool] = lambda question: False  # set by the relay
+        self.refresh_relay: Callable[[], None] = lambda: None
 
     def path(self, text: str) -> Path:
         """Return a path of the configuration, made absolute by ``root``."""
@@ -152,6 +156,10 @@ class Plugin:
 
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether this gives all names below ``cut``, which are denied, the same answer."""
+        return False
+
+    def relay(self, route: Route) -> bool:
+        """Enter what this does to plain queries of a zone, or say that it has to see them."""
         return False
 
     def supervise(self, supervisor: Supervisor) -> None:

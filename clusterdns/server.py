@@ -40,7 +40,7 @@ class Server:
         self.tally = Tally(label)
         self.clock = clock
         self.panics = 0
-        self._router = router
+        self.router = router
         self._waiting: set[asyncio.Task[None]] = set()
         self._places: set[str] = set()
 
@@ -66,11 +66,11 @@ class Server:
         question = query.question
         if question is None:
             return self._finish(query, None, _SERVFAIL, hits)
-        if question.qclass != rr.CLASS_IN and not self._router.opens_classes:
+        if question.qclass != rr.CLASS_IN and not self.router.opens_classes:
             return self._finish(query, None, REFUSED, hits)
         if query.edns is not None and query.edns.version != 0:
             return _bad_version(query)
-        view = self._router.route(question)
+        view = self.router.route(question)
         if view is None or not view.chain:
             return self._finish(query, None, REFUSED, hits)
         response = view.answer(question) if query.opcode == message.OPCODE_QUERY else None
@@ -84,7 +84,7 @@ class Server:
         question = query.question
         if response.denies:
             cut = WireName(response.denies)
-            if not (view.treats_alike(cut) and self._router.is_whole(cut)):
+            if not (view.treats_alike(cut) and self.router.is_whole(cut)):
                 response = response._replace(denies=b"")
         if question is None or not self.table.remember(
             question,

@@ -101,17 +101,21 @@ class Tally:
                 counts += (0, 0)
         return slot
 
-    def once(self, kind: Kind, hits: list[int], has_opt: bool) -> None:
+    def once(self, kind: Kind, hits: list[int], has_opt: bool, times: int = 1) -> None:
         """Count a reply that the table had no part in; ``hits`` are the slots of its channel."""
-        self._singles[kind, id(hits), has_opt] += 1
+        self._singles[kind, id(hits), has_opt] += times
         if len(self._singles) >= MAX_SINGLES:
             self._fold()
 
     def waited(self, zone: str, view: str, seconds: float) -> None:
         """Count the duration of a query that was not answered within its batch."""
-        key = (zone, view)
-        self._waited[key] += 1
-        self._time(key).observe(seconds)
+        self._waited[zone, view] += 1
+        self._time((zone, view)).observe(seconds)
+
+    def took(self, zone: str, view: str, times: int) -> Histogram:
+        """Return the durations in which so many queries are to be counted likewise."""
+        self._waited[zone, view] += times
+        return self._time((zone, view))
 
     def restart(self) -> None:
         """Give every slot back."""

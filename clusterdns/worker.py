@@ -19,6 +19,7 @@ from clusterdns.cluster.feed import Subscription
 from clusterdns.cluster.store import EVERYTHING, Fact, Source, Store
 from clusterdns.configure import Configuration, Endpoint
 from clusterdns.engine import Engine, engine_of
+from clusterdns.relay import Relay
 from clusterdns.server import Server
 from clusterdns.stream import Streams
 from clusterdns.tally import Sample
@@ -53,6 +54,7 @@ class Worker:
                     self._engines.append(engine_of(server, sock))
                 else:
                     self._streams.append(Streams(server, sock))
+        self._relay = Relay(self._servers.values(), self._engines)
         self._subscriptions: dict[Source, Subscription] = {}
         self._serials: dict[int, tuple[int, int]] = {}  # of each store, as last seen
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +90,7 @@ class Worker:
         await asyncio.gather(*(plugin.start(self) for plugin in plugins))
         for streams in self._streams:  # before UDP: who gets an answer there may come here next
             await streams.start()
+        self._relay.start()
         for engine in self._engines:
             engine.start()
         self._is_serving = True
@@ -105,6 +108,7 @@ class Worker:
 
     def samples(self) -> list[Sample]:
         """Return everything this worker has counted."""
+        self._relay.add_up()
         found: list[Sample] = []
         for server in self._servers.values():
             found += server.tally.samples()
@@ -169,6 +173,7 @@ class Worker:
         for streams in self._streams:
             streams.stop()
         deadline = self.now() + DRAIN_S
+        await self._relay.drain(DRAIN_S)
         for server in self._servers.values():
             await server.drain(max(0.0, deadline - self.now()))
         for streams in self._streams:

@@ -23,6 +23,7 @@ from scriptedupstream import ScriptedUpstream
 from clusterdns import name, rr
 from clusterdns.answers import Response, failure
 from clusterdns.message import AA, AD, CD, RA, RD
+from clusterdns.caching.kept import key_of
 from clusterdns.plugins import cache
 
 TIMEOUT = failure(rr.SERVFAIL, "i/o timeout")
@@ -117,7 +118,7 @@ def test_the_table_may_answer_a_second_long_between_two_sights():
     assert found.lifetime_s > 0
     world.time_s += found.lifetime_s + 0.4
     found = world.get()
-    assert 4 == world.cache._kept["success"].get(cache._key(ask().question)).sights
+    assert 4 == world.cache._kept["success"].get(key_of(ask().question)).sights
 
 
 @pytest.mark.parametrize("says", [TIMEOUT, SERVFAIL, positive()._replace(rcode=rr.REFUSED)])
@@ -483,7 +484,7 @@ def test_the_last_answer_is_held_when_a_reply_without_one_takes_its_key():
         world.settle()
         world.time_s += 3
     kept = world.cache._kept["success"]
-    assert kept.get(cache._key(ask().question)).good is not None
+    assert kept.get(key_of(ask().question)).good is not None
 
 
 # ---- through the real binary

@@ -11,14 +11,15 @@ Pure: no sockets, clock, threads or randomness; ``now`` is monotonic seconds.
 from __future__ import annotations
 
 import math
+import struct
 
 from cachetools import LRUCache
 
 from clusterdns.answers import Response
-from clusterdns.name import WireName
+from clusterdns.message import Question
 
-# Name, type, class, DO, CD (CoreDNS: plugin/cache hash).
-Key = tuple[WireName, int, int, bool, bool]
+# The question's octets, folded, and one more if DO or CD is set (CoreDNS: plugin/cache hash).
+Key = bytes
 
 # Measured with tracemalloc on 64-bit CPython 3.11, thousands of replies as `forward` reads them: an
 # item without records; a record besides the octets of its RDATA; a name of its own besides its own.
@@ -78,10 +79,15 @@ class Item:
 
 
 class Kept:
-    """Items by key, at most ``capacity`` and of ``capacity`` times AVERAGE_OCTETS octets."""
+    """Items by key, at most ``capacity`` and of ``capacity`` times AVERAGE_OCTETS octets.
 
-    def __init__(self, capacity: int) -> None:
+    ``stale_s`` is how long after its end an item may be used.
+    """
+
+    def __init__(self, capacity: int, stale_s: float = 0.0) -> None:
+        self.until: dict[Key, float] = {}  # the second at which an item is of no use any more
         self._capacity = capacity
+        self._stale_s = stale_s
         self._limit = capacity * AVERAGE_OCTETS
         # A name that is new, as a flood is made of, costs one look-up here; the other two know the
         # order. None of theirs makes room by itself: together they have the limit of one.
@@ -110,9 +116,10 @@ class Kept:
         evicted = 0
         while len(self._items) >= self._capacity or self.octets + item.octets > self._limit:
             victim, _ = (self._once or self._again).popitem()
-            del self._items[victim]
+            del self._items[victim], self.until[victim]
             evicted += 1
         self._items[key] = segment[key] = item
+        self.until[key] = item.stored_at + item.ttl + self._stale_s
         if segment is self._again:
             self._demote()
         return evicted
@@ -120,6 +127,7 @@ class Kept:
     def remove(self, key: Key) -> None:
         """Forget an item, if it is kept."""
         if self._items.pop(key, None) is not None:
+            del self.until[key]
             del (self._again if key in self._again else self._once)[key]
 
     @property
@@ -137,6 +145,12 @@ class Kept:
         while len(again) > 1 and (len(again) > most or again.currsize > most_octets):
             key, item = again.popitem()
             self._once[key] = item
+
+
+def key_of(question: Question) -> Key:
+    """Return what a question's reply is kept under."""
+    key = question.folded + struct.pack("!HH", question.qtype, question.qclass)
+    return key + bytes((question.do | question.cd << 1,)) if question.do or question.cd else key
 
 
 def octets(response: Response) -> int:

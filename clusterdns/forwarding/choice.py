@@ -117,6 +117,12 @@ class Round:
         """Whether the last server was taken and the next is the first again."""
         return self._next >= len(self._turns)
 
+    def begin_with(self, index: int) -> None:
+        """Take note that this server has been asked first."""
+        self._turns.remove(index)
+        self._turns.insert(0, index)
+        self._next = 1
+
     def take(self, fails: list[int]) -> int | None:
         """Return the index of the server to ask; ``fails`` are the failed checks of each."""
         while True:

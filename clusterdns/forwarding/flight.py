@@ -15,29 +15,31 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import struct
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from clusterdns import message, rr
 from clusterdns.answers import Response, failure
 from clusterdns.errors import UpstreamError
 from clusterdns.forwarding.choice import EXPLORE, FASTEST, Round, hedge_s, order
-from clusterdns.forwarding.exchange import HEADER_FLAGS, Exchange, Mismatch
+from clusterdns.forwarding.exchange import HEADER_FLAGS, Exchange, Mismatch, response_of
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.message import Edns, Query, Question, Reply
 from clusterdns.name import WireName
 
+if TYPE_CHECKING:
+    from clusterdns._drain import Lane
+
 DEADLINE_S = 5.0
+STALE_S = 1.0  # what has arrived and was not asked for
 FAILED_S = 1.0  # how slow a server counts that fails, however fast it says so
 LAME_S = 0.5  # and one whose SERVFAIL or REFUSED another server knew better than
 PAUSE_S = 0.05  # between rounds whose number is unlimited
 MAX_WAITERS = 1024  # of one flight: more start another, so that no single reply frees a flood
 ATTEMPTS_PER_SERVER = 2
-_FLAGS_KEPT = (
-    message.AA | message.TC | message.RD | message.RA | message.Z | message.AD | message.CD
-)
 _ELSEWHERE = frozenset((rr.SERVFAIL, rr.REFUSED))  # `fastest`: another server may know better
 
 _Key = tuple[WireName, int, int, int, Edns | None, str]
@@ -55,6 +57,15 @@ class Rules(NamedTuple):
     prefer_udp: bool = False
 
 
+class Arrival(NamedTuple):
+    """What came, after ``seconds``, of a query sent without a flight; ``at`` is monotonic."""
+
+    upstream: Upstream
+    found: Reply | UpstreamError
+    seconds: float
+    at: float
+
+
 class Pool:
     """The servers of one ``forward`` in one worker, and the flights under way."""
 
@@ -66,6 +77,8 @@ class Pool:
         self.hedges: Counter[str] = Counter()  # by server
         self.loop = asyncio.get_running_loop()  # asking each time is a system call each time
         self._turn = 0
+        self.lanes: list[Lane] = []  # where plain queries go by themselves, see relay.py
+        self._arrived: dict[_Key, Arrival] = {}
         self._flights: dict[_Key, Flight] = {}
         self._all: set[Flight] = set()
 
@@ -82,10 +95,46 @@ class Pool:
             if question.qtype != rr.HINFO:  # each probe of `loop` has to be seen
                 self._flights[key] = flight
             future = flight.join(question.qname)
-            flight.begin()
+            arrival = self._arrived.pop(key, None)
+            if arrival is not None and arrival.at > time.monotonic() - STALE_S:
+                flight.arrive(arrival)
+            elif not self._is_relayed(key):
+                flight.begin()
             return future
         self.joined += 1
         return flight.join(question.qname)
+
+    @property
+    def relayed(self) -> int:
+        """How many queries are under way besides the flights."""
+        return sum(lane.busy for lane in self.lanes)
+
+    def _is_relayed(self, key: _Key) -> bool:
+        """Tell whether an equal query is under way by itself; if so, have its reply brought."""
+        qname, qtype, qclass, flags, edns, proto = key
+        if proto != "udp" or not self.lanes:
+            return False
+        question = qname + struct.pack("!HH", qtype, qclass)
+        sent = flags.to_bytes(2, "big") + (message.write_opt(edns) if edns else b"")
+        for lane in self.lanes:
+            if lane.under_way.get(question) == sent:
+                lane.under_way[question] = True
+                return True
+        return False
+
+    def arrive(self, query: Query, question: Question, flags: int, arrival: Arrival) -> None:
+        """Take what came of a query that was under way by itself, and will now be asked here.
+
+        Who joined it has the outcome at once; the query itself is on its way through the chain.
+        """
+        flags &= HEADER_FLAGS
+        key = (question.folded, question.qtype, question.qclass, flags, query.edns, "udp")
+        self._arrived = {k: a for k, a in self._arrived.items() if a.at > arrival.at - STALE_S}
+        flight = self._flights.get(key)
+        if flight is not None and not flight.has_begun:
+            flight.arrive(arrival)
+        if self._flights.get(key) is None:  # else it joins that
+            self._arrived[key] = arrival
 
     def turns(self, upstreams: Sequence[Upstream]) -> Round:
         """Return the round of one more query."""
@@ -146,6 +195,22 @@ class Flight:
         self.waiters.append((future, qname))
         return future
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a server has been asked, or has not because there was none."""
+        return self._exchange is not None or self._is_over
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Begin with what a server has said, or has not, to an equal query."""
+        if self._turns is None:
+            self._give_up()
+            return
+        if arrival.upstream in self._upstreams:
+            self._turns.begin_with(self._upstreams.index(arrival.upstream))
+        self._deadline -= arrival.seconds
+        self._out += 1
+        self._done(arrival.upstream, "udp", arrival.found, arrival.seconds)
+
     def begin(self) -> None:
         """Ask the next server, or end where there is none to ask."""
         if self._is_over:
@@ -180,18 +245,24 @@ class Flight:
         began = time.monotonic()
 
         def done(found: Reply | UpstreamError) -> None:
-            self._out -= 1
-            if isinstance(found, Reply):
-                self._replied(upstream, proto, found, time.monotonic() - began)
-            elif isinstance(found, Mismatch):
-                self._last = Response(rr.FORMERR, flags=0, lifetime_s=0)
-                if not self._out:
-                    self._give_up()
-            else:
-                self._failed(upstream, found, time.monotonic() - began)
+            self._done(upstream, proto, found, time.monotonic() - began)
 
         self._out += 1
         upstream.send(exchange, proto, done, timeout_s=left_s)
+
+    def _done(
+        self, upstream: Upstream, proto: str, found: Reply | UpstreamError, seconds: float
+    ) -> None:
+        """Take what came of an exchange."""
+        self._out -= 1
+        if isinstance(found, Reply):
+            self._replied(upstream, proto, found, seconds)
+        elif isinstance(found, Mismatch):
+            self._last = Response(rr.FORMERR, flags=0, lifetime_s=0)
+            if not self._out:
+                self._give_up()
+        else:
+            self._failed(upstream, found, seconds)
 
     def _failed(self, upstream: Upstream, error: UpstreamError, seconds: float) -> None:
         """Go on to the next server (CoreDNS: an attempt, and a reason to check its health)."""
@@ -227,7 +298,7 @@ class Flight:
         if reply.flags & message.TC and proto == "udp" and rules.prefer_udp and left_s > 0:
             self._send(upstream, "tcp", left_s)
             return
-        response = _response_of(reply)
+        response = response_of(reply)
         if reply.rcode not in rules.failover:
             if rules.policy != FASTEST or reply.rcode not in _ELSEWHERE:
                 for lame in self._lame:
@@ -297,17 +368,3 @@ def _spelled(response: Response, asked: bytes, qname: bytes) -> Response:
         for section in response.sections
     )
     return response.with_sections((answer, authority, additional))
-
-
-def _response_of(reply: Reply) -> Response:
-    """Return an upstream's reply as it is; it may be passed on once."""
-    return Response(
-        reply.rcode,
-        reply.flags & _FLAGS_KEPT,
-        reply.answer,
-        reply.authority,
-        reply.additional,
-        edns=reply.edns,
-        verbatim=True,
-        lifetime_s=0,
-    )

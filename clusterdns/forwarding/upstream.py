@@ -12,6 +12,7 @@ timer serves all. (CoreDNS: plugin/pkg/proxy, pkg/up)
 from __future__ import annotations
 
 import asyncio
+import errno
 import select
 import socket
 import time
@@ -165,6 +166,25 @@ class Upstream:
             self._queue.append(ask)
         return ask
 
+    def took(self, number: int) -> Histogram:
+        """Return the durations of exchanges that ended with an RCODE."""
+        rcode = rr.RCODE_TEXT.get(number) or str(number)
+        histogram = self.durations.get(rcode)
+        if histogram is None:
+            histogram = self.durations[rcode] = Histogram(TIME_S)
+        return histogram
+
+    def failed(self, error: OSError) -> UpstreamError:
+        """Return what is said of a query over UDP that got no reply."""
+        if error.errno == errno.ETIMEDOUT:
+            return UpstreamError(f"read udp {self.text}: i/o timeout")
+        return UpstreamError(f"udp {self.text}: {reason_of(error)}")
+
+    @property
+    def source(self) -> str:
+        """The address that queries leave from, "" for any."""
+        return self._options.source
+
     def cancel(self, ask: Ask) -> None:
         """Forget a query; its ``done`` is not called any more."""
         if ask.is_out:
@@ -316,11 +336,7 @@ class Upstream:
             return
         self._end(ask)
         if isinstance(found, Reply) and not ask.is_probe:
-            rcode = rr.RCODE_TEXT.get(found.rcode) or str(found.rcode)
-            histogram = self.durations.get(rcode)
-            if histogram is None:
-                histogram = self.durations[rcode] = Histogram(TIME_S)
-            histogram.observe(time.monotonic() - ask.began)
+            self.took(found.rcode).observe(time.monotonic() - ask.began)
         ask.done(found)
 
     def _end(self, ask: Ask) -> None:

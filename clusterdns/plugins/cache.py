@@ -56,27 +56,28 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections import Counter
 from typing import NamedTuple
 
-from clusterdns import name, rr
+from clusterdns import message, name, rr
 from clusterdns.answers import Response
 from clusterdns.caching import rules
-from clusterdns.caching.kept import Item, Kept, Key
+from clusterdns.caching.counts import Counts
+from clusterdns.caching.fresh import Fresh
+from clusterdns.caching.kept import Item, Kept, Key, key_of
 from clusterdns.caching.options import DENIAL, SUCCESS, read
 from clusterdns.caching.rules import bounded, spelled, stale_edns, with_ttl
 from clusterdns.corefile import Directive
+from clusterdns.forwarding.exchange import response_of
 from clusterdns.logs import plugin_logger
 from clusterdns.message import AA, AD, OPCODE_QUERY, RA, Query, Question
 from clusterdns.name import ROOT, WireName
 from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.route import Cached, Route
 from clusterdns.tally import Sample
 
 MAX_REFRESHES = 1024  # at a time, a few kilobytes each
 PATIENCE_S = 0.5  # for a refresh over TCP: the server may not speak it
 _log = plugin_logger("cache")
-
-_Moves = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class _Found(NamedTuple):
@@ -89,7 +90,7 @@ class _Found(NamedTuple):
     left: int
 
 
-class _Fresh(NamedTuple):
+class _Renewed(NamedTuple):
     """What a refresh has brought: the response, and the item it became, if any."""
 
     response: Response
@@ -102,18 +103,19 @@ class Cache(Plugin):
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
         self._options = options = read(directive, block.zones)
-        self._zones = options.zones
-        self._is_everywhere = ROOT in options.zones
-        self._kept = {kind: Kept(limits.capacity) for kind, limits in options.limits.items()}
-        self._refreshes: dict[Key, asyncio.Task[_Fresh | None]] = {}
+        self._zones, self._is_everywhere = options.zones, ROOT in options.zones
+        stale_s = math.inf if options.prefers_positive else options.stale.up_to_s
+        self._kept = {k: Kept(limits.capacity, stale_s) for k, limits in options.limits.items()}
+        self._fresh = {k: Fresh(limits.capacity) for k, limits in options.limits.items()}
+        self._relayed: list[Cached] = []
+        self._refreshes: dict[Key, asyncio.Task[_Renewed | None]] = {}
         self._worker: Worker | None = None
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._known_moves: dict[tuple[str, str, str], _Moves] = {}
-        self._zones_label = ",".join(name.text(zone) for zone in self._zones)
+        self._counts = Counts(",".join(name.text(zone) for zone in self._zones))
 
     async def start(self, worker: Worker) -> None:
         """Take the clock that ages are measured by."""
         self._worker = worker
+        self._counts.label(self._block.server, self._block.view)
 
     async def stop(self) -> None:
         """Give up the refreshes under way."""
@@ -136,11 +138,11 @@ class Cache(Plugin):
         if response is None:
             found = self._find(question)
             return None if found is None or self._is_due(found) else self._hit(question, found)
-        self._count("requests")
-        self._count("misses")
+        self._counts.add("requests")
+        self._counts.add("misses")
         outcome = rules.outcome(question, response, OPCODE_QUERY)
         found_here = bounded(response, rules.ttl_of(outcome, response, self._options))
-        moves = self._moves("requests", "misses")
+        moves = self._counts.moves("requests", "misses")
         return found_here._replace(counters=(*found_here.counters, *moves))
 
     def treats_alike(self, cut: WireName) -> bool:
@@ -160,7 +162,7 @@ class Cache(Plugin):
         elif found.left <= 0 and self._options.stale.verifies:
             response = await self._verify(query, question, found, next)
         else:
-            self._count("prefetch")
+            self._counts.add("prefetch")
             self._refresh(query, question, found, next)
             response = self._hit(question, found)
         if not question.do and not query.flags & AD:
@@ -177,7 +179,9 @@ class Cache(Plugin):
 
     def _find(self, question: Question) -> _Found | None:
         """Return the kept reply to a question; a denial first, but SERVFAIL gives way."""
-        key, now = _key(question), self._now()
+        key, now = key_of(question), self._now()
+        if self._relayed:
+            self._adopt(question, key)
         up_to_s = self._options.stale.up_to_s
         kind, item = SUCCESS, self._kept[SUCCESS].get(key)
         if up_to_s and self._options.prefers_positive and item is not None:
@@ -197,13 +201,13 @@ class Cache(Plugin):
 
     def _hit(self, question: Question, found: _Found) -> Response:
         """Return a kept reply to a question, and count it."""
-        self._count("requests")
-        self._count("hits", found.kind)
+        self._counts.add("requests")
+        self._counts.add("hits", found.kind)
         prefetch, item = self._options.prefetch, found.item
         age = found.now - item.stored_at
         unseen_s = math.floor(age) + 1 - age  # then the TTL is one less
         if found.left <= 0:
-            self._count("served_stale")
+            self._counts.add("served_stale")
             unseen_s = 0.0
         elif prefetch.amount:
             # Each look-up has to be seen until there are enough of them; then one a second will do.
@@ -228,19 +232,19 @@ class Cache(Plugin):
             with_ttl(additional, ttl),
             edns=edns,
             lifetime_s=lifetime_s,
-            counters=self._moves("requests", "hits", found.kind),
+            counters=self._counts.moves("requests", "hits", found.kind),
         )
 
     async def _miss(self, query: Query, question: Question, next: HandleNext) -> Response:
         """Return the reply of the plugins behind, and keep it."""
-        under_way = self._refreshes.get(_key(question))
+        under_way = self._refreshes.get(key_of(question))
         if under_way is not None:
             await asyncio.wait((under_way,), timeout=PATIENCE_S)
             found = self._find(question)
             if found is not None and found.left > 0:
                 return self._hit(question, found)
-        self._count("requests")
-        self._count("misses")
+        self._counts.add("requests")
+        self._counts.add("misses")
         asked = query.asking(question)
         asked.flags |= AD  # so that the upstream says whether it has validated
         response = await next(asked)
@@ -250,7 +254,7 @@ class Cache(Plugin):
 
     def _take(
         self, question: Question, response: Response, opcode: int, *, renews: bool = False
-    ) -> _Fresh:
+    ) -> _Renewed:
         """Return a reply with its TTLs bounded, and keep it if it may be kept."""
         outcome = rules.outcome(question, response, opcode)
         ttl = rules.ttl_of(outcome, response, self._options)
@@ -261,8 +265,8 @@ class Cache(Plugin):
         # A refresh that denies what is kept takes its place even where denials are not to be kept:
         # else what is gone would be served for as long as stale replies are (seen on CoreDNS).
         if kind is None or ttl <= 0 or (not renews and self._is_disabled(kind, question)):
-            return _Fresh(response, None)
-        key, prefers_positive = _key(question), self._options.prefers_positive
+            return _Renewed(response, None)
+        key, prefers_positive = key_of(question), self._options.prefers_positive
         answers = not prefers_positive or rules.is_answer(question, response)
         item = Item(response, self._now(), ttl, answers=answers)
         if kind == SUCCESS:
@@ -272,10 +276,11 @@ class Cache(Plugin):
                     item.keep_good(previous)
             if item.answers if prefers_positive else renews:
                 self._kept[DENIAL].remove(key)
-        evicted = self._kept[kind].put(key, item)
-        if evicted:
-            self._counts["evictions", kind] += evicted
-        return _Fresh(response, item)
+        self._put(kind, key, item)
+        return _Renewed(response, item)
+
+    def _put(self, kind: str, key: Key, item: Item) -> None:
+        self._counts.add("evictions", kind, self._kept[kind].put(key, item))
 
     def _is_disabled(self, kind: str, question: Question) -> bool:
         zones = self._options.limits[kind].disabled
@@ -303,7 +308,7 @@ class Cache(Plugin):
 
     def _refresh(
         self, query: Query, question: Question, found: _Found, next: HandleNext
-    ) -> asyncio.Task[_Fresh | None]:
+    ) -> asyncio.Task[_Renewed | None]:
         """Ask the plugins behind again, as a task of its own (CoreDNS: tryPrefetch)."""
         asked = query.asking(question)
         asked.flags |= AD
@@ -314,14 +319,14 @@ class Cache(Plugin):
         task.add_done_callback(functools.partial(self._ended, found.key))
         return task
 
-    def _ended(self, key: Key, task: asyncio.Task[_Fresh | None]) -> None:
+    def _ended(self, key: Key, task: asyncio.Task[_Renewed | None]) -> None:
         del self._refreshes[key]
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("refresh of %s failed: %r", name.text(key[0]), error, exc_info=error)
+            _log.error("refresh of %s failed: %r", name.text(key), error, exc_info=error)
 
     async def _renew(
         self, asked: Query, question: Question, found: _Found, next: HandleNext
-    ) -> _Fresh | None:
+    ) -> _Renewed | None:
         """Return what takes the place of a kept reply, or None if there is nothing better."""
         response = await next(asked)
         is_stale, options, fresh = found.left <= 0, self._options, None
@@ -354,47 +359,42 @@ class Cache(Plugin):
         fresh = task.result() if task.done() and not task.cancelled() else None
         if fresh is None:
             return self._hit(question, found)
-        self._count("requests")
-        self._count("hits", found.kind)
+        self._counts.add("requests")
+        self._counts.add("hits", found.kind)
         if fresh.item is None or not (timeout_s or is_other):
             return fresh.response
         now = self._now()
         renewed = found._replace(item=fresh.item, now=now, left=fresh.item.left(now))
         return self._reply(question, renewed, 0.0)
 
-    # ---- counts
+    # ---- queries that do not come by here
 
-    def _count(self, what: str, kind: str = "") -> None:
-        self._counts[what, kind] += 1
+    def relay(self, route: Route) -> bool:
+        """Enter what is known, and where replies are to be kept until they are asked for again."""
+        if not name.is_within_any(route.zone, self._zones):
+            return not any(name.is_within(zone, route.zone) for zone in self._zones)
+        route.cached = Cached(route, self._options, self._kept, self._fresh)
+        self._relayed.append(route.cached)
+        return True
 
-    def _moves(self, first: str, second: str, kind: str = "") -> _Moves:
-        """Return the two counters that a repeated reply moves."""
-        found = self._known_moves.get((first, second, kind))
-        if found is None:
-            found = self._known_moves[first, second, kind] = (
-                (f"cache_{first}_total", self._labels("")),
-                (f"cache_{second}_total", self._labels(kind)),
-            )
-        return found
-
-    def _labels(self, kind: str) -> tuple[str, ...]:
-        block = self._block
-        labels = (block.server, kind, self._zones_label, block.view)
-        return labels if kind else (labels[0], *labels[2:])
+    def _adopt(self, question: Question, key: Key) -> None:
+        """Keep as items what came for a question while the chain did not look."""
+        for kind, fresh in self._fresh.items():
+            raw = fresh.take(key)
+            if raw is not None:
+                response = response_of(message.read_reply(raw.octets))
+                answers = rules.is_answer(question, response)
+                item = Item(response, raw.stored_at, raw.ttl, answers=answers)
+                self._put(kind, key, item)
 
     def samples(self) -> list[Sample]:
         """Return what was asked, found, refreshed and pushed out, and how many replies are kept."""
-        found: list[Sample] = [
-            (f"cache_{what}_total", self._labels(kind), count)
-            for (what, kind), count in self._counts.items()
-        ]
-        if any(self._kept.values()):  # until then CoreDNS shows none
-            found += [
-                ("cache_entries", self._labels(kind), len(kept))
-                for kind, kept in self._kept.items()
-            ]
-        return found
-
-
-def _key(question: Question) -> Key:
-    return question.folded, question.qtype, question.qclass, question.do, question.cd
+        for cached in self._relayed:
+            self._counts.add("requests", times=cached.misses)
+            self._counts.add("misses", times=cached.misses)
+            cached.misses = 0
+        entries = dict[str, int]()
+        for kind, fresh in self._fresh.items():
+            self._counts.add("evictions", kind, fresh.evictions())
+            entries[kind] = len(fresh) + len(self._kept[kind])
+        return self._counts.samples(entries)

@@ -34,6 +34,7 @@ from clusterdns.logs import plugin_logger
 from clusterdns.message import Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.route import Route
 
 MAX_REGEXP_LENGTH = 10_000
 _LEVELS = {
@@ -110,6 +111,10 @@ class Errors(Plugin):
 
     def treats_alike(self, cut: WireName) -> bool:
         """Say yes: no name matters here."""
+        return True
+
+    def relay(self, route: Route) -> bool:
+        """Let pass: replies handed over to the chain are all that can have an error."""
         return True
 
     async def handle(self, query: Query, next: HandleNext) -> Response:

@@ -46,6 +46,7 @@ from clusterdns.logs import plugin_logger
 from clusterdns.message import AA, OPCODE_NOTIFY, Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker, end
+from clusterdns.route import Route
 from clusterdns.rr import RR
 from clusterdns.steps import answer_by, handle_by
 from clusterdns.zone import Result, Zone
@@ -98,6 +99,10 @@ def read(path: Path, apex: WireName) -> Zone:
 
 class File(Plugin):
     """The zones of one master file."""
+
+    def relay(self, route: Route) -> bool:
+        """Leave the names of our zones to the chain."""
+        return route.claim(tuple(self._zones))
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if not directive.args:

@@ -70,7 +70,7 @@ from clusterdns import arguments, message, name, rr
 from clusterdns.answers import Response, failure
 from clusterdns.corefile import Directive, duration_s
 from clusterdns.forwarding import destinations
-from clusterdns.forwarding.choice import POLICIES
+from clusterdns.forwarding.choice import FASTEST, POLICIES
 from clusterdns.forwarding.connections import Tls
 from clusterdns.forwarding.destinations import Destination, Entry, ServerFile
 from clusterdns.forwarding.flight import Pool, Rules
@@ -80,6 +80,7 @@ from clusterdns.logs import plugin_logger
 from clusterdns.message import Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end
+from clusterdns.route import Forwarded, Route
 from clusterdns.tally import Sample
 
 MAX_COUNT = 2**32 - 1  # CoreDNS: uint32
@@ -237,7 +238,7 @@ class Forward(Plugin):
             return await next(query)
         if self._block.is_looping:
             return _LOOPING
-        if self._max_concurrent and self._under_way >= self._max_concurrent:
+        if self._max_concurrent and self._room() <= pool.relayed:
             self._rejected += 1
             most = self._max_concurrent
             return failure(rr.REFUSED, f"concurrent queries exceeded maximum {most}")
@@ -247,6 +248,25 @@ class Forward(Plugin):
         finally:
             self._under_way -= 1
         return await next(query) if self._is_for_next(response) else response
+
+    def relay(self, route: Route) -> bool:
+        """Enter the servers, if all that happens to a plain query is to be asked of one of them."""
+        if not name.is_within(route.zone, self._from):
+            return route.claim((self._from,))
+        rules, pool = self._rules, self._pool
+        is_simple = rules.policy != FASTEST and not (rules.force_tcp or rules.failover)
+        if pool is None or self._tls or self._next or self._next_on_nodata or not is_simple:
+            return False
+        if not route.claim(tuple(zone for zone in self._except if zone != self._from)):
+            return False
+        route.forwarded = Forwarded(pool, self._options.read_timeout_s, self._room)
+        return True
+
+    def _room(self) -> int:
+        """Return how many more queries may be under way, but for those relayed."""
+        if self._block.is_suspect:
+            return 0
+        return (self._max_concurrent or MAX_COUNT) - self._under_way
 
     def _is_mine(self, qname: WireName) -> bool:
         if not name.is_within(qname, self._from):

@@ -86,6 +86,7 @@ from clusterdns.errors import FormError
 from clusterdns.message import Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.route import Route
 from clusterdns.steps import answer_by, handle_by
 
 MAX_TTL_S = 3600
@@ -292,6 +293,10 @@ class Kubernetes(Plugin):
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether no zone of ours, and none that falls through, begins below ``cut``."""
         return not any(name.is_within(zone, cut) for zone in (*self._zones, *self._fallthrough))
+
+    def relay(self, route: Route) -> bool:
+        """Leave the names of our zones to the chain."""
+        return route.claim(self._zones)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the cluster's answer, asking the listener about names outside."""

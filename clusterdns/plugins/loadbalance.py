@@ -34,6 +34,7 @@ from clusterdns.corefile import Directive
 from clusterdns.message import Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.route import Route
 from clusterdns.rr import RR
 
 MAX_ORDERS = 8
@@ -67,6 +68,11 @@ class LoadBalance(Plugin):
     def treats_alike(self, cut: WireName) -> bool:
         """Say yes: no name matters here."""
         return True
+
+    def relay(self, route: Route) -> bool:
+        """Have addresses shuffled; what is preferred is for the chain."""
+        route.shuffles = True
+        return not self._preferred
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the response with its records in a new order."""

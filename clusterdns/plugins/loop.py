@@ -41,6 +41,7 @@ from clusterdns.logs import plugin_logger
 from clusterdns.message import RD, Query, Question
 from clusterdns.name import WireName
 from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end, no_arguments
+from clusterdns.route import Route
 from clusterdns.tally import Sample
 
 MAX_SEEN = 2
@@ -68,7 +69,6 @@ class Loop(Plugin):
         except FormError as error:
             raise directive.error(f"no room for a probe below the zone: {error}") from error
         self._seen: Counter[WireName] = Counter()
-        self._is_known = False
         self._out: dict[_Key, asyncio.TimerHandle | None] = {}  # under way; a timer: came again
         self._quiet_until = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -95,16 +95,19 @@ class Loop(Plugin):
             return await next(query)
         key = (question.folded, question.qtype)
         if key in self._out:
-            if self._out[key] is None:
-                self._out[key] = asyncio.get_running_loop().call_later(DOUBT_S, self._test_again)
+            self._out[key] = self._out[key] or self._doubt()
             return await next(query)
-        self._out[key] = None
+        self._out[key] = self._doubt() if self._block.is_relayed(question) else None
         try:
             return await next(query)
         finally:
             timer = self._out.pop(key)
             if timer is not None:
                 timer.cancel()
+
+    def relay(self, route: Route) -> bool:
+        """Let pass: what comes again while it is out is for the chain."""
+        return True
 
     def _count(self, query: Query, probe: WireName) -> None:
         """Take in that a probe has come once more."""
@@ -114,6 +117,9 @@ class Loop(Plugin):
         if self._seen[probe] > MAX_SEEN:
             self._block.is_looping = True
             self._report(query)
+
+    def _doubt(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(DOUBT_S, self._test_again)
 
     def _test_again(self) -> None:
         """Test for a loop that has closed since the last test, unless that was just now."""
@@ -130,9 +136,10 @@ class Loop(Plugin):
 
     def _report(self, query: Query) -> None:
         """Log the loop, unless it has been already."""
-        if self._is_known:
+        if self._block.is_suspect:
             return
-        self._is_known = True
+        self._block.is_suspect = True
+        self._block.refresh_relay()
         _log.error(
             'Loop (%s:%d -> %s) detected for zone "%s", forwarded to %s: its names fail until the '
             "loop is gone",
@@ -153,9 +160,10 @@ class Loop(Plugin):
             await asyncio.sleep(RETEST_S)
             self._block.is_looping = False
             await self._send_probes()
-        if self._is_known:
+        if self._block.is_suspect:
             _log.info("the loop is gone: names are forwarded again")
-            self._is_known = False
+            self._block.is_suspect = False
+            self._block.refresh_relay()
 
     async def _send_probes(self) -> None:
         """Ask ourselves until there is a reply (CoreDNS: plugin/loop/setup.go)."""

@@ -117,12 +117,12 @@ copy_clusterdns() {
 }
 
 compile_packet_path() {
-    rm -f "$packages/clusterdns/_drain.c"
+    rm -f "$packages/clusterdns/_drain.c" "$packages/clusterdns/_relay."[ch]
     compiler=$(command -v cc || command -v gcc) || return 0
     # shellcheck disable=SC2086  # names
     fetch_debian "$work/headers" $headers
     "$compiler" -O2 -DNDEBUG -fPIC -shared -s -Wl,--build-id=none -I"$work/headers/usr/include/python3.11" -I"$work/headers/usr/include" \
-        "$source/clusterdns/_drain.c" -o "$packages/clusterdns/_drain.abi.so"
+        "$source/clusterdns/_drain.c" "$source/clusterdns/_relay.c" -o "$packages/clusterdns/_drain.abi.so"
     mv "$packages/clusterdns/_drain.abi.so" "$packages/clusterdns/_drain.cpython-311-$triplet.so"
     chmod a-x "$packages/clusterdns/_drain.cpython-311-$triplet.so"
 }

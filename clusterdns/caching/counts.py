@@ -1,0 +1,56 @@
+"""What `cache` counts, under CoreDNS's names and labels (CoreDNS: plugin/cache/metrics.go).
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from clusterdns.tally import Sample
+
+Moves = tuple[tuple[str, tuple[str, ...]], ...]  # (metric, labels) of counters that move together
+
+
+class Counts:
+    """The counts of one `cache`, by what happened and the kind of the reply."""
+
+    def __init__(self, zones: str) -> None:
+        self._zones = zones
+        self._server = self._view = ""
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._known_moves: dict[tuple[str, ...], Moves] = {}
+
+    def label(self, server: str, view: str) -> None:
+        """Take the labels, which are known once the listeners are."""
+        self._server, self._view = server, view
+
+    def add(self, what: str, kind: str = "", times: int = 1) -> None:
+        """Count ``what``, of ``kind`` `success`, `denial` or none."""
+        self._counts[what, kind] += times
+
+    def moves(self, first: str, second: str, kind: str = "") -> Moves:
+        """Return the two counters that a repeated reply moves."""
+        found = self._known_moves.get((first, second, kind))
+        if found is None:
+            found = self._known_moves[first, second, kind] = (
+                (f"cache_{first}_total", self._labels("")),
+                (f"cache_{second}_total", self._labels(kind)),
+            )
+        return found
+
+    def samples(self, entries: Mapping[str, int]) -> list[Sample]:
+        """Return all counts, and how many replies of each kind are kept."""
+        found: list[Sample] = [
+            (f"cache_{what}_total", self._labels(kind), count)
+            for (what, kind), count in self._counts.items()
+            if count
+        ]
+        if any(entries.values()):  # until then CoreDNS shows none
+            found += [("cache_entries", self._labels(kind), n) for kind, n in entries.items()]
+        return found
+
+    def _labels(self, kind: str) -> tuple[str, ...]:
+        rest = (self._zones, self._view)
+        return (self._server, kind, *rest) if kind else (self._server, *rest)

@@ -1,0 +1,56 @@
+"""Replies that nobody has asked for again yet, as the octets they came in.
+
+``_relay.c`` files them here; who asks for one again has it taken out, decoded, and kept as an item.
+Most names outside are asked for once, and one of them costs a dict entry. Two generations bound it:
+when the young one is full it becomes the old one, and what was old and never asked for is dropped.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PART = 8  # of the capacity of `cache`, for each generation
+
+
+class Raw(NamedTuple):
+    """A reply's header, question and records; ``until`` and ``stored_at`` are monotonic seconds."""
+
+    until: float
+    stored_at: float
+    ttl: int
+    octets: bytes
+
+
+class Fresh:
+    """Replies by question octets, folded: at most a quarter of ``capacity``."""
+
+    def __init__(self, capacity: int) -> None:
+        self.young: dict[bytes, tuple[float, float, int, bytes]] = {}
+        self.old: dict[bytes, tuple[float, float, int, bytes]] = {}
+        self._evicted = 0
+        self._limit = max(1, capacity // PART)
+
+    def take(self, key: bytes) -> Raw | None:
+        """Take a reply out, over or not."""
+        found = self.young.pop(key, None)
+        older = self.old.pop(key, None)
+        found = found or older
+        return None if found is None else Raw(*found)
+
+    def age(self) -> None:
+        """Begin a new generation if the young one is full. The dicts stay the same objects."""
+        if len(self.young) >= self._limit:
+            self._evicted += len(self.old)
+            self.old.clear()
+            self.old.update(self.young)
+            self.young.clear()
+
+    def evictions(self) -> int:
+        """Return how many were dropped since the last time."""
+        evicted, self._evicted = self._evicted, 0
+        return evicted
+
+    def __len__(self) -> int:
+        return len(self.young) + len(self.old)
