@@ -35,7 +35,8 @@ typedef struct {
     PyObject *counts;    /* dict, octets of a struct count -> (replies, seconds) */
     double patience;     /* seconds a reply is waited for */
     double stale;        /* seconds that a kept reply may be used after its end */
-    int number, policy, turn, most, busy;
+    int number, policy, most, busy;
+    unsigned turn; /* of round_robin: goes round by itself */
     unsigned success_least, success_most, denial_least, denial_most; /* TTLs */
     char is_cached, shuffles;
 } Lane;
@@ -50,7 +51,7 @@ struct out {
     PyObject *question;
     double began;
     struct sockaddr_storage client;
-    int sock, listener, next_free;
+    int sock, listener, next_free, error;
     unsigned short ident, target, length, limit;
     char is_mismatched;              /* something had our ID, but was no reply to our question */
     unsigned char packet[MAX_QUERY]; /* as it came */
@@ -246,7 +247,7 @@ void relay_send(void)
         write16(packet, out->ident);
         packet[3] |= out->lane->is_cached ? AD : 0;
         if (send(out->sock, packet, out->length, 0) < 0)
-            out->began = -1e9; /* soon handed over */
+            out->error = errno; /* soon handed over */
     }
     unsent_count = 0;
 }
@@ -272,7 +273,9 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
     unsigned char question[MAX_NAME + 4];
     int kind = kind_of(packet, length);
     size_t tail = kind >= 0 && kind >> 2 ? OPT : 0, asked = length - HEADER - tail;
-    if (!zones || kind < 0 || !first_free || unsent_count == BATCH || length < HEADER + 5 + tail || length > MAX_QUERY)
+    if (!zones || !first_free || unsent_count == BATCH)
+        return 0;
+    if (kind < 0 || length < HEADER + 5 + tail || length > MAX_QUERY)
         return 0;
     unsigned short limit = tail ? limit_of(packet + length - OPT) : LEAST_LIMIT;
     if (!limit || !fold_question(question, packet + HEADER, asked))
@@ -331,20 +334,6 @@ static void count(PyObject *counts, const void *octets, size_t size, double seco
     Py_XDECREF(key);
 }
 
-/* Whether octets are a reply to our question; what has our ID and is none is noted. */
-static int is_reply_to(struct out *out, size_t length)
-{
-    size_t asked = (size_t)PyBytes_GET_SIZE(out->question);
-    if (length >= HEADER && number16(reply) == out->ident) {
-        if (length >= HEADER + asked && (reply[2] & 0xF8) == 0x80 && number16(reply + 4) == 1 &&
-            is_alike(reply + HEADER, out->packet + HEADER, asked))
-            return 1;
-        out->is_mismatched = 1;
-    }
-    count(out->lane->counts, &out->target, sizeof out->target, 0);
-    return 0;
-}
-
 /* The octets of the name whose label starts at `at`, 0 if none is known to. */
 static unsigned rest_at(const struct plain *found, unsigned at)
 {
@@ -384,6 +373,28 @@ static size_t name_end(struct plain *found, size_t at, size_t last, size_t *octe
     }
     *octets = rest;
     return rest <= MAX_NAME ? at : 0;
+}
+
+/* Whether octets could be a message about one question; others are as if they had not come. */
+static int has_question(size_t length)
+{
+    struct plain found = {.labels = 0};
+    size_t octets, end = number16(reply + 4) == 1 ? name_end(&found, HEADER, length, &octets) : 0;
+    return end && end + 4 <= length;
+}
+
+/* Whether octets are a reply to our question; what has our ID and is none is noted. */
+static int is_reply_to(struct out *out, size_t length)
+{
+    size_t asked = (size_t)PyBytes_GET_SIZE(out->question);
+    if (length >= HEADER && number16(reply) == out->ident) {
+        if (length >= HEADER + asked && (reply[2] & 0xF8) == 0x80 && number16(reply + 4) == 1 &&
+            is_alike(reply + HEADER, out->packet + HEADER, asked))
+            return 1;
+        out->is_mismatched |= has_question(length);
+    }
+    count(out->lane->counts, &out->target, sizeof out->target, 0);
+    return 0;
 }
 
 /* Read what follows an owner; returns where its RDATA ends, 0 if it is cut short. */
@@ -613,15 +624,16 @@ PyObject *relay_collect(PyObject *Py_UNUSED(module), PyObject *arguments)
     return left;
 }
 
-/* expire(now): hand over what has waited for too long. */
+/* expire(now): hand over what has waited for too long, or could not be sent. */
 PyObject *relay_expire(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     double now;
     PyObject *left = PyArg_ParseTuple(arguments, "d:expire", &now) ? PyList_New(0) : NULL;
     for (int i = 0; left && i < MAX_OUT; i++) {
         struct out *out = &outs[i];
-        if (out->lane && now - out->began >= out->lane->patience &&
-            hand_over(left, out, now, 0, out->is_mismatched ? -1 : ETIMEDOUT))
+        int is_over = out->lane && (out->error || now - out->began >= out->lane->patience);
+        int error = out->error ? out->error : out->is_mismatched ? -1 : ETIMEDOUT;
+        if (is_over && hand_over(left, out, now, 0, error))
             Py_CLEAR(left);
     }
     return left;

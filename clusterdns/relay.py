@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from clusterdns import engine, message, rr
+from clusterdns.caching.fresh import Fresh
 from clusterdns.caching.options import DENIAL, SUCCESS
 from clusterdns.engine import Engine
 from clusterdns.errors import UpstreamError
@@ -68,6 +69,7 @@ class Relay:
         self._tracks: list[_Track] = []
         self._upstreams: list[Upstream] = []  # by number
         self._targets: dict[Upstream, bytes] = {}
+        self._fresh: list[Fresh] = []
         self._under_way: dict[Pool, dict[bytes, bytes | bool]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = MAX_TICK_S
@@ -136,6 +138,7 @@ class Relay:
             lane.denial_least, lane.denial_most = denial.min_ttl, denial.max_ttl
             lane.success = cached.fresh[SUCCESS].young if cached.keeps[SUCCESS] else None
             lane.denial = cached.fresh[DENIAL].young if cached.keeps[DENIAL] else None
+            self._fresh += [each for each in cached.fresh.values() if each not in self._fresh]
         track = _Track(lane, server, view, route)
         self._tracks.append(track)
         pool.lanes.append(lane)
@@ -181,10 +184,9 @@ class Relay:
         left = engine.compiled.collect(time.monotonic())
         if left:
             self._take_over(left)
-        for track in self._tracks:
-            if track.cached is not None:
-                for fresh in track.cached.fresh.values():
-                    fresh.age()
+        for fresh in self._fresh:
+            if len(fresh.young) >= fresh.limit:
+                fresh.age()
 
     def _tick(self) -> None:
         """Give up what has waited for too long, and look after the lanes."""

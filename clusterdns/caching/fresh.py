@@ -30,7 +30,7 @@ class Fresh:
         self.young: dict[bytes, tuple[float, float, int, bytes]] = {}
         self.old: dict[bytes, tuple[float, float, int, bytes]] = {}
         self._evicted = 0
-        self._limit = max(1, capacity // PART)
+        self.limit = max(1, capacity // PART)
 
     def take(self, key: bytes) -> Raw | None:
         """Take a reply out, over or not."""
@@ -40,12 +40,11 @@ class Fresh:
         return None if found is None else Raw(*found)
 
     def age(self) -> None:
-        """Begin a new generation if the young one is full. The dicts stay the same objects."""
-        if len(self.young) >= self._limit:
-            self._evicted += len(self.old)
-            self.old.clear()
-            self.old.update(self.young)
-            self.young.clear()
+        """Begin a new generation, as is due at ``limit``. The dicts stay the same objects."""
+        self._evicted += len(self.old)
+        self.old.clear()
+        self.old.update(self.young)
+        self.young.clear()
 
     def evictions(self) -> int:
         """Return how many were dropped since the last time."""

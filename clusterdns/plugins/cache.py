@@ -383,9 +383,9 @@ class Cache(Plugin):
             raw = fresh.take(key)
             if raw is not None:
                 response = response_of(message.read_reply(raw.octets))
-                answers = rules.is_answer(question, response)
-                item = Item(response, raw.stored_at, raw.ttl, answers=answers)
-                self._put(kind, key, item)
+                if rules.kept_as(rules.outcome(question, response), question, response) == kind:
+                    answers = rules.is_answer(question, response)
+                    self._put(kind, key, Item(response, raw.stored_at, raw.ttl, answers=answers))
 
     def samples(self) -> list[Sample]:
         """Return what was asked, found, refreshed and pushed out, and how many replies are kept."""
