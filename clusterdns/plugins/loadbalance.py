@@ -18,9 +18,9 @@ Examples:
         whoami
     }
 
-Differences from CoreDNS: `weighted` is not served yet. A remembered answer holds up to eight
-orders, each address first in its turn, and the client's query ID picks one; with more than eight
-addresses the orders are drawn anew every second.
+Differences from CoreDNS: `weighted` is not served yet. A remembered answer holds up to
+sixteen orders, each address first in its turn, and the client's query ID picks one; with more
+addresses than that the orders are drawn anew every second.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin
 from clusterdns.route import Route
 from clusterdns.rr import RR
 
-MAX_ORDERS = 8
+MAX_ORDERS = 16
 REDRAW_S = 1.0
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
