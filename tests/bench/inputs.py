@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from casefile import Scripted
-
 ZONE = "cluster.local"
 SEARCH = (f"default.svc.{ZONE}", f"svc.{ZONE}", ZONE)  # a Pod's resolv.conf, options ndots:5
 EXTERNAL_NAMES = 200
-MISSED = "missed.test"  # a domain whose server says NODATA to everything
-A, AAAA = 1, 28
+ENDPOINTS = 10
+HEADLESS_EVERY = 10
+CHURN = " + churn"
+_READY = {"ready": True, "serving": True, "terminating": False}
+_SERVICE_NET, _ENDPOINT_NET = 200, 16  # second octets; apart up to 184 blocks of 65,536 endpoints
 
 Question = tuple[str, str]
 
@@ -36,44 +37,60 @@ class Cluster(NamedTuple):
 
 
 class Scenario(NamedTuple):
-    """What is asked; ``services`` is the size of the cluster."""
+    """What is asked, and what a server must have to be asked that."""
 
     title: str
-    services: int
     questions: Callable[[Cluster, random.Random], Iterator[Question]]
+    needs: frozenset[str]  # of `zone`, `srv`, `external`, `unique`, `tcp`, `api`
     is_endless: bool = False  # no name is ever asked for twice
+    transport: str = "udp"
+    is_churned: bool = False  # the cluster changes meanwhile
 
 
-def generate(directory: Path, size: int) -> Cluster:
-    """Write ``size`` Services with EndpointSlices; every tenth is headless with three endpoints."""
+def generate(directory: Path, size: int, endpoints: int = ENDPOINTS) -> Cluster:
+    """Write ``size`` Services with that many endpoints each; every tenth is headless."""
     spaces = ["default", *(f"team-{i}" for i in range(size // 100))]
     items = [_object("v1", "Namespace", {"name": s}) for s in spaces]
     services, headless = list[str](), list[str]()
     for i in range(size):
         space = spaces[i % len(spaces)]
         label = f"{space}-service-{i}" if i % 3 else f"s{i}"
-        is_headless = i % 10 == 9
+        is_headless = i % HEADLESS_EVERY == HEADLESS_EVERY - 1
         (headless if is_headless else services).append(f"{label}.{space}")
-        items += _service(i, label, space, is_headless)
+        items += _service(i, label, space, is_headless, endpoints)
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
     (directory / "cluster.json").write_text(text)
     return Cluster(tuple(services), tuple(headless))
 
 
-def _service(i: int, label: str, space: str, is_headless: bool) -> Iterator[dict[str, Any]]:
-    address = "None" if is_headless else _address(200, i)
+def _service(
+    i: int, label: str, space: str, is_headless: bool, endpoints: int
+) -> Iterator[dict[str, Any]]:
+    address = "None" if is_headless else _address(_SERVICE_NET, i)
     port = {"name": "http", "port": 80, "protocol": "TCP"}
     meta = {"name": label, "namespace": space}
     spec = {"clusterIP": address, "clusterIPs": [address], "ports": [port]}
     yield _object("v1", "Service", meta, spec=spec)
     slice_meta = {**meta, "name": f"{label}-1", "labels": {"kubernetes.io/service-name": label}}
-    endpoints = [
-        {"addresses": [_address(16, 3 * i + n)], "conditions": {"ready": True}} for n in range(3)
-    ]
     yield _object(
-        "discovery.k8s.io/v1", "EndpointSlice", slice_meta,
-        addressType="IPv4", endpoints=endpoints, ports=[port],
+        "discovery.k8s.io/v1", "EndpointSlice", slice_meta, addressType="IPv4", ports=[port],
+        endpoints=[_endpoint(label, space, i * endpoints + n) for n in range(endpoints)],
     )  # fmt: skip
+
+
+def _endpoint(label: str, space: str, number: int) -> dict[str, Any]:
+    """Return an endpoint with what its controller writes: servers have to read past it."""
+    return {
+        "addresses": [_address(_ENDPOINT_NET, number)],
+        "conditions": _READY,
+        "nodeName": f"node-{number % 500}",
+        "targetRef": {
+            "kind": "Pod",
+            "name": f"{label}-{number}",
+            "namespace": space,
+            "uid": f"{number:036}",
+        },
+    }
 
 
 def _address(net: int, i: int) -> str:
@@ -91,15 +108,8 @@ def objects(directory: Path) -> list[dict[str, Any]]:
 
 
 def external_names() -> list[str]:
+    """Return the names outside that are asked for again and again."""
     return [f"www{i}.example{i % 7}.com" for i in range(EXTERNAL_NAMES)]
-
-
-def upstream_entries() -> list[Scripted]:
-    """Return what the upstream server knows: an address for every external name, no AAAA."""
-    return [
-        Scripted(f"{host}.", "answer", 300, 1, A, f"192.0.2.{i % 250 + 1}")
-        for i, host in enumerate(external_names())
-    ]
 
 
 def write_input(path: Path, questions: Iterable[Question]) -> None:
@@ -107,8 +117,26 @@ def write_input(path: Path, questions: Iterable[Question]) -> None:
     path.write_text("".join(f"{qname} {qtype}\n" for qname, qtype in questions))
 
 
-def _internal(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
-    """Half cluster addresses, a quarter headless, a quarter SRV."""
+def cluster_addresses(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for the addresses of all Services that have a cluster address."""
+    for name in rng.sample(cluster.services, len(cluster.services)):
+        yield f"{name}.svc.{ZONE}", "A"
+
+
+def headless_addresses(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for the addresses of all headless Services, each of which has those of its endpoints."""
+    for name in rng.sample(cluster.headless, len(cluster.headless)):
+        yield f"{name}.svc.{ZONE}", "A"
+
+
+def ports(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for the port of all Services that have a cluster address."""
+    for name in rng.sample(cluster.services, len(cluster.services)):
+        yield f"_http._tcp.{name}.svc.{ZONE}", "SRV"
+
+
+def internal(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask half for cluster addresses, a quarter for headless ones, a quarter for SRV."""
     for _ in range(5000):
         yield f"{rng.choice(cluster.services)}.svc.{ZONE}", "A"
         yield f"{rng.choice(cluster.headless)}.svc.{ZONE}", "A"
@@ -116,32 +144,34 @@ def _internal(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
         yield f"_http._tcp.{rng.choice(cluster.services)}.svc.{ZONE}", "SRV"
 
 
-def _search_repeated(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
-    """Names outside under the search path, A and AAAA as a resolver asks."""
+def search_path(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for names outside under the search path, A and AAAA as a resolver asks."""
     for host in external_names():
         for suffix in SEARCH:
             yield f"{host}.{suffix}", "A"
             yield f"{host}.{suffix}", "AAAA"
 
 
-def _search_random(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+def random_names(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for names under the search path that nobody ever asked for."""
     while True:
         yield f"www.{rng.getrandbits(48):012x}.com.{SEARCH[0]}", "A"
 
 
-def _external(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+def external(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for a few names outside again and again."""
     for host in external_names():
         yield host, "A"
 
 
-def _missed(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
-    """Names outside that no cache can have; who is asked about them is an echo server."""
+def unique_external(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for names outside that no cache can have; they exist."""
     while True:
-        yield f"{rng.getrandbits(48):012x}.{MISSED}", "A"
+        yield f"www.{rng.getrandbits(48):012x}.com", "A"
 
 
-def _mixed(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
-    """What Pods send: of ten look-ups six for Services, four for names outside by search path.
+def mixed(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask as Pods do: of ten look-ups six for Services, four for names outside by search path.
 
     The look-ups of Services follow 1/rank, since few are asked for often.
     """
@@ -159,12 +189,31 @@ def _mixed(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
             yield qname, "AAAA"
 
 
-SCENARIOS = (
-    Scenario("internal, 10 services", 10, _internal),
-    Scenario("internal, 10,000 services", 10_000, _internal),
-    Scenario("search path, repeated", 10, _search_repeated),
-    Scenario("search path, never repeated", 10, _search_random, is_endless=True),
-    Scenario("external, cached", 10, _external),
-    Scenario("external, never repeated", 10, _missed, is_endless=True),
-    Scenario("mixed, as Pods ask", 10_000, _mixed),
+_STATIC = (
+    Scenario("a", cluster_addresses, frozenset({"zone"})),
+    Scenario("headless", headless_addresses, frozenset({"zone"})),
+    Scenario("srv", ports, frozenset({"zone", "srv"})),
+    Scenario("search", search_path, frozenset({"zone"})),
+    Scenario("mixed", mixed, frozenset({"zone", "external"})),
+    Scenario("random nxdomain", random_names, frozenset({"zone"}), is_endless=True),
+    Scenario("cached external", external, frozenset({"external"})),
+    Scenario("tcp", internal, frozenset({"zone", "srv", "tcp"}), transport="tcp"),
 )
+# Not churned: a change in the cluster has nothing to do with what is forwarded each time.
+_FORWARDED = Scenario(
+    "uncached external", unique_external, frozenset({"external", "unique"}), is_endless=True
+)
+
+
+def _churned(scenario: Scenario) -> Scenario:
+    return scenario._replace(
+        title=scenario.title + CHURN, needs=scenario.needs | {"api"}, is_churned=True
+    )
+
+
+SCENARIOS = (*_STATIC, _FORWARDED, *map(_churned, _STATIC))
+
+
+def scenario(title: str) -> Scenario:
+    """Return a scenario by its title."""
+    return next(one for one in SCENARIOS if one.title == title)

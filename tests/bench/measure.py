@@ -125,19 +125,29 @@ def compile_echo(directory: Path) -> Path:
     """Return the echo server, compiled."""
     path = directory / "echo"
     source = Path(__file__).with_name("echo.c")
-    command = [compiler() or "cc", "-O2", "-Wall", "-o", str(path), str(source)]
+    command = [compiler() or "cc", "-O2", "-Wall", "-pthread", "-o", str(path), str(source)]
     subprocess.run(command, check=True, timeout=60)
     return path
 
 
-def put_load(port: int, questions: Path, *, seconds: float, rate: int = 0, passes: int = 0) -> Load:
+def put_load(
+    port: int,
+    questions: Path,
+    *,
+    seconds: float,
+    rate: int = 0,
+    passes: int = 0,
+    transport: str = "udp",
+    clients: int = 1,
+) -> Load:
     """Return what dnsperf sees of a server.
 
     ``rate`` is queries a second, 0 as many as are answered; ``passes`` is how often the questions
-    are gone through at most, 0 without end.
+    are gone through at most, 0 without end. Over "tcp" each client keeps its connection.
     """
     command = [DNSPERF, "-s", "127.0.0.1", "-p", str(port), "-d", str(questions), "-t", "1"]
     command += ["-l", f"{seconds:.3f}", "-O", "suppress=timeout"]
+    command += ["-m", transport, "-c", str(clients)]
     if rate:
         command += ["-Q", str(rate)]
     if passes:

@@ -1,79 +1,57 @@
-"""CPU per query of clusterdns beside a C echo server: ``python tests/bench/run.py --help``.
+"""CPU per query of clusterdns beside its peers and a C echo server: ``tests/bench/run.py --help``.
 
-The echo server is what UDP itself costs on this machine, so the ratio to it says more than either
-number. Every server runs pinned to one core, dnsperf on the other. Servers take turns, round by
-round, and the ratio is the median of the rounds' ratios: what else the machine does hits all alike.
-Each scenario is asked at a fixed rate, where every query may be a wake-up of its own, and as fast
-as it goes, where they come in batches.
+The echo server is what the kernel's UDP and TCP cost on this machine, so the ratio to it says more
+than either number. Every server runs pinned to one core; dnsperf, the API servers and the upstream
+server on the other. Servers take turns, round by round, and a ratio is the median of the rounds'
+ratios: what else the machine does hits all alike. Each scenario is asked at a fixed rate, where every
+query may be a wake-up of its own, and as fast as it goes, where they come in batches. On a virtual
+machine a third of what the echo server costs at a fixed rate is the interrupt that wakes dnsperf; a
+server that replies later may find it awake, and so seem cheaper than the echo server.
 
-Standard output gets a JSON line for each measurement, standard error the table.
-
-CoreDNS is measured too if there is one (COREDNS=path, or in the PATH): the same Corefile, and the
-same objects from an API server of the tests.
+Standard output gets a JSON line for each measurement, standard error the table; ``--json`` writes all
+with the versions of everything into one document. A server that is not installed is left out, and one
+that cannot serve a scenario is not asked (see ``servers``).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fnmatch
 import json
-import os
 import random
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import dns.message
 import inputs
 import measure
-import peers
-from fakeapi import FakeApi
-from scriptedupstream import ScriptedUpstream
+import servers
 
-GOAL = 1.8  # times the echo server, for what is answered from memory
-ECHO, CLUSTERDNS, COREDNS = "echo", "clusterdns", "coredns"
-LOAD_TIMEOUT_S = 60.0
 WARM_UP_S, WARM_UP_PASSES = 10.0, 3  # clusterdns remembers a name error asked for twice
 MAX_QPS = 150_000  # no server here answers more names that are new to it
-
-COREFILE = """.:{{PORT}} {{
-    errors
-    prometheus 127.0.0.1:{metrics}
-    cache 30
-    loadbalance
-    kubernetes cluster.local in-addr.arpa ip6.arpa {{
-        {source}
-        pods insecure
-        fallthrough in-addr.arpa ip6.arpa
-        ttl 30
-    }}
-    forward . {upstream}
-}}
-missed.test:{{PORT}} {{
-    errors
-    prometheus 127.0.0.1:{metrics}
-    cache 30
-    forward . 127.0.0.1:{echo}
-}}
-"""
+TCP_CLIENTS = 10  # connections, each for a whole round
 
 
-class Subject(NamedTuple):
-    """A server that is measured."""
+class Plan(NamedTuple):
+    """What is measured how often."""
 
-    name: str
-    port: int
-    pid: int
+    services: int = 10_000
+    endpoints: int = inputs.ENDPOINTS
+    rounds: int = 5
+    seconds: float = 1.5  # of a round
+    rates: tuple[int, ...] = (20_000, 0)  # queries a second; 0 is as many as are answered
+    servers: tuple[str, ...] = servers.NAMES
+
+
+FULL, FULL_TITLES = Plan(), tuple(one.title for one in inputs.SCENARIOS)
+QUICK = Plan(1000, seconds=0.5, rates=(0,), servers=servers.NAMES[:4])
+QUICK_TITLES = ("a", "search", "mixed", "random nxdomain", "uncached external", "tcp")
 
 
 class Row(NamedTuple):
@@ -81,19 +59,24 @@ class Row(NamedTuple):
 
     scenario: str
     rate: int
-    subject: Subject
+    server: str
     samples: list[measure.Sample]
-    ratios: list[float]
+    to_echo: list[float]
+    to_coredns: list[float]  # empty without CoreDNS
     pss_mib: float
 
     def as_json(self) -> dict[str, object]:
+        """Return the medians over the rounds, and the rounds."""
         loads = [sample.load for sample in self.samples]
         return {
             "scenario": self.scenario,
             "rate": self.rate,
-            "server": self.subject.name,
+            "server": self.server,
             "us_per_query": round(statistics.median(s.us_per_query for s in self.samples), 3),
-            "ratio_to_echo": round(statistics.median(self.ratios), 3),
+            "ratio_to_echo": round(statistics.median(self.to_echo), 3),
+            "ratio_to_coredns": (
+                round(statistics.median(self.to_coredns), 3) if self.to_coredns else None
+            ),
             "rounds_us": [round(sample.us_per_query, 3) for sample in self.samples],
             "qps": round(statistics.median(load.answered / load.seconds for load in loads)),
             "latency_us": round(statistics.median(load.latency_us for load in loads), 1),
@@ -104,149 +87,216 @@ class Row(NamedTuple):
         }
 
 
+class Goal(NamedTuple):
+    """What clusterdns must not cost more than, as a ratio to a server."""
+
+    scenarios: tuple[str, ...]  # patterns of titles
+    server: str
+    ratio: str  # the row's field
+    at_most: float
+
+
+_HITS = ("a", "headless", "srv", "search", "mixed", "cached external")
+GOALS = (
+    Goal(_HITS, servers.CLUSTERDNS, "ratio_to_echo", 1.3),
+    Goal(_HITS, servers.PURE, "ratio_to_echo", 1.6),
+    Goal(("random nxdomain",), "clusterdns*", "ratio_to_echo", 2.0),
+    Goal(("tcp", "uncached external", f"*{inputs.CHURN}"), "clusterdns*", "ratio_to_coredns", 0.5),
+    Goal(("*",), "clusterdns*", "ratio_to_coredns", 1.0),
+)
+
+
 def main() -> int:
     options = _arguments()
     reason = measure.missing()
     if reason:
         print(f"skipped: {reason}", file=sys.stderr)
         return 0
-    scenarios = [s for s in inputs.SCENARIOS if options.scenario in s.title]
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        stack.enter_context(measure.pinned(measure.LOAD_CORE))
-        bench = Bench(Path(directory), stack, options)
-        for scenario in scenarios:
-            for row in bench.run(scenario):
-                print(json.dumps(row.as_json()), flush=True)
-                rows.append(row)
-    print(_table(rows), file=sys.stderr)
+    plan = _plan(options)
+    default = QUICK_TITLES if options.quick else FULL_TITLES
+    titles = _matching(options.scenario, FULL_TITLES) if options.scenario else default
+    found: list[dict[str, object]] = []
+    for row in rows(plan, [inputs.scenario(title) for title in titles]):
+        found.append(row.as_json())
+        print(json.dumps(found[-1]), flush=True)
+    print(table(found), file=sys.stderr)
+    if options.json:
+        document = {
+            "versions": servers.versions(plan.servers),
+            "plan": plan._asdict(),
+            "rows": found,
+        }
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a round")
+    parser.add_argument("--quick", action="store_true", help="a small cluster, few scenarios")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, help="of a round")
+    parser.add_argument("--services", type=int, help="of the cluster")
+    parser.add_argument("--endpoints", type=int, help="of each Service")
     parser.add_argument(
-        "--rate", type=int, nargs="+", default=[20_000, 0],
-        help="queries a second; 0 is as many as are answered",
-    )  # fmt: skip
-    parser.add_argument("--scenario", default="", help="only those whose title contains this")
+        "--rate", type=int, nargs="+", help="queries a second; 0 is as many as are answered"
+    )
+    parser.add_argument(
+        "--scenario", nargs="+", metavar="PATTERN", help=f"of {', '.join(FULL_TITLES)}"
+    )
+    parser.add_argument(
+        "--server", nargs="+", metavar="PATTERN", help=f"of {', '.join(servers.NAMES)}"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one document")
     return parser.parse_args()
 
 
-class Bench:
-    """The servers, started when first needed and stopped with the ``stack``."""
+def _plan(options: argparse.Namespace) -> Plan:
+    """Return the plan that the options say."""
+    given = {
+        name: value for name, value in vars(options).items()
+        if name in ("services", "endpoints", "rounds", "seconds") and value is not None
+    }  # fmt: skip
+    if options.rate:
+        given["rates"] = tuple(options.rate)
+    if options.server:
+        given["servers"] = _matching(options.server, servers.NAMES)
+    return (QUICK if options.quick else FULL)._replace(**given)
 
-    def __init__(
-        self, directory: Path, stack: contextlib.ExitStack, options: argparse.Namespace
-    ) -> None:
-        self._directory = directory
-        self._stack = stack
-        self._rounds: int = options.rounds
-        self._seconds: float = options.seconds
-        self._rates: list[int] = options.rate
-        self._upstream = ScriptedUpstream(inputs.upstream_entries())
-        stack.callback(self._upstream.stop)
-        self._echo = self._start_echo(measure.SERVER_CORE)
-        # Its replies, the queries with a bit set, are NODATA without an SOA: nothing to keep.
-        self._nobody = self._start_echo(measure.LOAD_CORE)
-        self._clusters: dict[int, tuple[inputs.Cluster, list[Subject]]] = {}
+
+def _matching(patterns: Iterable[str], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that any pattern matches."""
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise SystemExit(f"{pattern} is none of {', '.join(names)}")
+    return tuple(n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns))
+
+
+def rows(plan: Plan, scenarios: Iterable[inputs.Scenario]) -> Iterator[Row]:
+    """Start the servers of a plan, yield what each scenario finds, and stop them."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        measure.pinned(measure.LOAD_CORE),
+        contextlib.ExitStack() as stack,
+    ):
+        bench = Bench(Path(directory), stack, plan)
+        for scenario in scenarios:
+            yield from bench.run(scenario)
+
+
+class Bench:
+    """The servers of a plan; they stop with the ``stack``."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack, plan: Plan) -> None:
+        self._plan = plan
+        self._path = directory / "questions"
         self._fresh = random.Random()
+        self._world = stack.enter_context(servers.world(directory, plan.services, plan.endpoints))
+        self._subjects: list[servers.Subject] = []
+        for name in dict.fromkeys((servers.ECHO, *plan.servers)):
+            reason = servers.missing(name)
+            if reason:
+                print(reason, file=sys.stderr)
+            else:
+                running = servers.running(name, self._world)
+                self._subjects.append(stack.enter_context(running))
 
     def run(self, scenario: inputs.Scenario) -> Iterator[Row]:
         """Return the rows of a scenario, the echo server's first."""
-        cluster, subjects = self._serve(scenario.services)
-        path = self._directory / "questions"
-        self._write(scenario, cluster, path, 1000)
+        subjects = [s for s in self._subjects if servers.can_serve(s.name, scenario)]
+        self._write(scenario, 1000)
         for subject in subjects:
-            measure.put_load(subject.port, path, seconds=WARM_UP_S, passes=WARM_UP_PASSES)
-        for rate in self._rates:
-            samples: dict[Subject, list[measure.Sample]] = {s: [] for s in subjects}
-            for i in range(self._rounds):
+            self._load(subject, scenario, WARM_UP_S, passes=WARM_UP_PASSES)
+        for rate in self._plan.rates:
+            samples: dict[str, list[measure.Sample]] = {s.name: [] for s in subjects}
+            for i in range(self._plan.rounds):
                 if scenario.is_endless:
-                    self._write(scenario, cluster, path, self._seconds * (rate or MAX_QPS))
+                    self._write(scenario, self._plan.seconds * (rate or MAX_QPS))
                 for subject in subjects if i % 2 else reversed(subjects):
-                    before = measure.cpu_ns(subject.pid)
-                    load = measure.put_load(
-                        subject.port, path, seconds=self._seconds, rate=rate,
-                        passes=1 if scenario.is_endless else 0,
-                    )  # fmt: skip
-                    cpu_ns = measure.cpu_ns(subject.pid) - before
-                    samples[subject].append(measure.Sample(load, cpu_ns))
-            echo = samples[self._echo]
-            for subject, found in samples.items():
-                pairs = zip(found, echo, strict=True)
-                ratios = [ours.us_per_query / theirs.us_per_query for ours, theirs in pairs]
-                pss_mib = measure.pss_mib(subject.pid)
-                yield Row(scenario.title, rate, subject, found, ratios, pss_mib)
+                    samples[subject.name].append(self._sample(subject, scenario, rate))
+            for subject in subjects:
+                yield Row(
+                    scenario.title, rate, subject.name, samples[subject.name],
+                    _ratios(samples[subject.name], samples[servers.ECHO]),
+                    _ratios(samples[subject.name], samples.get(servers.COREDNS, [])),
+                    measure.pss_mib(subject.pid),
+                )  # fmt: skip
 
-    def _write(
-        self, scenario: inputs.Scenario, cluster: inputs.Cluster, path: Path, count: float
-    ) -> None:
-        rng = self._fresh if scenario.is_endless else random.Random(1)
-        questions = scenario.questions(cluster, rng)
-        limit = int(count) if scenario.is_endless else None
-        inputs.write_input(path, islice(questions, limit))
+    def _sample(
+        self, subject: servers.Subject, scenario: inputs.Scenario, rate: int
+    ) -> measure.Sample:
+        """Return what a server costs for one round."""
+        churning = contextlib.nullcontext()
+        if scenario.is_churned and subject.api is not None:
+            churning = subject.api.churning()
+        passes = 1 if scenario.is_endless else 0
+        with churning:
+            before = measure.cpu_ns(subject.pid)
+            load = self._load(subject, scenario, self._plan.seconds, rate=rate, passes=passes)
+            return measure.Sample(load, measure.cpu_ns(subject.pid) - before)
 
-    def _serve(self, services: int) -> tuple[inputs.Cluster, list[Subject]]:
-        """Return the servers of a cluster of this size."""
-        if services not in self._clusters:
-            directory = self._directory / str(services)
-            directory.mkdir()
-            cluster = inputs.generate(directory, services)
-            subjects = [self._echo, self._start(CLUSTERDNS, directory, cluster)]
-            if os.environ.get("COREDNS") or shutil.which("coredns"):
-                subjects.append(self._start(COREDNS, directory, cluster))
-            self._clusters[services] = cluster, subjects
-        return self._clusters[services]
-
-    def _start(self, name: str, directory: Path, cluster: inputs.Cluster) -> Subject:
-        source, run = f"manifests {directory}", peers.clusterdns
-        if name == COREDNS:
-            api = self._stack.enter_context(FakeApi(inputs.objects(directory)))
-            source, run = f"endpoint {api.url}", peers.coredns
-        text = COREFILE.format(
-            metrics=peers.free_port(), source=source, upstream=self._upstream.address,
-            echo=self._nobody.port,
+    def _load(
+        self,
+        subject: servers.Subject,
+        scenario: inputs.Scenario,
+        seconds: float,
+        *,
+        rate: int = 0,
+        passes: int,
+    ) -> measure.Load:
+        return measure.put_load(
+            subject.port, self._path, seconds=seconds, rate=rate, passes=passes,
+            transport=scenario.transport, clients=TCP_CLIENTS if scenario.transport == "tcp" else 1,
         )  # fmt: skip
-        with measure.pinned(measure.SERVER_CORE):
-            server = self._stack.enter_context(run(text, directory))
-        _wait_for(server, cluster.probe)
-        return Subject(name, server.port, server.process.pid)
 
-    def _start_echo(self, core: int) -> Subject:
-        path, port = measure.compile_echo(self._directory), peers.free_port()
-        with measure.pinned(core):
-            process = subprocess.Popen([path, str(port)])
-        self._stack.callback(process.wait, 5)
-        self._stack.callback(process.kill)
-        return Subject(ECHO, port, process.pid)
-
-
-def _wait_for(server: peers.Server, qname: str) -> None:
-    """Return as soon as a name resolves."""
-    query = dns.message.make_query(qname, "A").to_wire()
-    deadline = time.monotonic() + LOAD_TIMEOUT_S
-    while time.monotonic() < deadline:
-        reply = peers.ask_udp(server.address, query, timeout_s=1)
-        if reply and dns.message.from_wire(reply).answer:
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"{qname} does not resolve in {LOAD_TIMEOUT_S} s:\n{server.output}")
-
-
-def _table(rows: list[Row]) -> str:
-    lines = [f"{'scenario':28} {'rate':>6} {'server':10} {'µs/query':>8} {'x echo':>6} {'MiB':>6}"]
-    for row in rows:
-        found = row.as_json()
-        rate = str(row.rate) if row.rate else "all"
-        lines.append(
-            f"{row.scenario:28} {rate:>6} {row.subject.name:10} {found['us_per_query']:8.2f}"
-            f" {found['ratio_to_echo']:6.2f} {found['pss_mib']:6.1f}"
+    def _write(self, scenario: inputs.Scenario, count: float) -> None:
+        """Write the questions; ``count`` new ones if the scenario is endless."""
+        rng = self._fresh if scenario.is_endless else random.Random(1)
+        questions = scenario.questions(self._world.cluster, rng)
+        inputs.write_input(
+            self._path, islice(questions, int(count) if scenario.is_endless else None)
         )
-    lines.append(f"goal: at most {GOAL} x echo for what is answered from memory")
-    return "\n".join(lines)
+
+
+def _ratios(ours: list[measure.Sample], theirs: list[measure.Sample]) -> list[float]:
+    """Return the ratio of each round, none if there is nothing to compare with."""
+    pairs = zip(ours, theirs, strict=True) if theirs else ()
+    return [one.us_per_query / other.us_per_query for one, other in pairs]
+
+
+def table(found: list[dict[str, object]]) -> str:
+    """Return rows of JSON for people, with the goals that are missed below."""
+    lines = [
+        f"{'scenario':24} {'rate':>6} {'server':19} {'µs/query':>8} {'x echo':>6} {'x CoreDNS':>9}"
+        f" {'q/s':>7} {'µs wait':>8} {'MiB':>6}"
+    ]
+    for row in found:
+        to_coredns = row["ratio_to_coredns"]
+        lost = 1 - row["answered"] / max(1, row["sent"])
+        lines.append(
+            f"{row['scenario']:24} {row['rate'] or 'all':>6} {row['server']:19}"
+            f" {row['us_per_query']:8.2f} {row['ratio_to_echo']:6.2f}"
+            f" {'' if to_coredns is None else f'{to_coredns:.2f}':>9}"
+            f" {row['qps']:7} {row['latency_us']:8.0f} {row['pss_mib']:6.1f}"
+            + (f"  {lost:.1%} lost" if lost > 0.001 else "")
+        )
+    return "\n".join([*lines, *_missed(found)])
+
+
+def _missed(found: list[dict[str, object]]) -> Iterator[str]:
+    """Yield a line for each goal that a row misses."""
+    for row in found:
+        for goal in GOALS:
+            ratio = row[goal.ratio]
+            if (
+                ratio is not None
+                and ratio > goal.at_most
+                and fnmatch.fnmatchcase(row["server"], goal.server)
+                and any(fnmatch.fnmatchcase(row["scenario"], s) for s in goal.scenarios)
+            ):
+                yield (
+                    f"missed: {row['scenario']} at {row['rate'] or 'full'} rate, {row['server']}:"
+                    f" {goal.ratio} {ratio:.2f}, at most {goal.at_most}"
+                )
 
 
 if __name__ == "__main__":
