@@ -201,6 +201,8 @@ class Relay:
     def _take_over(self, left: list[HandedOver]) -> None:
         """Let queries go on through the chain, with what has come of them."""
         for lane, packet, client, listener, server, seconds, octets, error in left:
+            if listener in self._engines:  # first: those who joined it find its reply in the cache
+                self._engines[listener].take(packet, client)
             query, upstream = message.read_query(packet), self._upstreams[server]
             if isinstance(query, Query) and query.question is not None:
                 track = self._tracks[lane.number]
@@ -211,8 +213,6 @@ class Relay:
                     upstream.took(found.rcode).observe(seconds)
                 arrival = Arrival(upstream, found, seconds, time.monotonic())
                 track.forwarded.pool.arrive(query, query.question, flags, arrival)
-            if listener in self._engines:
-                self._engines[listener].take(packet, client)
 
     # ---- counts
 

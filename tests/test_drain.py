@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import shutil
-import subprocess
 import sys
-import sysconfig
-from pathlib import Path
 
 import malformed
 import pytest
+import sanitized
 from fuzz import fuzz_drain
 from peers import ask_udp, clusterdns
 
@@ -24,7 +20,6 @@ needs_drain = pytest.mark.skipif(
     drain is None,
     reason="not compiled: apt-get install gcc python3-dev, then pip install -e . again",
 )
-ROOT = Path(__file__).parent.parent
 BATCH, NOW = fuzz_drain.BATCH, fuzz_drain.NOW
 WEB = message.HEADER.pack(7, 0, 1, 0, 0, 0) + malformed.WEB + b"\0\1\0\1"
 
@@ -131,32 +126,8 @@ def test_a_socket_that_is_closed_and_arguments_that_are_none():
 
 
 def test_sanitizers_have_nothing_to_say(tmp_path):
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    headers = Path(sysconfig.get_paths()["include"])
-    if compiler is None or not (headers / "Python.h").exists():
-        pytest.skip("no compiler or no Python.h: apt-get install gcc python3-dev")
-    built = tmp_path / "_drain.so"
-    words = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    words += ["-fPIC", "-shared"]
-    source = ROOT / "clusterdns" / "_drain.c"
-    done = subprocess.run(
-        [compiler, *words, f"-I{headers}", str(source), "-o", str(built)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"no sanitizers: apt-get install gcc: {done.stderr[-200:]}")
-    libraries = [
-        subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip()
-        for name in ("libasan.so", "libubsan.so")
-    ]
-    ran = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "fuzz" / "fuzz_drain.py"), "4"],
-        env={**os.environ, "DRAIN": str(built), "LD_PRELOAD": " ".join(libraries),
-             "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "packets" in ran.stdout
+    said = sanitized.fuzz("fuzz_drain.py", 4, sanitized.built(tmp_path))
+    assert "packets" in said
 
 
 @needs_drain

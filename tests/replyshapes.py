@@ -1,0 +1,235 @@
+"""Replies of every shape an upstream server, or a forger, may send to a query for an address.
+
+``plain`` are those that the relay passes on by itself, ``saying`` those it does only where `cache`
+takes away what the OPT says, ``other`` what it has to hand over, ``no_reply`` what is to be waited
+out. Each takes the query as the server got it and returns octets by name.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+A, NS, CNAME, SOA, MX, TXT, AAAA, OPT = 1, 2, 5, 6, 15, 16, 28, 41
+QR, AA, TC, RD, RA, Z, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0040, 0x0020, 0x0010
+HEADER = 12
+RDATA = 12  # where it begins in a record whose owner is a pointer
+MOST_RECORDS = 64  # MAX_RECORDS
+_GOOD = QR | RD | RA
+
+
+class Asked:
+    """A query as the server got it, and messages about it."""
+
+    def __init__(self, packet: bytes) -> None:
+        self.ident = int.from_bytes(packet[:2], "big")
+        self.has_opt = packet[11] == 1
+        self.question = packet[HEADER : len(packet) - (11 if self.has_opt else 0)]
+        self.qname = self.question[:-4]
+        self.qtype = int.from_bytes(self.question[-4:-2], "big")
+        self.first = HEADER + len(self.question)  # where the records begin
+
+    def message(
+        self,
+        answer: tuple[bytes, ...] = (),
+        authority: tuple[bytes, ...] = (),
+        additional: tuple[bytes, ...] = (),
+        *,
+        flags: int = _GOOD,
+        question: bytes | None = None,
+        questions: int = 1,
+        ident: int | None = None,
+        tail: bytes = b"",
+    ) -> bytes:
+        """Return a message with these records."""
+        counts = (questions, len(answer), len(authority), len(additional))
+        head = struct.pack("!HHHHHH", self.ident if ident is None else ident, flags, *counts)
+        records = b"".join((*answer, *authority, *additional))
+        return head + (self.question if question is None else question) + records + tail
+
+    def address(
+        self, i: int = 1, *, owner: bytes = b"\xc0\x0c", ttl: int = 300, rtype: int = 0
+    ) -> bytes:
+        """Return a record with an address of the type that is asked for."""
+        rtype = rtype or self.qtype
+        rdata = bytes((10, 0, i >> 8 & 255, i & 255))
+        return record(owner, rtype, ttl, rdata if rtype == A else b"\xfd" + bytes(11) + rdata)
+
+    def addresses(self, count: int, *, owner: bytes = b"\xc0\x0c") -> tuple[bytes, ...]:
+        return tuple(self.address(i, owner=owner, ttl=60 + i) for i in range(count))
+
+    def aliases(self, *targets: bytes, end: tuple[int, ...] = (1, 2)) -> tuple[bytes, ...]:
+        """Return CNAMEs, each the owner of what follows, and addresses of the last target."""
+        found, at, owner = [], self.first, b"\xc0\x0c"
+        for i, target in enumerate(targets):
+            found.append(record(owner, CNAME, 90 - i, target))
+            owner = pointer(at + RDATA)
+            at += RDATA + len(target)
+        return (*found, *(self.address(i, owner=owner) for i in end))
+
+
+def record(owner: bytes, rtype: int, ttl: int, rdata: bytes, rclass: int = 1) -> bytes:
+    return owner + struct.pack("!HHIH", rtype, rclass, ttl, len(rdata)) + rdata
+
+
+def pointer(offset: int) -> bytes:
+    return struct.pack("!H", 0xC000 | offset)
+
+
+def opt(size: int = 1232, ttl: int = 0, options: bytes = b"", owner: bytes = b"\0") -> bytes:
+    return owner + struct.pack("!HHIH", OPT, size, ttl, len(options)) + options
+
+
+def soa(owner: bytes, server: bytes, mailbox: bytes, ttl: int = 900) -> bytes:
+    return record(owner, SOA, ttl, server + mailbox + struct.pack("!5I", 1, 2, 3, 4, 60))
+
+
+def plain(asked: Asked) -> Mapping[str, bytes]:
+    """Return replies that the relay passes on, if the client takes so many octets."""
+    say, last = asked.message, HEADER + len(asked.qname) - 1  # the root label
+    parent = HEADER + 1 + asked.qname[0] if asked.qname != b"\0" else last
+    found = {
+        "address": say((asked.address(),)),
+        "addresses": say(asked.addresses(5)),
+        "as many as may be": say(asked.addresses(MOST_RECORDS)),
+        "twice the same": say((asked.address(), asked.address())),
+        "TTL 0": say((asked.address(ttl=0),)),
+        "TTL 1": say((asked.address(ttl=1),)),
+        "TTL 2**31": say((asked.address(ttl=2**31), asked.address(2, ttl=2**32 - 1))),
+        "authoritative": say((asked.address(),), flags=QR | AA),
+        "every flag": say((asked.address(),), flags=QR | AA | RD | RA | Z | AD | CD),
+        "validated": say((asked.address(),), flags=_GOOD | AD),
+        "another case": say((asked.address(),), question=asked.qname.swapcase() + asked.question[-4:]),
+        "alias": say(asked.aliases(b"\x03www\x04test\0")),
+        "alias at the root": say(asked.aliases(b"\0")),
+        "aliases": say(asked.aliases(b"\1a\4test\0", b"\1b\4test\0", b"\1c\0")),
+        "long alias": say(asked.aliases((b"\x3f" + b"x" * 63) * 3 + b"\x3d" + b"y" * 61 + b"\0")),
+        "alias of itself": say(asked.aliases(b"\4test\0", pointer(asked.first + RDATA))),
+        "fork": say(asked.aliases(b"\1b\0", asked.qname, b"\1c\0")),
+        "alias into an alias": say(
+            asked.aliases(b"\1a\4test\0", b"\1b" + pointer(asked.first + RDATA + 2))
+        ),
+        "denial by the root": say(
+            (), (soa(b"\0", b"\1a\4test\0", b"\1h\4test\0"),), flags=_GOOD | 3
+        ),
+        "no data": say((), (soa(b"\4test\0", b"\1a\4test\0", b"\0"),)),
+        "denial with TTL 0": say((), (soa(b"\0", b"\0", b"\0", ttl=0),), flags=_GOOD | 3),
+        "denial with TTL 2**32 - 1": say((), (soa(b"\0", b"\0", b"\0", ttl=2**32 - 1),)),
+        "OPT": say((asked.address(),), (), (opt(),)),
+        "OPT of a later version": say((asked.address(),), (), (opt(512, 1 << 16),)),
+        "denial with OPT": say((), (soa(b"\0", b"\0", b"\0"),), (opt(),), flags=_GOOD | 3),
+    }  # fmt: skip
+    if asked.qname != b"\0":
+        own, above = pointer(HEADER), pointer(parent)
+        if parent < last:
+            found["alias below the same parent"] = say(asked.aliases(b"\4next" + above))
+            found["alias to the parent"] = say(asked.aliases(above))
+            found["denial by the parent"] = say(
+                (), (soa(above, b"\2ns" + above, b"\4host" + above),), flags=_GOOD | 3
+            )
+        found["alias below the name itself"] = say(asked.aliases(b"\4next" + own))
+        found["alias to the name itself"] = say(asked.aliases(own))
+        mailbox = pointer(asked.first + RDATA)  # where the name of the server is
+        found["no data of its own"] = say((), (soa(own, b"\2ns\4test\0", b"\1h" + mailbox),))
+    return found
+
+
+def saying(asked: Asked) -> Mapping[str, bytes]:
+    """Return replies whose OPT says something that `cache` keeps from the client."""
+    say, answer = asked.message, (asked.address(),)
+    return {
+        "OPT with DO": say(answer, (), (opt(1232, 0x8000),)),
+        "OPT with other flags": say(answer, (), (opt(1232, 0x0001),)),
+        "OPT with options": say(answer, (), (opt(options=b"\0\x0a\0\x08" + bytes(8)),)),
+        "OPT with an option that is none": say(answer, (), (opt(options=b"\0\x0a\0\x09"),)),
+    }
+
+
+def other(asked: Asked) -> Mapping[str, bytes]:
+    """Return replies to the query that the relay has to hand over."""
+    say, address, first = asked.message, asked.address(), asked.first
+    denial = soa(b"\0", b"\0", b"\0")
+    wrong = AAAA if asked.qtype == A else A
+    name = asked.qname if asked.qname != b"\0" else b"\1a\0"
+    return {
+        "nothing": say(),
+        "TC": say((address,), flags=_GOOD | TC),
+        "cut short": say((address, address))[:-3],
+        "one record less than it says": say((address,))[:6] + b"\0\2" + say((address,))[8:],
+        **{f"rcode {i}": say(flags=_GOOD | i) for i in (1, 2, 4, 5, 6, 9, 15)},
+        **{f"rcode {i} with SOA": say((), (denial,), flags=_GOOD | i) for i in (2, 5, 6)},
+        "more labels than fit": say(asked.aliases(*([b"\1a" * 80 + b"\0"] * 4))),
+        "rcode 2 with address": say((address,), flags=_GOOD | 2),
+        "NXDOMAIN with address": say((address,), flags=_GOOD | 3),
+        "NXDOMAIN without SOA": say(flags=_GOOD | 3),
+        "alias to nothing": say((), (denial,), flags=_GOOD | 3)[:6]
+        + struct.pack("!HHH", 1, 1, 0) + asked.question + record(b"\xc0\x0c", CNAME, 9, b"\0") + denial,
+        "alias and no data": say(asked.aliases(b"\4next\4test\0", end=()), (soa(b"\4test\0", b"\0", b"\0"),)),
+        "address and SOA": say((address,), (denial,)),
+        "two SOAs": say((), (denial, denial)),
+        "SOA in the answer": say((denial,)),
+        "alias and two SOAs": say(asked.aliases(b"\1x\0", end=()), (denial, denial)),
+        "delegation": say((), (record(b"\4test\0", NS, 60, b"\2ns\4test\0"),)),
+        "answer and additional": say((address,), (), (asked.address(9),)),
+        "denial and additional": say((), (denial,), (opt(), asked.address(9))),
+        "one too many": say(asked.addresses(MOST_RECORDS + 1)),
+        "another type": say((asked.address(rtype=wrong),)),
+        "both types": say((address, asked.address(rtype=wrong))),
+        "text": say((record(b"\xc0\x0c", TXT, 60, b"\1x"),)),
+        "address, then alias": say((address, record(b"\xc0\x0c", CNAME, 60, b"\1x\0"))),
+        "alias alone": say(asked.aliases(b"\1x\0", end=())),
+        "alias and a stranger": say((*asked.aliases(b"\1x\0", end=()), address)),
+        "owner spelled out": say((asked.address(owner=name),)),
+        "a stranger": say((asked.address(owner=b"\4evil\4test\0"),)),
+        "class CH": say((record(b"\xc0\x0c", asked.qtype, 60, address[12:], 3),)),
+        "address too short": say((record(b"\xc0\x0c", asked.qtype, 60, b"\1\2\3"),)),
+        "address too long": say((record(b"\xc0\x0c", asked.qtype, 60, bytes(17)),)),
+        "octets behind": say((address,), tail=b"\0"),
+        "octets behind OPT": say((address,), (), (opt(),), tail=bytes(11)),
+        "alias too short": say(asked.aliases(b"\1x")),
+        "alias with octets behind": say(asked.aliases(b"\1x\0\0")),
+        "alias of no octets": say(asked.aliases(b"")),
+        "alias too long": say(asked.aliases((b"\x3f" + b"x" * 63) * 4 + b"\0")),
+        "alias of another label type": say(asked.aliases(b"\x41x\0")),
+        "pointer to itself": say(asked.aliases(pointer(first + RDATA))),
+        "pointer ahead": say(asked.aliases(pointer(first + RDATA + 20))),
+        "pointer beyond the end": say(asked.aliases(pointer(0x3FFF))),
+        "pointer into the header": say(asked.aliases(b"\1x" + pointer(4))),
+        "pointer to the type": say(asked.aliases(b"\1x" + pointer(first - 4))),
+        "pointer to a TTL": say(asked.aliases(b"\1x" + pointer(first + 6))),
+        "pointer into a label": say(asked.aliases(b"\3a\1b\0", b"\1x" + pointer(first + RDATA + 2))),
+        "loop of two": say(asked.aliases(b"\1x" + pointer(first + RDATA + 4) + pointer(first + RDATA))),
+        "half a pointer": say((record(b"\xc0\x0c", CNAME, 60, b"\xc0"),)),
+        "SOA too short": say((), (record(b"\0", SOA, 60, b"\0\0" + bytes(19)),)),
+        "SOA too long": say((), (record(b"\0", SOA, 60, b"\0\0" + bytes(21)),)),
+        "SOA without names": say((), (record(b"\0", SOA, 60, b""),)),
+        "SOA of class CH": say((), (record(b"\0", SOA, 60, bytes(22), 3),)),
+        "OPT first": say((opt(), address)),
+        "OPT among the authorities": say((), (opt(),)),
+        "OPT with an extended RCODE": say((address,), (), (opt(1232, 1 << 24),)),
+        "OPT with a name": say((address,), (), (opt(owner=b"\1x\0"),)),
+        "OPT cut short": say((address,), (), (opt(options=bytes(8))[:-1],)),
+        "two OPTs": say((address,), (), (opt(), opt())),
+        "too long a message": say((address,), (), (opt(options=b"\0\x0c\x10\0" + bytes(4096)),)),
+    }  # fmt: skip
+
+
+def no_reply(asked: Asked) -> Mapping[str, bytes]:
+    """Return octets that are no reply to the query."""
+    say, answer, question = asked.message, (asked.address(),), asked.question
+    return {
+        "no octet": b"",
+        "half a header": say(answer)[:11],
+        "header alone": say(answer)[:12],
+        "another ID": say(answer, ident=asked.ident ^ 1),
+        "another name": say(answer, question=b"\4evil\4test\0" + question[-4:]),
+        "a longer name": say(answer, question=b"\1x" + question),
+        "another type": say(answer, question=question[:-4] + b"\0\x0f\0\1"),
+        "another class": say(answer, question=question[:-1] + b"\3"),
+        "QR 0": say(answer, flags=RD),
+        "another opcode": say(answer, flags=_GOOD | 2 << 11),
+        "no question": say(answer, question=b"", questions=0),
+        "none, and our name": say(answer, questions=0),
+        "two questions": say(answer, question=question * 2, questions=2),
+        "question cut short": say()[: HEADER + len(question) - 1],
+    }
