@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 import replyshapes
-from faultyupstream import EVIL, A, FaultyUpstream, good, query, says, truncated
+from faultyupstream import EVIL, A, FaultyUpstream, addresses, good, query, says, silent, truncated
 from inprocess import InProcess
 from peers import free_port
 from replyshapes import Asked
@@ -254,6 +254,56 @@ def test_counts_are_added_up_when_there_are_many(upstream, monkeypatch):
                     await asyncio.sleep(0.02)
             samples = listener.server.tally.samples()
             assert 8 == sum(s[2] for s in samples if s[0] == "dns_requests_total")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("shuffles", [True, False])
+def test_addresses_are_shuffled_where_there_is_loadbalance(upstream, shuffles):
+    upstream.fault = lambda asked: asked.reply(replyshapes.plain(Asked(asked.wire))["addresses"])
+    lines = f"loadbalance\n{FORWARD}" if shuffles else FORWARD
+
+    async def run() -> None:
+        async with Listener(corefile(lines, upstream)) as listener:
+            seen = {bytes(addresses(await listener.ask(query("n.test.", i)))[0]) for i in range(40)}
+            assert (5 if shuffles else 1) == len(seen)
+            assert [] == listener.resolved
+
+    asyncio.run(run())
+
+
+def test_zones_of_one_block_share_max_concurrent(upstream):
+    upstream.fault = silent
+    lines = (
+        "forward . UPSTREAM {\n max_concurrent 3\n read_timeout 200ms\n max_connect_attempts 1\n}"
+    )
+    blocks = f"a.test:53 b.test:53 {{\n{lines}\n}}\n".replace("UPSTREAM", upstream.address)
+
+    async def run() -> None:
+        async with Listener(blocks) as listener:
+            lanes = [listener.engine.zones[zone] for zone in (b"\1a\4test\0", b"\1b\4test\0")]
+            assert [3, 3] == [lane.most for lane in lanes]
+            for i, qname in enumerate(("x.a.test.", "y.a.test.", "x.b.test.")):
+                listener.client.send(query(qname, i))
+            async with asyncio.timeout(4):
+                while [2, 1] != [lane.most for lane in lanes]:  # noqa: ASYNC110 - until the next tick
+                    await asyncio.sleep(0.005)
+
+    asyncio.run(run())
+
+
+def test_only_forged_replies_are_a_form_error(upstream):
+    """As the chain has it: somebody is there, but says nothing to the question."""
+    upstream.fault = lambda asked: asked.reply(
+        asked.message(question=b"\4evil\4test\0" + asked.question[-4:], answer=EVIL)
+    )
+    lines = "forward . UPSTREAM {\n read_timeout 100ms\n}"
+
+    async def run() -> None:
+        async with Listener(corefile(lines, upstream)) as listener:
+            reply = await listener.ask(query("www.test.", 1))
+            assert 1 == reply[3] & 15
+            assert 1 == upstream.total
 
     asyncio.run(run())
 
