@@ -11,8 +11,9 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
-/* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT. */
-enum { BATCH = 64, OCTETS = 512, PIECES = 5 };
+/* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT.
+ * ROOM: for the framed replies of a stream, but for the last. */
+enum { BATCH = 64, OCTETS = 512, PIECES = 5, LONGEST = 65535, ROOM = 256 * 1024 };
 
 static unsigned char octets[BATCH][OCTETS];
 static struct sockaddr_storage clients[BATCH];
@@ -25,6 +26,7 @@ typedef struct {
     PyObject *hits;              /* counts by slot */
     PyObject *zones;             /* where a miss may go on: zone -> lane, or None */
     double now;
+    int is_stream;               /* the limit of a datagram does not hold */
 } Table;
 
 int kind_of(const unsigned char *packet, size_t length)
@@ -112,6 +114,8 @@ static int compose(const Table *table, unsigned char *packet, size_t length, str
     reply[4] = (struct iovec){opt, tail};
     for (int i = 0; i < PIECES; i++)
         total += reply[i].iov_len;
+    if (table->is_stream && limit > 0)
+        limit = LONGEST;
     if ((Py_ssize_t)total > limit)
         return 0;
     return count_hit(table->hits, PyTuple_GET_ITEM(answer, 1), has_opt);
@@ -196,8 +200,54 @@ static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *arguments)
     return Py_BuildValue("(iiN)", hits, unsent, left);
 }
 
+/* Write the reply to a message, its length in front; return the octets, 0 for no hit. */
+static size_t write_frame(const Table *table, unsigned char *packet, size_t length, char *frame)
+{
+    struct iovec reply[PIECES];
+    size_t total = 0;
+    if (!compose(table, packet, length, reply))
+        return 0;
+    for (int i = 0; i < PIECES; i++) {
+        memcpy(frame + 2 + total, reply[i].iov_base, reply[i].iov_len);
+        total += reply[i].iov_len;
+    }
+    frame[0] = (char)(total >> 8);
+    frame[1] = (char)total;
+    return 2 + total;
+}
+
+/* Streams.answer_hits of stream.py, which is the specification. */
+static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    static char frames[ROOM + 2 + LONGEST];
+    PyObject *stream;
+    Py_ssize_t at;
+    size_t size = 0, added;
+    int most, hits = 0;
+    Table table = {.is_stream = 1};
+    if (!PyArg_ParseTuple(arguments, "O!O!O!O!Snid:answer", &PyDict_Type, &table.lasting,
+                          &PyDict_Type, &table.passing, &PyDict_Type, &table.limits, &PyList_Type,
+                          &table.hits, &stream, &at, &most, &table.now))
+        return NULL;
+    unsigned char *start = (unsigned char *)PyBytes_AS_STRING(stream);
+    for (; hits < most && size < ROOM && at >= 0 && PyBytes_GET_SIZE(stream) - at >= 2; hits++) {
+        Py_ssize_t length = start[at] << 8 | start[at + 1];
+        if (length > PyBytes_GET_SIZE(stream) - at - 2)
+            break;
+        added = write_frame(&table, start + at + 2, (size_t)length, frames + size);
+        if (!added)
+            break;
+        size += added;
+        at += 2 + length;
+    }
+    if (PyErr_Occurred())
+        return NULL;
+    return Py_BuildValue("(y#ni)", frames, (Py_ssize_t)size, at, hits);
+}
+
 static PyMethodDef methods[] = {
     {"drain", drain, METH_VARARGS, "Answer a batch of queries; return hits, unsent, left."},
+    {"answer", answer, METH_VARARGS, "Answer the hits of a stream; return frames, end, hits."},
     {"open", relay_open, METH_NOARGS, "Return what is readable when there is something to collect."},
     {"collect", relay_collect, METH_VARARGS, "Pass on replies; return what is handed over."},
     {"expire", relay_expire, METH_VARARGS, "Hand over what has waited for too long."},

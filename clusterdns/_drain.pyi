@@ -44,6 +44,17 @@ def drain(
     zones: dict[bytes, Lane | None] = ...,
     /,
 ) -> tuple[int, int, list[tuple[bytes, Client]]]: ...
+def answer(
+    lasting: dict[bytes, Answer],
+    passing: dict[bytes, Answer],
+    limits: dict[bytes, int],
+    hits: list[int],
+    stream: bytes,
+    at: int,
+    most: int,
+    now: float,
+    /,
+) -> tuple[bytes, int, int]: ...
 def open() -> int: ...
 def collect(now: float, /) -> list[HandedOver]: ...
 def expire(now: float, /) -> list[HandedOver]: ...

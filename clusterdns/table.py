@@ -89,7 +89,7 @@ class AnswerTable:
         orders = len(answer) - 3
         body = answer[3] if orders == 1 else answer[3 + packet[1] % orders]
         reply: bytes = packet[:2] + answer[2][kind] + question + body + opt
-        if len(reply) > limit and (limit == 0 or not stream):
+        if len(reply) > limit and (limit == 0 or not stream or len(reply) > message.MAX_OCTETS):
             return None
         hits[answer[1] + (kind >> 2)] += 1
         return reply
@@ -151,7 +151,10 @@ class AnswerTable:
         known = shelf.answers.get(key)
         if known is not None and known[0] > now:  # it missed for its OPT or its length
             return True
-        answer = (now + response.lifetime_s, slot(), *self._compile(question, response))
+        compiled = self._compile(question, response)
+        if compiled is None:
+            return False
+        answer = (now + response.lifetime_s, slot(), *compiled)
         shelf.put(key, answer, response.facts)
         return True
 
@@ -173,8 +176,10 @@ class AnswerTable:
             self._forget_cuts()
             return False
         self._below_cuts += 1
-        found[0][at] = (now + response.lifetime_s, slot(), *self._compile(question, response))
-        return True
+        compiled = self._compile(question, response)
+        if compiled is not None:
+            found[0][at] = (now + response.lifetime_s, slot(), *compiled)
+        return compiled is not None
 
     def _forget_cuts(self) -> None:
         self._cuts.clear()
@@ -215,11 +220,13 @@ class AnswerTable:
         self._seen.add(mark)
         return False
 
-    def _compile(self, question: Question, response: Response) -> Answer:
-        """Return the heads and the bodies of a response, whatever its length."""
+    def _compile(self, question: Question, response: Response) -> Answer | None:
+        """Return the heads and the bodies of a response, None if no message has room for it."""
         bodies = []
         for sections in response.orders or (response.sections,):
-            counts, body, _ = render(question.qname, sections, message.MAX_OCTETS)
+            counts, body, is_cut = render(question.qname, sections, message.MAX_OCTETS)
+            if is_cut:
+                return None
             bodies.append(body)
         key = (response.flags | response.rcode & 15, *counts)
         heads = self._heads.get(key)

@@ -244,7 +244,7 @@ def test_a_denial_is_taken_at_the_second_name_and_what_is_repeated_gets_its_own_
 def test_denials_are_forgotten_with_their_facts_their_zone_and_their_time():
     for forget in (
         lambda subject: subject.table.forget([FACT]),
-        lambda subject: subject.table.forget_passing(),
+        lambda subject: subject.table.forget([("everything",)]),
         lambda subject: subject.table.clear(),
         lambda subject: setattr(subject, "now", subject.now + 10),
     ):
@@ -340,3 +340,14 @@ def test_fit_is_what_the_client_sees():
     reply = dns.message.from_wire(render_reply(slow, response, 512))
     assert len(small.answer) == len(reply.answer[0])
     assert reply.flags & dns.flags.TC
+
+
+def test_what_no_message_has_room_for_is_not_remembered():
+    """It is truncated with TC by the chain, for each client anew."""
+    asked = Question(b"\3big\0", name.fold(b"\3big\0"), rr.A)
+    records = tuple(rr.RR(asked.qname, rr.A, 5, i.to_bytes(4, "big")) for i in range(5000))
+    table = AnswerTable()
+    for many, is_kept in ((4000, True), (5000, False)):
+        response = Response(answer=records[:many], facts=("big",))
+        assert is_kept is table.remember(asked, response, 0.0, lambda: 0)
+        table.clear()

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import resource
 import socket
 import struct
 import time
 from pathlib import Path
 
 import dns.message
+import killers
 import peers
 import pytest
+from fuzz import fuzz_drain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterdns import stream
+from clusterdns import engine, message, stream
+from clusterdns.answers import Response
+from clusterdns.message import Edns
+from clusterdns.server import Server
+from clusterdns.view import Router
 
 COREFILE = ". {\n whoami\n}\n"
 
@@ -26,13 +34,29 @@ def server(tmp_path_factory):
 
 
 def query(ident: int = 1) -> bytes:
-    message = dns.message.make_query("example.org.", "A")
-    message.id = ident
-    return message.to_wire()
+    asked = dns.message.make_query("example.org.", "A")
+    asked.id = ident
+    return asked.to_wire()
+
+
+def unique(ident: int) -> bytes:
+    asked = dns.message.make_query(f"n{ident}.example.org.", "A")
+    asked.id = ident
+    return asked.to_wire()
 
 
 def alive(server: peers.Server) -> bool:
     return peers.ask_udp(server.address, query()) is not None
+
+
+def worker(server: peers.Server) -> int:
+    """Return the process that answers queries: the first child."""
+    pid = server.process.pid
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def cpu_s(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 50))
@@ -41,10 +65,83 @@ def test_messages_come_out_whole_however_they_are_cut(messages, size):
     buffer, found = bytearray(), []
     for i in range(0, len(octets), size):
         buffer += octets[i : i + size]
-        while (message := stream.take(buffer)) is not None:
-            found.append(message)
+        while end := stream.end_of(buffer, 0):
+            found.append(bytes(buffer[2:end]))
+            del buffer[:end]
     assert messages == found
     assert not buffer
+
+
+@pytest.fixture
+def streams():
+    """Streams whose table has answers of every kind, and octets of queries to it."""
+    server = Server(Router({}), "dns://.:53", time.monotonic)
+    server.table = fuzz_drain.filled_table()
+    with socket.socket() as sock:
+        found = stream.Streams(server, sock)
+        found.hits += [0] * 12
+        yield found
+        found.poll.close()
+
+
+def answers(streams: stream.Streams, answer, octets: bytes, most: int):
+    """Return all that a function says of a stream, and what it counts."""
+    before, at, found = list(streams.hits), 0, []
+    while True:
+        replies, end, answered = answer(octets, at, most, fuzz_drain.NOW)
+        found.append((replies, end, answered))
+        if end == at:
+            end = stream.end_of(octets, at)  # no hit: the next one
+            if not end:
+                break
+        at = end
+    return found, [now - then for now, then in zip(streams.hits, before, strict=True)]
+
+
+@pytest.mark.skipif(
+    not hasattr(engine.compiled, "answer"),
+    reason="not compiled: apt-get install gcc python3-dev, then pip install -e . again",
+)
+def test_the_same_octets_in_c_and_in_python(streams):
+    assert streams.answer != streams.answer_hits
+    rng, some, hits = random.Random(7), fuzz_drain.seeds(streams.server.table), 0
+    for i in range(1000):
+        packets = [rng.choice(some) for _ in range(rng.randint(1, 80))]
+        packets = [killers.mutate(rng, p) if rng.random() < 0.3 else p for p in packets]
+        octets = b"".join(stream.frame(p[:65535]) for p in packets)
+        octets = octets[: len(octets) - (i % 3 and rng.randrange(20))]
+        most = rng.choice((0, 1, 7, stream.BATCH))
+        expected = answers(streams, streams.answer_hits, octets, most)
+        assert expected == answers(streams, streams.answer, octets, most)
+        hits += sum(expected[1])
+    assert hits > 5000
+
+
+def test_the_replies_of_a_stretch_are_bounded(streams):
+    """A client may ask for the largest answer again and again."""
+    asked = fuzz_drain.question("n300.cluster.local.")
+    query = struct.pack("!HHHHHH", 1, 0, 1, 0, 0, 0) + asked.wire
+    octets = stream.frame(query) * 500
+    for answer in (streams.answer, streams.answer_hits):
+        replies, end, answered = answer(octets, 0, 500, fuzz_drain.NOW)
+        assert stream.REPLY_OCTETS <= len(replies) < stream.REPLY_OCTETS + 65537
+        assert end == answered * len(stream.frame(query))
+
+
+def test_no_reply_is_longer_than_its_length_can_say(streams):
+    """An answer that fits without OPT may not with it."""
+    opt = message.write_opt(Edns(1232, 0, 0))
+    for i in range(1, 17):  # lengths of a record that 65,535 is no multiple of
+        asked = fuzz_drain.question("x" * i + ".cluster.local.")
+        answer = fuzz_drain.addresses(asked.qname, 4100)
+        response = Response(answer=answer, facts=("x",))
+        streams.server.table.remember(asked, response, fuzz_drain.NOW, lambda: 0)
+        for tail in (b"", opt):
+            query = struct.pack("!HHHHHH", 1, 0, 1, 0, 0, len(tail) // 11) + asked.wire + tail
+            octets = stream.frame(query)
+            expected = streams.answer_hits(octets, 0, 1, fuzz_drain.NOW)
+            assert expected == streams.answer(octets, 0, 1, fuzz_drain.NOW)
+            assert tail or expected[2] == 1
 
 
 def test_pipelined_queries_are_all_answered(server):
@@ -114,3 +211,76 @@ def test_too_many_connections_cost_the_quietest(server):
             assert first.recv(1) == b""
         assert alive(server)
         assert peers.ask_tcp(server.address, query(3))[:2] == b"\0\x03"
+
+
+@pytest.fixture
+def silent(tmp_path):
+    """A server, and the upstream of all it is asked, which says nothing by itself."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.bind(("127.0.0.1", 0))
+        upstream.settimeout(0.5)
+        to = f"127.0.0.1:{upstream.getsockname()[1]}"
+        corefile = f". {{\n forward . {to} {{\n  prefer_udp\n  max_fails 0\n }}\n}}\n"
+        with peers.clusterdns(corefile, tmp_path) as server:
+            yield server, upstream
+
+
+def received(upstream: socket.socket) -> dict[bytes, tuple[bytes, tuple[str, int]]]:
+    """Return the last query for each of our names, and its client, when none has come for a while.
+
+    A name is asked for again when there is no reply.
+    """
+    found = {}
+    with contextlib.suppress(TimeoutError):
+        while True:
+            packet, client = upstream.recvfrom(512)
+            if b"\7example\3org" in packet:
+                found[packet[12:]] = packet, client
+    return found
+
+
+def test_more_queries_than_may_wait_are_answered_in_the_end(silent):
+    server, upstream = silent
+    count = 2 * stream.MAX_IN_FLIGHT + 20
+    with socket.create_connection(server.address, 5) as sock:
+        sock.sendall(b"".join(stream.frame(unique(i)) for i in range(count)))
+        sock.shutdown(socket.SHUT_WR)
+        for expected in (stream.MAX_IN_FLIGHT, stream.MAX_IN_FLIGHT, 20):
+            packets = received(upstream)
+            assert expected == len(packets)
+            for packet, client in packets.values():
+                upstream.sendto(packet[:2] + b"\x81\x85" + packet[4:], client)  # REFUSED
+        replies = [peers.read_frame(sock) for _ in range(count)]
+        assert set(range(count)) == {struct.unpack("!H", reply[:2])[0] for reply in replies}
+        assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("is_half_closed", [False, True])
+def test_a_reset_connection_whose_queries_wait_costs_nothing(silent, is_half_closed):
+    """It is not read meanwhile, but that it has gone is told again and again."""
+    server, upstream = silent
+    with socket.create_connection(server.address, 5) as sock:
+        sock.sendall(b"".join(stream.frame(unique(i)) for i in range(stream.MAX_IN_FLIGHT)))
+        if is_half_closed:
+            sock.shutdown(socket.SHUT_WR)
+        assert stream.MAX_IN_FLIGHT == len(received(upstream))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    began = cpu_s(worker(server))
+    time.sleep(1)
+    assert cpu_s(worker(server)) - began < 0.3
+
+
+def test_without_descriptors_new_connections_wait(tmp_path):
+    with peers.clusterdns(COREFILE, tmp_path) as server, contextlib.ExitStack() as stack:
+        pid = worker(server)
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        taken = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (taken + 4, before[1]))
+        socks = [stack.enter_context(socket.create_connection(server.address, 5)) for _ in range(9)]
+        began = cpu_s(pid)
+        time.sleep(1)
+        assert cpu_s(pid) - began < 0.3
+        assert alive(server)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        socks[-1].sendall(stream.frame(query(7)))
+        assert peers.read_frame(socks[-1])[:2] == b"\0\x07"
