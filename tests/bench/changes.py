@@ -1,19 +1,23 @@
-"""From a change in the cluster to the answer, and what a large cluster costs at the start.
+"""From a change in the cluster to its answer, and what a burst of changes does to everybody else.
 
-``python tests/bench/changes.py`` prints JSON lines: for clusterdns and, if there is one, CoreDNS, with
-10 and with 10,000 Services of 10 endpoints each, how long until names resolve, and the memory of all
-processes (PSS) just then and under load; and for clusterdns the time from a change to its answer at 100
-changes a second under 20,000 queries a second, for names that were asked for before.
+``python tests/bench/changes.py`` measures clusterdns and, if there is one, CoreDNS, one after the
+other on one cluster:
 
-The API server is that of the tests, in a process of its own.
+* 100 changes a second under 20,000 queries a second: the time from a change to its answer, for
+  names that were asked for before. Neither has ``cache``, behind which CoreDNS would answer what
+  was, for up to 30 s.
+* a burst: 1,000 Services, then 1,000 EndpointSlices of 10 endpoints, change at once while 10,000
+  queries a second come: how long queries of the second before and of the second of the burst waited
+  (see pacing.py), and after how long all changes were answered.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import itertools
 import queue
+import random
 import socket
 import statistics
 import struct
@@ -24,230 +28,246 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import apicluster
+import findings
 import measure
-import peers
-from fakeapi import FakeApi
+import pacing
 
-COREFILE = """. {{
-    errors
-    ready 127.0.0.1:{ready}
-    kubernetes cluster.local in-addr.arpa ip6.arpa {{
-        endpoint {url}
-        pods insecure
-        ttl 30
-    }}
-    loadbalance
-}}
-"""
-MOVING = 100  # Services that change
+MOVING = 100  # Services that change one by one
+ASKED = 2_000  # Services that are asked for meanwhile
+CHANGES_PER_S, CHANGES_QPS = 100, 20_000
+BURST, BURST_QPS = 1_000, 10_000
+BURSTS = ("services", "slices")
+BURST_GOAL_MS = 5.0  # p99 during the second of the burst
+BURST_LEAD_S, BURST_TAIL_S = 2.0, 2.0  # queries before and after its begin
+BURST_TIMEOUT_S = 30.0
 
 
-def manifests(services: int, endpoints: int) -> Iterator[dict[str, Any]]:
-    yield {"kind": "Namespace", "metadata": {"name": "default"}}
-    for i in range(services):
-        yield service(i, 0)
-        yield endpoint_slice(i, endpoints)
+def main() -> int:
+    options = _arguments()
+    reason = measure.missing()
+    if reason:
+        print(f"skipped: {reason}", file=sys.stderr)
+        return 0
+    found = findings.Findings(
+        f"changes in a cluster of {options.services:,} Services of {options.endpoints} endpoints"
+    )
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        measure.pinned(measure.LOAD_CORE),
+        apicluster.api_process(options.services, options.endpoints) as (url, api),
+    ):
+        place = Path(directory)
+        client = pacing.Client(place)
+        turns = {kind: itertools.count(1) for kind in BURSTS}  # the API server lives on
+        for name in apicluster.server_names():
+            with apicluster.started(name, url, place, options.services) as server:
+                time.sleep(1)
+                if not options.burst:
+                    found.add(measure_changes(server, api, turns["services"], options))
+                for kind in BURSTS:
+                    burst = Burst(server, api, client, place, options)
+                    found.add(burst.measure(kind, next(turns[kind])))
+    judge(found)
+    found.finish(options.json)
+    return 0
 
 
-def service(i: int, turn: int) -> dict[str, Any]:
-    address = f"10.{100 + turn % 100}.{i >> 8}.{i & 255}"
-    return {
-        "kind": "Service",
-        "metadata": {"name": f"s{i}", "namespace": "default", "labels": {"app": f"s{i}"}},
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": address,
-            "clusterIPs": [address],
-            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}],
-            "selector": {"app": f"s{i}"},
-        },
-    }
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--services", type=int, default=10_000)
+    parser.add_argument("--endpoints", type=int, default=10, help="of each Service")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of changes one by one")
+    parser.add_argument("--burst", action="store_true", help="bursts only")
+    findings.add_json_option(parser)
+    return parser.parse_args()
 
 
-def endpoint_slice(i: int, endpoints: int) -> dict[str, Any]:
-    def endpoint(j: int) -> dict[str, Any]:
-        number = i * endpoints + j
-        return {
-            "addresses": [f"10.{number >> 16 & 63}.{number >> 8 & 255}.{number & 255}"],
-            "conditions": {"ready": True, "serving": True, "terminating": False},
-            "nodeName": f"node-{number % 500}",
-            "targetRef": {
-                "kind": "Pod",
-                "name": f"s{i}-{j}",
-                "namespace": "default",
-                "uid": f"{number:036}",
-            },
-        }
-
-    return {
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": f"s{i}-abcde",
-            "namespace": "default",
-            "labels": {"kubernetes.io/service-name": f"s{i}", "app": f"s{i}"},
-        },
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [endpoint(j) for j in range(endpoints)],
-    }
-
-
-def serve_api(services: int, endpoints: int) -> None:
-    """Be the API server: print the URL, then apply each manifest that comes as a line."""
-    with FakeApi(manifests(services, endpoints)) as api:
-        print(api.url, flush=True)
-        for line in sys.stdin:
-            i, turn = map(int, line.split())
-            api.apply(service(i, turn))
-
-
-@contextlib.contextmanager
-def api_process(services: int, endpoints: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--serve", str(services), "--endpoints", str(endpoints)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip(), process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def query(qname: str, ident: int) -> bytes:
-    name = b"".join(bytes((len(p),)) + p.encode() for p in qname.split(".")) + b"\0"
-    return struct.pack("!HHHHHH", ident, 0x0100, 1, 0, 0, 0) + name + b"\0\1\0\1"
-
-
-def start_cost(who: str, services: int, endpoints: int) -> None:
-    """Print how long a start takes until the last name resolves, and what memory it holds."""
-    run = peers.clusterdns if who == "clusterdns" else peers.coredns
-    with api_process(services, endpoints) as (url, _), tempfile.TemporaryDirectory() as place:
-        text = COREFILE.format(ready=peers.free_port(), url=url)
-        began = time.monotonic()
-        with run(text, Path(place)) as server:
-            last = query(f"s{services - 1}.default.svc.cluster.local", 1)
-            while True:
-                reply = peers.ask_udp(server.address, last, 0.2)
-                if reply is not None and reply[7]:
-                    break
-                time.sleep(0.01)
-            ready_s = time.monotonic() - began
-            time.sleep(2)
-            after_start = measure.pss_mib(server.process.pid)
-            names = [f"s{i}.default.svc.cluster.local A" for i in range(services)]
-            load(server, names, Path(place), 3)
-            under_load = measure.pss_mib(server.process.pid)
-    report = {
-        "server": who, "services": services, "endpoints": services * endpoints,
-        "ready_s": round(ready_s, 2), "pss_mib": round(after_start, 1),
-        "pss_under_load_mib": round(under_load, 1),
-    }  # fmt: skip
-    print(json.dumps(report), flush=True)
-
-
-def load(
-    server: peers.Server, names: list[str], place: Path, seconds: float, rate: int = 20_000
-) -> None:
-    """Ask for names at a rate, for a while."""
-    (place / "names").write_text("\n".join(names) + "\n")
-    subprocess.run(
-        [measure.DNSPERF, "-s", server.host, "-p", str(server.port), "-d", str(place / "names"),
-         "-l", str(seconds), "-Q", str(rate), "-q", "200"],
-        capture_output=True, check=True, timeout=seconds + 30,
-    )  # fmt: skip
-
-
-def latency(services: int, endpoints: int, *, seconds: float, per_s: int, rate: int) -> None:
-    """Print how long changes take to be answered, at so many a second under so many queries."""
-    with api_process(services, endpoints) as (url, api), tempfile.TemporaryDirectory() as place:
-        text = COREFILE.format(ready=peers.free_port(), url=url)
-        with peers.clusterdns(text, Path(place)) as server:
-            time.sleep(2)
-            names = [f"s{i}.default.svc.cluster.local A" for i in range(min(services, 2000))]
-            asking = threading.Thread(
-                target=load, args=(server, names, Path(place), seconds + 2, rate)
+def judge(found: findings.Findings) -> None:
+    """State of every burst whether queries had to wait too long."""
+    for row in found.rows:
+        if "events" in row:
+            p99_ms = float(str(row["p99_us"])) / 1000
+            found.state(
+                f"{row['server']}: {row['events']:,} {row['change']} at once, p99 of the queries "
+                f"of that second {p99_ms:.2f} ms (at most {BURST_GOAL_MS:.0f}), before it "
+                f"{float(str(row['p99_before_us'])) / 1000:.2f} ms",
+                holds=p99_ms <= BURST_GOAL_MS,
             )
-            asking.start()
-            time.sleep(1)
-            found = watch_changes(server, api, seconds, per_s)
-            asking.join()
-    found.sort()
-    report = {
-        "server": "clusterdns", "services": services, "changes": len(found), "changes_per_s": per_s,
-        "queries_per_s": rate, "p50_ms": round(statistics.median(found) * 1000, 2),
-        "p99_ms": round(found[int(len(found) * 0.99)] * 1000, 2), "max_ms": round(found[-1] * 1000, 2),
+
+
+# ---- one by one
+
+
+def measure_changes(
+    server: apicluster.Started,
+    api: subprocess.Popen[str],
+    turns: Iterator[int],
+    options: argparse.Namespace,
+) -> findings.Row:
+    """Return how long changes take to be answered, at so many a second under so many queries."""
+    questions = server.server.log.with_suffix(".questions")
+    names = (apicluster.qname(i) for i in range(min(options.services, ASKED)))
+    questions.write_text("".join(f"{qname} A\n" for qname in names))
+    seconds: float = options.seconds
+    asking = threading.Thread(
+        target=measure.put_load, args=(server.port, questions),
+        kwargs={"seconds": seconds + 1.5, "rate": CHANGES_QPS},
+    )  # fmt: skip
+    asking.start()
+    time.sleep(1)
+    found = sorted(watch_changes(server, api, turns, seconds, min(MOVING, options.services)))
+    asking.join()
+    return {
+        "change": "one by one", "server": server.name, "changes": len(found),
+        "changes_per_s": CHANGES_PER_S, "queries_per_s": CHANGES_QPS,
+        "answered_p50_ms": round(statistics.median(found) * 1000, 2),
+        "answered_p99_ms": round(found[int(len(found) * 0.99)] * 1000, 2),
+        "answered_max_ms": round(found[-1] * 1000, 2),
     }  # fmt: skip
-    print(json.dumps(report), flush=True)
 
 
 def watch_changes(
-    server: peers.Server, api: subprocess.Popen[str], seconds: float, per_s: int
+    server: apicluster.Started,
+    api: subprocess.Popen[str],
+    turns: Iterator[int],
+    seconds: float,
+    moving: int,
 ) -> list[float]:
     """Change one Service after the other, poll its name, and return how long each took."""
     changed: queue.Queue[tuple[int, int, float]] = queue.Queue()
-    total = int(seconds * per_s)
+    total = int(seconds * CHANGES_PER_S)
 
     def change() -> None:
-        began = time.monotonic()
-        assert api.stdin is not None
+        began, turn = time.monotonic(), 0
         for n in range(total):
-            time.sleep(max(0.0, began + n / per_s - time.monotonic()))
-            i, turn = n % MOVING, 1 + n // MOVING
-            changed.put((i, turn, time.monotonic()))
-            api.stdin.write(f"{i} {turn}\n")
-            api.stdin.flush()
+            time.sleep(max(0.0, began + n / CHANGES_PER_S - time.monotonic()))
+            turn = turn if n % moving else next(turns)
+            changed.put((n % moving, turn, time.monotonic()))
+            apicluster.tell(api, f"{n % moving} {turn}")
 
     thread = threading.Thread(target=change)
     thread.start()
     pending: dict[int, tuple[int, float]] = {}
     taken: list[float] = []
-    with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.connect(server.address)
-        sock.settimeout(0.05)
+    with contextlib.closing(Poller(server.port)) as poller:
         deadline = time.monotonic() + seconds + 10
         while len(taken) < total:
             if time.monotonic() > deadline:
-                raise SystemExit(f"{len(pending)} changes were never answered: {pending}")
+                raise RuntimeError(f"{len(pending)} changes were never answered: {pending}")
             while not changed.empty():
                 i, turn, at = changed.get()
                 pending[i] = (turn, at)
             if not pending:
                 time.sleep(0.0005)
-                continue
-            for i in list(pending):
-                sock.send(query(f"s{i}.default.svc.cluster.local", i))
-                with contextlib.suppress(TimeoutError):
-                    reply = sock.recv(512)
-                    turn, at = pending[i]
-                    if reply[-3] == 100 + turn % 100 and reply[:2] == struct.pack("!H", i):
-                        taken.append(time.monotonic() - at)
-                        del pending[i]
+            for i, (turn, at) in list(pending.items()):
+                if poller.shows(apicluster.qname(i), apicluster.service_address(i, turn)):
+                    taken.append(time.monotonic() - at)
+                    del pending[i]
     thread.join()
     return taken
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--serve", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--endpoints", type=int, default=10, help="of each Service")
-    parser.add_argument("--services", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of changes")
-    options = parser.parse_args()
-    if options.serve:
-        serve_api(options.serve, options.endpoints)
-        return
-    for services in (10, options.services):
-        for who in ("clusterdns", "coredns"):
-            start_cost(who, services, options.endpoints)
-    for services in (1000, options.services):
-        latency(services, options.endpoints, seconds=options.seconds, per_s=100, rate=20_000)
+class Poller:
+    """Asks for addresses to see whether they are those of a turn."""
+
+    def __init__(self, port: int) -> None:
+        self._sock = socket.socket(type=socket.SOCK_DGRAM)
+        self._sock.connect(("127.0.0.1", port))
+        self._sock.settimeout(0.05)
+        self._ident = 0
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def shows(self, qname: str, address: str) -> bool:
+        """Tell whether a name has an address."""
+        self._ident = (self._ident + 1) & 0xFFFF
+        self._sock.send(query(qname, self._ident))
+        with contextlib.suppress(TimeoutError):
+            while (reply := self._sock.recv(512))[:2] != struct.pack("!H", self._ident):
+                pass  # a late one
+            return reply[-4:] == socket.inet_aton(address)
+        return False
+
+
+def query(qname: str, ident: int) -> bytes:
+    """Return a plain query for an address."""
+    name = b"".join(bytes((len(p),)) + p.encode() for p in qname.split(".")) + b"\0"
+    return struct.pack("!HHHHHH", ident, 0x0100, 1, 0, 0, 0) + name + b"\0\1\0\1"
+
+
+# ---- at once
+
+
+class Burst:
+    """Many changes at once, and the queries around them."""
+
+    def __init__(
+        self,
+        server: apicluster.Started,
+        api: subprocess.Popen[str],
+        client: pacing.Client,
+        place: Path,
+        options: argparse.Namespace,
+    ) -> None:
+        self._server = server
+        self._api = api
+        self._client = client
+        self._packets = place / "packets"
+        self._count = min(BURST, options.services)
+        self._endpoints: int = options.endpoints
+        pacing.write_packets(self._packets, _questions(options.services))
+
+    def measure(self, kind: str, turn: int) -> findings.Row:
+        """Change so many objects of a kind and return how long queries waited meanwhile."""
+        self._client.ask(self._server.port, self._packets, rate=BURST_QPS, seconds=1)  # warm up
+        asking = self._client.start(
+            self._server.port, self._packets, rate=BURST_QPS, seconds=BURST_LEAD_S + BURST_TAIL_S
+        )
+        time.sleep(BURST_LEAD_S)
+        began_ns = time.monotonic_ns()
+        apicluster.tell(self._api, f"{kind} 0 {self._count} {turn}")
+        absorbed_s = self._wait_for_last(kind, turn)
+        waits = self._client.finish(asking, rate=BURST_QPS, timeout_s=BURST_TAIL_S + 30)
+        during = waits.between(began_ns, began_ns + 10**9)
+        before = pacing.quantiles_us(waits.between(began_ns - 10**9, began_ns))
+        return {
+            "change": kind, "server": self._server.name, "events": self._count,
+            "queries_per_s": BURST_QPS, "absorbed_ms": round(absorbed_s * 1000, 1),
+            **pacing.quantiles_us(during),
+            "p99_before_us": before["p99_us"], "p99_9_before_us": before["p99_9_us"],
+            "client_late_p99_us": pacing.quantiles_us(waits.late)["p99_us"],
+            "lost": waits.lost, "rcodes": waits.rcodes,
+        }  # fmt: skip
+
+    def _wait_for_last(self, kind: str, turn: int) -> float:
+        """Return after how many seconds the last change shows; they come in their order."""
+        began, last = time.monotonic(), self._count - 1
+        qname, address = apicluster.qname(last), apicluster.service_address(last, turn)
+        if kind == "slices":
+            number = last * self._endpoints
+            qname = apicluster.endpoint_qname(last, number, turn)
+            address = apicluster.endpoint_address(number, turn)
+        with contextlib.closing(Poller(self._server.port)) as poller:
+            while not poller.shows(qname, address):
+                if time.monotonic() > began + BURST_TIMEOUT_S:
+                    raise RuntimeError(f"{qname} never came to be {address}")
+                time.sleep(0.002)
+        return time.monotonic() - began
+
+
+def _questions(services: int) -> Iterator[tuple[str, str]]:
+    """Yield what is asked around a burst: names that change, others, and some that do not exist."""
+    rng = random.Random(1)
+    for _ in range(ASKED):
+        yield apicluster.qname(rng.randrange(min(services, BURST))), "A"
+        yield apicluster.qname(rng.randrange(services)), "A"
+        yield f"www{rng.randrange(100)}.example.com.default.svc.cluster.local", "A"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -158,10 +158,10 @@ def put_load(
         )
     if done.returncode:
         raise RuntimeError(f"dnsperf ended with {done.returncode}: {done.stdout}{done.stderr}")
-    return _read_report(done.stdout)
+    return read_report(done.stdout)
 
 
-def _read_report(text: str) -> Load:
+def read_report(text: str) -> Load:
     counts = {word: int(number) for word, number in _COMPLETED.findall(text)}
     seconds, latency = _RUN_TIME.search(text), _LATENCY.search(text)
     if "completed" not in counts or seconds is None:
