@@ -21,6 +21,7 @@ class Lane:
     denial_most: int
     is_cached: bool
     shuffles: bool
+    refuses: bool
     def __init__(
         self,
         number: int,

@@ -21,7 +21,8 @@ enum {
     MAX_OUT = 1024, BATCH = 64, MIN_PORT = 1024, PORT_TRIES = 3, ADDRESS = 28, TIMES = 16,
     MAX_NAME = 255, MAX_LABEL = 63, MAX_QUERY = HEADER + MAX_NAME + 4 + OPT,
     MAX_REPLY = 4096, MAX_RECORDS = 64, MAX_LABELS = 256, MAX_OCTETS = 65535,
-    A = 1, CNAME = 5, SOA = 6, AAAA = 28, TYPE_OPT = 41, NXDOMAIN = 3, TC = 0x02, AD = 0x20
+    A = 1, CNAME = 5, SOA = 6, AAAA = 28, TYPE_OPT = 41, NXDOMAIN = 3, REFUSED = 5,
+    TC = 0x02, AD = 0x20, NOBODY = 65535
 };
 enum policy { SEQUENTIAL, ROUND_ROBIN, RANDOM };
 
@@ -39,6 +40,7 @@ typedef struct {
     unsigned turn; /* of round_robin: goes round by itself */
     unsigned success_least, success_most, denial_least, denial_most; /* TTLs */
     char is_cached, shuffles;
+    char refuses; /* what there is no room for; else Python sees it */
 } Lane;
 
 struct target {
@@ -102,6 +104,21 @@ static unsigned short random16(void)
         left = sizeof numbers / sizeof *numbers;
     }
     return numbers[--left];
+}
+
+/* Count one more of what has the same octets, and its time. */
+static void count(PyObject *counts, const void *octets, size_t size, double seconds)
+{
+    PyObject *key = PyBytes_FromStringAndSize(octets, (Py_ssize_t)size), *after = NULL;
+    PyObject *before = key ? PyDict_GetItemWithError(counts, key) : NULL;
+    long times = 0;
+    double spent = 0;
+    if (!PyErr_Occurred() && (!before || PyArg_ParseTuple(before, "ld", &times, &spent)))
+        after = Py_BuildValue("(ld)", times + 1, spent + seconds);
+    if (!after || PyDict_SetItem(counts, key, after))
+        PyErr_Clear();
+    Py_XDECREF(after);
+    Py_XDECREF(key);
 }
 
 /* ---- out: the query */
@@ -267,6 +284,27 @@ static void release(struct out *out)
     first_free = out;
 }
 
+/* Refuse a query that there is no room for: the header changes and nothing else. */
+static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t length,
+                   size_t asked, const struct sockaddr_storage *client)
+{
+    unsigned char refusal[MAX_QUERY];
+    struct count kind;
+    memcpy(refusal, packet, length);
+    refusal[2] = 0x80 | (packet[2] & 0x01);
+    refusal[3] = REFUSED;
+    memset(&kind, 0, sizeof kind);
+    kind.listener = fd;
+    kind.lane = (unsigned short)lane->number;
+    kind.target = NOBODY;
+    kind.type = number16(packet + HEADER + asked - 4);
+    kind.query = (unsigned short)(HEADER + asked);
+    kind.rcode = REFUSED;
+    kind.has_opt = length > HEADER + asked;
+    count(lane->counts, &kind, sizeof kind, 0);
+    sendto(fd, refusal, length, MSG_DONTWAIT, (const struct sockaddr *)client, sizeof *client);
+}
+
 int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t length,
                 const struct sockaddr_storage *client, double now)
 {
@@ -281,15 +319,19 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
     if (!limit || !fold_question(question, packet + HEADER, asked))
         return 0;
     Lane *lane = lane_of(zones, question, asked - 4);
-    if (!lane || lane->busy >= lane->most || !lane->under_way || !lane->known || !lane->targets)
+    if (!lane || !lane->under_way || !lane->known || !lane->targets || !lane->counts)
         return 0;
     PyObject *key = PyBytes_FromStringAndSize((char *)question, (Py_ssize_t)asked);
-    const struct target *target = key && !is_known(lane, key, now) ? target_of(lane) : NULL;
+    int is_new = key && !is_known(lane, key, now), has_room = lane->busy < lane->most;
+    const struct target *target = is_new && has_room ? target_of(lane) : NULL;
     int sock = target ? connected(target) : -1;
     if (sock < 0) {
+        int is_refused = is_new && !has_room && lane->refuses;
         Py_XDECREF(key);
         PyErr_Clear();
-        return 0;
+        if (is_refused)
+            refuse(lane, fd, packet, length, asked, client);
+        return is_refused;
     }
     struct out *out = first_free;
     first_free = out->next_free < 0 ? NULL : outs + out->next_free;
@@ -317,21 +359,6 @@ static int is_alike(const unsigned char *one, const unsigned char *other, size_t
             return 0;
     }
     return 1;
-}
-
-/* Count one more of what has the same octets, and its time. */
-static void count(PyObject *counts, const void *octets, size_t size, double seconds)
-{
-    PyObject *key = PyBytes_FromStringAndSize(octets, (Py_ssize_t)size), *after = NULL;
-    PyObject *before = key ? PyDict_GetItemWithError(counts, key) : NULL;
-    long times = 0;
-    double spent = 0;
-    if (!PyErr_Occurred() && (!before || PyArg_ParseTuple(before, "ld", &times, &spent)))
-        after = Py_BuildValue("(ld)", times + 1, spent + seconds);
-    if (!after || PyDict_SetItem(counts, key, after))
-        PyErr_Clear();
-    Py_XDECREF(after);
-    Py_XDECREF(key);
 }
 
 /* The octets of the name whose label starts at `at`, 0 if none is known to. */
@@ -375,10 +402,12 @@ static size_t name_end(struct plain *found, size_t at, size_t last, size_t *octe
     return rest <= MAX_NAME ? at : 0;
 }
 
-/* Whether octets could be a message about one question; others are as if they had not come. */
+/* Whether octets could be a message about a question or none; others are as if none had come. */
 static int has_question(size_t length)
 {
     struct plain found = {.labels = 0};
+    if (!number16(reply + 4))
+        return 1;
     size_t octets, end = number16(reply + 4) == 1 ? name_end(&found, HEADER, length, &octets) : 0;
     return end && end + 4 <= length;
 }
@@ -697,6 +726,7 @@ static PyMemberDef lane_members[] = {
     FIELD(denial_most, T_UINT, 0),
     FIELD(is_cached, T_BOOL, 0),
     FIELD(shuffles, T_BOOL, 0),
+    FIELD(refuses, T_BOOL, 0),
     {NULL, 0, 0, 0, NULL},
 };
 #undef FIELD

@@ -15,6 +15,7 @@ import asyncio
 import os
 import struct
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,14 @@ if TYPE_CHECKING:
 MAX_TICK_S = 0.25  # between looks for what waits for too long, and for servers that are up or down
 TICKS = 10  # in the time a reply is waited for
 MAX_COUNTS = 4096  # until they are added up
-MAX_UPSTREAMS = 65_536  # of one worker's life: their number has 16 bits
+MAX_UPSTREAMS = 65_535  # of one worker's life: their number has 16 bits
 _MOST = 1 << 20  # queries under way where there is no limit: more than the C side takes
 _POLICIES = {"sequential": 0, "round_robin": 1, "random": 2}
 _COUNT = struct.Struct("=iHHHHHBBBxxx")  # struct count
+# What waited too long is taken over a few at a time: each is asked anew, others have their turn.
+_EXPIRED, _PAUSE_S = 16, 0.005
 _MISMATCH = struct.Struct("=H")
+_NOBODY = 65_535  # the server of what was refused
 
 
 class _Track:
@@ -71,6 +75,7 @@ class Relay:
         self._targets: dict[Upstream, bytes] = {}
         self._fresh: list[Fresh] = []
         self._under_way: dict[Pool, dict[bytes, bytes | bool]] = {}
+        self._expired: deque[HandedOver] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = MAX_TICK_S
 
@@ -93,7 +98,7 @@ class Relay:
     @property
     def busy(self) -> int:
         """How many queries are under way."""
-        return sum(track.lane.busy for track in self._tracks)
+        return sum(track.lane.busy for track in self._tracks) + len(self._expired)
 
     async def drain(self, timeout_s: float) -> None:
         """Return when none is, or after ``timeout_s``."""
@@ -154,8 +159,10 @@ class Relay:
     def _refresh(self, track: _Track) -> None:
         """Tell a lane which servers are up, and how many queries may be under way."""
         pool, lane = track.forwarded.pool, track.lane
-        room = track.forwarded.room() - (pool.relayed - lane.busy)
-        lane.most = max(0, min(room, _MOST))
+        room = track.forwarded.room()
+        others = pool.relayed - lane.busy
+        lane.most = max(0, min((room or 0) - others, _MOST))
+        lane.refuses = False  # the first of each tick is refused by the chain, which logs it
         most = pool.rules.max_fails
         healthy = [each for each in pool.upstreams if not most or each.fails <= most]
         targets = [self._target(each) for each in healthy]
@@ -192,11 +199,20 @@ class Relay:
         """Give up what has waited for too long, and look after the lanes."""
         assert engine.compiled is not None
         self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
-        self._take_over(engine.compiled.expire(time.monotonic()))
+        is_idle = not self._expired
+        self._expired += engine.compiled.expire(time.monotonic())
+        if is_idle:
+            self._take_over_expired()
         self._refresh_all()
         for track in self._tracks:
             if len(track.lane.counts) > MAX_COUNTS:
                 self._add_up(track)
+
+    def _take_over_expired(self) -> None:
+        some = [self._expired.popleft() for _ in range(min(_EXPIRED, len(self._expired)))]
+        self._take_over(some)
+        if self._expired:
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._take_over_expired)
 
     def _take_over(self, left: list[HandedOver]) -> None:
         """Let queries go on through the chain, with what has come of them."""
@@ -229,17 +245,21 @@ class Relay:
                 self._upstreams[_MISMATCH.unpack(octets)[0]].mismatches += times
                 continue
             listener, _, server, rtype, size, reply, rcode, has_opt, bucket = _COUNT.unpack(octets)
-            upstream = self._upstreams[server]
-            upstream.dials["misses", "udp"] += times
-            upstream.took(rcode).add(bucket, times, seconds)
             if track.cached is not None:
                 track.cached.misses += times
+            is_refused, writer = server == _NOBODY, ""
+            if is_refused:
+                track.forwarded.refuse(times)
+            else:
+                upstream, writer = self._upstreams[server], track.view.writer
+                upstream.dials["misses", "udp"] += times
+                upstream.took(rcode).add(bucket, times, seconds)
             view, tally = track.view, track.server.tally
             if not view.is_measured or listener not in self._engines:
                 continue
             kind = Kind(
                 track.zone, view.block.view, type_label(rr.type_text(rtype)),
-                rr.rcode_text(rcode), view.writer, False, size, reply,
+                rr.rcode_text(rcode), writer, False, size, reply,
             )  # fmt: skip
             tally.once(kind, self._engines[listener].hits, bool(has_opt), times)
             tally.took(track.zone, view.block.view, times).add(bucket, times, seconds)

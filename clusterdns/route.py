@@ -62,10 +62,18 @@ class Cached:
 class Forwarded:
     """What `forward` enters: its servers, how long to wait for a reply, and ``room``.
 
-    ``room`` says how many queries may be under way just now besides those of the chain.
+    ``room`` says how many queries may be under way just now besides those of the chain, None that
+    all have to take it. ``refuse`` is told how many were refused for want of room.
     """
 
-    def __init__(self, pool: Pool, patience_s: float, room: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        patience_s: float,
+        room: Callable[[], int | None],
+        refuse: Callable[[int], None],
+    ) -> None:
         self.pool = pool
         self.patience_s = patience_s
         self.room = room
+        self.refuse = refuse

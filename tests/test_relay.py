@@ -18,6 +18,7 @@ from fuzz.fuzz_relay import NOW, NUMBER, PATIENCE_S, SERVER, Way, World
 from replyshapes import Asked
 
 from clusterdns import message, name, rr
+from clusterdns.answers import failure, render_reply
 from clusterdns.message import AD, RD, Edns, Question
 
 drain = fuzz_drain.built()
@@ -215,6 +216,35 @@ def test_so_many_at_most(plain_world):
     assert packets[-1:] == plain_world.drain(packets[-1:])
     assert MOST == len(plain_world.module.expire(NOW + PATIENCE_S))
     assert [] == plain_world.drain(packets[-1:])
+
+
+@pytest.mark.parametrize("size", [0, 1232])
+@pytest.mark.parametrize("flags", [0, RD, RD | AD])
+def test_what_there_is_no_room_for_is_refused_as_the_chain_refuses(plain_world, flags, size):
+    """Unless it is known, or the lane says that the chain shall see it."""
+    world, lane = plain_world, plain_world.lane
+    lane.most = 0
+    packet = query("Some.Name.", flags=flags, size=size)
+    assert [packet] == world.drain([packet])
+    lane.refuses = True
+    assert [] == world.drain([packet])
+    asked = message.read_query(packet)
+    assert [render_reply(asked, failure(rr.REFUSED), asked.limit)] == drained(world.sockets.client)
+    ((octets, (times, seconds)),) = world.counts.items()
+    counted = fuzz_relay.COUNT.unpack(octets)
+    assert (1, 0.0) == (times, seconds)
+    assert (
+        65535,
+        rr.A,
+        len(packet) - (11 if size else 0),
+        0,
+        rr.REFUSED,
+        bool(size),
+        0,
+    ) == counted[2:9]
+    world.under_way[asked.question.folded + b"\0\1\0\1"] = b""
+    assert [packet] == world.drain([packet])
+    world.under_way.clear()
 
 
 def test_servers_are_asked_in_turn(plain_world):

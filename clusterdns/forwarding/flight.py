@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from clusterdns._drain import Lane
 
 DEADLINE_S = 5.0
-STALE_S = 1.0  # what has arrived and was not asked for
+STALE_S, MAX_ARRIVED = 1.0, 1024  # what has arrived and was not asked for
 FAILED_S = 1.0  # how slow a server counts that fails, however fast it says so
 LAME_S = 0.5  # and one whose SERVFAIL or REFUSED another server knew better than
 PAUSE_S = 0.05  # between rounds whose number is unlimited
@@ -129,7 +129,8 @@ class Pool:
         """
         flags &= HEADER_FLAGS
         key = (question.folded, question.qtype, question.qclass, flags, query.edns, "udp")
-        self._arrived = {k: a for k, a in self._arrived.items() if a.at > arrival.at - STALE_S}
+        if len(self._arrived) >= MAX_ARRIVED:  # they are asked for in the same turn of the loop
+            self._arrived.clear()
         flight = self._flights.get(key)
         if flight is not None and not flight.has_begun:
             flight.arrive(arrival)

@@ -238,8 +238,10 @@ class Forward(Plugin):
             return await next(query)
         if self._block.is_looping:
             return _LOOPING
-        if self._max_concurrent and self._room() <= pool.relayed:
-            self._rejected += 1
+        if self._max_concurrent and self._under_way + pool.relayed >= self._max_concurrent:
+            self._refuse(1)
+            for lane in pool.lanes:
+                lane.refuses = True  # the others like this one, for a while
             most = self._max_concurrent
             return failure(rr.REFUSED, f"concurrent queries exceeded maximum {most}")
         self._under_way += 1
@@ -259,14 +261,18 @@ class Forward(Plugin):
             return False
         if not route.claim(tuple(zone for zone in self._except if zone != self._from)):
             return False
-        route.forwarded = Forwarded(pool, self._options.read_timeout_s, self._room)
+        patience_s = self._options.read_timeout_s
+        route.forwarded = Forwarded(pool, patience_s, self._room, self._refuse)
         return True
 
-    def _room(self) -> int:
+    def _room(self) -> int | None:
         """Return how many more queries may be under way, but for those relayed."""
         if self._block.is_suspect:
-            return 0
+            return None
         return (self._max_concurrent or MAX_COUNT) - self._under_way
+
+    def _refuse(self, times: int) -> None:
+        self._rejected += times
 
     def _is_mine(self, qname: WireName) -> bool:
         if not name.is_within(qname, self._from):
