@@ -89,12 +89,17 @@ def srv_rdata(priority: int, weight: int, port: int, target: bytes) -> bytes:
     return struct.pack("!HHH", priority, weight, port) + target
 
 
+def soa_serial(serial: int) -> bytes:
+    """Return what an SOA of ours has at its serial: it and the times up to the minimum."""
+    return struct.pack("!IIII", serial, 7200, 1800, 86400)
+
+
 def soa_rdata(mname: bytes, rname: bytes, serial: int, minimum: int) -> bytes:
     """Return the RDATA of an SOA record with the timers CoreDNS gives its zones, in seconds.
 
     Refresh 7200, retry 1800, expire 86400 (CoreDNS: plugin/backend_lookup.go SOA).
     """
-    return mname + rname + struct.pack("!IIIII", serial, 7200, 1800, 86400, minimum)
+    return mname + rname + soa_serial(serial) + struct.pack("!I", minimum)
 
 
 def txt_rdata(text: str) -> bytes:

@@ -14,6 +14,9 @@ name it is due to, its cut, and answers for all others below it: `www.example.co
 path is one of them, below `com.my-namespace.svc.cluster.local`. Where the pointers of the body lead
 depends on how long the question is, so a cut has an answer for each length and type.
 
+The serial of an SOA moves every second in a cluster that changes all the time, and is in every
+answer that denies something. It is replaced there, see ``Renewal``, and these answers stay.
+
 Pure: no sockets, clock, threads or randomness.
 """
 
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from clusterdns import message, name
 from clusterdns.answers import Response, render
@@ -42,8 +45,18 @@ _PLAIN = {
 _OPT_OCTETS = 11  # one OPT record without options
 _MAX_LIMITS = 4096
 _MAX_CUTS = 4096
+_MAX_RENEWED = 4096  # answers at a time: others wait meanwhile; what is more is forgotten
 _ADDRESSES = (b"\0\1\0\1", b"\0\x1c\0\1")  # A and AAAA, IN: what may be answered by a cut
+_EVERYTHING = ("everything",)  # cluster/store.py: that a Namespace has come or gone
 _NS_DNS = b"\2ns\3dns"  # begins the only names that exist below one that does not, see respond.py
+
+
+class Renewal(NamedTuple):
+    """Octets in the answers of a fact that are others now, as many as before."""
+
+    fact: Hashable
+    old: bytes
+    new: bytes
 
 
 class AnswerTable:
@@ -166,6 +179,8 @@ class AnswerTable:
         if found is None:
             if not self._is_seen(response.denies):
                 return False
+            if len(self._cuts.answers) >= _MAX_CUTS:
+                self._forget_cuts()
             found = ({}, response.facts)
             self._cuts.put(response.denies, found, response.facts)
         at = (len(question.qname) - 1, question.wire[-4:])
@@ -175,7 +190,7 @@ class AnswerTable:
         if self._below_cuts >= self._passing.limit:  # lengths times types times cuts
             self._forget_cuts()
             return False
-        self._below_cuts += 1
+        self._below_cuts += at not in found[0]
         compiled = self._compile(question, response)
         if compiled is not None:
             found[0][at] = (now + response.lifetime_s, slot(), *compiled)
@@ -186,16 +201,45 @@ class AnswerTable:
         self._below_cuts = 0
 
     def forget(self, facts: Iterable[Hashable]) -> None:
-        """Drop every answer that was decided from one of ``facts``."""
-        for fact in facts:
-            self._lasting.forget(fact)
-            self._passing.forget(fact)
-            self._cuts.forget(fact)
+        """Drop every answer that was decided from one of ``facts``, all for ``("everything",)``.
 
-    def forget_passing(self) -> None:
-        """Drop all negative and time-limited answers: a zone's SOA serial has moved."""
-        self._passing.clear()
-        self._forget_cuts()
+        Those of a ``Renewal``, which is no fact itself, are renewed.
+        """
+        changed = set(facts)
+        if _EVERYTHING in changed:
+            self.clear()
+            return
+        self._lasting.forget(changed)
+        self._passing.forget(changed)
+        for answers, _ in self._cuts.forget(changed):
+            self._below_cuts -= len(answers)
+        for each in changed:
+            if isinstance(each, Renewal):
+                self._renew(each)
+
+    def _renew(self, renewal: Renewal) -> None:
+        """Replace octets in the answers of a fact; drop what lacks them, and what is too much."""
+        known: dict[int, tuple[Answer, Answer | None]] = {}  # a cut's answer is in many places
+        left = _MAX_RENEWED
+
+        def renewed(answer: Answer) -> Answer | None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                return None
+            found = known.get(id(answer))
+            if found is None:
+                found = known[id(answer)] = (answer, _renewed(answer, renewal))
+            return found[1]
+
+        def renewed_cut(cut: tuple[Cut, tuple[Hashable, ...]]) -> tuple[Cut, tuple[Hashable, ...]]:
+            found = {at: new for at, answer in cut[0].items() if (new := renewed(answer))}
+            self._below_cuts -= len(cut[0]) - len(found)
+            return found, cut[1]
+
+        self._cuts.renew(renewal.fact, renewed_cut)
+        self._lasting.renew(renewal.fact, renewed)
+        self._passing.renew(renewal.fact, renewed)
 
     def clear(self) -> None:
         """Drop everything."""
@@ -235,6 +279,13 @@ class AnswerTable:
         return (heads, *bodies)
 
 
+def _renewed(answer: Answer, renewal: Renewal) -> Answer | None:
+    """Return an answer with octets replaced in each of its bodies, None where one lacks them."""
+    _, old, new = renewal
+    bodies = [body.replace(old, new) for body in answer[3:] if old in body]
+    return (*answer[:3], *bodies) if len(bodies) == len(answer) - 3 else None
+
+
 def _head(kind: int, flags: int, answers: int, authorities: int, additionals: int) -> bytes:
     """Return the header behind the ID for a kind of plain query; AD only to who understands it."""
     flags |= QR | (RD if kind & 1 else 0)
@@ -244,31 +295,63 @@ def _head(kind: int, flags: int, answers: int, authorities: int, additionals: in
 
 
 class _Shelf(Generic[Kept]):
-    """A bounded dict of answers, each filed under its facts."""
+    """A bounded dict of answers, each filed under its facts.
 
-    __slots__ = ("_filed", "answers", "limit")
+    Most facts have one answer: its key is filed bare. A key stays under its other facts when one of
+    them has dropped it, since it often comes back; what never does counts towards a bound.
+    """
+
+    __slots__ = ("_filed", "_filings", "answers", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.answers: dict[bytes, Kept] = {}
-        self._filed: dict[Hashable, list[bytes]] = {}
+        self._filed: dict[Hashable, bytes | dict[bytes, None]] = {}
+        self._filings = 0  # keys under all facts
 
     def put(self, key: bytes, answer: Kept, facts: tuple[Hashable, ...]) -> None:
-        if key not in self.answers and len(self.answers) >= self.limit:
+        is_full = key not in self.answers and len(self.answers) >= self.limit
+        if is_full or self._filings >= 4 * self.limit:
             self.clear()
         self.answers[key] = answer
         for fact in facts:
-            keys = self._filed.setdefault(fact, [])
-            # An answer that ended and came back is filed twice: to look for it would take as long
-            # as a fact has answers, and they may be many.
-            if len(keys) >= 2 * self.limit:
-                keys[:] = [each for each in dict.fromkeys(keys) if each in self.answers]
-            keys.append(key)
+            keys = self._filed.get(fact)
+            if keys is None:
+                self._filed[fact] = key
+            elif isinstance(keys, dict):
+                self._filings -= key in keys
+                keys[key] = None
+            elif keys != key:
+                self._filed[fact] = {keys: None, key: None}
+            else:
+                self._filings -= 1
+            self._filings += 1
 
-    def forget(self, fact: Hashable) -> None:
-        for key in self._filed.pop(fact, ()):
-            self.answers.pop(key, None)
+    def forget(self, facts: set[Hashable]) -> list[Kept]:
+        """Drop what is filed under any of these facts, and return it."""
+        gone = []
+        for fact in self._filed.keys() & facts:
+            found = self._filed.pop(fact)
+            keys = found if isinstance(found, dict) else (found,)
+            self._filings -= len(keys)
+            for key in keys:
+                answer = self.answers.pop(key, None)
+                if answer is not None:
+                    gone.append(answer)
+        return gone
+
+    def renew(self, fact: Hashable, renewed: Callable[[Kept], Kept | None]) -> None:
+        """Put another answer for each that is filed under a fact; drop it where there is none."""
+        keys = self._filed.get(fact, ())
+        for key in (keys,) if isinstance(keys, bytes) else keys:
+            answer = self.answers.get(key)
+            new = None if answer is None else renewed(answer)
+            if new is not None:
+                self.answers[key] = new
+            elif answer is not None:
+                del self.answers[key]
 
     def clear(self) -> None:
         self.answers.clear()
         self._filed.clear()
+        self._filings = 0

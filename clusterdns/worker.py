@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from clusterdns.channel import Channel
 from clusterdns.cluster.feed import Subscription
-from clusterdns.cluster.store import EVERYTHING, Fact, Source, Store
+from clusterdns.cluster.store import Fact, Source, Store
 from clusterdns.configure import Configuration, Endpoint
 from clusterdns.engine import Engine, engine_of
 from clusterdns.relay import Relay
@@ -56,7 +56,6 @@ class Worker:
                     self._streams.append(Streams(server, sock))
         self._relay = Relay(self._servers.values(), self._engines)
         self._subscriptions: dict[Source, Subscription] = {}
-        self._serials: dict[int, tuple[int, int]] = {}  # of each store, as last seen
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_serving = False
         self._stop = asyncio.Event()
@@ -125,24 +124,17 @@ class Worker:
             self._feeds[source],
             store,
             kinds=source.kinds,
-            changed=lambda facts: self._forget(store, facts),
+            changed=self._forget,
             clock=time.time,
         )
         task = asyncio.create_task(subscription.run())
         self._tasks.add(task)
         return subscription
 
-    def _forget(self, store: Store, facts: list[Fact]) -> None:
+    def _forget(self, facts: list[Fact]) -> None:
         """Drop what was answered from facts that have changed."""
-        serial = (store.serial, store.import_serial)
         for server in self._servers.values():
-            if EVERYTHING in facts:
-                server.table.clear()
-            else:
-                server.table.forget(facts)
-                if serial != self._serials.get(id(store)):
-                    server.table.forget_passing()  # they carry the SOA
-        self._serials[id(store)] = serial
+            server.table.forget(facts)
 
     async def _listen(self, channel: Channel) -> None:
         """Do what the supervisor says."""

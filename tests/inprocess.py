@@ -13,7 +13,7 @@ from typing import Any
 
 from clusterdns.cluster import feed, marks, objects, selectors
 from clusterdns.cluster.objects import MANIFEST_KINDS
-from clusterdns.cluster.store import EVERYTHING, Fact, Source, Store
+from clusterdns.cluster.store import Fact, Source, Store
 from clusterdns.configure import compile_text
 from clusterdns.server import LATER, Server
 
@@ -31,7 +31,6 @@ class InProcess:
         self._unlisted = frozenset(unlisted)
         self._manifests = list(manifests)
         self._stores: dict[Source, Store] = {}
-        self._serial = (0, 0)
         (endpoint, router), *_ = self.configuration.routers.items()
         self.server = Server(router, endpoint.label, self.now)
         self._hits = {proto: self.server.tally.channel(proto, "1") for proto in ("udp", "tcp")}
@@ -82,12 +81,6 @@ class InProcess:
             fields = None if is_gone or slim is None else feed.plain(slim)
             facts += self._stores[source].apply((kind, key, fields), 1)
         self.server.table.forget(facts)
-        store = self._stores[source]
-        serial, self._serial = self._serial, (store.serial, store.import_serial)
-        if serial != self._serial:  # it moves once: all changes are in the same second
-            self.server.table.forget_passing()
-        if EVERYTHING in facts:
-            self.server.table.clear()
 
     # ---- questions
 

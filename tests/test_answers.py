@@ -14,7 +14,7 @@ from clusterdns import message, name, rr
 from clusterdns.answers import Response, fit, render, render_reply
 from clusterdns.message import Question
 from clusterdns.rr import RR
-from clusterdns.table import AnswerTable
+from clusterdns.table import AnswerTable, Renewal
 
 WEB = name.parse("web.demo.svc.cluster.local.")
 FACT = ("service", "demo", "web")
@@ -40,7 +40,7 @@ def positive(count: int = 1, **fields) -> Response:
 
 
 def negative(**fields) -> Response:
-    return Response(rr.NXDOMAIN, authority=(SOA,), facts=(FACT,), **fields)
+    return Response(rr.NXDOMAIN, **{"authority": (SOA,), "facts": (FACT,)} | fields)
 
 
 def query(asked: Question, ident: int = 7, opt: bytes = b"", flags: int = 0x0100) -> bytes:
@@ -351,3 +351,67 @@ def test_what_no_message_has_room_for_is_not_remembered():
         response = Response(answer=records[:many], facts=("big",))
         assert is_kept is table.remember(asked, response, 0.0, lambda: 0)
         table.clear()
+
+
+SERIAL = ("serial",)
+
+
+def soa(serial: int) -> RR:
+    rdata = rr.soa_rdata(name.parse("ns.dns.cluster.local."), name.parse("h."), serial, 5)
+    return RR(name.parse("cluster.local."), rr.SOA, 5, rdata)
+
+
+def renewal(old: int, new: int) -> Renewal:
+    return Renewal(SERIAL, rr.soa_serial(old), rr.soa_serial(new))
+
+
+def serial_of(reply: dns.message.Message | None) -> int | None:
+    return None if reply is None else reply.authority[0][0].serial
+
+
+def test_a_serial_that_moves_is_replaced_in_what_shows_it():
+    subject = Subject()
+    subject.remember(question(), positive())
+    aaaa = question(qtype=rr.AAAA)
+    subject.remember(aaaa, negative(authority=(soa(7),), facts=(FACT, SERIAL)))
+    subject.remember(question(below("www.a")), denial(authority=(soa(7),), facts=(FACT, SERIAL)))
+    for _ in range(2):  # the second time it has a place of its own
+        assert 7 == serial_of(subject.ask(question(below("www.b"))))
+    subject.table.forget([renewal(7, 8)])
+    subject.table.forget([renewal(8, 9)])
+    for asked in (aaaa, question(below("www.b")), question(below("www.c"))):
+        assert 9 == serial_of(subject.ask(asked)), asked
+    assert subject.ask(question()) is not None
+    subject.table.forget([FACT, renewal(9, 10)])
+    for asked in (aaaa, question(below("www.b")), question(below("www.c"))):
+        assert subject.ask(asked) is None
+
+
+def test_what_does_not_show_the_old_serial_is_dropped():
+    subject = Subject()
+    subject.remember(question(qtype=rr.AAAA), negative(authority=(soa(7),), facts=(FACT, SERIAL)))
+    subject.table.forget([renewal(6, 8)])
+    assert subject.ask(question(qtype=rr.AAAA)) is None
+    assert len(subject.table) == 0
+
+
+def test_too_many_answers_to_be_renewed_are_dropped(monkeypatch):
+    monkeypatch.setattr("clusterdns.table._MAX_RENEWED", 10)
+    subject = Subject()
+    asked = [question(name.parse(f"n{i}.cluster.local.")) for i in range(30)]
+    for each in asked:
+        subject.remember(each, negative(authority=(soa(7),), facts=(SERIAL,)))
+    subject.table.forget([renewal(7, 8)])
+    assert [8] * 10 + [None] * 20 == [serial_of(subject.ask(each)) for each in asked]
+
+
+def test_what_is_filed_is_bounded_however_often_answers_come_and_go():
+    subject = Subject(passing=50)
+    for i in range(2000):
+        facts = (("service", "demo", f"s{i % 3}"), SERIAL)
+        each = question(name.parse(f"n{i % 40 if i < 1000 else i}.cluster.local."))
+        subject.remember(each, negative(authority=(soa(i),), facts=facts))
+        subject.table.forget([renewal(0, 1)])  # none shows it: all are dropped
+        filed = subject.table._passing._filed.values()
+        count = sum(1 if isinstance(keys, bytes) else len(keys) for keys in filed)
+        assert count == subject.table._passing._filings <= 202

@@ -22,8 +22,8 @@ from scriptedupstream import ScriptedUpstream
 
 from clusterdns import name, rr
 from clusterdns.answers import Response, failure
-from clusterdns.message import AA, AD, CD, RA, RD
 from clusterdns.caching.kept import key_of
+from clusterdns.message import AA, AD, CD, RA, RD
 from clusterdns.plugins import cache
 
 TIMEOUT = failure(rr.SERVFAIL, "i/o timeout")

@@ -101,7 +101,8 @@ class Reply:
     def chunks(self) -> Iterator[bytes]:
         """Yield octets as soon as they are there, until the end. Raises ApiError."""
         try:
-            while octets := self._response.read1(_CHUNK_OCTETS):
+            is_encoded = "content-encoding" in self._response.headers  # nobody has asked for it
+            while octets := self._response.read1(_CHUNK_OCTETS, decode_content=is_encoded):
                 yield octets
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
             # Of the latter two: a connection that another thread has shut down under us.

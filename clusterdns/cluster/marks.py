@@ -92,8 +92,8 @@ def mark_of(kind: str, manifest: object) -> tuple[Key, Known] | None:
 
 def metadata_of(manifest: object) -> Mapping[str, Any] | None:
     """Return the metadata of an object, None if it has none."""
-    metadata = manifest.get("metadata") if isinstance(manifest, Mapping) else None
-    return metadata if isinstance(metadata, Mapping) else None
+    metadata = manifest.get("metadata") if isinstance(manifest, dict) else None
+    return metadata if isinstance(metadata, dict) else None
 
 
 def mark(kind: str, metadata: Mapping[str, Any]) -> tuple[Key, Known]:

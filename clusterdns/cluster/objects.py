@@ -142,8 +142,8 @@ def cut(
 def labels(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Return the labels of an object, {} if it has none or they are no mapping."""
     metadata = manifest.get("metadata")
-    found = metadata.get("labels") if isinstance(metadata, Mapping) else None
-    return dict(found) if isinstance(found, Mapping) else {}
+    found = metadata.get("labels") if isinstance(metadata, dict) else None
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def _text(value: object) -> str:

@@ -288,7 +288,7 @@ class Reflector:
         version = metadata.get("resourceVersion")
         known = self.known.get(key)
         if isinstance(version, str) and seen is None:
-            self._advance(version)
+            self.version, self._highest = version, max(self._highest, mark.version)
         expected = MANIFEST_KINDS[self.kind]
         if manifest.get("kind", expected) != expected or not key[1]:
             self._skip(f"an object that is no {expected}: {manifest.get('kind')!r:.40}")

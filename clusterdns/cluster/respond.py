@@ -26,7 +26,7 @@ from clusterdns.cluster.records import (
     parse,
     server_records,
 )
-from clusterdns.cluster.store import Store
+from clusterdns.cluster.store import IMPORT_SERIAL, SERIAL, Fact, Store
 from clusterdns.errors import FormError
 from clusterdns.message import AA, TC, Question
 from clusterdns.name import WireName
@@ -148,6 +148,7 @@ class Responder:
             addresses = yield from self._addresses(question, zone, lookup, (), outside)
             return None if addresses is None else (addresses, [])
         if qtype == rr.SOA:
+            lookup.facts.append(_serial_fact(zone))
             return ([self._soa(zone)] if qname == zone.case else []), []
         if qtype == rr.NS and folded == zone.case:
             return self._name_servers(qname, zone, lookup)
@@ -270,6 +271,7 @@ class Responder:
         return denial._replace(denies=question.folded[-octets:], facts=facts)
 
     def _negative(self, rcode: int, zone: Zone, facts: tuple[Hashable, ...]) -> Response:
+        facts = (*facts, _serial_fact(zone))
         return Response(rcode, AA, authority=(self._soa(zone),), facts=facts)
 
     def _soa(self, zone: Zone) -> RR:
@@ -281,6 +283,11 @@ class Responder:
             soa = RR(zone.case, rr.SOA, min(self._ttl, MAX_SOA_TTL_S), rdata)
             self._last_soa = ((serial, zone.case), soa)
         return self._last_soa[1]
+
+
+def _serial_fact(zone: Zone) -> Fact:
+    """Return the fact that what shows the zone's SOA depends on."""
+    return IMPORT_SERIAL if zone.is_multicluster else SERIAL
 
 
 def _left_of(question: Question, zone: Zone) -> list[bytes]:

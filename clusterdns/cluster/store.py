@@ -2,8 +2,10 @@
 
 ``apply`` takes an event and returns the facts that changed: ``("service", namespace, name)``,
 ``("address", text)``, ``("servers",)`` for what ``NS`` depends on, ``EVERYTHING`` where a Namespace
-came or went. Answers are filed under the facts they were decided from. Applying an event twice
-changes nothing; events of different kinds may come in any order.
+came or went. What shows one of the SOA serials depends on ``SERIAL`` or ``IMPORT_SERIAL``, and a
+serial that moves comes as a ``Renewal`` of these. Answers are filed under the facts they were
+decided from. Applying an event twice changes nothing; events of different kinds may come in any
+order.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
+from clusterdns import rr
 from clusterdns.cluster.objects import (
     IMPORT_SLICES,
     IMPORTS,
@@ -29,11 +32,14 @@ from clusterdns.cluster.objects import (
     Service,
     Slice,
 )
+from clusterdns.table import Renewal
 
-Fact = tuple[str, ...]
+Fact = tuple[str, ...] | Renewal
 
 EVERYTHING: Fact = ("everything",)
 SERVERS: Fact = ("servers",)
+SERIAL: Fact = ("serial",)
+IMPORT_SERIAL: Fact = ("import serial",)
 
 
 class Source(NamedTuple):
@@ -165,6 +171,15 @@ class Store:
 
     def apply(self, event: Event, seconds: int) -> list[Fact]:
         """Take one event in and return the facts it changed; ``seconds`` is Unix time."""
+        serial, import_serial = self.serial, self.import_serial
+        facts = self._apply(event, seconds)
+        if self.serial != serial:
+            facts.append(_renewal(SERIAL, serial, self.serial))
+        if self.import_serial != import_serial:
+            facts.append(_renewal(IMPORT_SERIAL, import_serial, self.import_serial))
+        return facts
+
+    def _apply(self, event: Event, seconds: int) -> list[Fact]:
         kind, key, fields = event
         if kind in (SERVICES, IMPORTS):
             return self._apply_service(kind, key, _service(fields) if fields else None, seconds)
@@ -232,6 +247,10 @@ class Store:
         else:
             self.namespaces.add(name)
         return [EVERYTHING]
+
+
+def _renewal(fact: Fact, old: int, new: int) -> Renewal:
+    return Renewal(fact, rr.soa_serial(old & 0xFFFFFFFF), rr.soa_serial(new & 0xFFFFFFFF))
 
 
 def _index(

@@ -1,9 +1,9 @@
 """The watcher of a Kubernetes API server: what its reflectors say, handed on to the workers.
 
 One thread a kind lists and watches (``Reflector``), one more compares now and then (``Auditor``).
-Their changes come to the loop of this process in batches, each thread waiting until its own is
-taken in, and go to the workers by a ``Feeder``. Everything is cut down to what DNS needs before it
-gets here, and kept packed.
+Their changes go to the workers by a ``Feeder``, whose lock is held around what the threads and the
+loop of this process share: a change goes its whole way in the thread that has read it. Everything
+is cut down to what DNS needs before it gets here, and kept packed.
 
 With a snapshot file, what is known is written to it every few seconds in which something changed.
 When the server cannot be reached at the start, the file stands in for it until the first list.
@@ -101,7 +101,6 @@ class Watch:
         self.auditor = Auditor(source, self.reflectors.values(), self.client, self.gate)
         self.programming: dict[str, Histogram] = {}  # by kind of Service
         self._source = source
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
         self._listed: set[str] = set()  # kinds the server has told, not the snapshot
         self._is_changed = False
@@ -114,7 +113,6 @@ class Watch:
         """Feed the workers until cancelled."""
         # A heap for each thread would keep what it once used for ever.
         _libc.mallopt(_M_ARENA_MAX, 1)
-        self._loop = asyncio.get_running_loop()
         self.feeder.start()
         for reflector in self.reflectors.values():
             self._spawn(reflector.run, reflector.kind)
@@ -129,7 +127,7 @@ class Watch:
                 self._load_snapshot()
             elif self._is_due(now - saved):
                 saved, self._is_changed = now, False
-                await self._loop.run_in_executor(None, self._save_snapshot)
+                await asyncio.to_thread(self._save_snapshot)
             if not is_trimmed and self._is_complete:
                 is_trimmed = True
                 _libc.malloc_trim(0)  # the lists' buffers are not needed again soon
@@ -143,11 +141,13 @@ class Watch:
         )
 
     def changed(self, kind: str, changes: list[Change]) -> None:
-        """Take in changes from a reflector's thread; return when that is done."""
-        self._call(self._put, kind, [(key, plain(fields)) for key, fields in changes])
+        """Take in changes from a reflector's thread."""
+        self.feeder.put_all(kind, [(key, plain(fields)) for key, fields in changes])
+        self._is_changed = True
         triggers = self.reflectors[kind].triggers
         if triggers:
-            self._call(self._observe, triggers.copy())
+            with self.feeder.lock:
+                self._observe(triggers)
             triggers.clear()
 
     def _observe(self, triggers: list[tuple[Key, float]]) -> None:
@@ -162,7 +162,17 @@ class Watch:
 
     def listed(self, kind: str, keys: set[Key]) -> None:
         """Take note that a reflector has told all objects of its kind."""
-        self._call(self._complete, kind, keys)
+        with self.feeder.lock:
+            gone = [key for one, key in self.objects if one == kind and key not in keys]
+            self.feeder.put_all(kind, [(key, None) for key in gone])
+            self.feeder.synced(kind)
+            self._is_changed = True
+            self._listed.add(kind)
+            if self._snapshot_written and self._is_complete:
+                self._snapshot_written = 0.0
+                _log.info(
+                    "plugin/kubernetes: the API server has answered: nothing is stale any more"
+                )
 
     def samples(self) -> list[Sample]:
         """Return what has been counted, and how fresh everything is."""
@@ -195,7 +205,7 @@ class Watch:
         found += [(requests, labels, n) for labels, n in self.client.requests.copy().items()]
         duration = "kubernetes_rest_client_request_duration_seconds"
         found.append((duration, ("GET", self.client.host), self.client.durations.sample()))
-        for service_kind, histogram in self.programming.items():
+        for service_kind, histogram in self.programming.copy().items():
             name = "kubernetes_dns_programming_duration_seconds"
             found.append((name, (service_kind,), histogram.sample()))
         return found
@@ -212,36 +222,6 @@ class Watch:
         thread = threading.Thread(target=main, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
-
-    def _call(self, function: Any, *arguments: Any) -> None:  # noqa: ANN401 - passed through
-        """Have the loop call a function, from another thread, and wait for it."""
-        done = threading.Event()
-
-        def call() -> None:
-            try:
-                function(*arguments)
-            finally:
-                done.set()
-
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(call)
-        done.wait()
-
-    def _put(self, kind: str, changes: list[Change]) -> None:
-        for key, fields in changes:
-            if fields is not None or (kind, key) in self.objects:
-                self.feeder.put(kind, key, fields)
-        self._is_changed = True
-
-    def _complete(self, kind: str, keys: set[Key]) -> None:
-        for at in [at for at in self.objects if at[0] == kind and at[1] not in keys]:
-            self.feeder.put(kind, at[1], None)
-        self.feeder.synced(kind)
-        self._is_changed = True
-        self._listed.add(kind)
-        if self._snapshot_written and self._is_complete:
-            self._snapshot_written = 0.0
-            _log.info("plugin/kubernetes: the API server has answered: nothing is stale any more")
 
     def _lacks_snapshot(self, since_s: float) -> bool:
         """Tell whether it is time to look into the file."""
@@ -284,9 +264,12 @@ class Watch:
         except (OSError, snapshot.SnapshotError) as error:
             _log.error("plugin/kubernetes: snapshot not used: %s", error)
             return
-        for (kind, key), fields in found.entries:
-            if kind not in self._listed and (kind, key) not in self.objects:
-                self.feeder.put(kind, key, fields)
+        with self.feeder.lock:
+            for kind in self._source.kinds:
+                self.feeder.put_all(kind, [
+                    (at[1], fields) for at, fields in found.entries
+                    if at[0] == kind and kind not in self._listed and at not in self.objects
+                ])  # fmt: skip
         for kind in found.kinds:
             self.feeder.synced(kind)
         self._snapshot_written = found.written
