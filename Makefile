@@ -6,7 +6,7 @@ T ?= 60
 # Tests mostly wait for a server; a file's tests stay together, they share its fixtures.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: lab test lint check bench fuzz e2e image clean
+.PHONY: lab test lint check bench bench-check fuzz e2e image clean
 
 # Show the lab as Pods see it, then serve it and print what to ask.
 lab: $(VENV)/installed
@@ -27,9 +27,15 @@ lint: $(VENV)/installed
 check: lint
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not peer and not slow"
 
-# CPU per query beside a C echo server and, if there is one, CoreDNS.
+# CPU per query beside CoreDNS, Knot, Unbound, dnsmasq and a C echo server, half an hour; into the README.
 bench: $(VENV)/installed
-	$(BIN)/python tests/bench/run.py
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python tests/bench/run.py --json bench.json
+	$(BIN)/python tests/bench/report.py bench.json
+
+# Has the packet path become slower than recorded? Ratios to the echo server, two minutes.
+bench-check: $(VENV)/installed
+	$(BIN)/python tests/bench/check.py
 
 # Every fuzz target for T seconds.
 fuzz: $(VENV)/installed
