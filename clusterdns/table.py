@@ -47,7 +47,7 @@ _MAX_LIMITS = 4096
 _MAX_CUTS = 4096
 _MAX_RENEWED = 4096  # answers at a time: others wait meanwhile; what is more is forgotten
 _ADDRESSES = (b"\0\1\0\1", b"\0\x1c\0\1")  # A and AAAA, IN: what may be answered by a cut
-_EVERYTHING = ("everything",)  # cluster/store.py: that a Namespace has come or gone
+EVERYTHING = ("everything",)  # the fact that all answers depend on
 _NS_DNS = b"\2ns\3dns"  # begins the only names that exist below one that does not, see respond.py
 
 
@@ -201,12 +201,12 @@ class AnswerTable:
         self._below_cuts = 0
 
     def forget(self, facts: Iterable[Hashable]) -> None:
-        """Drop every answer that was decided from one of ``facts``, all for ``("everything",)``.
+        """Drop every answer that was decided from one of ``facts``, all for ``EVERYTHING``.
 
         Those of a ``Renewal``, which is no fact itself, are renewed.
         """
         changed = set(facts)
-        if _EVERYTHING in changed:
+        if EVERYTHING in changed:
             self.clear()
             return
         self._lasting.forget(changed)

@@ -32,11 +32,10 @@ from clusterdns.cluster.objects import (
     Service,
     Slice,
 )
-from clusterdns.table import Renewal
+from clusterdns.table import EVERYTHING, Renewal
 
 Fact = tuple[str, ...] | Renewal
 
-EVERYTHING: Fact = ("everything",)
 SERVERS: Fact = ("servers",)
 SERIAL: Fact = ("serial",)
 IMPORT_SERIAL: Fact = ("import serial",)
