@@ -79,6 +79,11 @@ class Question(NamedTuple):
         """The question section: name, type and class."""
         return self.qname + struct.pack("!HH", self.qtype, self.qclass)
 
+    @property
+    def folded_wire(self) -> bytes:
+        """The question section with the name folded: alike for all who ask the same."""
+        return self.folded + struct.pack("!HH", self.qtype, self.qclass)
+
 
 class Query:
     """A request that passed the gate, and who sent it.

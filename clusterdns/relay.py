@@ -147,7 +147,7 @@ class Relay:
         track = _Track(lane, server, view, route)
         self._tracks.append(track)
         pool.lanes.append(lane)
-        view.block.is_relayed = lambda question: _key(question) in under_way
+        view.block.is_relayed = lambda question: question.folded_wire in under_way
         view.block.refresh_relay = self._refresh_all
         self._refresh(track)
         return lane
@@ -278,10 +278,6 @@ def _route_of(view: View, zone: WireName) -> Route | None:
 
 def _view_of(router: Router, zone: WireName) -> View | None:
     return router.route(Question(zone, zone, rr.A))
-
-
-def _key(question: Question) -> bytes:
-    return question.folded + struct.pack("!HH", question.qtype, question.qclass)
 
 
 def _found(

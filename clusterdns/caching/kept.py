@@ -11,7 +11,6 @@ Pure: no sockets, clock, threads or randomness; ``now`` is monotonic seconds.
 from __future__ import annotations
 
 import math
-import struct
 
 from cachetools import LRUCache
 
@@ -149,7 +148,7 @@ class Kept:
 
 def key_of(question: Question) -> Key:
     """Return what a question's reply is kept under."""
-    key = question.folded + struct.pack("!HH", question.qtype, question.qclass)
+    key = question.folded_wire
     return key + bytes((question.do | question.cd << 1,)) if question.do or question.cd else key
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import struct
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -98,7 +97,7 @@ class Pool:
             arrival = self._arrived.pop(key, None)
             if arrival is not None and arrival.at > time.monotonic() - STALE_S:
                 flight.arrive(arrival)
-            elif not self._is_relayed(key):
+            elif not self._is_relayed(question, key):
                 flight.begin()
             return future
         self.joined += 1
@@ -109,16 +108,16 @@ class Pool:
         """How many queries are under way besides the flights."""
         return sum(lane.busy for lane in self.lanes)
 
-    def _is_relayed(self, key: _Key) -> bool:
+    def _is_relayed(self, question: Question, key: _Key) -> bool:
         """Tell whether an equal query is under way by itself; if so, have its reply brought."""
-        qname, qtype, qclass, flags, edns, proto = key
+        *_, flags, edns, proto = key
         if proto != "udp" or not self.lanes:
             return False
-        question = qname + struct.pack("!HH", qtype, qclass)
+        asked = question.folded_wire
         sent = flags.to_bytes(2, "big") + (message.write_opt(edns) if edns else b"")
         for lane in self.lanes:
-            if lane.under_way.get(question) == sent:
-                lane.under_way[question] = True
+            if lane.under_way.get(asked) == sent:
+                lane.under_way[asked] = True
                 return True
         return False
 
