@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import dns.message
+import inputs
 import measure
 import peers
 import pytest
@@ -46,7 +47,6 @@ COREFILE = """. {{
     loadbalance
 {more}}}
 """
-_READY = {"ready": True, "serving": True, "terminating": False}
 
 
 def manifests(services: int, endpoints: int) -> Iterator[dict[str, Any]]:
@@ -88,17 +88,8 @@ def endpoint_slice(i: int, endpoints: int, turn: int) -> dict[str, Any]:
 
     def endpoint(j: int) -> dict[str, Any]:
         number = i * endpoints + j
-        return {
-            "addresses": [endpoint_address(number, turn)],
-            "conditions": _READY,
-            "nodeName": f"node-{number % 500}",
-            "targetRef": {
-                "kind": "Pod",
-                "name": f"s{i}-{turn}-{j}",
-                "namespace": "default",
-                "uid": f"{number:036}",
-            },
-        }
+        address = endpoint_address(number, turn)
+        return inputs.endpoint(address, f"s{i}-{turn}-{j}", "default", number)
 
     return {
         "kind": "EndpointSlice",

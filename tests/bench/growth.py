@@ -52,10 +52,6 @@ Random = random.Random
 
 def main() -> int:
     options = _arguments()
-    reason = measure.missing()
-    if reason:
-        print(f"skipped: {reason}", file=sys.stderr)
-        return 0
     found = findings.Findings(
         f"memory over {options.seconds:.0f} s, {options.services:,} Services of {ENDPOINTS} endpoints"
     )
@@ -216,4 +212,4 @@ LOADS: dict[str, tuple[int, Callable[[int, Random], Iterator[Question]]]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure.run(main))

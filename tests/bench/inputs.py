@@ -74,19 +74,22 @@ def _service(
     slice_meta = {**meta, "name": f"{label}-1", "labels": {"kubernetes.io/service-name": label}}
     yield _object(
         "discovery.k8s.io/v1", "EndpointSlice", slice_meta, addressType="IPv4", ports=[port],
-        endpoints=[_endpoint(label, space, i * endpoints + n) for n in range(endpoints)],
+        endpoints=[
+            endpoint(_address(_ENDPOINT_NET, number), f"{label}-{number}", space, number)
+            for number in range(i * endpoints, (i + 1) * endpoints)
+        ],
     )  # fmt: skip
 
 
-def _endpoint(label: str, space: str, number: int) -> dict[str, Any]:
+def endpoint(address: str, pod: str, space: str, number: int) -> dict[str, Any]:
     """Return an endpoint with what its controller writes: servers have to read past it."""
     return {
-        "addresses": [_address(_ENDPOINT_NET, number)],
+        "addresses": [address],
         "conditions": _READY,
         "nodeName": f"node-{number % 500}",
         "targetRef": {
             "kind": "Pod",
-            "name": f"{label}-{number}",
+            "name": pod,
             "namespace": space,
             "uid": f"{number:036}",
         },

@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,15 @@ def missing() -> str:
     if not compiler():
         return f"needs a C compiler: {INSTALL_CC}"
     return ""
+
+
+def run(main: Callable[[], int]) -> int:
+    """Run a benchmark and return its exit status, 0 if what it needs is not there."""
+    reason = missing()
+    if reason:
+        print(f"skipped: {reason}", file=sys.stderr)
+        return 0
+    return main()
 
 
 def compiler() -> str | None:
