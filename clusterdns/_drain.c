@@ -9,7 +9,10 @@
  */
 #include "_relay.h"
 #include <arpa/inet.h>
+#include <limits.h>
 #include <netinet/in.h>
+#include <sys/epoll.h>
+#include <time.h>
 
 /* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT.
  * ROOM: for the framed replies of a stream, but for the last. */
@@ -72,15 +75,20 @@ static Py_ssize_t number_of(PyObject *object)
     return found;
 }
 
+/* Add to one of a list of counts; false if there is no such place. */
+static int add_to(PyObject *counts, Py_ssize_t place, Py_ssize_t more)
+{
+    if (place < 0 || place >= PyList_GET_SIZE(counts))
+        return 0;
+    PyObject *after = PyLong_FromSsize_t(number_of(PyList_GET_ITEM(counts, place)) + more);
+    return after && PyList_SetItem(counts, place, after) == 0;
+}
+
 /* Count a hit; false if there is no such slot. */
 static int count_hit(PyObject *hits, PyObject *slot, int has_opt)
 {
     Py_ssize_t place = number_of(slot);
-    if (place < 0 || place >= PyList_GET_SIZE(hits) - has_opt)
-        return 0;
-    place += has_opt;
-    PyObject *after = PyLong_FromSsize_t(number_of(PyList_GET_ITEM(hits, place)) + 1);
-    return after && PyList_SetItem(hits, place, after) == 0;
+    return place >= 0 && add_to(hits, place + has_opt, 1);
 }
 
 static struct iovec piece_of(PyObject *bytes)
@@ -200,6 +208,76 @@ static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *arguments)
     return Py_BuildValue("(iiN)", hits, unsent, left);
 }
 
+/* Monotonic seconds. */
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* Add the time of a batch to those so far, nanoseconds at the end. */
+static void note_batch(PyObject *times, int hits, double taken)
+{
+    if (hits && add_to(times, time_bucket(taken / hits), hits))
+        add_to(times, PyList_GET_SIZE(times) - 1, (Py_ssize_t)(taken * 1e9));
+}
+
+/* Look after what is ready; whether Python has to, -1 on an error. */
+static int serve(PyObject *readers, const struct epoll_event *event, double *now)
+{
+    Table table = {.now = *now};
+    PyObject *times, *left, *number = PyLong_FromLong(event->data.fd);
+    PyObject *reader = number ? PyDict_GetItemWithError(readers, number) : NULL;
+    int hits, unsent;
+    Py_XDECREF(number);
+    if (!reader)
+        return PyErr_Occurred() ? -1 : 1;
+    if (PyList_Check(reader))
+        return relay_gathers(reader, *now);
+    if (!PyTuple_Check(reader)) {
+        PyErr_SetString(PyExc_TypeError, "no reader");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(reader, "O!O!O!O!O!O!O!:wait", &PyDict_Type, &table.lasting, &PyDict_Type,
+                          &table.passing, &PyDict_Type, &table.limits, &PyList_Type, &table.hits,
+                          &PyDict_Type, &table.zones, &PyList_Type, &times, &PyList_Type, &left))
+        return -1;
+    hits = take_batch(&table, event->data.fd, left, &unsent);
+    *now = seconds();
+    note_batch(times, hits, *now - table.now);
+    return PyErr_Occurred() ? -1 : PyList_GET_SIZE(left) > 0;
+}
+
+/* wait(epoll, timeout, readers): as epoll_wait, but what readers take care of does not end it. */
+static PyObject *wait_for(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    struct epoll_event ready[BATCH];
+    int epoll, count = 1, wanted = 0;
+    double timeout, now = seconds();
+    PyObject *readers, *found = PyList_New(0);
+    if (!found || !PyArg_ParseTuple(arguments, "idO!:wait", &epoll, &timeout, &PyDict_Type, &readers))
+        count = -1;
+    double end = now + timeout;
+    while (count > 0 && wanted >= 0 && !PyList_GET_SIZE(found) && now <= end) {
+        int left_ms = end - now < INT_MAX / 1000 ? (int)((end - now) * 1000) + 1 : -1;
+        Py_BEGIN_ALLOW_THREADS
+        count = epoll_wait(epoll, ready, BATCH, left_ms);
+        Py_END_ALLOW_THREADS
+        now = seconds();
+        for (int i = 0; i < count && wanted >= 0; i++) {
+            wanted = serve(readers, &ready[i], &now);
+            PyObject *number = wanted > 0 ? PyLong_FromLong(ready[i].data.fd) : NULL;
+            if (number)
+                PyList_Append(found, number);
+            Py_XDECREF(number);
+        }
+    }
+    if (PyErr_Occurred())
+        Py_CLEAR(found);
+    return found;
+}
+
 /* Write the reply to a message, its length in front; return the octets, 0 for no hit. */
 static size_t write_frame(const Table *table, unsigned char *packet, size_t length, char *frame)
 {
@@ -247,6 +325,7 @@ static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
 
 static PyMethodDef methods[] = {
     {"drain", drain, METH_VARARGS, "Answer a batch of queries; return hits, unsent, left."},
+    {"wait", wait_for, METH_VARARGS, "Wait for what is for Python; return the descriptors."},
     {"answer", answer, METH_VARARGS, "Answer the hits of a stream; return frames, end, hits."},
     {"open", relay_open, METH_NOARGS, "Return what is readable when there is something to collect."},
     {"collect", relay_collect, METH_VARARGS, "Pass on replies; return what is handed over."},

@@ -35,6 +35,17 @@ class Lane:
 # Lane, query, client, listener, server, seconds, reply, error.
 HandedOver = tuple[Lane, bytes, Client, int, int, float, bytes | None, int]
 
+# What `drain` is given; durations by bucket, and nanoseconds in all; what is left to Python.
+Reader = tuple[
+    dict[bytes, Answer],
+    dict[bytes, Answer],
+    dict[bytes, int],
+    list[int],
+    dict[bytes, Lane | None],
+    list[int],
+    list[tuple[bytes, Client]],
+]
+
 def drain(
     fd: int,
     lasting: dict[bytes, Answer],
@@ -56,6 +67,12 @@ def answer(
     now: float,
     /,
 ) -> tuple[bytes, int, int]: ...
+def wait(
+    epoll: int,
+    timeout: float,
+    readers: dict[int, Reader | list[HandedOver]],
+    /,
+) -> list[int]: ...
 def open() -> int: ...
 def collect(now: float, /) -> list[HandedOver]: ...
 def expire(now: float, /) -> list[HandedOver]: ...

@@ -20,7 +20,7 @@
 enum {
     MAX_OUT = 1024, BATCH = 64, MIN_PORT = 1024, PORT_TRIES = 3, ADDRESS = 28, TIMES = 16,
     MAX_NAME = 255, MAX_LABEL = 63, MAX_QUERY = HEADER + MAX_NAME + 4 + OPT,
-    MAX_REPLY = 4096, MAX_RECORDS = 64, MAX_LABELS = 256, MAX_OCTETS = 65535,
+    MAX_REPLY = 4096, MAX_RECORDS = 64, MAX_LABELS = 256, MAX_OCTETS = 65535, MAX_GATHERED = 8,
     A = 1, CNAME = 5, SOA = 6, AAAA = 28, TYPE_OPT = 41, NXDOMAIN = 3, REFUSED = 5,
     TC = 0x02, AD = 0x20, NOBODY = 65535
 };
@@ -80,6 +80,7 @@ static struct out outs[MAX_OUT];
 static struct out *first_free, *unsent[BATCH];
 static int unsent_count;
 static int poll_fd = -1;
+static int gathered; /* times, since Python has looked after what is kept */
 static unsigned char reply[MAX_OCTETS + OPT];
 
 static unsigned short number16(const unsigned char *from)
@@ -104,6 +105,14 @@ static unsigned short random16(void)
         left = sizeof numbers / sizeof *numbers;
     }
     return numbers[--left];
+}
+
+unsigned char time_bucket(double seconds)
+{
+    unsigned char found = 0;
+    for (double bound = 0.00025; found < TIMES && seconds > bound; bound *= 2)
+        found++;
+    return found;
 }
 
 /* Count one more of what has the same octets, and its time. */
@@ -570,8 +579,7 @@ static void count_reply(const struct out *out, const struct plain *found, double
     kind.reply = (unsigned short)found->uncompressed;
     kind.rcode = reply[3] & 15;
     kind.has_opt = out->length > HEADER + question;
-    for (double bound = 0.00025; kind.time < TIMES && seconds > bound; bound *= 2)
-        kind.time++; /* histogram.TIME_S */
+    kind.time = time_bucket(seconds);
     count(out->lane->counts, &kind, sizeof kind, seconds);
 }
 
@@ -636,20 +644,26 @@ static int read_socket(struct out *out, double now, PyObject *left)
     return 0;
 }
 
+int relay_gathers(PyObject *left, double now)
+{
+    struct epoll_event ready[BATCH];
+    int count = poll_fd >= 0 ? epoll_wait(poll_fd, ready, BATCH, 0) : 0;
+    for (int i = 0; i < count; i++) {
+        struct out *out = &outs[ready[i].data.u32 % MAX_OUT];
+        if (out->lane && read_socket(out, now, left))
+            return -1;
+    }
+    return PyList_GET_SIZE(left) > 0 || ++gathered >= MAX_GATHERED;
+}
+
 /* collect(now): pass on the replies that have come; returns what is handed over. */
 PyObject *relay_collect(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    struct epoll_event ready[BATCH];
     double now;
     PyObject *left = PyArg_ParseTuple(arguments, "d:collect", &now) ? PyList_New(0) : NULL;
-    int count = left && poll_fd >= 0 ? epoll_wait(poll_fd, ready, BATCH, 0) : 0;
-    for (int i = 0; i < count; i++) {
-        struct out *out = &outs[ready[i].data.u32 % MAX_OUT];
-        if (out->lane && read_socket(out, now, left)) {
-            Py_DECREF(left);
-            return NULL;
-        }
-    }
+    gathered = 0;
+    if (left && relay_gathers(left, now) < 0)
+        Py_CLEAR(left);
     return left;
 }
 

@@ -26,6 +26,13 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
 /* Send what was taken. */
 void relay_send(void);
 
+/* Pass on the replies that have come, and append what is handed over; whether Python has to look
+ * after what was gathered, -1 on an error. */
+int relay_gathers(PyObject *left, double now);
+
+/* Where a duration is counted: histogram.TIME_S. */
+unsigned char time_bucket(double seconds);
+
 extern PyTypeObject relay_lane;
 PyObject *relay_collect(PyObject *module, PyObject *arguments);
 PyObject *relay_expire(PyObject *module, PyObject *arguments);

@@ -3,8 +3,8 @@
 One call per readable event takes up to 64 datagrams; each is one system call to receive, one look
 into the table, one system call to send. asyncio's DatagramProtocol costs five times as much, which
 is why the socket is read by hand. Where ``_drain.c`` was compiled, it does the same for the whole
-batch with two system calls, and ``_relay.c`` sends plain misses on, see relay.py;
-``CLUSTERDNS_PURE=1`` in the environment leaves both aside.
+batch with two system calls, without being called for each (packetloop.py), and ``_relay.c`` sends
+plain misses on, see relay.py.
 
 What the table misses waits in a queue, and a few at a time are given to ``Server.resolve`` between
 one look at the socket and the next: a miss costs ten times a hit and more, so a flood of names that
@@ -22,26 +22,19 @@ address of the host by itself, and the wildcard sees only what came by an addres
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from types import ModuleType
 from typing import TYPE_CHECKING
 
+from clusterdns import extension, packetloop
+from clusterdns.histogram import TIME_S
 from clusterdns.server import Send, Server
 from clusterdns.tally import Sample
 
 if TYPE_CHECKING:
     from clusterdns._drain import Lane
-
-compiled: ModuleType | None = None
-if not os.environ.get("CLUSTERDNS_PURE"):
-    with contextlib.suppress(ImportError):  # there was no compiler, or no Python.h
-        from clusterdns import _drain as compiled
-HAS_DRAIN = compiled is not None
 
 BATCH = 64
 MISSES = 4  # a batch of hits waits for so many: half a millisecond
@@ -63,6 +56,9 @@ class Engine:
         self.zones: dict[bytes, Lane | None] = {}  # where misses may go by themselves, see relay.py
         self.unsent = self.shed = 0
         self._missed: deque[tuple[bytes, tuple[str, int], Send]] = deque()
+        # Of what was answered while the loop waited: durations by bucket, and nanoseconds in all.
+        self._times = [0] * (len(TIME_S) + 2)
+        self._left: list[tuple[bytes, tuple[str, int]]] = []
         self._is_behind = False  # a call that resolves the next ones is due
 
     def start(self) -> None:
@@ -70,13 +66,29 @@ class Engine:
         asyncio.get_running_loop().add_reader(self._sock, self._reader())
 
     def _reader(self) -> Callable[[], None]:
-        return self._drain_batch if HAS_DRAIN else self._drain
+        if extension.compiled is None:
+            return self._drain
+        maps = self.server.table.maps
+        reader = (*maps, self.hits, self.zones, self._times, self._left)
+        packetloop.readers()[self.number] = reader
+        return self._drain_batch
 
     def stop(self) -> None:
         """Read no more; what has been read is still answered."""
         asyncio.get_running_loop().remove_reader(self._sock)
+        packetloop.readers().pop(self.number, None)
+        self._take_left(self.server.clock(), [])
         while self._missed:
             self._resolve(len(self._missed))
+
+    def add_up(self) -> None:
+        """Count how long queries took that were answered while the loop waited."""
+        *counts, nanoseconds = self._times
+        self._times[:] = [0] * len(self._times)
+        batches = self.server.tally.batches
+        for bucket, times in enumerate(counts):
+            batches.add(bucket, times, 0.0)
+        batches.total += nanoseconds / 1e9
 
     def samples(self) -> list[Sample]:
         """Return how many queries overflowed."""
@@ -108,19 +120,25 @@ class Engine:
 
     def _drain_batch(self) -> None:
         """Do as ``_drain`` does, in C, but for names below those that do not exist."""
-        assert compiled is not None
-        server, hits, table = self.server, self.hits, self.server.table
-        now = server.clock()
-        answered, unsent, missed = compiled.drain(self.number, *table.maps, hits, now, self.zones)
+        assert extension.compiled is not None
+        drain, maps = extension.compiled.drain, self.server.table.maps
+        now = self.server.clock()
+        answered, unsent, missed = drain(self.number, *maps, self.hits, now, self.zones)
         self.unsent += unsent
-        for packet, client in missed:
-            reply = table.reply(packet, now, hits)
+        self._settle(now, answered + self._take_left(now, missed))
+
+    def _take_left(self, now: float, missed: list[tuple[bytes, tuple[str, int]]]) -> int:
+        """Answer what C has not if the table can, else let it wait; return how many it could."""
+        answered, table = 0, self.server.table
+        for packet, client in (*self._left, *missed):
+            reply = table.reply(packet, now, self.hits)
             if reply is None:
                 self._miss(packet, client, functools.partial(self._send, client))
             else:
                 answered += 1
                 self._send(client, reply)
-        self._settle(now, answered)
+        self._left.clear()
+        return answered
 
     def _settle(self, began: float, answered: int) -> None:
         """Note how long a batch took, and begin with what it has left."""

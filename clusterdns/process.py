@@ -18,6 +18,8 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from clusterdns.packetloop import PacketLoop
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP,
@@ -40,7 +42,8 @@ def fork(main: Callable[[], Coroutine[Any, Any, None]], keep: Iterable[int]) -> 
     status = 1
     try:
         _become_child(frozenset((0, 1, 2, *keep)), parent)
-        asyncio.run(main())
+        with asyncio.Runner(loop_factory=PacketLoop) as runner:
+            runner.run(main())
         status = 0
     except BaseException:  # whatever it was: say so, and do not fall back into the supervisor
         with contextlib.suppress(Exception):

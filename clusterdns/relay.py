@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from clusterdns import engine, message, rr
+from clusterdns import extension, message, packetloop, rr
 from clusterdns.caching.fresh import Fresh
 from clusterdns.caching.options import DENIAL, SUCCESS
 from clusterdns.engine import Engine
@@ -75,13 +75,14 @@ class Relay:
         self._targets: dict[Upstream, bytes] = {}
         self._fresh: list[Fresh] = []
         self._under_way: dict[Pool, dict[bytes, bytes | bool]] = {}
+        self._left: list[HandedOver] = []  # while the loop waited
         self._expired: deque[HandedOver] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = MAX_TICK_S
 
     def start(self) -> None:
         """Open the lanes, if there is anything to relay with, and somewhere to."""
-        if engine.compiled is None:
+        if extension.compiled is None:
             return
         for server in self._servers:
             zones = self._zones(server)
@@ -90,7 +91,9 @@ class Relay:
                     each.zones = zones
         if self._tracks:
             loop = asyncio.get_running_loop()
-            loop.add_reader(engine.compiled.open(), self._collect)
+            number = extension.compiled.open()
+            loop.add_reader(number, self._collect)
+            packetloop.readers()[number] = self._left
             patience_s = min(track.lane.patience for track in self._tracks)
             self._tick_s = min(patience_s / TICKS, MAX_TICK_S)
             self._timer = loop.call_later(self._tick_s, self._tick)
@@ -127,12 +130,12 @@ class Relay:
 
     def _open(self, server: Server, view: View, route: Route) -> Lane:
         """Return a new lane."""
-        assert engine.compiled is not None
+        assert extension.compiled is not None
         assert route.forwarded is not None
         pool, cached = route.forwarded.pool, route.cached
         under_way = self._under_way.setdefault(pool, {})
         known = cached.known if cached else ()
-        lane: Lane = engine.compiled.Lane(len(self._tracks), known, under_way, [], {})
+        lane: Lane = extension.compiled.Lane(len(self._tracks), known, under_way, [], {})
         lane.patience = route.forwarded.patience_s
         lane.policy = _POLICIES[pool.rules.policy]
         lane.shuffles = route.shuffles
@@ -187,8 +190,9 @@ class Relay:
 
     def _collect(self) -> None:
         """Pass on what has come."""
-        assert engine.compiled is not None
-        left = engine.compiled.collect(time.monotonic())
+        assert extension.compiled is not None
+        left = self._left + extension.compiled.collect(time.monotonic())
+        self._left.clear()
         if left:
             self._take_over(left)
         for fresh in self._fresh:
@@ -197,10 +201,10 @@ class Relay:
 
     def _tick(self) -> None:
         """Give up what has waited for too long, and look after the lanes."""
-        assert engine.compiled is not None
+        assert extension.compiled is not None
         self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
         is_idle = not self._expired
-        self._expired += engine.compiled.expire(time.monotonic())
+        self._expired += extension.compiled.expire(time.monotonic())
         if is_idle:
             self._take_over_expired()
         self._refresh_all()

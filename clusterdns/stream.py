@@ -22,7 +22,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable
 
-from clusterdns import engine
+from clusterdns import extension
 from clusterdns.server import LATER, Server
 
 MAX_CONNECTIONS = 1024
@@ -62,7 +62,7 @@ class Streams:
         self.connections: OrderedDict[int, Connection] = OrderedDict()  # the quietest one first
         self.poll = select.epoll()
         self.answer: Callable[[bytes, int, int, float], tuple[bytes, int, int]] = self.answer_hits
-        in_c = getattr(engine.compiled, "answer", None)
+        in_c = getattr(extension.compiled, "answer", None)
         if in_c is not None:
             self.answer = functools.partial(in_c, *server.table.maps, self.hits)
         self._sock = sock

@@ -108,6 +108,8 @@ class Worker:
     def samples(self) -> list[Sample]:
         """Return everything this worker has counted."""
         self._relay.add_up()
+        for engine in self._engines:
+            engine.add_up()
         found: list[Sample] = []
         for server in self._servers.values():
             found += server.tally.samples()

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from clusterdns.cluster import feed, marks, objects, selectors
 from clusterdns.cluster.objects import MANIFEST_KINDS
 from clusterdns.cluster.store import Fact, Source, Store
 from clusterdns.configure import compile_text
+from clusterdns.packetloop import PacketLoop
 from clusterdns.server import LATER, Server
 
 CLIENT = ("127.0.0.1", 40000)
+
+
+def in_packet_loop(main: Coroutine[Any, Any, Any]) -> None:
+    """Run ``main`` in the event loop of a worker."""
+    with asyncio.Runner(loop_factory=PacketLoop) as runner:
+        runner.run(main)
 
 
 class InProcess:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import resource
+import select
+import socket
 import sys
+import threading
+import time
 
 import malformed
 import pytest
@@ -98,6 +103,49 @@ def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent(sockets)
 
 
 @needs_drain
+def test_the_wait_does_the_same(sockets):
+    table = fuzz_drain.filled_table(time.monotonic() - 20)
+    seeds, hits = fuzz_drain.seeds(table), 0
+    for i in range(0, len(seeds), BATCH):
+        hits += fuzz_drain.check_wait(drain, table, sockets, seeds[i : i + BATCH])
+    assert hits > 50
+
+
+@needs_drain
+@pytest.mark.parametrize(
+    "reader", [(), ({}, {}, {}, [], {}, []), ({}, {}, {}, [], {}, [], {}), ([],) * 7, 7, None, {}]
+)
+def test_a_wait_for_what_is_no_reader(sockets, reader):
+    fd = sockets.server.fileno()
+    sockets.client.send(WEB)
+    with select.epoll() as poll:
+        poll.register(fd, select.EPOLLIN)
+        with pytest.raises(TypeError):
+            drain.wait(poll.fileno(), 1.0, {fd: reader})
+
+
+@needs_drain
+def test_how_long_the_wait_lasts(sockets):
+    began, fd = time.monotonic(), sockets.server.fileno()
+    times = [0] * 18
+    table = fuzz_drain.filled_table(began - 20)
+    reader = (*table.maps, [0] * 12, {}, times, [])
+    with select.epoll() as poll, socket.socket(type=socket.SOCK_DGRAM) as other:
+        poll.register(fd, select.EPOLLIN)
+        assert [] == drain.wait(poll.fileno(), 0.05, {fd: reader})
+        assert 0.05 <= time.monotonic() - began < 1
+        other.bind(("127.0.0.1", 0))
+        poll.register(other, select.EPOLLIN)
+        sockets.client.send(WEB)
+        poke = threading.Timer(0.05, other.sendto, (b"x", other.getsockname()))
+        poke.start()
+        assert [other.fileno()] == drain.wait(poll.fileno(), math.inf, {fd: reader})
+        poke.join()
+        assert 1 == sum(times[:-1])
+    assert [] == drain.wait(-1, 1.0, {fd: reader})  # no epoll: as if a signal had ended it
+
+
+@needs_drain
 def test_nothing_is_lost_of_memory_or_references(sockets):
     table = fuzz_drain.filled_table()
     packets = fuzz_drain.seeds(table)[:BATCH]
@@ -107,6 +155,7 @@ def test_nothing_is_lost_of_memory_or_references(sockets):
     before = sys.getrefcount(answer), sys.getrefcount(answer[3]), _most_kib()
     for _ in range(1500):
         fuzz_drain.check(drain, table, sockets, packets)
+        fuzz_drain.check_wait(drain, table, sockets, packets)
     assert before[:2] == (sys.getrefcount(answer), sys.getrefcount(answer[3]))
     assert _most_kib() - before[2] < 2048
 

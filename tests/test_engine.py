@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 from faultyupstream import A, query
-from inprocess import InProcess
+from inprocess import InProcess, in_packet_loop
 
-from clusterdns import engine
+from clusterdns import engine, extension, packetloop
 from clusterdns.engine import Engine, WildcardEngine
 
 CORE = ".:53 {\n kubernetes cluster.local {\n  manifests .\n }\n}\n"
@@ -25,11 +27,15 @@ WEB = "web.default.svc.cluster.local."
 HIT = 0xFFFF  # the ID of queries for WEB
 
 
-@pytest.fixture(autouse=True, params=["in C", "in Python"])
+@pytest.fixture(autouse=True, params=["in C", "in C, by asyncio's loop", "in Python"])
 def packet_path(request, monkeypatch):
-    if request.param == "in C" and not engine.HAS_DRAIN:
+    if request.param == "in Python":
+        monkeypatch.setattr(extension, "compiled", None)
+    elif extension.compiled is None:
         pytest.skip("not compiled: apt-get install gcc python3-dev, then pip install -e . again")
-    monkeypatch.setattr(engine, "HAS_DRAIN", request.param == "in C")
+    if request.param != "in C":
+        monkeypatch.setattr("inprocess.PacketLoop", asyncio.SelectorEventLoop)
+    return request.param
 
 
 class Listener:
@@ -67,6 +73,11 @@ def bound(address: str) -> socket.socket:
     return sock
 
 
+def only_in_c(packet_path: str) -> None:
+    if packet_path != "in C":
+        pytest.skip("speaks of the loop that C waits in")
+
+
 def run(test: Callable[[Listener], object], address: str = "127.0.0.1") -> None:
     async def main() -> None:
         async with InProcess(CORE, [NAMESPACE, SERVICE]) as inside:
@@ -76,7 +87,7 @@ def run(test: Callable[[Listener], object], address: str = "127.0.0.1") -> None:
             finally:
                 listener.close()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    in_packet_loop(asyncio.wait_for(main(), 20))
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -137,5 +148,121 @@ def test_what_has_been_read_is_answered_before_the_end():
         listener.engine.stop()
         assert [*range(40)] == listener.replies()
         await asyncio.sleep(0.02)  # the call that was due finds nothing
+
+    run(test)
+
+
+def test_what_the_wait_answers_is_counted_with_its_time(packet_path):
+    only_in_c(packet_path)
+
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        tally = listener.engine.server.tally
+        calls = before(listener.engine, "_drain_batch")
+        began = time.monotonic()
+        for _ in range(50):
+            listener.send(WEB, HIT)
+            await asyncio.sleep(0.001)
+        await until(lambda: len(listener.replies()) == 50)
+        assert not calls, "asyncio has been asked"
+        already = sum(tally.batches.counts)
+        listener.engine.add_up()
+        listener.engine.add_up()
+        assert 50 == sum(tally.batches.counts) - already
+        assert 0 < tally.batches.total < time.monotonic() - began
+        listener.engine.stop()
+
+    run(test)
+
+
+def before(owner: object, name: str) -> list[None]:
+    """Have calls of a method noted that has been handed out already: as a reader it is bound."""
+    calls: list[None] = []
+    reads = getattr(owner, name)
+    loop = asyncio.get_running_loop()
+
+    def noted() -> None:
+        calls.append(None)
+        reads()
+
+    loop.add_reader(owner._sock, noted)  # type: ignore[attr-defined]
+    return calls
+
+
+def test_timers_threads_and_other_sockets_end_the_wait(packet_path):
+    only_in_c(packet_path)
+
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        loop = asyncio.get_running_loop()
+        stop = threading.Event()
+
+        def flood() -> None:
+            while not stop.is_set():
+                listener.client.send(query(WEB, HIT, A))
+
+        flooding = threading.Thread(target=flood)
+        flooding.start()
+        try:
+            for _ in range(20):
+                began = time.monotonic()
+                await asyncio.sleep(0.01)
+                await loop.run_in_executor(None, time.sleep, 0.01)
+                reader, writer = socket.socketpair()
+                with reader, writer:
+                    reader.setblocking(False)
+                    loop.call_later(0.01, writer.send, b"x")
+                    assert b"x" == await loop.sock_recv(reader, 1)
+                assert 0.03 <= time.monotonic() - began < 1
+        finally:
+            stop.set()
+            flooding.join()
+        listener.engine.stop()
+
+    run(test)
+
+
+def test_a_reader_that_fails_leaves_the_rest_to_asyncio(packet_path, caplog):
+    only_in_c(packet_path)
+
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        readers = packetloop.readers()
+        readers[listener.engine.number] = ()  # type: ignore[assignment]
+        with caplog.at_level(logging.ERROR):
+            for _ in range(3):
+                listener.send(WEB, HIT)
+                await asyncio.sleep(0.01)
+        assert 3 == len(listener.replies())
+        assert {} == readers
+        assert 1 == sum("packet loop" in record.message for record in caplog.records)
+        listener.engine.stop()
+
+    run(test)
+
+
+def test_what_the_wait_leaves_is_answered(packet_path):
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        for i in range(200):
+            listener.send(f"n{i}.{WEB}" if i % 3 else WEB, i)
+        await asyncio.sleep(0.2)
+        assert [*range(200)] == sorted(listener.replies())
+        for i in range(20):
+            listener.send(f"m{i}.{WEB}", i)
+            await asyncio.sleep(0.005)
+        assert 220 == len(listener.replies())
+        listener.engine.stop()
+
+    run(test)
+
+
+def test_who_has_stopped_is_not_read(packet_path):
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        listener.engine.stop()
+        listener.send(WEB, HIT)
+        await asyncio.sleep(0.05)
+        assert [] == listener.replies()
 
     run(test)

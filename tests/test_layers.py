@@ -18,7 +18,8 @@ MODULES = {
 
 # From the bottom up: a module imports only from lines above its own, or from its own line.
 LAYERS = [
-    "errors __init__ histogram logs interfaces channel",
+    "errors __init__ histogram logs interfaces channel extension",
+    "packetloop",
     "name",
     "rr",
     "message",

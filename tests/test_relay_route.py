@@ -13,16 +13,16 @@ from collections.abc import Iterator
 import pytest
 import replyshapes
 from faultyupstream import EVIL, A, FaultyUpstream, addresses, good, query, says, silent, truncated
-from inprocess import InProcess
+from inprocess import InProcess, in_packet_loop
 from peers import free_port
 from replyshapes import Asked
 
-from clusterdns import engine, relay
+from clusterdns import extension, packetloop, relay
 from clusterdns.engine import Engine
 from clusterdns.relay import Relay
 
 pytestmark = pytest.mark.skipif(
-    engine.compiled is None,
+    extension.compiled is None,
     reason="not compiled: apt-get install gcc python3-dev, then pip install -e . again",
 )
 NAMESPACE = {"kind": "Namespace", "metadata": {"name": "default"}}
@@ -60,8 +60,9 @@ class Listener(InProcess):
     async def __aexit__(self, *error: object) -> None:
         self.engine.stop()
         await self.relay.drain(5)
-        assert engine.compiled is not None
-        asyncio.get_running_loop().remove_reader(engine.compiled.open())
+        assert extension.compiled is not None
+        asyncio.get_running_loop().remove_reader(extension.compiled.open())
+        packetloop.readers().pop(extension.compiled.open(), None)
         await super().__aexit__(*error)
         self.sock.close()
         self.client.close()
@@ -125,7 +126,7 @@ def test_which_server_blocks(upstream, lines, outside, inside):
             assert inside == await listener.takes(query("INSIDE.test.", 3))
             assert outside == await listener.takes(query("notinside.test.", 4))
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_each_zone_has_its_own_way(upstream):
@@ -149,7 +150,7 @@ def test_each_zone_has_its_own_way(upstream):
             ):  # fmt: skip
                 assert is_taken == await listener.takes(query(qname, i)), qname
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_which_queries(upstream):
@@ -168,7 +169,7 @@ def test_which_queries(upstream):
             packet = query("e.test.", 8)[:11] + b"\1" + query("e.test.", 8)[12:]
             assert not await listener.takes(packet + replyshapes.opt(1232, 0x8000))
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_what_is_handed_over_goes_on_with_what_has_come(upstream, fault, rcode):
             assert 1 == len(listener.resolved)
             assert 1 == upstream.total - upstream.over_tcp
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_a_dead_server_is_left_out_after_a_while(upstream):
@@ -205,7 +206,7 @@ def test_a_dead_server_is_left_out_after_a_while(upstream):
             assert upstream.total == i
             assert upstream.asked(f"n{i}.test.") == 1
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_a_forged_reply_is_waited_out_and_counted(upstream):
@@ -225,7 +226,7 @@ def test_a_forged_reply_is_waited_out_and_counted(upstream):
             samples = [s for p in listener.configuration.plugins for s in p.samples()]
             assert [2] == [s[2] for s in samples if s[0] == "clusterdns_forward_mismatches_total"]
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_aliases_that_fork_are_not_kept(upstream):
@@ -238,7 +239,7 @@ def test_aliases_that_fork_are_not_kept(upstream):
                 await listener.ask(query("www.test.", i))
             assert 3 == upstream.total
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_counts_are_added_up_when_there_are_many(upstream, monkeypatch):
@@ -255,7 +256,7 @@ def test_counts_are_added_up_when_there_are_many(upstream, monkeypatch):
             samples = listener.server.tally.samples()
             assert 8 == sum(s[2] for s in samples if s[0] == "dns_requests_total")
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 @pytest.mark.parametrize("shuffles", [True, False])
@@ -269,7 +270,7 @@ def test_addresses_are_shuffled_where_there_is_loadbalance(upstream, shuffles):
             assert (5 if shuffles else 1) == len(seen)
             assert [] == listener.resolved
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_zones_of_one_block_share_max_concurrent(upstream):
@@ -289,7 +290,7 @@ def test_zones_of_one_block_share_max_concurrent(upstream):
                 while [2, 1] != [lane.most for lane in lanes]:  # noqa: ASYNC110 - until the next tick
                     await asyncio.sleep(0.005)
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_only_forged_replies_are_a_form_error(upstream):
@@ -305,7 +306,7 @@ def test_only_forged_replies_are_a_form_error(upstream):
             assert 1 == reply[3] & 15
             assert 1 == upstream.total
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_who_joins_has_the_reply_too(upstream):
@@ -326,7 +327,7 @@ def test_who_joins_has_the_reply_too(upstream):
             spelled = [found[i][12:22] for i in range(3)]
             assert [b"\3www\4test\0", b"\3WWW\4test\0", b"\3wWw\4TEST\0"] == spelled
 
-    asyncio.run(run())
+    in_packet_loop(run())
 
 
 def test_the_end_waits_for_what_is_out(upstream):
@@ -342,4 +343,4 @@ def test_the_end_waits_for_what_is_out(upstream):
             assert 0 == listener.relay.busy
             assert b"\0\1" == listener.client.recv(512)[:2]
 
-    asyncio.run(run())
+    in_packet_loop(run())

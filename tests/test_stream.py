@@ -18,7 +18,7 @@ from fuzz import fuzz_drain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterdns import engine, message, stream
+from clusterdns import extension, message, stream
 from clusterdns.answers import Response
 from clusterdns.message import Edns
 from clusterdns.server import Server
@@ -99,7 +99,7 @@ def answers(streams: stream.Streams, answer, octets: bytes, most: int):
 
 
 @pytest.mark.skipif(
-    not hasattr(engine.compiled, "answer"),
+    not hasattr(extension.compiled, "answer"),
     reason="not compiled: apt-get install gcc python3-dev, then pip install -e . again",
 )
 def test_the_same_octets_in_c_and_in_python(streams):

@@ -1,7 +1,8 @@
 """Fuzz the packet path in C: ``python tests/fuzz/fuzz_drain.py [SECONDS [SEED]]``.
 
-Mutated packets go through a socket to ``_drain.drain`` and to ``AnswerTable.reply``, which is its
-specification: the same octets come back, the same slots count, and what one misses the other does.
+Mutated packets go through a socket to ``_drain.drain``, to ``_drain.wait``, and to
+``AnswerTable.reply``, which is their specification: the same octets come back, the same slots count,
+and what one misses the other does.
 ``DRAIN`` in the environment names another build of the module, such as one with sanitizers.
 """
 
@@ -11,6 +12,7 @@ import importlib.machinery
 import importlib.util
 import os
 import random
+import select
 import socket
 import sys
 import time
@@ -25,6 +27,7 @@ import malformed
 
 from clusterdns import message, name, rr
 from clusterdns.answers import Response
+from clusterdns.histogram import TIME_S
 from clusterdns.message import Edns, Question
 from clusterdns.table import AnswerTable
 
@@ -58,22 +61,22 @@ def addresses(owner: bytes, count: int) -> tuple[rr.RR, ...]:
     return tuple(rr.RR(owner, rr.A, 5, bytes((10, 0, i >> 8, i & 255))) for i in range(count))
 
 
-def filled_table() -> AnswerTable:
+def filled_table(now: float = NOW) -> AnswerTable:
     """Return a table with answers of every kind it can hold, without cuts."""
     table = AnswerTable()
     web = Question(malformed.WEB, name.fold(malformed.WEB), rr.A)
-    table.remember(web, Response(answer=addresses(web.qname, 2), facts=("web",)), NOW, lambda: 0)
+    table.remember(web, Response(answer=addresses(web.qname, 2), facts=("web",)), now, lambda: 0)
     for i, count in enumerate((1, 27, 29, 60, 300)):
         asked = question(f"n{count}.cluster.local.")
         answer = addresses(asked.qname, count)
         orders = tuple((answer[k:] + answer[:k], (), ()) for k in range(i + 1)) if i else ()
         response = Response(answer=answer, facts=("n",), orders=orders)
-        table.remember(asked, response, NOW, lambda i=i: 2 * i)
+        table.remember(asked, response, now, lambda i=i: 2 * i)
     for seconds in (-1, 0.5, 9):  # what passes is taken at the second sighting
         for _ in range(2):
             asked = question(f"s{seconds}.example.com.", rr.AAAA)
             table.remember(
-                asked, Response(rr.NXDOMAIN, lifetime_s=10 + seconds), NOW - 10, lambda: 4
+                asked, Response(rr.NXDOMAIN, lifetime_s=10 + seconds), now - 10, lambda: 4
             )
     for size in (0, 511, 512, 600, 1232, 65535):
         table.admit_opt(message.write_opt(Edns(size, 0, 0)))
@@ -142,6 +145,31 @@ def check(
     return answered
 
 
+def check_wait(
+    module: ModuleType, table: AnswerTable, sockets: Sockets, packets: Sequence[bytes]
+) -> int:
+    """Hold the same for the wait, whose clock is the real one; return the hits."""
+    by_c, by_python, zones, left = [0] * 12, [0] * 12, {}, []
+    times = [0] * (len(TIME_S) + 2)
+    taken = [packet[:OCTETS] for packet in packets]
+    expected = [table.reply(packet, time.monotonic(), by_python) for packet in taken]
+    for packet in packets:
+        sockets.client.send(packet)
+    fd = sockets.server.fileno()
+    reader = (*table.maps, by_c, zones, times, left)
+    with select.epoll() as poll:
+        poll.register(fd, select.EPOLLIN)
+        found = module.wait(poll.fileno(), 0.0, {fd: reader})
+    client = sockets.client.getsockname()
+    replies = [reply for reply in expected if reply is not None]
+    assert left == [(p, client) for p, e in zip(taken, expected, strict=True) if e is None]
+    assert found == ([fd] if left else [])
+    assert sockets.received() == replies
+    assert (sum(times[:-1]), by_c) == (len(replies), by_python)
+    assert (times[-1] > 0) == bool(replies)
+    return len(replies)
+
+
 def main() -> int:
     """Fuzz for the seconds given."""
     module = built()
@@ -151,7 +179,7 @@ def main() -> int:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**32)
     rng, until, count, hits = random.Random(seed), time.monotonic() + seconds, 0, 0
-    table = filled_table()
+    table, lasting = filled_table(), filled_table(time.monotonic() - 20)  # what passes has
     some = seeds(table)
     with Sockets() as sockets:
         while time.monotonic() < until:
@@ -159,6 +187,7 @@ def main() -> int:
             packets = [killers.mutate(rng, p) if rng.random() < 0.6 else p for p in packets]
             try:
                 hits += check(module, table, sockets, packets)
+                hits += check_wait(module, lasting, sockets, packets)
             except Exception as error:
                 print(f"seed {seed}, after {count}: {error!r:.2000}", file=sys.stderr)
                 return 1
