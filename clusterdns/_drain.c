@@ -223,6 +223,18 @@ static void note_batch(PyObject *times, int hits, double taken)
         add_to(times, PyList_GET_SIZE(times) - 1, (Py_ssize_t)(taken * 1e9));
 }
 
+/* Call a reader in Python; whether it has left something to do, -1 on an error. */
+static int call(PyObject *reader, double *now)
+{
+    Py_INCREF(reader);
+    PyObject *told = PyObject_CallNoArgs(reader);
+    int wanted = told ? PyObject_IsTrue(told) : -1;
+    Py_XDECREF(told);
+    Py_DECREF(reader);
+    *now = seconds();
+    return wanted;
+}
+
 /* Look after what is ready; whether Python has to, -1 on an error. */
 static int serve(PyObject *readers, const struct epoll_event *event, double *now)
 {
@@ -235,10 +247,8 @@ static int serve(PyObject *readers, const struct epoll_event *event, double *now
         return PyErr_Occurred() ? -1 : 1;
     if (PyList_Check(reader))
         return relay_gathers(reader, *now);
-    if (!PyTuple_Check(reader)) {
-        PyErr_SetString(PyExc_TypeError, "no reader");
-        return -1;
-    }
+    if (!PyTuple_Check(reader))
+        return call(reader, now);
     if (!PyArg_ParseTuple(reader, "O!O!O!O!O!O!O!:wait", &PyDict_Type, &table.lasting, &PyDict_Type,
                           &table.passing, &PyDict_Type, &table.limits, &PyList_Type, &table.hits,
                           &PyDict_Type, &table.zones, &PyList_Type, &times, &PyList_Type, &left))

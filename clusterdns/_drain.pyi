@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from clusterdns.table import Answer
 
 Client = tuple[str, int]
@@ -70,7 +72,7 @@ def answer(
 def wait(
     epoll: int,
     timeout: float,
-    readers: dict[int, Reader | list[HandedOver]],
+    readers: dict[int, Reader | list[HandedOver] | Callable[[], bool]],
     /,
 ) -> list[int]: ...
 def open() -> int: ...

@@ -70,13 +70,13 @@ class Engine:
             return self._drain
         maps = self.server.table.maps
         reader = (*maps, self.hits, self.zones, self._times, self._left)
-        packetloop.readers()[self.number] = reader
+        packetloop.attend(self.number, reader)
         return self._drain_batch
 
     def stop(self) -> None:
         """Read no more; what has been read is still answered."""
         asyncio.get_running_loop().remove_reader(self._sock)
-        packetloop.readers().pop(self.number, None)
+        packetloop.forget(self.number)
         self._take_left(self.server.clock(), [])
         while self._missed:
             self._resolve(len(self._missed))

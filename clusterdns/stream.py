@@ -22,7 +22,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable
 
-from clusterdns import extension
+from clusterdns import extension, packetloop
 from clusterdns.server import LATER, Server
 
 MAX_CONNECTIONS = 1024
@@ -76,6 +76,7 @@ class Streams:
         self._listen()
         loop = asyncio.get_running_loop()
         loop.add_reader(self.poll, self._drain)
+        packetloop.attend_with(self.poll.fileno(), self._drain)
         self._sweep = loop.call_later(_SWEEP_S, self._close_quiet)
 
     def stop(self) -> None:
@@ -91,6 +92,7 @@ class Streams:
             self._sweep.cancel()
         for connection in list(self.connections.values()):
             connection.close()
+        packetloop.forget(self.poll.fileno())
         asyncio.get_running_loop().remove_reader(self.poll)
         self.poll.close()
 

@@ -125,6 +125,27 @@ def test_a_wait_for_what_is_no_reader(sockets, reader):
 
 
 @needs_drain
+def test_a_reader_in_python_says_whether_the_wait_ends(sockets):
+    fd, told = sockets.server.fileno(), [0, False, [], "enough"]
+
+    def read() -> object:
+        sockets.server.recv(512)
+        return told.pop(0)
+
+    def fails() -> bool:
+        raise KeyError(1)
+
+    with select.epoll() as poll:
+        poll.register(fd, select.EPOLLIN)
+        for _ in range(5):
+            sockets.client.send(WEB)
+        assert [fd] == drain.wait(poll.fileno(), 1.0, {fd: read})
+        assert [] == told
+        with pytest.raises(KeyError):
+            drain.wait(poll.fileno(), 1.0, {fd: fails})
+
+
+@needs_drain
 def test_how_long_the_wait_lasts(sockets):
     began, fd = time.monotonic(), sockets.server.fileno()
     times = [0] * 18

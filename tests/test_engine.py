@@ -227,14 +227,14 @@ def test_a_reader_that_fails_leaves_the_rest_to_asyncio(packet_path, caplog):
 
     async def test(listener: Listener) -> None:
         await warm(listener)
-        readers = packetloop.readers()
-        readers[listener.engine.number] = ()  # type: ignore[assignment]
+        packetloop.attend(listener.engine.number, ())
+        loop = asyncio.get_running_loop()
         with caplog.at_level(logging.ERROR):
             for _ in range(3):
                 listener.send(WEB, HIT)
                 await asyncio.sleep(0.01)
         assert 3 == len(listener.replies())
-        assert {} == readers
+        assert {} == loop.packets.readers
         assert 1 == sum("packet loop" in record.message for record in caplog.records)
         listener.engine.stop()
 
@@ -264,5 +264,40 @@ def test_who_has_stopped_is_not_read(packet_path):
         listener.send(WEB, HIT)
         await asyncio.sleep(0.05)
         assert [] == listener.replies()
+
+    run(test)
+
+
+def test_what_a_reader_schedules_is_not_kept_waiting(packet_path):
+    only_in_c(packet_path)
+
+    async def test(listener: Listener) -> None:
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        schedule = [
+            lambda: loop.call_soon(done.set),
+            lambda: loop.call_later(0.01, done.set),
+            lambda: loop.create_task(set_(done)),
+        ]
+
+        async def set_(event: asyncio.Event) -> None:
+            event.set()
+
+        def read() -> None:
+            listener._sock.recv(512)
+            schedule[0]()
+
+        number = listener._sock.fileno()
+        loop.add_reader(number, read)
+        packetloop.attend_with(number, read)
+        began = time.monotonic()
+        for each in list(schedule):
+            schedule[0] = each
+            done.clear()
+            listener.send(WEB, HIT)
+            async with asyncio.timeout(5):
+                await done.wait()
+        assert time.monotonic() - began < 1
+        packetloop.forget(number)
+        loop.remove_reader(number)
 
     run(test)

@@ -62,7 +62,7 @@ class Listener(InProcess):
         await self.relay.drain(5)
         assert extension.compiled is not None
         asyncio.get_running_loop().remove_reader(extension.compiled.open())
-        packetloop.readers().pop(extension.compiled.open(), None)
+        packetloop.forget(extension.compiled.open())
         await super().__aexit__(*error)
         self.sock.close()
         self.client.close()
