@@ -1,7 +1,8 @@
 """The errors of the project: one root, and whose fault each one is.
 
-``FormError`` is a peer's bytes, ``ConfigError`` the operator's text, ``UpstreamError`` the network.
-Any other exception is our own bug: it is answered with SERVFAIL, counted, and logged once.
+``FormError`` is a peer's bytes, ``ConfigError`` the operator's text, ``UpstreamError`` the network,
+``ApiError`` a Kubernetes API server. Any other exception is our own bug: it is answered with
+SERVFAIL, counted, and logged once.
 """
 
 from __future__ import annotations
@@ -36,3 +37,27 @@ class ConfigError(ClusterDNSError):
 
 class UpstreamError(ClusterDNSError):
     """An upstream server did not give a usable reply."""
+
+
+class ApiError(ClusterDNSError):
+    """A request that failed.
+
+    ``code`` is the HTTP status, 0 without one; ``is_server`` says that the server as a whole is in
+    trouble, not this request; ``retry_after_s`` is what it asks us to wait; ``is_event`` that it
+    came inside a watch.
+    """
+
+    is_event = False
+
+    def __init__(
+        self, reason: str, code: int = 0, *, is_server: bool = False, retry_after_s: float = 0
+    ) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.is_server = is_server
+        self.retry_after_s = retry_after_s
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the version or continue token asked for is not to be had, or not yet."""
+        return self.code == 410 or "Too large resource version" in str(self)

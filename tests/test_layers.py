@@ -32,7 +32,8 @@ LAYERS = [
     "arguments kubedns caching.kept caching.fresh caching.counts cluster.objects cluster.selectors cluster.jsonstream cluster.backoff",
     "cluster.store caching.options",
     "caching.rules",
-    "cluster.marks cluster.snapshot cluster.apiclient",
+    "cluster.marks cluster.snapshot cluster.access cluster.kubeconfig",
+    "cluster.apiclient",
     "forwarding.connections",
     "forwarding.upstream",
     "forwarding.flight",
@@ -59,7 +60,7 @@ IMPURE = {
 }  # fmt: skip
 ONE_IMPORTER = {
     "dnslib": {"clusterdns.message"},
-    "kubernetes": {"clusterdns.cluster.apiclient"},
+    "kubernetes": {"clusterdns.cluster.kubeconfig"},
     "prometheus_client": {"clusterdns.metrics"},
     "yaml": {"clusterdns.cluster.manifests"},
 }

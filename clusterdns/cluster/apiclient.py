@@ -1,19 +1,14 @@
-"""Requests to a Kubernetes API server: where it is, who we are, and what it answers.
+"""Requests to a Kubernetes API server, and what it answers.
 
-This is the only importer of the kubernetes package, in a watcher process alone. Of it we use what
-is hard to do well: kubeconfig with its contexts and exec plugins, TLS, proxies, and the connection
-pool behind. Not its models, watches or informers: they hold lists whole, never page, and ask a
-failing server again without a pause. Retries, redirects and tokens are therefore ours.
-
-``ApiClient.get`` returns a ``Reply`` to be read in chunks, or raises ``ApiError``, which says what
-kind of trouble it is. (CoreDNS: plugin/kubernetes/kubernetes.go getClientConfig)
+The connections are urllib3's (access.py); retries, redirects and pauses are ours. ``ApiClient.get``
+returns a ``Reply`` to be read in chunks, or raises ``ApiError``, which says what kind of trouble it
+is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import threading
 import time
 import urllib.parse
@@ -23,73 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
-from kubernetes.client import Configuration, rest
-from kubernetes.config import incluster_config, kube_config
 
 from clusterdns import __version__
+from clusterdns.cluster import access
+from clusterdns.cluster.access import SERVICE_ACCOUNT, Access
 from clusterdns.cluster.jsonstream import Items
 from clusterdns.cluster.store import Source
-from clusterdns.errors import ClusterDNSError
+from clusterdns.errors import ApiError
 from clusterdns.histogram import DEFAULT_S, Histogram
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CONNECT_TIMEOUT_S = 5.0
-TOKEN_AGE_S = 50.0  # client-go reads a token again after a minute less ten seconds
 MAX_RETRY_AFTER_S = 60.0  # whatever a server asks for: an hour would be an outage of our own
 _MAX_STATUS_OCTETS = 64 * 1024
 _CHUNK_OCTETS = 64 * 1024
-_MAX_CONNECTIONS = 16
 _JSON = "application/json"
-_log = logging.getLogger("kubernetes")
-
-
-class ApiError(ClusterDNSError):
-    """A request that failed.
-
-    ``code`` is the HTTP status, 0 without one; ``is_server`` says that the server as a whole is in
-    trouble, not this request; ``retry_after_s`` is what it asks us to wait; ``is_event`` that it
-    came inside a watch.
-    """
-
-    is_event = False
-
-    def __init__(
-        self, reason: str, code: int = 0, *, is_server: bool = False, retry_after_s: float = 0
-    ) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.is_server = is_server
-        self.retry_after_s = retry_after_s
-
-    @property
-    def is_expired(self) -> bool:
-        """Whether the version or continue token asked for is not to be had, or not yet."""
-        return self.code == 410 or "Too large resource version" in str(self)
-
-
-class TokenFile:
-    """A token on disk that is written anew now and then; what was good last is kept."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._token = ""
-        self._read_at = float("-inf")
-
-    def get(self, now: float) -> str:
-        """Return the token, read again when it is old. Raises ApiError if there never was one."""
-        if now - self._read_at >= TOKEN_AGE_S:
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                # A file being written is empty for a moment; a newline would break the header.
-                found = self._path.read_text("ascii").strip()
-                if found and found.isprintable():
-                    self._token, self._read_at = found, now
-        if not self._token:
-            raise ApiError(f"{self._path}: no token to be read")
-        return self._token
-
-    def forget(self) -> None:
-        """Have the file read again at the next request, since the token was refused."""
-        self._read_at = float("-inf")
 
 
 class Reply:
@@ -135,15 +77,13 @@ class ApiClient:
         self._source = source
         self._service_account = service_account
         self._lock = threading.Lock()
-        self._configuration: Any = None  # the package's classes are not typed
-        self._pool: Any = None
-        self._token: TokenFile | None = None
+        self._access: Access | None = None
         self._throttle = Throttle(source.qps, source.burst)
 
     @property
     def host(self) -> str:
         """The server's host and port, as the metrics name it."""
-        return urllib.parse.urlsplit(self._configuration.host).netloc if self._configuration else ""
+        return urllib.parse.urlsplit(self._access.url).netloc if self._access else ""
 
     def get(
         self, path: str, query: Mapping[str, str], *, read_timeout_s: float, accept: str = _JSON
@@ -155,35 +95,36 @@ class ApiClient:
         Raises:
             ApiError: there is no connection, or the status is not 200.
         """
-        connection = self._connect()
+        found, headers = self._connect()
         try:
-            return self._get(connection, path, query, read_timeout_s, accept)
+            return self._get(found, headers, path, query, read_timeout_s, accept)
         except ApiError as error:
             if error.code != 401:
                 raise
-            self._forget_credentials()
-            again = self._connect()
-            if again[2] == connection[2]:
+            with self._lock:  # tokens, and the kubeconfig with what it names, are read again
+                self._access = None
+            found, others = self._connect()
+            if others == headers:
                 raise
-            return self._get(again, path, query, read_timeout_s, accept)
+            return self._get(found, others, path, query, read_timeout_s, accept)
 
     def _get(
         self,
-        connection: tuple[Any, str, dict[str, str]],
+        found: Access,
+        headers: Mapping[str, str],
         path: str,
         query: Mapping[str, str],
         read_timeout_s: float,
         accept: str,
     ) -> Reply:
-        pool, base, headers = connection
         text = urllib.parse.urlencode({key: value for key, value in query.items() if value})
         self._throttle.wait()
         started = time.monotonic()
         code = "<error>"
         try:
-            response = pool.request(
+            response = found.pool.request(
                 "GET",
-                f"{base}{path}?{text}",
+                f"{found.url}{path}?{text}",
                 headers={**headers, "accept": accept, "user-agent": f"clusterdns/{__version__}"},
                 preload_content=False,
                 retries=False,
@@ -192,68 +133,24 @@ class ApiClient:
             )
             code = str(response.status)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise ApiError(f"{base}: {_reason(error)}", is_server=True) from error
+            raise ApiError(f"{found.url}: {_reason(error)}", is_server=True) from error
         finally:
             with self._lock:
                 self.requests[code, "GET", self.host] += 1
                 self.durations.observe(time.monotonic() - started)
         return _checked(response)
 
-    def _connect(self) -> tuple[Any, str, dict[str, str]]:
-        """Return the pool, where the server is, and what says who we are. Raises ApiError."""
+    def _connect(self) -> tuple[Access, Mapping[str, str]]:
+        """Return the way to the server, and what says who we are. Raises ApiError."""
         with self._lock:
             try:
-                if self._configuration is None:
-                    self._configuration = self._configure()
-                    if not self._configuration.verify_ssl:  # said once, not at each request
-                        _log.warning("plugin/kubernetes: no check of the API server's certificate")
-                        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-                    self._pool = rest.RESTClientObject(self._configuration).pool_manager
-                headers = {
-                    setting["key"]: str(setting["value"]).strip()
-                    for setting in self._configuration.auth_settings().values()
-                    if setting["in"] == "header" and setting["value"]
-                }
+                if self._access is None:
+                    self._access = access.find(self._source, self._service_account)
+                return self._access, self._access.credentials()
             except ApiError:
                 raise
-            except Exception as error:  # the package raises what its libraries do
+            except Exception as error:  # the libraries raise what theirs do
                 raise ApiError(f"configuration: {_reason(error)}") from error
-            if self._token is not None:
-                headers["authorization"] = f"Bearer {self._token.get(time.monotonic())}"
-            return self._pool, self._configuration.host.rstrip("/"), headers
-
-    def _configure(self) -> Any:  # noqa: ANN401 - the package's classes are not typed
-        source = self._source
-        found: Any = Configuration()
-        from_file: Any = kube_config.load_kube_config
-        from_pod: Any = incluster_config.InClusterConfigLoader
-        if source.kubeconfig:
-            from_file(source.kubeconfig, source.context or None, found, persist_config=False)
-        elif source.endpoint:
-            found.host = source.endpoint
-            if source.tls:
-                found.cert_file, found.key_file, found.ssl_ca_cert = source.tls
-        else:
-            account = self._service_account
-            from_pod(
-                str(account / "token"), str(account / "ca.crt"), try_refresh_token=False
-            ).load_and_set(found)
-            found.api_key.clear()  # its token is read once; ours whenever it changes
-            self._token = TokenFile(account / "token")
-        if urllib.parse.urlsplit(found.host).hostname in ("127.0.0.1", "localhost", "::1"):
-            found.proxy = None  # nor does Go ask a proxy for what is on this host
-        # Dead peers are noticed in 30 + 9 x 15 s like client-go's even where nothing is read.
-        found.keep_alive = True
-        found.connection_pool_maxsize = _MAX_CONNECTIONS
-        return found
-
-    def _forget_credentials(self) -> None:
-        """Have tokens, and the kubeconfig with what it names, read again."""
-        with self._lock:
-            if self._token is not None:
-                self._token.forget()
-            elif self._source.kubeconfig:
-                self._configuration = None
 
 
 class Throttle:

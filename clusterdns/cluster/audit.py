@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterable
 
 from clusterdns.cluster import marks
-from clusterdns.cluster.apiclient import ApiClient, ApiError, Reply, read_list
+from clusterdns.cluster.apiclient import ApiClient, Reply, read_list
 from clusterdns.cluster.backoff import Gate
 from clusterdns.cluster.jsonstream import Items, StreamError
 from clusterdns.cluster.marks import Known
 from clusterdns.cluster.objects import Key
 from clusterdns.cluster.reflector import PAGE, Reflector
 from clusterdns.cluster.store import Source
+from clusterdns.errors import ApiError
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _PAUSE_S = 0.05  # between pages

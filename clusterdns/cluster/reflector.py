@@ -19,12 +19,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from clusterdns.cluster import marks, objects
-from clusterdns.cluster.apiclient import ApiClient, ApiError, Reply, read_list, status_error
+from clusterdns.cluster.apiclient import ApiClient, Reply, read_list, status_error
 from clusterdns.cluster.backoff import Backoff, Gate, Timing
 from clusterdns.cluster.jsonstream import Items, Lines, StreamError, load_line
 from clusterdns.cluster.marks import Known
 from clusterdns.cluster.objects import IMPORTS, MANIFEST_KINDS, PODS, SLICES, Key, ObjectError
 from clusterdns.cluster.store import Source
+from clusterdns.errors import ApiError
 
 PAGE = 500  # client-go's page
 _INITIAL_END = "k8s.io/initial-events-end"
