@@ -63,20 +63,16 @@ class Engine:
 
     def start(self) -> None:
         """Read datagrams from now on, in the running loop."""
-        asyncio.get_running_loop().add_reader(self._sock, self._reader())
-
-    def _reader(self) -> Callable[[], None]:
         if extension.compiled is None:
-            return self._drain
-        maps = self.server.table.maps
-        reader = (*maps, self.hits, self.zones, self._times, self._left)
-        packetloop.attend(self.number, reader)
-        return self._drain_batch
+            packetloop.watch(self._sock, self._drain)
+        else:
+            maps = self.server.table.maps
+            reader = (*maps, self.hits, self.zones, self._times, self._left)
+            packetloop.watch_in_c(self._sock, self._drain_batch, reader)
 
     def stop(self) -> None:
         """Read no more; what has been read is still answered."""
-        asyncio.get_running_loop().remove_reader(self._sock)
-        packetloop.forget(self.number)
+        packetloop.unwatch(self._sock)
         self._take_left(self.server.clock(), [])
         while self._missed:
             self._resolve(len(self._missed))
@@ -195,8 +191,9 @@ class WildcardEngine(Engine):
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
-    def _reader(self) -> Callable[[], None]:
-        return self._drain
+    def start(self) -> None:
+        """Read datagrams from now on, in the running loop."""
+        packetloop.watch(self._sock, self._drain)
 
     def _drain(self) -> None:
         server, hits = self.server, self.hits

@@ -91,9 +91,7 @@ class Relay:
                     each.zones = zones
         if self._tracks:
             loop = asyncio.get_running_loop()
-            number = extension.compiled.open()
-            loop.add_reader(number, self._collect)
-            packetloop.attend(number, self._left)
+            packetloop.watch_in_c(extension.compiled.open(), self._collect, self._left)
             patience_s = min(track.lane.patience for track in self._tracks)
             self._tick_s = min(patience_s / TICKS, MAX_TICK_S)
             self._timer = loop.call_later(self._tick_s, self._tick)

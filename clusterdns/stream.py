@@ -74,10 +74,8 @@ class Streams:
         self._sock.setblocking(False)
         self._sock.listen(_BACKLOG)
         self._listen()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self.poll, self._drain)
-        packetloop.attend_with(self.poll.fileno(), self._drain)
-        self._sweep = loop.call_later(_SWEEP_S, self._close_quiet)
+        packetloop.watch(self.poll, self._drain)
+        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._close_quiet)
 
     def stop(self) -> None:
         """Accept no more, and close what has no query in flight."""
@@ -92,8 +90,7 @@ class Streams:
             self._sweep.cancel()
         for connection in list(self.connections.values()):
             connection.close()
-        packetloop.forget(self.poll.fileno())
-        asyncio.get_running_loop().remove_reader(self.poll)
+        packetloop.unwatch(self.poll)
         self.poll.close()
 
     def answer_hits(self, octets: bytes, at: int, most: int, now: float) -> tuple[bytes, int, int]:

@@ -27,13 +27,16 @@ WEB = "web.default.svc.cluster.local."
 HIT = 0xFFFF  # the ID of queries for WEB
 
 
-@pytest.fixture(autouse=True, params=["in C", "in C, by asyncio's loop", "in Python"])
+@pytest.fixture(
+    autouse=True,
+    params=["in C", "in C, by asyncio's loop", "in Python", "in Python, by asyncio's loop"],
+)
 def packet_path(request, monkeypatch):
-    if request.param == "in Python":
+    if "in Python" in request.param:
         monkeypatch.setattr(extension, "compiled", None)
     elif extension.compiled is None:
         pytest.skip("not compiled: apt-get install gcc python3-dev, then pip install -e . again")
-    if request.param != "in C":
+    if "asyncio" in request.param:
         monkeypatch.setattr("inprocess.PacketLoop", asyncio.SelectorEventLoop)
     return request.param
 
@@ -73,9 +76,9 @@ def bound(address: str) -> socket.socket:
     return sock
 
 
-def only_in_c(packet_path: str) -> None:
-    if packet_path != "in C":
-        pytest.skip("speaks of the loop that C waits in")
+def needs_packet_loop(packet_path: str) -> None:
+    if "asyncio" in packet_path:
+        pytest.skip("speaks of a worker's loop")
 
 
 def run(test: Callable[[Listener], object], address: str = "127.0.0.1") -> None:
@@ -153,19 +156,19 @@ def test_what_has_been_read_is_answered_before_the_end():
 
 
 def test_what_the_wait_answers_is_counted_with_its_time(packet_path):
-    only_in_c(packet_path)
+    needs_packet_loop(packet_path)
 
     async def test(listener: Listener) -> None:
         await warm(listener)
         tally = listener.engine.server.tally
-        calls = before(listener.engine, "_drain_batch")
+        already = sum(tally.batches.counts)
+        calls = before(listener.engine, "_drain" if "Python" in packet_path else "_drain_batch")
         began = time.monotonic()
         for _ in range(50):
             listener.send(WEB, HIT)
             await asyncio.sleep(0.001)
         await until(lambda: len(listener.replies()) == 50)
         assert not calls, "asyncio has been asked"
-        already = sum(tally.batches.counts)
         listener.engine.add_up()
         listener.engine.add_up()
         assert 50 == sum(tally.batches.counts) - already
@@ -190,7 +193,7 @@ def before(owner: object, name: str) -> list[None]:
 
 
 def test_timers_threads_and_other_sockets_end_the_wait(packet_path):
-    only_in_c(packet_path)
+    needs_packet_loop(packet_path)
 
     async def test(listener: Listener) -> None:
         await warm(listener)
@@ -223,12 +226,12 @@ def test_timers_threads_and_other_sockets_end_the_wait(packet_path):
 
 
 def test_a_reader_that_fails_leaves_the_rest_to_asyncio(packet_path, caplog):
-    only_in_c(packet_path)
+    needs_packet_loop(packet_path)
 
     async def test(listener: Listener) -> None:
         await warm(listener)
-        packetloop.attend(listener.engine.number, ())
         loop = asyncio.get_running_loop()
+        loop.packets.readers[listener.engine.number] = ()
         with caplog.at_level(logging.ERROR):
             for _ in range(3):
                 listener.send(WEB, HIT)
@@ -269,7 +272,7 @@ def test_who_has_stopped_is_not_read(packet_path):
 
 
 def test_what_a_reader_schedules_is_not_kept_waiting(packet_path):
-    only_in_c(packet_path)
+    needs_packet_loop(packet_path)
 
     async def test(listener: Listener) -> None:
         loop, done = asyncio.get_running_loop(), asyncio.Event()
@@ -286,9 +289,7 @@ def test_what_a_reader_schedules_is_not_kept_waiting(packet_path):
             listener._sock.recv(512)
             schedule[0]()
 
-        number = listener._sock.fileno()
-        loop.add_reader(number, read)
-        packetloop.attend_with(number, read)
+        packetloop.watch(listener._sock, read)
         began = time.monotonic()
         for each in list(schedule):
             schedule[0] = each
@@ -297,7 +298,6 @@ def test_what_a_reader_schedules_is_not_kept_waiting(packet_path):
             async with asyncio.timeout(5):
                 await done.wait()
         assert time.monotonic() - began < 1
-        packetloop.forget(number)
-        loop.remove_reader(number)
+        packetloop.unwatch(listener._sock)
 
     run(test)

@@ -61,8 +61,7 @@ class Listener(InProcess):
         self.engine.stop()
         await self.relay.drain(5)
         assert extension.compiled is not None
-        asyncio.get_running_loop().remove_reader(extension.compiled.open())
-        packetloop.forget(extension.compiled.open())
+        packetloop.unwatch(extension.compiled.open())
         await super().__aexit__(*error)
         self.sock.close()
         self.client.close()
