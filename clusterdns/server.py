@@ -12,6 +12,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from clusterdns import message, rr
 from clusterdns.answers import Response, failure, render_reply, uncompressed_octets
@@ -28,6 +29,19 @@ _BADVERS_OPT = message.write_opt(Edns(0, 0, 0), rr.BADVERS)  # CoreDNS: pkg/edns
 _log = logging.getLogger(__name__)
 
 LATER = b""  # no reply yet
+
+
+class _Uncounted(list[int]):
+    """Slots of a hit that is counted by its kind."""
+
+    def __getitem__(self, slot: object) -> Any:  # noqa: ANN401 - an int, or a list for a slice
+        return 0
+
+    def __setitem__(self, slot: object, count: object) -> None:
+        pass
+
+
+_UNCOUNTED = _Uncounted()
 
 Send = Callable[[bytes | None], None]
 
@@ -57,12 +71,12 @@ class Server:
             return query
         query.client, query.transport = client[:2], transport
         try:
-            return self._resolve(query, hits, send)
+            return self._resolve(packet, query, hits, send)
         except Exception:  # a bug of ours: SERVFAIL, counted, and the traceback once
             self._panic()
             return self._finish(query, None, _SERVFAIL, hits)
 
-    def _resolve(self, query: Query, hits: list[int], send: Send) -> bytes | None:
+    def _resolve(self, packet: bytes, query: Query, hits: list[int], send: Send) -> bytes | None:
         question = query.question
         if question is None:
             return self._finish(query, None, _SERVFAIL, hits)
@@ -76,11 +90,18 @@ class Server:
         response = view.answer(question) if query.opcode == message.OPCODE_QUERY else None
         if response is None:
             return self._wait(query, view, hits, send)
-        self._remember(query, view, response)
-        return self._finish(query, view, response, hits)
+        kind = self._kind(query, view, response)
+        reply = None
+        if self._remember(query, response, view, kind):  # and so rendered already
+            is_stream = query.transport == "tcp"
+            reply = self.table.reply(packet, self.clock(), _UNCOUNTED, is_stream)
+        if reply is None:
+            return self._finish(query, view, response, hits, kind)
+        self.tally.once(kind, hits, query.edns is not None)
+        return reply
 
-    def _remember(self, query: Query, view: View, response: Response) -> None:
-        """Put the response into the table, if it may be repeated."""
+    def _remember(self, query: Query, response: Response, view: View, kind: Kind) -> bool:
+        """Put the response into the table, if it may be repeated; tell whether it is there."""
         question = query.question
         if response.denies:
             cut = WireName(response.denies)
@@ -90,9 +111,9 @@ class Server:
             question,
             response,
             self.clock(),
-            lambda: self.tally.slot(self._kind(query, view, response, response.counters)),
+            lambda: self.tally.slot(kind._replace(counters=response.counters)),
         ):
-            return
+            return False
         if (
             query.edns is not None
             and query.octets == len(question.wire) + message.HEADER_OCTETS + OPT_OCTETS
@@ -101,25 +122,26 @@ class Server:
         if self.tally.is_full:
             self.table.clear()
             self.tally.restart()
+        return True
 
     def _finish(
-        self, query: Query, view: View | None, response: Response, hits: list[int]
-    ) -> bytes | None:
-        """Return the reply that says ``response``, and count it."""
-        if response is DROP:
-            return None
-        self.tally.once(self._kind(query, view, response), hits, query.edns is not None)
-        orders = response.orders
-        sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
-        return render_reply(query, response, query.limit, sections)
-
-    def _kind(
         self,
         query: Query,
         view: View | None,
         response: Response,
-        counters: tuple[tuple[str, tuple[str, ...]], ...] = (),
-    ) -> Kind:
+        hits: list[int],
+        kind: Kind | None = None,
+    ) -> bytes | None:
+        """Return the reply that says ``response``, and count it."""
+        if response is DROP:
+            return None
+        kind = kind or self._kind(query, view, response)
+        self.tally.once(kind, hits, query.edns is not None)
+        orders = response.orders
+        sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
+        return render_reply(query, response, query.limit, sections)
+
+    def _kind(self, query: Query, view: View | None, response: Response) -> Kind:
         question = query.question
         rtype = type_label(rr.type_text(question.qtype)) if question else "other"
         size = query.octets - (OPT_OCTETS if query.edns is not None else 0)
@@ -127,13 +149,13 @@ class Server:
         if view is None:
             return Kind(DROPPED, "", rtype, rcode, "", False, size, size)
         if not view.is_measured:
-            return Kind("", "", "", "", "", False, 0, 0, counters)
+            return Kind("", "", "", "", "", False, 0, 0)
         zone = view.zone_label(question.folded) if question else "."
         plugin, reply_size = "", 0
         if not response.bare:
             plugin, reply_size = view.writer, uncompressed_octets(question, response)
         do = question is not None and question.do
-        return Kind(zone, view.block.view, rtype, rcode, plugin, do, size, reply_size, counters)
+        return Kind(zone, view.block.view, rtype, rcode, plugin, do, size, reply_size)
 
     def _wait(self, query: Query, view: View, hits: list[int], send: Send) -> bytes | None:
         """Start the chain that may wait; refuse when too many wait already."""
