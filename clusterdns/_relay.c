@@ -1,7 +1,7 @@
 /* Plain queries for names outside: on to an upstream server and back, without Python.
  *
  * The plugin chain is the specification; relay.py says which queries take this way. Only what is
- * plain does: A and AAAA over UDP, a reply of addresses behind aliases or a denial with its SOA,
+ * plain does: A and AAAA over UDP, a reply of addresses or a denial with its SOA behind aliases,
  * ordered and compressed as every server does it. Anything else - no reply, TC, another RCODE,
  * other records, one more client with the same question - is handed to Python, which goes on.
  *
@@ -22,6 +22,7 @@ enum {
     MAX_NAME = 255, MAX_LABEL = 63, MAX_QUERY = HEADER + MAX_NAME + 4 + OPT,
     MAX_REPLY = 4096, MAX_RECORDS = 64, MAX_LABELS = 256, MAX_OCTETS = 65535, MAX_GATHERED = 8,
     A = 1, CNAME = 5, SOA = 6, AAAA = 28, TYPE_OPT = 41, NXDOMAIN = 3, REFUSED = 5,
+    ERROR_TTL = 5, /* seconds, rules.MIN_TTL_S */
     TC = 0x02, AD = 0x20, NOBODY = 65535
 };
 enum policy { SEQUENTIAL, ROUND_ROBIN, RANDOM };
@@ -72,6 +73,7 @@ struct plain {
     size_t uncompressed; /* octets */
     unsigned ttl;        /* the smallest */
     int records, addresses, labels, is_denial;
+    int is_error; /* a name error behind aliases, which `cache` does not keep: rules.outcome */
     size_t heads[MAX_RECORDS];                      /* where owners end */
     struct { unsigned short at, rest; } label[MAX_LABELS]; /* and octets up to the name's end */
 };
@@ -448,7 +450,7 @@ static size_t head_end(struct plain *found, size_t at, size_t last)
     return end <= last ? end : 0;
 }
 
-/* Aliases, each the owner of what follows, then addresses: where they end, or 0. */
+/* Any aliases, each the owner of what follows, then any addresses: where they end, or 0. */
 static size_t answers_end(struct plain *found, size_t at, size_t last, int count, size_t octets)
 {
     unsigned wanted = number16(reply + at - 4), size = wanted == A ? 4 : 16;
@@ -471,7 +473,7 @@ static size_t answers_end(struct plain *found, size_t at, size_t last, int count
         }
         at = end;
     }
-    return found->addresses ? at : 0;
+    return at;
 }
 
 /* One SOA record: where it ends, or 0. */
@@ -488,7 +490,6 @@ static size_t denial_end(struct plain *found, size_t at, size_t last)
     if (!numbers || numbers + 20 != end)
         return 0;
     found->uncompressed += owner + 10 + server + mailbox + 20;
-    found->is_denial = 1;
     return end;
 }
 
@@ -508,18 +509,23 @@ static int ends_well(const Lane *lane, size_t at, size_t last)
 /* Read a reply to our question; false if it is not plain. */
 static int read_plain(struct plain *found, const Lane *lane, size_t length)
 {
-    unsigned rcode = reply[3] & 15, answers = number16(reply + 6), denials = number16(reply + 8);
+    unsigned rcode = reply[3] & 15;
+    unsigned answers = number16(reply + 6), authorities = number16(reply + 8);
+    int denies = authorities == 1 && (!rcode || rcode == NXDOMAIN);
     size_t octets = 0, at = name_end(found, HEADER, length, &octets) + 4;
-    if (length > MAX_REPLY || reply[2] & TC)
+    if (length > MAX_REPLY || reply[2] & TC || (!denies && (rcode || authorities)))
         return 0;
-    found->end = 0;
     found->ttl = ~0u;
     found->uncompressed = HEADER + octets + 4;
-    if (!rcode && answers && !denials)
-        found->end = answers_end(found, at, length, (int)answers, octets);
-    else if ((!rcode || rcode == NXDOMAIN) && !answers && denials == 1)
-        found->end = denial_end(found, at, length);
-    return found->end && ends_well(lane, found->end, length);
+    at = answers_end(found, at, length, (int)answers, octets);
+    if (at && denies)
+        at = denial_end(found, at, length);
+    if (!at || denies == (found->addresses > 0)) /* both, or neither */
+        return 0;
+    found->end = at;
+    found->is_error = rcode && answers;
+    found->is_denial = denies && !found->is_error;
+    return ends_well(lane, at, length);
 }
 
 /* Give all records the TTL that `cache` says; returns it. */
@@ -527,7 +533,8 @@ static unsigned bound_ttl(const Lane *lane, const struct plain *found)
 {
     unsigned least = found->is_denial ? lane->denial_least : lane->success_least;
     unsigned most = found->is_denial ? lane->denial_most : lane->success_most;
-    unsigned ttl = found->ttl < least ? least : found->ttl;
+    unsigned ttl = found->is_error ? ERROR_TTL : found->ttl;
+    ttl = ttl < least ? least : ttl;
     ttl = ttl > most ? most : ttl;
     for (int i = 0; i < found->records; i++) {
         write16(reply + found->heads[i] + 4, ttl >> 16);
@@ -541,7 +548,7 @@ static void keep(const struct out *out, const struct plain *found, unsigned ttl,
 {
     Lane *lane = out->lane;
     PyObject *kept = found->is_denial ? lane->denial : lane->success;
-    if (!ttl || !kept || !PyDict_Check(kept))
+    if (!ttl || found->is_error || !kept || !PyDict_Check(kept))
         return;
     PyObject *value = Py_BuildValue("(ddIy#)", now + ttl + lane->stale, now, ttl, reply,
                                     (Py_ssize_t)found->end);

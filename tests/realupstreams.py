@@ -47,6 +47,7 @@ def zone_text() -> str:
         "c2 60 CNAME c3",
         "c3 CNAME www",
         "dangling CNAME nowhere",
+        "old CNAME one",  # no AAAA
         "outside CNAME www.elsewhere.test.",
         "*.wild A 192.0.2.99",
         "a.ent A 192.0.2.98",

@@ -58,11 +58,16 @@ class Asked:
     def addresses(self, count: int, *, owner: bytes = b"\xc0\x0c") -> tuple[bytes, ...]:
         return tuple(self.address(i, owner=owner, ttl=60 + i) for i in range(count))
 
-    def aliases(self, *targets: bytes, end: tuple[int, ...] = (1, 2)) -> tuple[bytes, ...]:
-        """Return CNAMEs, each the owner of what follows, and addresses of the last target."""
+    def aliases(
+        self, *targets: bytes, end: tuple[int, ...] = (1, 2), ttl: int = 90
+    ) -> tuple[bytes, ...]:
+        """Return CNAMEs, each the owner of what follows, and addresses of the last target.
+
+        The first has this TTL, and each one second less than the one before.
+        """
         found, at, owner = [], self.first, b"\xc0\x0c"
         for i, target in enumerate(targets):
-            found.append(record(owner, CNAME, 90 - i, target))
+            found.append(record(owner, CNAME, ttl - i, target))
             owner = pointer(at + RDATA)
             at += RDATA + len(target)
         return (*found, *(self.address(i, owner=owner) for i in end))
@@ -119,6 +124,7 @@ def plain(asked: Asked) -> Mapping[str, bytes]:
         "OPT of a later version": say((asked.address(),), (), (opt(512, 1 << 16),)),
         "denial with OPT": say((), (soa(b"\0", b"\0", b"\0"),), (opt(),), flags=_GOOD | 3),
     }  # fmt: skip
+    found.update(_plain_behind_aliases(asked))
     if asked.qname != b"\0":
         own, above = pointer(HEADER), pointer(parent)
         if parent < last:
@@ -129,9 +135,49 @@ def plain(asked: Asked) -> Mapping[str, bytes]:
             )
         found["alias below the name itself"] = say(asked.aliases(b"\4next" + own))
         found["alias to the name itself"] = say(asked.aliases(own))
+        found["alias to the name itself, and no data"] = say(
+            asked.aliases(own, end=()), (soa(own, own, own),)
+        )
         mailbox = pointer(asked.first + RDATA)  # where the name of the server is
         found["no data of its own"] = say((), (soa(own, b"\2ns\4test\0", b"\1h" + mailbox),))
     return found
+
+
+def _plain_behind_aliases(asked: Asked) -> dict[str, bytes]:
+    """Return aliases that lead to no address, with the SOA that says so."""
+    say, target = asked.message, b"\1a\2of\4test\0"
+    alias, first = asked.aliases(target, end=()), asked.first + RDATA  # `target` begins there
+    parent, ns = pointer(first + 2), b"\2ns\4test\0"
+    own, above = soa(pointer(first), ns, b"\0"), soa(parent, b"\2ns" + parent, b"\1h" + parent)
+    elsewhere = soa(b"\4evil\0", b"\0", b"\0")
+    brief, root = soa(b"\0", b"\0", b"\0", 3), soa(b"\0", b"\0", b"\0")
+    return {
+        "alias and no data": say(alias, (above,)),
+        "alias and a name error": say(alias, (above,), flags=_GOOD | 3),
+        "alias and no data of its own": say(alias, (own,)),
+        "alias and an SOA of elsewhere": say(alias, (elsewhere,)),
+        "name error and an SOA of elsewhere": say(alias, (elsewhere,), flags=_GOOD | AD | 3),
+        "aliases and no data": say(asked.aliases(target, b"\1b\0", b"\1c" + parent, end=()), (above,)),
+        "aliases and a name error": say(asked.aliases(target, b"\1b\0", end=()), (own,), flags=_GOOD | 3),
+        "alias of an alias of itself, and no data": say(
+            asked.aliases(target, asked.qname, end=()), (root,)
+        ),
+        "fork and no data": say(asked.aliases(target, asked.qname, b"\1c\0", end=()), (root,)),
+        "alias with TTL 0 and no data": say(asked.aliases(target, end=(), ttl=0), (own,)),
+        "alias with TTL 0 and a name error": say(
+            asked.aliases(target, end=(), ttl=0), (own,), flags=_GOOD | 3
+        ),
+        "alias and no data for 3 s": say(alias, (brief,)),
+        "alias and a name error for 3 s": say(alias, (brief,), flags=_GOOD | 3),
+        "alias and no data for ever": say(
+            asked.aliases(target, end=(), ttl=2**32 - 1), (soa(b"\0", ns, b"\0", 2**32 - 1),)
+        ),
+        "alias, no data and OPT": say(alias, (above,), (opt(),)),
+        "alias, name error and OPT": say(alias, (above,), (opt(),), flags=_GOOD | AA | AD | 3),
+        "as many aliases as may be, and no data": say(
+            asked.aliases(*([b"\1x\0"] * (MOST_RECORDS - 1)), end=()), (root,)
+        ),
+    }  # fmt: skip
 
 
 def saying(asked: Asked) -> Mapping[str, bytes]:
@@ -148,7 +194,7 @@ def saying(asked: Asked) -> Mapping[str, bytes]:
 def other(asked: Asked) -> Mapping[str, bytes]:
     """Return replies to the query that the relay has to hand over."""
     say, address, first = asked.message, asked.address(), asked.first
-    denial = soa(b"\0", b"\0", b"\0")
+    denial, alias = soa(b"\0", b"\0", b"\0"), asked.aliases(b"\1x\0", end=())
     wrong = AAAA if asked.qtype == A else A
     name = asked.qname if asked.qname != b"\0" else b"\1a\0"
     return {
@@ -162,13 +208,9 @@ def other(asked: Asked) -> Mapping[str, bytes]:
         "rcode 2 with address": say((address,), flags=_GOOD | 2),
         "NXDOMAIN with address": say((address,), flags=_GOOD | 3),
         "NXDOMAIN without SOA": say(flags=_GOOD | 3),
-        "alias to nothing": say((), (denial,), flags=_GOOD | 3)[:6]
-        + struct.pack("!HHH", 1, 1, 0) + asked.question + record(b"\xc0\x0c", CNAME, 9, b"\0") + denial,
-        "alias and no data": say(asked.aliases(b"\4next\4test\0", end=()), (soa(b"\4test\0", b"\0", b"\0"),)),
         "address and SOA": say((address,), (denial,)),
         "two SOAs": say((), (denial, denial)),
         "SOA in the answer": say((denial,)),
-        "alias and two SOAs": say(asked.aliases(b"\1x\0", end=()), (denial, denial)),
         "delegation": say((), (record(b"\4test\0", NS, 60, b"\2ns\4test\0"),)),
         "answer and additional": say((address,), (), (asked.address(9),)),
         "denial and additional": say((), (denial,), (opt(), asked.address(9))),
@@ -177,8 +219,29 @@ def other(asked: Asked) -> Mapping[str, bytes]:
         "both types": say((address, asked.address(rtype=wrong))),
         "text": say((record(b"\xc0\x0c", TXT, 60, b"\1x"),)),
         "address, then alias": say((address, record(b"\xc0\x0c", CNAME, 60, b"\1x\0"))),
-        "alias alone": say(asked.aliases(b"\1x\0", end=())),
-        "alias and a stranger": say((*asked.aliases(b"\1x\0", end=()), address)),
+        "alias and a stranger": say((*alias, address)),
+        "alias alone": say(alias),
+        "alias alone, and a name error": say(alias, flags=_GOOD | 3),
+        **{f"alias, SOA, rcode {i}": say(alias, (denial,), flags=_GOOD | i) for i in (2, 5, 6)},
+        "alias and two SOAs": say(alias, (denial, denial)),
+        "alias, address and SOA": say(asked.aliases(b"\1x\0"), (denial,)),
+        "alias, address and name error": say(asked.aliases(b"\1x\0"), (denial,), flags=_GOOD | 3),
+        "alias, SOA, TC": say(alias, (denial,), flags=_GOOD | TC),
+        "alias and a delegation": say(alias, (record(b"\1x\0", NS, 60, b"\2ns\1x\0"),)),
+        "alias and SOA in the answer": say((*alias, denial)),
+        "alias, SOA and additional": say(alias, (denial,), (asked.address(9),)),
+        "alias and SOA of class CH": say(alias, (record(b"\0", SOA, 60, bytes(22), 3),)),
+        "alias and SOA cut short": say(alias, (denial,))[:-1],
+        "alias and SOA, octets behind": say(alias, (denial,), tail=b"\0"),
+        "two aliases of the name, and no data": say((*alias, *alias), (denial,)),
+        "alias of a stranger and no data": say((*alias, record(b"\1y\0", CNAME, 60, b"\0")), (denial,)),
+        "alias spelled out and no data": say((record(name, CNAME, 60, b"\1x\0"),), (denial,)),
+        "no alias but another type, and no data": say((asked.address(rtype=wrong),), (denial,)),
+        "alias and a DNAME, and no data": say((*alias, record(b"\xc0\x0c", 39, 60, b"\0")), (denial,)),
+        "one alias too many": say(asked.aliases(*([b"\1x\0"] * MOST_RECORDS), end=()), (denial,)),
+        "alias and SOA, pointer to the TTL": say(alias, (soa(pointer(first + 6), b"\0", b"\0"),)),
+        "alias and SOA, pointer to a root label": say(alias, (soa(pointer(first + RDATA + 2), b"\0", b"\0"),)),
+        "alias and SOA, pointer ahead": say(alias, (soa(pointer(first + 40), b"\0", b"\0"),)),
         "owner spelled out": say((asked.address(owner=name),)),
         "a stranger": say((asked.address(owner=b"\4evil\4test\0"),)),
         "class CH": say((record(b"\xc0\x0c", asked.qtype, 60, address[12:], 3),)),
@@ -206,6 +269,8 @@ def other(asked: Asked) -> Mapping[str, bytes]:
         "SOA of class CH": say((), (record(b"\0", SOA, 60, bytes(22), 3),)),
         "OPT first": say((opt(), address)),
         "OPT among the authorities": say((), (opt(),)),
+        "SOA and OPT among the authorities": say((), (denial, opt())),
+        "OPT among the authorities, counted twice": say((), (denial, opt()))[:11] + b"\1" + say((), (denial, opt()))[12:],
         "OPT with an extended RCODE": say((address,), (), (opt(1232, 1 << 24),)),
         "OPT with a name": say((address,), (), (opt(owner=b"\1x\0"),)),
         "OPT cut short": say((address,), (), (opt(options=bytes(8))[:-1],)),

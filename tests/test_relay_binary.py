@@ -76,6 +76,11 @@ def message_of(word: str, made: Asked, *, is_tcp: bool) -> bytes:
             return made.message(made.aliases(b"\4next" + parent, b"\4last\4test\0"), (), opt)
         case "dangling":
             return made.message(made.aliases(b"\4gone" + parent, end=()), root, opt)
+        case "dead":
+            aliases = made.aliases(b"\4next" + parent, b"\4gone\4test\0", end=())
+            return made.message(aliases, root, opt, flags=0x8183)
+        case "fading":
+            return made.message(made.aliases(b"\4gone" + parent, end=(), ttl=1), root, opt)
         case "many" if not (is_tcp or made.has_opt):
             return made.message(flags=0x8180 | replyshapes.TC)
         case "many":
@@ -211,11 +216,11 @@ def run(tmp_path, monkeypatch):
 
 # ---- what is asked
 
-WORDS = ("www", "none", "empty", "alias", "dangling", "many", "nought", "brief", "valid", "plenty",
+WORDS = ("www", "none", "empty", "alias", "dangling", "dead", "many", "nought", "brief", "valid", "plenty",
          "cut", "servfail", "refused")  # fmt: skip
 
 
-REAL = ("www", "one", "zero", "c1", "c3", "dangling", "nowhere", "ent", "mixedcase", "many",
+REAL = ("www", "one", "zero", "c1", "c3", "dangling", "old", "nowhere", "ent", "mixedcase", "many",
         "mail", "ns")  # fmt: skip
 
 
@@ -253,7 +258,7 @@ def test_the_same_is_said_and_counted(run, cache):
 
 def test_ttls_count_down_and_end(run):
     with run(cache="cache 30 {\n success 1000 30 1\n denial 1000 30 1\n }") as both:
-        words = ("www", "alias", "none", "empty")
+        words = ("www", "alias", "none", "empty", "dangling")
         first = [ttl_of(both.ask(word)) for word in words]
         both.ask("brief")
         time.sleep(1.2)
@@ -263,14 +268,16 @@ def test_ttls_count_down_and_end(run):
         both.hold()
 
 
-def test_what_is_stale_is_served_and_renewed(run):
-    with run(cache="cache 30 {\n success 1000 30 1\n serve_stale 1h immediate 7s\n }") as both:
-        both.ask("brief")
+@pytest.mark.parametrize("word", ["brief", "fading"])
+def test_what_is_stale_is_served_and_renewed(run, word):
+    bounds = "success 1000 30 1\n denial 1000 30 1"
+    with run(cache=f"cache 30 {{\n {bounds}\n serve_stale 1h immediate 7s\n }}") as both:
+        both.ask(word)
         time.sleep(1.2)
-        assert 7 == ttl_of(both.ask("brief"))
-        wait_for(lambda: all(each.upstream.asked("brief.test.") == 2 for each in both))
+        assert 7 == ttl_of(both.ask(word))
+        wait_for(lambda: all(each.upstream.asked(f"{word}.test.") == 2 for each in both))
         time.sleep(0.1)
-        assert 1 == ttl_of(both.ask("brief"))
+        assert 1 == ttl_of(both.ask(word))
         both.hold()
 
 

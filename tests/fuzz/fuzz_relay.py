@@ -451,7 +451,7 @@ def replies(rng: random.Random, asked: Asked) -> list[bytes]:
 def ways() -> list[Way]:
     """Return the kinds of server blocks."""
     return [
-        Way(), Way(is_cached=False), Way(shuffles=False), Way(keeps=(False, True)),
+        Way(), Way(is_cached=False), Way(shuffles=False, least=(7, 20)), Way(keeps=(False, True)),
         Way(keeps=(True, False)), Way(is_cached=False, shuffles=False), Way(host="::1"), Way(least=(0, 0)),
     ]  # fmt: skip
 
