@@ -148,7 +148,7 @@ class Pair(NamedTuple):
         query = dns.message.make_query(f"{word}.test.", rtype, **options)
         query.flags = flags
         found = [said(each, query.to_wire(), proto) for each in self]
-        assert found[0] == found[1], (word, rtype, options)
+        assert are_alike(*found), (word, rtype, options, found)
         return found[0]
 
     def hold(self) -> None:
@@ -176,6 +176,13 @@ def said(subject: Subject, query: bytes, proto: str) -> list[Any]:
         sections = [[str(len(some))] for some in sections]
     head = [reply.id, dns.flags.to_text(reply.flags), dns.rcode.to_text(reply.rcode())]
     return [*head, reply.edns, reply.ednsflags, reply.payload, sections]
+
+
+def are_alike(one: list[Any], other: list[Any]) -> bool:
+    """Tell whether two replies say the same; a second may have ended between them."""
+    numbers = [[int(ttl) for ttl in re.findall(r" (\d+) IN ", str(each))] for each in (one, other)]
+    texts = [re.sub(r" \d+ IN ", " TTL IN ", str(each)) for each in (one, other)]
+    return texts[0] == texts[1] and all(abs(a - b) <= 1 for a, b in zip(*numbers, strict=True))
 
 
 def ttl_of(reply: list[Any]) -> int:
@@ -282,7 +289,9 @@ def test_what_is_stale_is_served_and_renewed(run, word):
 
 
 def test_a_dead_server_before_a_good_one(run):
-    with run(before=f"127.0.0.1:{peers.free_port()}", options="policy sequential") as both:
+    """It is asked each time: when it would be left out depends on when its checks fall due."""
+    dead = f"127.0.0.1:{peers.free_port()}"
+    with run(before=dead, options="policy sequential\n max_fails 0") as both:
         for i in range(3):
             assert "NOERROR" in both.ask(f"www.n{i}")
         assert "NXDOMAIN" in both.ask("none")
