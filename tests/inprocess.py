@@ -92,11 +92,19 @@ class InProcess:
     # ---- questions
 
     async def ask_chain(self, packet: bytes, transport: str) -> bytes | None:
-        """Return the reply of the chain, as if nothing had ever been asked before."""
+        """Return what the server says to a query that the table has missed, and remembers."""
         done: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         hits = self._hits[transport]
         reply = self.server.resolve(packet, CLIENT, transport, hits, done.set_result)
         return await done if reply == LATER else reply
+
+    async def ask_anew(self, packet: bytes, transport: str) -> bytes | None:
+        """Return what the chain says, rendered for this query alone: the table has no part in it."""
+        self.server._remember = lambda *_: False  # type: ignore[method-assign]
+        try:
+            return await self.ask_chain(packet, transport)
+        finally:
+            del self.server._remember
 
     def ask_table(self, packet: bytes, transport: str) -> bytes | None:
         """Return the reply the table has, or None."""
