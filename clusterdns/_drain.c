@@ -219,52 +219,79 @@ static double seconds(void)
 /* Add the time of a batch to those so far, nanoseconds at the end. */
 static void note_batch(PyObject *times, int hits, double taken)
 {
-    if (hits && add_to(times, time_bucket(taken / hits), hits))
+    if (hits > 0 && add_to(times, time_bucket(taken / hits), hits))
         add_to(times, PyList_GET_SIZE(times) - 1, (Py_ssize_t)(taken * 1e9));
 }
 
-/* Call a reader in Python; whether it has left something to do, -1 on an error. */
-static int call(PyObject *reader, double *now)
+/* Call something in Python; whether it has left asyncio something to do, -1 on an error. */
+static int call(PyObject *function, double *now)
 {
-    Py_INCREF(reader);
-    PyObject *told = PyObject_CallNoArgs(reader);
+    Py_INCREF(function);
+    PyObject *told = PyObject_CallNoArgs(function);
     int wanted = told ? PyObject_IsTrue(told) : -1;
     Py_XDECREF(told);
-    Py_DECREF(reader);
+    Py_DECREF(function);
     *now = seconds();
     return wanted;
 }
 
-/* Look after what is ready; whether Python has to, -1 on an error. */
-static int serve(PyObject *readers, const struct epoll_event *event, double *now)
+/* Take in a batch of queries, and have Python see to what is left; whether that left it something to
+ * do, -1 on an error. */
+static int serve_queries(PyObject *reader, int fd, double *now)
 {
     Table table = {.now = *now};
-    PyObject *times, *left, *number = PyLong_FromLong(event->data.fd);
-    PyObject *reader = number ? PyDict_GetItemWithError(readers, number) : NULL;
+    PyObject *times, *left, *finish;
     int hits, unsent;
+    if (!PyArg_ParseTuple(reader, "O!O!O!O!O!O!O!O:wait", &PyDict_Type, &table.lasting,
+                          &PyDict_Type, &table.passing, &PyDict_Type, &table.limits, &PyList_Type,
+                          &table.hits, &PyDict_Type, &table.zones, &PyList_Type, &times,
+                          &PyList_Type, &left, &finish))
+        return -1;
+    hits = take_batch(&table, fd, left, &unsent);
+    *now = seconds();
+    note_batch(times, hits, *now - table.now);
+    if (PyErr_Occurred())
+        return -1;
+    return PyList_GET_SIZE(left) ? call(finish, now) : 0;
+}
+
+/* Pass on replies, likewise. */
+static int serve_replies(PyObject *reader, double *now)
+{
+    PyObject *left, *finish;
+    if (!PyArg_ParseTuple(reader, "O!O:wait", &PyList_Type, &left, &finish))
+        return -1;
+    int wanted = relay_gathers(left, *now);
+    *now = seconds();
+    return wanted > 0 ? call(finish, now) : wanted;
+}
+
+/* Look after what is ready; whether asyncio has to, -1 on an error. */
+static int serve(PyObject *readers, const struct epoll_event *event, double *now)
+{
+    enum { REPLIES = 2 };
+    PyObject *number = PyLong_FromLong(event->data.fd);
+    PyObject *reader = number ? PyDict_GetItemWithError(readers, number) : NULL;
     Py_XDECREF(number);
     if (!reader)
         return PyErr_Occurred() ? -1 : 1;
-    if (PyList_Check(reader))
-        return relay_gathers(reader, *now);
     if (!PyTuple_Check(reader))
         return call(reader, now);
-    if (!PyArg_ParseTuple(reader, "O!O!O!O!O!O!O!:wait", &PyDict_Type, &table.lasting, &PyDict_Type,
-                          &table.passing, &PyDict_Type, &table.limits, &PyList_Type, &table.hits,
-                          &PyDict_Type, &table.zones, &PyList_Type, &times, &PyList_Type, &left))
-        return -1;
-    hits = take_batch(&table, event->data.fd, left, &unsent);
-    *now = seconds();
-    note_batch(times, hits, *now - table.now);
-    return PyErr_Occurred() ? -1 : PyList_GET_SIZE(left) > 0;
+    Py_INCREF(reader);
+    int is_replies = PyTuple_GET_SIZE(reader) == REPLIES;
+    int wanted = is_replies ? serve_replies(reader, now)
+                            : serve_queries(reader, event->data.fd, now);
+    Py_DECREF(reader);
+    return wanted;
 }
 
-/* wait(epoll, timeout, readers): as epoll_wait, but what readers take care of does not end it. */
+/* wait(epoll, timeout, readers): as epoll_wait, but what readers take care of does not end it; the
+ * descriptors that do. */
 static PyObject *wait_for(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     struct epoll_event ready[BATCH];
     int epoll, count = 1, wanted = 0;
-    double timeout, now = seconds();
+    double timeout = 0, now = seconds();
     PyObject *readers, *found = PyList_New(0);
     if (!found || !PyArg_ParseTuple(arguments, "idO!:wait", &epoll, &timeout, &PyDict_Type, &readers))
         count = -1;

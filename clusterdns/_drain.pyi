@@ -37,7 +37,8 @@ class Lane:
 # Lane, query, client, listener, server, seconds, reply, error.
 HandedOver = tuple[Lane, bytes, Client, int, int, float, bytes | None, int]
 
-# What `drain` is given; durations by bucket, and nanoseconds in all; what is left to Python.
+# What `drain` is given; durations by bucket, and nanoseconds in all; what is left to Python, and
+# what sees to it and tells whether asyncio has something to do then.
 Reader = tuple[
     dict[bytes, Answer],
     dict[bytes, Answer],
@@ -46,7 +47,10 @@ Reader = tuple[
     dict[bytes, Lane | None],
     list[int],
     list[tuple[bytes, Client]],
+    Callable[[], bool],
 ]
+# What the relay hands over, and what sees to it.
+RelayReader = tuple[list[HandedOver], Callable[[], bool]]
 
 def drain(
     fd: int,
@@ -72,7 +76,7 @@ def answer(
 def wait(
     epoll: int,
     timeout: float,
-    readers: dict[int, Reader | list[HandedOver] | Callable[[], bool]],
+    readers: dict[int, Reader | RelayReader | Callable[[], bool]],
     /,
 ) -> list[int]: ...
 def open() -> int: ...

@@ -27,7 +27,7 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
 void relay_send(void);
 
 /* Pass on the replies that have come, and append what is handed over; whether Python has to look
- * after what was gathered, -1 on an error. */
+ * after that or what is kept, -1 on an error. */
 int relay_gathers(PyObject *left, double now);
 
 /* Where a duration is counted: histogram.TIME_S. */

@@ -22,6 +22,7 @@ address of the host by itself, and the wildcard sees only what came by an addres
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
 from collections import deque
@@ -54,7 +55,7 @@ class Engine:
         self.hits = server.tally.channel("udp", family)
         self.number = sock.fileno()
         self.zones: dict[bytes, Lane | None] = {}  # where misses may go by themselves, see relay.py
-        self.unsent = self.shed = 0
+        self.shed = 0
         self._missed: deque[tuple[bytes, tuple[str, int], Send]] = deque()
         # Of what was answered while the loop waited: durations by bucket, and nanoseconds in all.
         self._times = [0] * (len(TIME_S) + 2)
@@ -67,13 +68,12 @@ class Engine:
             packetloop.watch(self._sock, self._drain)
         else:
             maps = self.server.table.maps
-            reader = (*maps, self.hits, self.zones, self._times, self._left)
-            packetloop.watch_in_c(self._sock, self._drain_batch, reader)
+            arguments = (*maps, self.hits, self.zones, self._times, self._left)
+            packetloop.watch_in_c(self._sock, self._drain_batch, arguments, self._see_to_left)
 
     def stop(self) -> None:
         """Read no more; what has been read is still answered."""
         packetloop.unwatch(self._sock)
-        self._take_left(self.server.clock(), [])
         while self._missed:
             self._resolve(len(self._missed))
 
@@ -111,7 +111,7 @@ class Engine:
             try:
                 send(reply, client)
             except OSError:  # port 0, no route, full buffer: as if the network had lost it
-                self.unsent += 1
+                continue
         self._settle(now, answered)
 
     def _drain_batch(self) -> None:
@@ -119,22 +119,28 @@ class Engine:
         assert extension.compiled is not None
         drain, maps = extension.compiled.drain, self.server.table.maps
         now = self.server.clock()
-        answered, unsent, missed = drain(self.number, *maps, self.hits, now, self.zones)
-        self.unsent += unsent
-        self._settle(now, answered + self._take_left(now, missed))
+        answered, _, missed = drain(self.number, *maps, self.hits, now, self.zones)
+        self._answer_left(now, missed, answered)
 
-    def _take_left(self, now: float, missed: list[tuple[bytes, tuple[str, int]]]) -> int:
-        """Answer what C has not if the table can, else let it wait; return how many it could."""
-        answered, table = 0, self.server.table
-        for packet, client in (*self._left, *missed):
+    def _see_to_left(self) -> None:
+        """Do the same for what C has left over while the loop waited."""
+        missed = [*self._left]
+        self._left.clear()
+        self._answer_left(self.server.clock(), missed, 0)
+
+    def _answer_left(
+        self, now: float, missed: list[tuple[bytes, tuple[str, int]]], answered: int
+    ) -> None:
+        """Answer what the table can of it, and let the others wait."""
+        table = self.server.table
+        for packet, client in missed:
             reply = table.reply(packet, now, self.hits)
             if reply is None:
                 self._miss(packet, client, functools.partial(self._send, client))
             else:
                 answered += 1
                 self._send(client, reply)
-        self._left.clear()
-        return answered
+        self._settle(now, answered)
 
     def _settle(self, began: float, answered: int) -> None:
         """Note how long a batch took, and begin with what it has left."""
@@ -175,10 +181,8 @@ class Engine:
 
     def _send(self, client: tuple[str, int], reply: bytes | None) -> None:
         if reply is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self._sock.sendto(reply, client)
-            except OSError:
-                self.unsent += 1
 
 
 class WildcardEngine(Engine):
@@ -217,10 +221,8 @@ class WildcardEngine(Engine):
         self, source: list[tuple[int, int, bytes]], client: tuple[str, int], reply: bytes | None
     ) -> None:
         if reply is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self._sock.sendmsg([reply], source, 0, client)
-            except OSError:
-                self.unsent += 1
 
 
 def _source_of(notes: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:

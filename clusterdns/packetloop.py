@@ -3,10 +3,9 @@
 Where each query is a wake-up of its own, going around asyncio's loop once costs more than its
 answer: a handle, its context, timers, the time. ``PacketSelector.wait`` waits on the same epoll and
 looks after what is in ``readers`` by itself, in C where ``_drain.c`` was compiled; it returns when
-something has been scheduled, or is left over for Python, when another descriptor is ready, or when
-it is time. A query for a Service
-costs 1.18 times what it does the echo server of the benchmarks at 5,000 a second, and 1.10 times at
-20,000; it was 1.63 and 1.34.
+something has been scheduled, when another descriptor is ready, or when it is time. A query for a
+Service costs 1.18 times what it does the echo server of the benchmarks at 5,000 a second, and 1.10
+times at 20,000; it was 1.63 and 1.34.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from clusterdns import extension
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
-    from clusterdns._drain import HandedOver, Reader
+    from clusterdns._drain import Reader, RelayReader
 
 BATCH = 64  # descriptors looked after at a stretch
 Ts = TypeVarTuple("Ts")
@@ -38,13 +37,13 @@ _log = logging.getLogger(__name__)
 class PacketSelector(selectors.EpollSelector):
     """asyncio's selector; ``readers`` says how descriptors are looked after meanwhile.
 
-    What is read in Python has a function that tells whether asyncio has something to do then. For
-    ``_drain.c`` a UDP socket has a ``Reader``, and the relay a list for what it hands over.
+    What is read in Python has a function that tells whether asyncio has something to do then; what
+    is read in C has its arguments, and such a function for what is left over.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.readers: dict[int, Reader | list[HandedOver] | Callable[[], bool]] = {}
+        self.readers: dict[int, Reader | RelayReader | Callable[[], bool]] = {}
         self.has_work = False  # something has been scheduled
         self._epoll = select.epoll.fromfd(os.dup(self.fileno()))
         self._wait: Callable[[int, float, dict[int, Any]], list[int]] = self.wait
@@ -57,27 +56,21 @@ class PacketSelector(selectors.EpollSelector):
         super().close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready, or has left something over for Python."""
+        """Return what is ready of asyncio's own."""
         if not self.readers or (timeout is not None and timeout <= 0):
             return super().select(timeout)
-        left = list[int]()
         try:
             wait_s = math.inf if timeout is None else timeout
-            left = self._wait(self._epoll.fileno(), wait_s, self.readers)
+            self._wait(self._epoll.fileno(), wait_s, self.readers)
         except Exception:  # a bug of ours: from now on asyncio calls for each event
             _log.exception("packet loop")
             self.readers.clear()
-        found = super().select(0)
-        ready = {key.fd for key, _ in found}
-        for number in left:
-            if number not in ready and isinstance(self.readers.get(number), tuple | list):
-                found.append((self.get_key(number), selectors.EVENT_READ))
-        return found
+        return super().select(0)
 
     def wait(
         self, number: int, timeout_s: float, readers: Mapping[int, Callable[[], bool]]
     ) -> list[int]:
-        """Wait until there is something for asyncio; return the descriptors that it comes from.
+        """Wait until there is something for asyncio; return the descriptors that have ended it.
 
         The specification of what ``_drain.c`` does, and what runs where it was not compiled.
         """
@@ -96,7 +89,11 @@ class PacketSelector(selectors.EpollSelector):
     def call(self, read: Callable[[], None]) -> bool:
         """Read, and tell whether asyncio has something to do now."""
         self.has_work = False
-        read()
+        try:
+            read()
+        except Exception:
+            _log.exception("packet loop")
+            return True
         return self.has_work
 
 
@@ -138,13 +135,18 @@ def watch(sock: FileDescriptorLike, read: Callable[[], None]) -> None:
 
 
 def watch_in_c(
-    sock: FileDescriptorLike, read: Callable[[], None], reader: Reader | list[HandedOver]
+    sock: FileDescriptorLike,
+    read: Callable[[], None],
+    arguments: tuple[Any, ...],
+    see_to: Callable[[], None],
 ) -> None:
-    """Call ``read`` only for what C leaves over, likewise."""
+    """Have C read instead, with these arguments, and ``see_to`` called for what it leaves over."""
     loop = asyncio.get_running_loop()
     loop.add_reader(sock, read)
     if isinstance(loop, PacketLoop):
-        loop.packets.readers[_number(sock)] = reader
+        packets = loop.packets
+        reader: Any = (*arguments, functools.partial(packets.call, see_to))
+        packets.readers[_number(sock)] = reader
 
 
 def unwatch(sock: FileDescriptorLike) -> None:

@@ -90,6 +90,8 @@ class Server:
         response = view.answer(question) if query.opcode == message.OPCODE_QUERY else None
         if response is None:
             return self._wait(query, view, hits, send)
+        if response is DROP:
+            return None
         kind = self._kind(query, view, response)
         reply = None
         if self._remember(query, response, view, kind):  # and so rendered already

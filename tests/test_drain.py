@@ -113,7 +113,19 @@ def test_the_wait_does_the_same(sockets):
 
 @needs_drain
 @pytest.mark.parametrize(
-    "reader", [(), ({}, {}, {}, [], {}, []), ({}, {}, {}, [], {}, [], {}), ([],) * 7, 7, None, {}]
+    "reader",
+    [
+        (),
+        ({}, {}, {}, [], {}, []),
+        ({}, {}, {}, [], {}, [], {}, print),
+        ([],) * 8,
+        7,
+        None,
+        {},
+        ([], 7, 8),
+        ({}, print),
+        ({}, {}, {}, [], {}, [], [], 7),
+    ],
 )
 def test_a_wait_for_what_is_no_reader(sockets, reader):
     fd = sockets.server.fileno()
@@ -150,7 +162,7 @@ def test_how_long_the_wait_lasts(sockets):
     began, fd = time.monotonic(), sockets.server.fileno()
     times = [0] * 18
     table = fuzz_drain.filled_table(began - 20)
-    reader = (*table.maps, [0] * 12, {}, times, [])
+    reader = (*table.maps, [0] * 12, {}, times, [], bool)
     with select.epoll() as poll, socket.socket(type=socket.SOCK_DGRAM) as other:
         poll.register(fd, select.EPOLLIN)
         assert [] == drain.wait(poll.fileno(), 0.05, {fd: reader})

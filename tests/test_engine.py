@@ -301,3 +301,34 @@ def test_what_a_reader_schedules_is_not_kept_waiting(packet_path):
         packetloop.unwatch(listener._sock)
 
     run(test)
+
+
+def test_a_reader_in_python_that_fails_once_costs_the_others_nothing(packet_path, caplog):
+    needs_packet_loop(packet_path)
+
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        other = bound("127.0.0.1")
+        told = [OSError(28, "no space"), None]
+
+        def read() -> None:
+            other.recv(512)
+            error = told.pop(0)
+            if error is not None:
+                raise error
+
+        packetloop.watch(other, read)
+        attended = {*asyncio.get_running_loop().packets.readers}
+        for i in range(2):
+            listener.client.sendto(b"x", other.getsockname())
+            listener.send(f"n{i}.{WEB}", i)  # left over in the same round
+            await asyncio.sleep(0.05)
+        assert [0, 1] == listener.replies()
+        assert [] == told
+        assert attended == {*asyncio.get_running_loop().packets.readers}
+        assert 1 == sum("packet loop" in record.message for record in caplog.records)
+        packetloop.unwatch(other)
+        other.close()
+        listener.engine.stop()
+
+    run(test)

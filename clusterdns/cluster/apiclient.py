@@ -83,7 +83,7 @@ class ApiClient:
     @property
     def host(self) -> str:
         """The server's host and port, as the metrics name it."""
-        return urllib.parse.urlsplit(self._access.url).netloc if self._access else ""
+        return _host(self._access) if self._access else ""
 
     def get(
         self, path: str, query: Mapping[str, str], *, read_timeout_s: float, accept: str = _JSON
@@ -136,7 +136,7 @@ class ApiClient:
             raise ApiError(f"{found.url}: {_reason(error)}", is_server=True) from error
         finally:
             with self._lock:
-                self.requests[code, "GET", self.host] += 1
+                self.requests[code, "GET", _host(found)] += 1
                 self.durations.observe(time.monotonic() - started)
         return _checked(response)
 
@@ -174,6 +174,10 @@ class Throttle:
             delay_s = -self._left / self._qps
         if delay_s > 0:
             time.sleep(delay_s)
+
+
+def _host(found: Access) -> str:
+    return urllib.parse.urlsplit(found.url).netloc
 
 
 def _checked(response: urllib3.BaseHTTPResponse) -> Reply:

@@ -43,7 +43,7 @@ def _watch_of(
         from clusterdns.cluster import manifests  # and with it PyYAML
 
         return manifests.watch(source, listener), lambda: True, list
-    from clusterdns.cluster.watch import Watch  # and with it the kubernetes package
+    from clusterdns.cluster.watch import Watch  # and with it urllib3
 
     watch = Watch(source, listener)
     return watch.run(), lambda: watch.is_well, watch.samples

@@ -58,28 +58,33 @@ def names(document: Document) -> list[str]:
 
 
 def table(document: Document) -> str:
-    """Return the table in Markdown, with the versions below."""
+    """Return a table in Markdown for each rate, with the versions below."""
+    versions = ", ".join(f"{name} {text}" for name, text in document["versions"].items())
+    plan = document["plan"]
+    below = (
+        f"{plan['services']:,} Services with {plan['endpoints']} endpoints each; medians of"
+        f" {plan['rounds']} rounds of {plan['seconds']} s. {versions}."
+    )
+    tables = [line for rate in sorted(plan["rates"]) for line in _table(document, rate)]
+    return "\n".join([*tables, below]) + "\n"
+
+
+def _table(document: Document, rate: int) -> list[str]:
     shown = names(document)
     echo_us = {
         row["scenario"]: row["us_per_query"]
         for row in document["rows"]
-        if row["server"] == ECHO and row["rate"] == 0
+        if row["server"] == ECHO and row["rate"] == rate
     }
+    title = f"{rate:,} queries a second" if rate else "as fast as it goes"
     lines = [
-        "| asked | echo, µs | " + " | ".join(shown) + " |",
+        f"| {title} | echo, µs | " + " | ".join(shown) + " |",
         "|---|---|" + "---|" * len(shown),
     ]
-    for scenario, found in ratios(document).items():
+    for scenario, found in ratios(document, rate).items():
         cells = [f"{found[name]:.2f}" if name in found else "" for name in shown]
         lines.append(f"| {scenario} | {echo_us[scenario]:.2f} | " + " | ".join(cells) + " |")
-    versions = ", ".join(f"{name} {text}" for name, text in document["versions"].items())
-    plan = document["plan"]
-    lines += [
-        "",
-        f"{plan['services']:,} Services with {plan['endpoints']} endpoints each; medians of"
-        f" {plan['rounds']} rounds of {plan['seconds']} s. {versions}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return [*lines, ""]
 
 
 def draw(document: Document) -> None:

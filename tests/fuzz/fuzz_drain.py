@@ -156,14 +156,15 @@ def check_wait(
     for packet in packets:
         sockets.client.send(packet)
     fd = sockets.server.fileno()
-    reader = (*table.maps, by_c, zones, times, left)
+    called: list[None] = []
+    reader = (*table.maps, by_c, zones, times, left, lambda: called.append(None) or True)
     with select.epoll() as poll:
         poll.register(fd, select.EPOLLIN)
         found = module.wait(poll.fileno(), 0.0, {fd: reader})
     client = sockets.client.getsockname()
     replies = [reply for reply in expected if reply is not None]
     assert left == [(p, client) for p, e in zip(taken, expected, strict=True) if e is None]
-    assert found == ([fd] if left else [])
+    assert (found, called) == (([fd], [None]) if left else ([], []))
     assert sockets.received() == replies
     assert (sum(times[:-1]), by_c) == (len(replies), by_python)
     assert (times[-1] > 0) == bool(replies)
