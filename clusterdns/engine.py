@@ -164,15 +164,24 @@ class Engine:
         self._missed.append((packet, client, send))
 
     def _resolve(self, most: int = MISSES) -> None:
-        """Resolve the first of those that wait, and come back for the others."""
+        """Resolve the first of those that wait, and come back for the others.
+
+        When the answers of hot names end, many wait for the same few: the first of each is
+        resolved, and what it has remembered answers the others.
+        """
         missed, server, hits = self._missed, self.server, self.hits
-        began, answered = server.clock(), 0
-        for _ in range(min(len(missed), most)):
+        began, answered, resolved = server.clock(), 0, 0
+        for _ in range(min(len(missed), max(most, BATCH))):
             packet, client, send = missed.popleft()
-            reply = server.resolve(packet, client, "udp", hits, send)
+            reply = server.table.reply(packet, began, hits) if self._is_behind else None
+            if reply is None:
+                resolved += 1
+                reply = server.resolve(packet, client, "udp", hits, send)
             if reply:
                 answered += 1
                 send(reply)
+            if resolved == most:
+                break
         if answered:
             server.tally.batches.observe((server.clock() - began) / answered, answered)
         self._is_behind = bool(missed)

@@ -260,6 +260,30 @@ def test_what_the_wait_leaves_is_answered(packet_path):
     run(test)
 
 
+def test_equal_misses_in_line_are_resolved_once(packet_path):
+    """As when the answers of hot names end: else each in line costs as much as the first."""
+
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        server, seen = listener.engine.server, []
+        resolve = server.resolve
+
+        def resolved(packet, *rest):
+            seen.append(packet[12:])
+            return resolve(packet, *rest)
+
+        server.resolve = resolved  # type: ignore[method-assign]
+        server.table.clear()
+        for i in range(300):
+            listener.send(WEB if i % 2 else f"n{i % 5}.{WEB}", i)
+        await until(lambda: len(listener.replies()) == 300)
+        assert [*range(300)] == sorted(listener.order)
+        assert len(seen) < 30, "MISSES at once, and names asked for twice until they are remembered"
+        listener.engine.stop()
+
+    run(test)
+
+
 def test_who_has_stopped_is_not_read(packet_path):
     async def test(listener: Listener) -> None:
         await warm(listener)
