@@ -144,9 +144,7 @@ class Engine:
 
     def _settle(self, began: float, answered: int) -> None:
         """Note how long a batch took, and begin with what it has left."""
-        if answered:
-            tally, clock = self.server.tally, self.server.clock
-            tally.batches.observe((clock() - began) / answered, answered)
+        self.server.note_batch(began, answered)
         if self._missed and not self._is_behind:
             self._resolve()
 
@@ -182,8 +180,7 @@ class Engine:
                 send(reply)
             if resolved == most:
                 break
-        if answered:
-            server.tally.batches.observe((server.clock() - began) / answered, answered)
+        server.note_batch(began, answered)
         self._is_behind = bool(missed)
         if missed:
             asyncio.get_running_loop().call_soon(self._resolve)

@@ -76,6 +76,11 @@ class Server:
             self._panic()
             return self._finish(query, None, _SERVFAIL, hits)
 
+    def note_batch(self, began: float, answered: int) -> None:
+        """Note how long queries took that were answered together since ``began``."""
+        if answered:
+            self.tally.batches.observe((self.clock() - began) / answered, answered)
+
     def _resolve(self, packet: bytes, query: Query, hits: list[int], send: Send) -> bytes | None:
         question = query.question
         if question is None:

@@ -112,12 +112,6 @@ class Streams:
             at = end
         return b"".join(replies), at, answered
 
-    def note(self, began: float, answered: int) -> None:
-        """Note how long the queries took that were answered since."""
-        if answered:
-            taken = (self.server.clock() - began) / answered
-            self.server.tally.batches.observe(taken, answered)
-
     def _drain(self) -> None:
         """Look after the connections that have something to read, or room to write."""
         began, answered, connections = self.server.clock(), 0, self.connections
@@ -127,7 +121,7 @@ class Streams:
                 answered += connection.proceed(events, began)
             elif number == self._sock.fileno():
                 self._accept()
-        self.note(began, answered)
+        self.server.note_batch(began, answered)
 
     def _accept(self) -> None:
         """Enter new connections, at the price of the quietest ones if there are too many."""
@@ -322,5 +316,5 @@ class Connection:
         self._is_due = False
         if not self._is_closed and not self._unsent:
             began = self._server.clock()
-            self._streams.note(began, self._answer_rest(began))
+            self._server.note_batch(began, self._answer_rest(began))
             self._settle()
