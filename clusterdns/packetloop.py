@@ -46,9 +46,9 @@ class PacketSelector(selectors.EpollSelector):
         self.readers: dict[int, Reader | RelayReader | Callable[[], bool]] = {}
         self.has_work = False  # something has been scheduled
         self._epoll = select.epoll.fromfd(os.dup(self.fileno()))
-        self._wait: Callable[[int, float, dict[int, Any]], list[int]] = self.wait
+        self._wait: Callable[[float, dict[int, Any]], list[int]] = self.wait
         if extension.compiled is not None:
-            self._wait = extension.compiled.wait
+            self._wait = functools.partial(extension.compiled.wait, self._epoll.fileno())
 
     def close(self) -> None:
         """Let go of both descriptors."""
@@ -61,28 +61,27 @@ class PacketSelector(selectors.EpollSelector):
             return super().select(timeout)
         try:
             wait_s = math.inf if timeout is None else timeout
-            self._wait(self._epoll.fileno(), wait_s, self.readers)
+            self._wait(wait_s, self.readers)
         except Exception:  # a bug of ours: from now on asyncio calls for each event
             _log.exception("packet loop")
             self.readers.clear()
         return super().select(0)
 
-    def wait(
-        self, number: int, timeout_s: float, readers: Mapping[int, Callable[[], bool]]
-    ) -> list[int]:
+    def wait(self, timeout_s: float, readers: Mapping[int, Callable[[], bool]]) -> list[int]:
         """Wait until there is something for asyncio; return the descriptors that have ended it.
 
         The specification of what ``_drain.c`` does, and what runs where it was not compiled.
         """
         found, now = list[int](), time.monotonic()
-        end, events = now + timeout_s, [(number, 0)]
-        while events and not found and now <= end:
-            wait_s = None if end == math.inf else end - now
-            events = self._epoll.poll(wait_s, BATCH)
-            for each, _ in events:
-                read = readers.get(each)
+        end = now + timeout_s
+        while not found and now <= end:
+            events = self._epoll.poll(None if end == math.inf else end - now, BATCH)
+            if not events:
+                break
+            for number, _ in events:
+                read = readers.get(number)
                 if read is None or read():
-                    found.append(each)
+                    found.append(number)
             now = time.monotonic()
         return found
 
