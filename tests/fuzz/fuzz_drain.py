@@ -126,20 +126,28 @@ class Sockets:
         self.client.close()
 
 
+def send_all(
+    sockets: Sockets, packets: Sequence[bytes], table: AnswerTable, now: float, hits: list[int]
+) -> tuple[list[tuple[bytes, tuple[str, int]]], list[bytes]]:
+    """Send packets; return what the table leaves of them, with their client, and its replies."""
+    taken = [packet[:OCTETS] for packet in packets]
+    expected = [table.reply(packet, now, hits) for packet in taken]
+    for packet in packets:
+        sockets.client.send(packet)
+    client = sockets.client.getsockname()
+    left = [(p, client) for p, e in zip(taken, expected, strict=True) if e is None]
+    return left, [reply for reply in expected if reply is not None]
+
+
 def check(
     module: ModuleType, table: AnswerTable, sockets: Sockets, packets: Sequence[bytes]
 ) -> int:
     """Hold that C and Python do the same with at most a batch of packets; return the hits."""
     by_c, by_python = [0] * 12, [0] * 12
-    taken = [packet[:OCTETS] for packet in packets]
-    expected = [table.reply(packet, NOW, by_python) for packet in taken]
-    for packet in packets:
-        sockets.client.send(packet)
+    expected, replies = send_all(sockets, packets, table, NOW, by_python)
     fd = sockets.server.fileno()
     answered, unsent, missed = module.drain(fd, *table.maps, by_c, NOW)
-    client = sockets.client.getsockname()
-    replies = [reply for reply in expected if reply is not None]
-    assert missed == [(p, client) for p, e in zip(taken, expected, strict=True) if e is None]
+    assert missed == expected
     assert sockets.received() == replies
     assert (answered, unsent, by_c) == (len(replies), 0, by_python)
     return answered
@@ -151,19 +159,14 @@ def check_wait(
     """Hold the same for the wait, whose clock is the real one; return the hits."""
     by_c, by_python, zones, left = [0] * 12, [0] * 12, {}, []
     times = [0] * (len(TIME_S) + 2)
-    taken = [packet[:OCTETS] for packet in packets]
-    expected = [table.reply(packet, time.monotonic(), by_python) for packet in taken]
-    for packet in packets:
-        sockets.client.send(packet)
+    expected, replies = send_all(sockets, packets, table, time.monotonic(), by_python)
     fd = sockets.server.fileno()
     called: list[None] = []
     reader = (*table.maps, by_c, zones, times, left, lambda: called.append(None) or True)
     with select.epoll() as poll:
         poll.register(fd, select.EPOLLIN)
         found = module.wait(poll.fileno(), 0.0, {fd: reader})
-    client = sockets.client.getsockname()
-    replies = [reply for reply in expected if reply is not None]
-    assert left == [(p, client) for p, e in zip(taken, expected, strict=True) if e is None]
+    assert left == expected
     assert (found, called) == (([fd], [None]) if left else ([], []))
     assert sockets.received() == replies
     assert (sum(times[:-1]), by_c) == (len(replies), by_python)
