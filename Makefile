@@ -39,11 +39,11 @@ bench-check: $(VENV)/installed
 
 # Every fuzz target for T seconds.
 fuzz: $(VENV)/installed
-	@for target in tests/fuzz/fuzz_*.py; do $(BIN)/python $$target $(T) || exit 1; done
+	@for target in tests/wire/fuzz/fuzz_*.py; do $(BIN)/python $$target $(T) || exit 1; done
 
 # Through a real etcd, kube-apiserver and kube-controller-manager, built once (six minutes).
 e2e: $(VENV)/installed
-	E2E=1 $(BIN)/pytest tests/test_e2e.py
+	E2E=1 $(BIN)/pytest tests/system/test_e2e.py
 
 image:
 	docker build -t clusterdns .

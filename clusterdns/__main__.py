@@ -26,12 +26,15 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from clusterdns import COREDNS_VERSION, __version__, configdir, kubedns, logs, plugin
-from clusterdns.configdir import ConfigDir
-from clusterdns.configure import Configuration, compile_text
-from clusterdns.corefile import WatchedFiles
+from clusterdns import COREDNS_VERSION, __version__
+from clusterdns.chain import plugin
+from clusterdns.config import configdir, kubedns
+from clusterdns.config.compile import Configuration, compile_text
+from clusterdns.config.configdir import ConfigDir
+from clusterdns.corefile.lexer import WatchedFiles
 from clusterdns.errors import ClusterDNSError
-from clusterdns.supervisor import Loader, Supervisor
+from clusterdns.host import logs
+from clusterdns.processes.supervisor import Loader, Supervisor
 
 DEFAULT_PORT = 53
 DEFAULT_ZONE = "cluster.local"
@@ -220,7 +223,7 @@ def _translate(arguments: list[str]) -> int:
 
 def _check(arguments: list[str]) -> int:
     """Print what a Corefile would serve; return 1 if it cannot be served, 2 if not be read."""
-    from clusterdns import check  # and with it PyYAML, which serving does not need
+    from clusterdns.config import check  # and with it PyYAML, which serving does not need
 
     parser = argparse.ArgumentParser(prog="clusterdns check", allow_abbrev=False)
     parser.add_argument("path", metavar="FILE",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from clusterdns.tally import Sample
+from clusterdns.metrics.tally import Sample
 
 Moves = tuple[tuple[str, tuple[str, ...]], ...]  # (metric, labels) of counters that move together
 

@@ -14,8 +14,8 @@ import math
 
 from cachetools import LRUCache
 
-from clusterdns.answers import Response
-from clusterdns.message import Question
+from clusterdns.wire.message import Question
+from clusterdns.wire.response import Response
 
 # The question's octets, folded, and one more if DO or CD is set (CoreDNS: plugin/cache hash).
 Key = bytes

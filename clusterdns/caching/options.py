@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from clusterdns import arguments
-from clusterdns.corefile import Directive, duration_s
-from clusterdns.name import ROOT, WireName
+from clusterdns.corefile import arguments
+from clusterdns.corefile.arguments import duration_s
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire.name import ROOT, WireName
 
 SUCCESS, DENIAL = "success", "denial"
 CAPACITY, MIN_CAPACITY = 10_000, 1024

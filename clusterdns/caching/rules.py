@@ -7,12 +7,12 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from clusterdns import rr
-from clusterdns.answers import Response
 from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions
-from clusterdns.message import TC, Edns, Question, extended_error
-from clusterdns.outcome import Outcome, answers_question, has_soa, outcome_of
-from clusterdns.rr import RR
+from clusterdns.wire import rr
+from clusterdns.wire.message import TC, Edns, Question, extended_error
+from clusterdns.wire.outcome import Outcome, answers_question, has_soa, outcome_of
+from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
 
 MIN_TTL_S = 5  # what a reply without records gets (CoreDNS: dnsutil/ttl.go)
 _STALE_ANSWER, _STALE_NXDOMAIN = 3, 19  # RFC 8914 section 5.2

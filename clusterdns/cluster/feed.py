@@ -26,9 +26,9 @@ import threading
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
-from clusterdns import channel
 from clusterdns.cluster.objects import Event, Key
 from clusterdns.cluster.store import Fact, Store
+from clusterdns.host import channel
 
 _FRAME_WEIGHT = 256  # objects and endpoints in a frame: less than 1 ms of a worker's time
 _FRAMES_A_TURN = 16  # then other workers are told

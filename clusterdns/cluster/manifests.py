@@ -19,10 +19,11 @@ from typing import Any
 
 import yaml
 
-from clusterdns.cluster import marks, objects, selectors
+from clusterdns.cluster import objects, selectors
+from clusterdns.cluster.api import versions
 from clusterdns.cluster.feed import Feeder, plain
 from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, Key, ObjectError
-from clusterdns.cluster.store import Source
+from clusterdns.cluster.source import Source
 from clusterdns.errors import ClusterDNSError
 
 POLL_S = 0.5
@@ -65,7 +66,7 @@ class Directory:
         self._root = Path(source.manifests)
         self._source = source
         self._selectors = {
-            kind: selectors.parse(marks.selectors_of(kind, source)["labelSelector"])
+            kind: selectors.parse(versions.selectors_of(kind, source)["labelSelector"])
             for kind in source.kinds
         }
         self._signatures: dict[Path, Signature] = {}

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from clusterdns import name, rr
 from clusterdns.cluster.objects import Endpoint, Key, Port, Service, Slice
 from clusterdns.cluster.store import SERVERS, Fact, Store
-from clusterdns.rr import RR
+from clusterdns.wire import name, rr
+from clusterdns.wire.rr import RR
 
 DISABLED, INSECURE, VERIFIED = "disabled", "insecure", "verified"
 

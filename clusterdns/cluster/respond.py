@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Generator, Hashable, Iterable
 from typing import NamedTuple
 
-from clusterdns import name, rr
-from clusterdns.answers import Response, failure
 from clusterdns.cluster.records import (
     Entry,
     Lookup,
@@ -28,9 +26,11 @@ from clusterdns.cluster.records import (
 )
 from clusterdns.cluster.store import IMPORT_SERIAL, SERIAL, Fact, Store
 from clusterdns.errors import FormError
-from clusterdns.message import AA, TC, Question
-from clusterdns.name import WireName
-from clusterdns.rr import RR
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import AA, TC, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, failure
+from clusterdns.wire.rr import RR
 
 DNS_VERSION = "1.1.0"  # the schema version that is served (DNS spec 1.1.0 section 2.2)
 DNS_VERSION_TTL_S = 28800

@@ -13,9 +13,8 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-from clusterdns import rr
 from clusterdns.cluster.objects import (
     IMPORT_SLICES,
     IMPORTS,
@@ -32,41 +31,14 @@ from clusterdns.cluster.objects import (
     Service,
     Slice,
 )
-from clusterdns.table import EVERYTHING, Renewal
+from clusterdns.wire import rr
+from clusterdns.wire.facts import EVERYTHING, Renewal
 
 Fact = tuple[str, ...] | Renewal
 
 SERVERS: Fact = ("servers",)
 SERIAL: Fact = ("serial",)
 IMPORT_SERIAL: Fact = ("import serial",)
-
-
-class Source(NamedTuple):
-    """Where the objects of a store come from; equal sources are watched once.
-
-    ``selector`` picks Services, EndpointSlices and Pods by label, ``namespace_selector``
-    Namespaces. ``kinds`` are the kinds wanted. Without ``manifests`` it is an API server: the one
-    of ``kubeconfig``, else ``endpoint``, else the one of the cluster we run in.
-    """
-
-    manifests: str
-    kinds: tuple[str, ...]
-    is_zonal: bool = False  # the topology zones of endpoints are wanted
-    selector: str = ""
-    namespace_selector: str = ""
-    endpoint: str = ""
-    tls: tuple[str, ...] = ()  # files: certificate, key, CA
-    kubeconfig: str = ""
-    context: str = ""
-    qps: float = 0  # requests a second, 0 for no limit
-    burst: int = 0
-    audit_s: float = 300  # how often the watch is compared with the server, 0 for never
-    snapshot: str = ""  # file that keeps what is known
-
-    @property
-    def title(self) -> str:
-        """What a line about the source calls it."""
-        return self.manifests or self.kubeconfig or self.endpoint or "the cluster"
 
 
 class Services:

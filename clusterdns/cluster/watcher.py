@@ -13,9 +13,9 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from clusterdns.channel import Channel
-from clusterdns.cluster.store import Source
-from clusterdns.tally import Sample
+from clusterdns.cluster.source import Source
+from clusterdns.host.channel import Channel
+from clusterdns.metrics.tally import Sample
 
 BEAT_S = 1.0
 _log = logging.getLogger("kubernetes")
@@ -43,7 +43,7 @@ def _watch_of(
         from clusterdns.cluster import manifests  # and with it PyYAML
 
         return manifests.watch(source, listener), lambda: True, list
-    from clusterdns.cluster.watch import Watch  # and with it urllib3
+    from clusterdns.cluster.api.watch import Watch  # and with it urllib3
 
     watch = Watch(source, listener)
     return watch.run(), lambda: watch.is_well, watch.samples

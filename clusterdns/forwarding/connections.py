@@ -16,7 +16,7 @@ from collections import Counter, deque
 from typing import NamedTuple
 
 from clusterdns.forwarding.exchange import Exchange, Mismatch
-from clusterdns.message import Reply
+from clusterdns.wire.message import Reply
 
 DIAL_TIMEOUT_S = 2.0  # a TLS handshake included
 MAX_IDLE_CONNECTIONS = 64

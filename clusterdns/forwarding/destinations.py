@@ -12,17 +12,18 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clusterdns import arguments, interfaces, message, name, rr
-from clusterdns.corefile import Directive
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.forwarding.exchange import Exchange
-from clusterdns.logs import plugin_logger
-from clusterdns.message import Question, Reply
-from clusterdns.plugin import Block
+from clusterdns.host import interfaces
+from clusterdns.host.logs import plugin_logger
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import Question, Reply
 
 MAX_WORDS = 15
 MAX_FILE_OCTETS = 65_536
@@ -118,29 +119,29 @@ def all_of(entries: Iterable[Entry]) -> list[Destination]:
     return list(found.values())
 
 
-def is_ourselves(destination: Destination, block: Block) -> bool:
-    """Tell whether what is sent there comes back to ``block``: a loop for sure."""
-    if destination.port not in block.ports:
+def is_ourselves(destination: Destination, hosts: Sequence[str], ports: Collection[int]) -> bool:
+    """Tell whether what is sent there comes to who listens on ``hosts`` (none: all of them)."""
+    if destination.port not in ports:
         return False
     try:
         address = ipaddress.ip_address(destination.host)
     except ValueError:
         return False
-    if not block.hosts or any(ipaddress.ip_address(host).is_unspecified for host in block.hosts):
+    if not hosts or any(ipaddress.ip_address(host).is_unspecified for host in hosts):
         if address.is_loopback or address.is_unspecified:
             return True
         return str(address) in interfaces.non_loopback()
-    return str(address) in block.hosts
+    return str(address) in hosts
 
 
-def tls_context(files: tuple[str, ...], line: Directive, block: Block) -> ssl.SSLContext:
+def tls_context(files: tuple[str, ...], line: Directive, root: Path) -> ssl.SSLContext:
     """Return how servers are verified: ``[CA]`` or ``CERT KEY [CA]``, the system's CAs otherwise.
 
     TLS 1.2 is the least. (CoreDNS: plugin/pkg/tls) Raises ConfigError.
     """
     if len(files) > 3:
         raise line.error("wants [CA] or CERT KEY [CA]")
-    paths = [str(block.path(file)) for file in files]
+    paths = [str(root / file) for file in files]
     authority = paths[-1] if len(paths) in (1, 3) else ""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -12,11 +12,11 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from clusterdns import message, rr
-from clusterdns.answers import Response
 from clusterdns.errors import FormError, UpstreamError
-from clusterdns.message import Edns, Question, Reply
-from clusterdns.rr import RR
+from clusterdns.wire import message, rr
+from clusterdns.wire.message import Edns, Question, Reply
+from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
 
 _POINTER = b"\xc0\x0c"  # to the name in the question
 _RR_HEAD = struct.Struct("!HHIH")

@@ -20,17 +20,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from clusterdns import message, rr
-from clusterdns.answers import Response, failure
 from clusterdns.errors import UpstreamError
 from clusterdns.forwarding.choice import EXPLORE, FASTEST, Round, hedge_s, order
 from clusterdns.forwarding.exchange import HEADER_FLAGS, Exchange, Mismatch, response_of
 from clusterdns.forwarding.upstream import Upstream
-from clusterdns.message import Edns, Query, Question, Reply
-from clusterdns.name import WireName
+from clusterdns.wire import message, rr
+from clusterdns.wire.message import Edns, Query, Question, Reply
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, failure
 
 if TYPE_CHECKING:
-    from clusterdns._drain import Lane
+    from clusterdns.serving._drain import Lane
 
 DEADLINE_S = 5.0
 STALE_S, MAX_ARRIVED = 1.0, 1024  # what has arrived and was not asked for

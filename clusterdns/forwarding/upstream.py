@@ -20,7 +20,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from clusterdns import message, rr
 from clusterdns.errors import UpstreamError
 from clusterdns.forwarding.choice import Pace
 from clusterdns.forwarding.connections import (
@@ -33,10 +32,11 @@ from clusterdns.forwarding.connections import (
 )
 from clusterdns.forwarding.entropy import Idents
 from clusterdns.forwarding.exchange import Exchange, Mismatch
-from clusterdns.histogram import TIME_S, Histogram
-from clusterdns.interfaces import host_and_port
-from clusterdns.message import Question, Reply
-from clusterdns.name import WireName
+from clusterdns.host.interfaces import host_and_port
+from clusterdns.metrics.histogram import TIME_S, Histogram
+from clusterdns.wire import message, rr
+from clusterdns.wire.message import Question, Reply
+from clusterdns.wire.name import WireName
 
 PROBE_TIMEOUT_S = 1.0
 MAX_PROBES = 2  # under way at one time: a reply that comes late is still a sign of life

@@ -32,14 +32,18 @@ also when nothing was found. A domain of the file that is no domain name is pass
 
 from __future__ import annotations
 
-from clusterdns import arguments, logs, name, rr, searchpath
-from clusterdns.answers import Response, failure
-from clusterdns.corefile import COREDNS_ORDER, Directive
-from clusterdns.message import Query, Question
-from clusterdns.name import ROOT, WireName
-from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
-from clusterdns.searchpath import Walk
-from clusterdns.tally import Sample
+from clusterdns.chain import searchpath
+from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.searchpath import Walk
+from clusterdns.corefile import arguments
+from clusterdns.corefile.checks import COREDNS_ORDER
+from clusterdns.corefile.parser import Directive
+from clusterdns.host import logs
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import ROOT, WireName
+from clusterdns.wire.response import Response, failure
 
 SUCCESSES = "autopath_success_total"
 # `erratic` is the other one in CoreDNS that knows search paths; we do not have it.

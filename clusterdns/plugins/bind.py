@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import ipaddress
 
-from clusterdns import interfaces
-from clusterdns.corefile import Directive
-from clusterdns.plugin import Block, Passive, Plugin
+from clusterdns.chain.plugin import Block, Passive, Plugin
+from clusterdns.corefile.parser import Directive
+from clusterdns.host import interfaces
 
 
 class Bind(Passive):

@@ -58,22 +58,22 @@ import functools
 import math
 from typing import NamedTuple
 
-from clusterdns import message, name, rr
-from clusterdns.answers import Response
 from clusterdns.caching import rules
 from clusterdns.caching.counts import Counts
 from clusterdns.caching.fresh import Fresh
 from clusterdns.caching.kept import Item, Kept, Key, key_of
 from clusterdns.caching.options import DENIAL, SUCCESS, read
 from clusterdns.caching.rules import bounded, spelled, stale_edns, with_ttl
-from clusterdns.corefile import Directive
+from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.route import Cached, Route
+from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding.exchange import response_of
-from clusterdns.logs import plugin_logger
-from clusterdns.message import AA, AD, OPCODE_QUERY, RA, Query, Question
-from clusterdns.name import ROOT, WireName
-from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
-from clusterdns.route import Cached, Route
-from clusterdns.tally import Sample
+from clusterdns.host.logs import plugin_logger
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import AA, AD, OPCODE_QUERY, RA, Query, Question
+from clusterdns.wire.name import ROOT, WireName
+from clusterdns.wire.response import Response
 
 MAX_REFRESHES = 1024  # at a time, a few kilobytes each
 PATIENCE_S = 0.5  # for a refresh over TCP: the server may not speak it

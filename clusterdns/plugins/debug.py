@@ -16,8 +16,8 @@ Differences from CoreDNS: a bug is still answered with SERVFAIL and does not end
 
 from __future__ import annotations
 
-from clusterdns.corefile import Directive
-from clusterdns.plugin import Block, Passive, no_arguments
+from clusterdns.chain.plugin import Block, Passive, no_arguments
+from clusterdns.corefile.parser import Directive
 
 
 class Debug(Passive):

@@ -27,14 +27,15 @@ from __future__ import annotations
 import logging
 import re
 
-from clusterdns import name, rr
-from clusterdns.answers import Response
-from clusterdns.corefile import Directive, duration_s
-from clusterdns.logs import plugin_logger
-from clusterdns.message import Query, Question
-from clusterdns.name import WireName
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
-from clusterdns.route import Route
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.route import Route
+from clusterdns.corefile.arguments import duration_s
+from clusterdns.corefile.parser import Directive
+from clusterdns.host.logs import plugin_logger
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
 
 MAX_REGEXP_LENGTH = 10_000
 _LEVELS = {

@@ -37,13 +37,14 @@ from __future__ import annotations
 
 import struct
 
-from clusterdns import arguments, name, rr
-from clusterdns.answers import Response
-from clusterdns.corefile import Directive
-from clusterdns.message import AD, OPCODE_QUERY, Query, Question
-from clusterdns.name import WireName
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin
-from clusterdns.rr import RR
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import AD, OPCODE_QUERY, Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
 
 TTL_S = 60  # as long as a resolver may go on believing it once the directive is gone
 _SVCB, _HTTPS = 64, 65

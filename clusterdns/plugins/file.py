@@ -38,18 +38,19 @@ from pathlib import Path
 import dns.exception
 import dns.zone
 
-from clusterdns import arguments, name, rr
-from clusterdns.answers import Response, failure
-from clusterdns.corefile import Directive
+from clusterdns.chain.asking import answer_by, handle_by
+from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker, end
+from clusterdns.chain.route import Route
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
 from clusterdns.errors import ClusterDNSError, FormError
-from clusterdns.logs import plugin_logger
-from clusterdns.message import AA, OPCODE_NOTIFY, Query, Question
-from clusterdns.name import WireName
-from clusterdns.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker, end
-from clusterdns.route import Route
-from clusterdns.rr import RR
-from clusterdns.steps import answer_by, handle_by
-from clusterdns.zone import Result, Zone
+from clusterdns.host.logs import plugin_logger
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import AA, OPCODE_NOTIFY, Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, failure
+from clusterdns.wire.rr import RR
+from clusterdns.wire.zone import Result, Zone
 
 _RCODES = {Result.NAME_ERROR: rr.NXDOMAIN, Result.FAILURE: rr.SERVFAIL}
 _MAY_FALL_THROUGH = (Result.NAME_ERROR, Result.EMPTY)

@@ -66,22 +66,24 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from clusterdns import arguments, message, name, rr
-from clusterdns.answers import Response, failure
-from clusterdns.corefile import Directive, duration_s
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end
+from clusterdns.chain.route import Forwarded, Route
+from clusterdns.corefile import arguments
+from clusterdns.corefile.arguments import duration_s
+from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import destinations
 from clusterdns.forwarding.choice import FASTEST, POLICIES
 from clusterdns.forwarding.connections import Tls
 from clusterdns.forwarding.destinations import Destination, Entry, ServerFile
 from clusterdns.forwarding.flight import Pool, Rules
 from clusterdns.forwarding.upstream import Options, Upstream
-from clusterdns.interfaces import host_and_port
-from clusterdns.logs import plugin_logger
-from clusterdns.message import Query, Question
-from clusterdns.name import WireName
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end
-from clusterdns.route import Forwarded, Route
-from clusterdns.tally import Sample
+from clusterdns.host.interfaces import host_and_port
+from clusterdns.host.logs import plugin_logger
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, failure
 
 MAX_COUNT = 2**32 - 1  # CoreDNS: uint32
 RECHECK_S = 5.0  # a file of servers
@@ -147,7 +149,7 @@ class Forward(Plugin):
             case "max_concurrent":
                 self._max_concurrent = arguments.number(line)
             case "tls":
-                self._tls = destinations.tls_context(line.args, line, self._block)
+                self._tls = destinations.tls_context(line.args, line, self._block.root)
             case "tls_servername":
                 self._server_name = arguments.one(line)
             case "resolver":
@@ -168,7 +170,9 @@ class Forward(Plugin):
         self._block.upstreams -= {host_and_port(one.host, one.port) for one in known}
         self._block.upstreams |= {host_and_port(one.host, one.port) for one in self._destinations}
         for one in self._destinations:
-            if one not in known and destinations.is_ourselves(one, self._block):
+            if one not in known and destinations.is_ourselves(
+                one, self._block.hosts, self._block.ports
+            ):
                 where = host_and_port(one.host, one.port)
                 _log.warning("%s is this server: what is forwarded there comes back", where)
 
@@ -179,7 +183,7 @@ class Forward(Plugin):
                     both = f"{one.server_name!r} for {one.host} and {self._server_name!r} for all"
                     raise directive.error(f"two TLS server names: {both}")
         if self._tls is None and any(one.is_tls for one in self._destinations):
-            self._tls = destinations.tls_context((), directive, self._block)
+            self._tls = destinations.tls_context((), directive, self._block.root)
 
     async def start(self, worker: Worker) -> None:
         """Make the servers' sockets ready in this worker."""

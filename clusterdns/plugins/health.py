@@ -23,8 +23,9 @@ Differences from CoreDNS: queries that arrive while the sockets are drained are 
 
 from __future__ import annotations
 
-from clusterdns.corefile import Directive, duration_s
-from clusterdns.plugin import Block, Passive, Supervisor
+from clusterdns.chain.plugin import Block, Passive, Supervisor
+from clusterdns.corefile.arguments import duration_s
+from clusterdns.corefile.parser import Directive
 
 
 class Health(Passive):

@@ -67,27 +67,24 @@ import os
 import urllib.parse
 from pathlib import Path
 
-from clusterdns import arguments, logs, name, searchpath
-from clusterdns.answers import Response
+from clusterdns.chain import searchpath
+from clusterdns.chain.asking import answer_by, handle_by
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.route import Route
 from clusterdns.cluster import selectors
-from clusterdns.cluster.objects import (
-    IMPORT_SLICES,
-    IMPORTS,
-    NAMESPACES,
-    PODS,
-    SERVICES,
-    SLICES,
-)
+from clusterdns.cluster.objects import IMPORT_SLICES, IMPORTS, NAMESPACES, PODS, SERVICES, SLICES
 from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, Options
 from clusterdns.cluster.respond import Responder, is_reverse
-from clusterdns.cluster.store import Source, Store
-from clusterdns.corefile import Directive
+from clusterdns.cluster.source import Source
+from clusterdns.cluster.store import Store
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
-from clusterdns.message import Query, Question
-from clusterdns.name import WireName
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
-from clusterdns.route import Route
-from clusterdns.steps import answer_by, handle_by
+from clusterdns.host import logs
+from clusterdns.wire import name
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
 
 MAX_TTL_S = 3600
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -28,14 +28,14 @@ from __future__ import annotations
 import ipaddress
 import random
 
-from clusterdns import rr
-from clusterdns.answers import Response, Sections
-from clusterdns.corefile import Directive
-from clusterdns.message import Query, Question
-from clusterdns.name import WireName
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin
-from clusterdns.route import Route
-from clusterdns.rr import RR
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.route import Route
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire import rr
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, Sections
+from clusterdns.wire.rr import RR
 
 MAX_ORDERS = 16
 REDRAW_S = 1.0

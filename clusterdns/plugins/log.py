@@ -25,15 +25,15 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from clusterdns import message, name, rr
-from clusterdns.answers import Response, uncompressed_octets
-from clusterdns.corefile import Directive
+from clusterdns.chain.plugin import DROP, Block, HandleNext, Plugin, Worker
+from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
-from clusterdns.logs import plugin_logger
-from clusterdns.message import Query
-from clusterdns.name import ROOT, WireName
-from clusterdns.outcome import outcome_of
-from clusterdns.plugin import DROP, Block, HandleNext, Plugin, Worker
+from clusterdns.host.logs import plugin_logger
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import Query
+from clusterdns.wire.name import ROOT, WireName
+from clusterdns.wire.outcome import outcome_of
+from clusterdns.wire.response import Response, uncompressed_octets
 
 COMMON = (
     '{remote}:{port} - {>id} "{type} {class} {name} {proto} {size} {>do} {>bufsize}"'

@@ -32,17 +32,17 @@ import secrets
 import time
 from collections import Counter
 
-from clusterdns import name, rr
-from clusterdns.answers import Response
-from clusterdns.corefile import Directive
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end, no_arguments
+from clusterdns.chain.route import Route
+from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError, UpstreamError
 from clusterdns.forwarding.upstream import Options, Upstream
-from clusterdns.logs import plugin_logger
-from clusterdns.message import RD, Query, Question
-from clusterdns.name import WireName
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end, no_arguments
-from clusterdns.route import Route
-from clusterdns.tally import Sample
+from clusterdns.host.logs import plugin_logger
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import RD, Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
 
 MAX_SEEN = 2
 RETRY_S = 1.0

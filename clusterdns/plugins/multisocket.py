@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import os
 
-from clusterdns.corefile import Directive
-from clusterdns.plugin import Block, Passive
+from clusterdns.chain.plugin import Block, Passive
+from clusterdns.corefile.parser import Directive
 
 MAX_WORKERS = 1024
 

@@ -47,14 +47,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-from clusterdns import arguments, name, rr
-from clusterdns.answers import Response
-from clusterdns.corefile import Directive
-from clusterdns.message import OPCODE_QUERY, Query, Question
-from clusterdns.name import ROOT, WireName
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin
-from clusterdns.rr import RR
-from clusterdns.tally import Sample
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import OPCODE_QUERY, Query, Question
+from clusterdns.wire.name import ROOT, WireName
+from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
 
 LEAKS = "clusterdns_leaks_prevented_total"
 SPECIAL_USE, REVERSE, ZONE, SINGLE_LABEL = "special_use", "reverse", "zone", "single_label"

@@ -17,8 +17,8 @@ Examples:
 
 from __future__ import annotations
 
-from clusterdns.corefile import Directive
-from clusterdns.plugin import Block, Passive, Supervisor
+from clusterdns.chain.plugin import Block, Passive, Supervisor
+from clusterdns.corefile.parser import Directive
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -22,8 +22,8 @@ Differences from CoreDNS: ready is said only after the DNS sockets are being rea
 
 from __future__ import annotations
 
-from clusterdns.corefile import Directive
-from clusterdns.plugin import Block, Passive, Supervisor
+from clusterdns.chain.plugin import Block, Passive, Supervisor
+from clusterdns.corefile.parser import Directive
 
 
 class Ready(Passive):

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import random
 
-from clusterdns.corefile import Directive, duration_s
-from clusterdns.plugin import Block, Passive, Supervisor
+from clusterdns.chain.plugin import Block, Passive, Supervisor
+from clusterdns.corefile.arguments import duration_s
+from clusterdns.corefile.parser import Directive
 
 MIN_INTERVAL_S = 2.0
 MIN_JITTER_S = 1.0

@@ -16,9 +16,9 @@ Examples:
 
 from __future__ import annotations
 
-from clusterdns.corefile import Directive
-from clusterdns.logs import plugin_logger
-from clusterdns.plugin import Block, Passive
+from clusterdns.chain.plugin import Block, Passive
+from clusterdns.corefile.parser import Directive
+from clusterdns.host.logs import plugin_logger
 
 _log = plugin_logger("root")
 

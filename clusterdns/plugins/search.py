@@ -46,14 +46,17 @@ not known: leave out the namespaces that use them.
 
 from __future__ import annotations
 
-from clusterdns import arguments, logs, name, rr, searchpath
-from clusterdns.answers import Response
-from clusterdns.corefile import Directive
-from clusterdns.message import AD, OPCODE_QUERY, Query, Question
-from clusterdns.name import ROOT, WireName
-from clusterdns.plugin import AnswerNext, Block, HandleNext, Plugin
-from clusterdns.searchpath import Walk
-from clusterdns.tally import Sample
+from clusterdns.chain import searchpath
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.searchpath import Walk
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.host import logs
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import AD, OPCODE_QUERY, Query, Question
+from clusterdns.wire.name import ROOT, WireName
+from clusterdns.wire.response import Response
 
 SUCCESSES = "clusterdns_search_success_total"
 NDOTS = 5  # of a Pod (kubelet): a name with as many dots was asked for as it is before

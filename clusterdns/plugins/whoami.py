@@ -13,12 +13,12 @@ Examples:
 
 from __future__ import annotations
 
-from clusterdns import name, rr
-from clusterdns.answers import Response
-from clusterdns.corefile import Directive
-from clusterdns.message import AA, Query
-from clusterdns.plugin import Block, HandleNext, Plugin, no_arguments
-from clusterdns.rr import RR
+from clusterdns.chain.plugin import Block, HandleNext, Plugin, no_arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import AA, Query
+from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
 
 
 class Whoami(Plugin):

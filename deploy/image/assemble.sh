@@ -117,14 +117,14 @@ copy_clusterdns() {
 }
 
 compile_packet_path() {
-    rm -f "$packages/clusterdns/_drain.c" "$packages/clusterdns/_relay."[ch]
+    rm -f "$packages/clusterdns/serving/_drain.c" "$packages/clusterdns/serving/_relay."[ch]
     compiler=$(command -v cc || command -v gcc) || return 0
     # shellcheck disable=SC2086  # names
     fetch_debian "$work/headers" $headers
     "$compiler" -O2 -DNDEBUG -fPIC -shared -s -Wl,--build-id=none -I"$work/headers/usr/include/python3.11" -I"$work/headers/usr/include" \
-        "$source/clusterdns/_drain.c" "$source/clusterdns/_relay.c" -o "$packages/clusterdns/_drain.abi.so"
-    mv "$packages/clusterdns/_drain.abi.so" "$packages/clusterdns/_drain.cpython-311-$triplet.so"
-    chmod a-x "$packages/clusterdns/_drain.cpython-311-$triplet.so"
+        "$source/clusterdns/serving/_drain.c" "$source/clusterdns/serving/_relay.c" -o "$packages/clusterdns/serving/_drain.abi.so"
+    mv "$packages/clusterdns/serving/_drain.abi.so" "$packages/clusterdns/serving/_drain.cpython-311-$triplet.so"
+    chmod a-x "$packages/clusterdns/serving/_drain.cpython-311-$triplet.so"
 }
 
 # Nobody can write bytecode later. Other people's modules need no source; ours do, for tracebacks.

@@ -14,15 +14,16 @@ import time
 from collections.abc import Callable
 from itertools import count
 
-from clusterdns import message, name, rr
-from clusterdns.answers import Response, render, render_reply
 from clusterdns.cluster.objects import NAMESPACES, SERVICES, SLICES
-from clusterdns.cluster.store import Source, Store
-from clusterdns.configure import Configuration, compile_text
-from clusterdns.message import Edns, Query, Question
-from clusterdns.rr import RR
-from clusterdns.server import Server
-from clusterdns.table import AnswerTable
+from clusterdns.cluster.source import Source
+from clusterdns.cluster.store import Store
+from clusterdns.config.compile import Configuration, compile_text
+from clusterdns.serving.server import Server
+from clusterdns.serving.table import AnswerTable
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import Edns, Query, Question
+from clusterdns.wire.response import Response, render, render_reply
+from clusterdns.wire.rr import RR
 
 RUNS = 7
 NOW = 1000.0

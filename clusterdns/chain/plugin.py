@@ -1,0 +1,269 @@
+"""What a plugin is: one Corefile directive, one file under ``plugins/``, found by its name.
+
+A block's plugins are put in CoreDNS's fixed order and folded twice: ``answer`` is synchronous, from
+memory and the same for every client, so what it says may be remembered; ``handle`` runs once per
+query, may wait and may look at the client. A plugin that knows nothing about a question lets the
+next one speak. ``answer`` says None for "cannot know without waiting", and the query takes the
+other fold. Either way exactly one ``Response`` comes out, or ``DROP``.
+
+Plugins are made by the supervisor, which checks the configuration by making them, and are inherited
+by the workers it forks. ``supervise`` runs in the supervisor, ``start`` and ``stop`` in a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from clusterdns.corefile.checks import ORDER
+from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import rr
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, failure
+
+if TYPE_CHECKING:
+    from clusterdns.chain.route import Route
+    from clusterdns.cluster.source import Source
+    from clusterdns.cluster.store import Store
+
+AnswerNext = Callable[[Question], Response | None]
+HandleNext = Callable[[Query], Awaitable[Response]]
+
+# Takes a client's address and a folded name; returns the folded domains that this client's resolver
+# would put behind a short name, the root last, or () if nothing is known of the client.
+SearchPath = Callable[[str, WireName], tuple[WireName, ...]]
+
+# Takes the folded labels of a namespace and a Service; tells whether it exists, with or without
+# endpoints.
+IsService = Callable[[bytes, bytes], bool]
+
+DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
+
+
+# Makes an HTTP response: (status, content type, body).
+Respond = Callable[[], Awaitable[tuple[int, str, bytes]]]
+
+
+class Resolver(Protocol):
+    """Where a plugin asks again: the listener a block belongs to, with all its blocks."""
+
+    def answer(self, question: Question) -> Response | None:
+        """Return what the listener says from memory, or None."""
+
+    async def handle(self, query: Query) -> Response:
+        """Return what the listener says, waiting if it must."""
+
+
+class Block:
+    """The server block a plugin is made for. Setup-only directives shape it as they are made."""
+
+    def __init__(self, zones: Sequence[WireName], file: str) -> None:
+        self.zones = tuple(zones)
+        self.file = file
+        self.root = Path()  # `root`: what relative paths are relative to
+        self.hosts: list[str] = []  # `bind`: listen addresses; empty is every address
+        self.ports: tuple[int, ...] = ()
+        self.debug = False
+        self.workers = 1  # `multisocket`: processes that read the sockets
+        self.resolver: Resolver | None = None  # set when the block's listener is known
+        self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind
+        self.server = ""  # metric label of the block's first listener, such as `dns://:53`
+        self.view = ""  # metric label
+        self.search_paths: dict[str, SearchPath] = {}  # by the plugin that knows them
+        self.services: list[IsService] = []  # those of each plugin that knows some
+        self.upstreams: set[str] = set()  # `forward`: addresses that names are forwarded to
+        self.is_looping = False  # `loop` found that what is forwarded comes back
+        self.is_suspect = False  # it did, and does not know yet that the loop is gone
+        self.is_relayed: Callable[[Question], bool] = lambda question: False  # set by the relay
+        self.refresh_relay: Callable[[], None] = lambda: None
+
+    def path(self, text: str) -> Path:
+        """Return a path of the configuration, made absolute by ``root``."""
+        return self.root / text
+
+
+class Supervisor(Protocol):
+    """What the supervisor lends to a plugin."""
+
+    def serve(self, address: str, path: str, respond: Respond) -> None:
+        """Answer GET of ``path`` at ``address`` with what ``respond`` returns."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the process is about to end."""
+
+    def not_ready(self) -> list[str]:
+        """Return the names of the plugins that are not ready, sorted."""
+
+    async def metrics(self) -> bytes:
+        """Return the exposition of all metrics."""
+
+    def lameduck(self, seconds: float) -> None:
+        """Go on serving for ``seconds`` after the signal to stop."""
+
+    def watch_configuration(self, interval_s: float) -> None:
+        """Compare the configuration every ``interval_s`` and reload it when it changed."""
+
+
+class Worker(Protocol):
+    """What a worker lends to a plugin."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+
+    async def store(self, source: Source, timeout_s: float) -> Store:
+        """Return the store fed from ``source``, once it is filled or ``timeout_s`` have passed."""
+
+    def forget_all(self) -> None:
+        """Forget every remembered answer."""
+
+
+class Plugin:
+    """Base of all plugins; the docstring of a subclass is the directive's manual."""
+
+    name: ClassVar[str] = ""  # the file's name, set by `load`
+    order: ClassVar[int] = 0  # place in CoreDNS's fixed order, set by `load`
+    handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
+    denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        """Read the directive. Raises ConfigError."""
+
+    @classmethod
+    def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
+        """Return the plugins of all occurrences of the directive in one block.
+
+        Raises:
+            ConfigError: the directive is wrong, or stands more than once.
+        """
+        if len(directives) > 1:
+            raise directives[1].error("may be given once in a server block")
+        return [cls(directives[0], block)]
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return the response known from memory, or None to have ``handle`` asked."""
+        return None
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return the response; by default the one of the plugins behind."""
+        return await next(query)
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Tell whether this gives all names below ``cut``, which are denied, the same answer."""
+        return False
+
+    def relay(self, route: Route) -> bool:
+        """Enter what this does to plain queries of a zone, or say that it has to see them."""
+        return False
+
+    def supervise(self, supervisor: Supervisor) -> None:
+        """Take up this plugin's duties in the supervisor, once the configuration is in force."""
+
+    def sources(self) -> list[Source]:
+        """Return the Kubernetes sources this plugin needs to be fed from."""
+        return []
+
+    async def start(self, worker: Worker) -> None:
+        """Take up this plugin's duties in a worker, before its first query."""
+
+    async def stop(self) -> None:
+        """Leave the worker: close what ``start`` opened."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this plugin answers truly by now (CoreDNS: plugin/ready)."""
+        return True
+
+    def samples(self) -> list[Sample]:
+        """Return what this plugin has counted in this worker; a name without ``coredns_``."""
+        return []
+
+
+class Passive(Plugin):
+    """A plugin that has nothing to say about any question."""
+
+    handles = False
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what the plugins behind say."""
+        return next(question)
+
+
+async def end(task: asyncio.Task[None] | None) -> None:
+    """Cancel a plugin's task and wait until it is gone."""
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def no_arguments(directive: Directive) -> None:
+    """Check that a directive is a lone word.
+
+    Raises:
+        ConfigError: it has arguments or a block.
+    """
+    if directive.args:
+        raise directive.error(f"takes no argument, got {directive.args[0]!r}")
+    if directive.block:
+        raise directive.block[0].error("unknown property")
+
+
+def available() -> list[str]:
+    """Return the names of all plugins, in the order of their chain."""
+    found = [
+        module.name
+        for module in pkgutil.iter_modules([str(Path(__file__).parent.parent / "plugins")])
+    ]
+    return sorted(found, key=_order)
+
+
+def load(word: str) -> type[Plugin]:
+    """Return the plugin class of a directive: the one that ``plugins/<word>.py`` defines."""
+    module = importlib.import_module(f"clusterdns.plugins.{word}")
+    for value in vars(module).values():
+        if (
+            isinstance(value, type)
+            and issubclass(value, Plugin)
+            and value.__module__ == module.__name__
+        ):
+            value.name, value.order = word, _order(word)
+            return value
+    raise TypeError(f"plugins/{word}.py defines no plugin")
+
+
+def _order(word: str) -> int:
+    return ORDER.index(word) if word in ORDER else len(ORDER)
+
+
+def no_next(plugin: str) -> Response:
+    """Return what falls off the end of a chain (CoreDNS: plugin.go NextOrFailure, file.go)."""
+    if plugin == "file":
+        return failure(rr.REFUSED)
+    return failure(rr.SERVFAIL, f"plugin/{plugin}: no next plugin found")
+
+
+def fold(plugins: Sequence[Plugin]) -> tuple[AnswerNext, HandleNext]:
+    """Return the two folds of a chain: what answers from memory, and what may wait."""
+    last = no_next(plugins[-1].name if plugins else "")
+
+    def answer_end(_question: Question) -> Response | None:
+        return last
+
+    async def handle_end(_query: Query) -> Response:
+        return last
+
+    answer: AnswerNext = answer_end
+    handle: HandleNext = handle_end
+    for plugin in reversed(plugins):
+        answer = functools.partial(plugin.answer, next=answer)
+        handle = functools.partial(plugin.handle, next=handle)
+    return answer, handle

@@ -1,0 +1,77 @@
+"""What has to be known of a chain to send plain queries of a zone on without it.
+
+``relay.py`` asks each plugin of a server block in turn to enter what it would do
+(``Plugin.relay``); one that has to see every query says so, and then all take the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clusterdns.caching.fresh import Fresh
+from clusterdns.caching.kept import Kept
+from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions, Limits
+from clusterdns.forwarding.flight import Pool
+from clusterdns.wire import name
+from clusterdns.wire.name import WireName
+
+
+class Route:
+    """The way of plain queries for names in ``zone``, but for those in ``claimed``."""
+
+    def __init__(self, zone: WireName) -> None:
+        self.zone = zone
+        self.claimed: list[WireName] = []  # what is below is for the chain
+        self.shuffles = False
+        self.cached: Cached | None = None
+        self.forwarded: Forwarded | None = None
+
+    def claim(self, zones: tuple[WireName, ...]) -> bool:
+        """Leave names in ``zones`` to the chain; tell whether that leaves anything."""
+        self.claimed += [zone for zone in zones if name.is_within(zone, self.zone)]
+        return not name.is_within_any(self.zone, zones)
+
+
+class Cached:
+    """What `cache` enters: what is known, where to keep replies, and their TTLs."""
+
+    def __init__(
+        self,
+        route: Route,
+        options: CacheOptions,
+        kept: Mapping[str, Kept],
+        fresh: Mapping[str, Fresh],
+    ) -> None:
+        # By question: the second until which it is known, or a tuple that begins with it.
+        self.known: tuple[dict[bytes, Any], ...] = (
+            *(each.until for each in kept.values()),
+            *(part for each in fresh.values() for part in (each.young, each.old)),
+        )
+        self.fresh = fresh
+        self.limits: Mapping[str, Limits] = options.limits
+        self.keeps = {SUCCESS: True, DENIAL: True}
+        for kind, limits in options.limits.items():
+            self.keeps[kind] = route.claim(limits.disabled)
+        self.stale_s = options.stale.up_to_s
+        self.misses = 0  # that the chain has not seen
+
+
+class Forwarded:
+    """What `forward` enters: its servers, how long to wait for a reply, and ``room``.
+
+    ``room`` says how many queries may be under way just now besides those of the chain, None that
+    all have to take it. ``refuse`` is told how many were refused for want of room.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        patience_s: float,
+        room: Callable[[], int | None],
+        refuse: Callable[[int], None],
+    ) -> None:
+        self.pool = pool
+        self.patience_s = patience_s
+        self.room = room
+        self.refuse = refuse

@@ -1,0 +1,123 @@
+"""Search paths walked by the server: from the first name a client asks to the one it means.
+
+A stub resolver puts the domains of its search path behind a short name, one after the other, until
+a name exists (resolv.conf(5)). A plugin that does the walk for the client writes a generator that
+yields each question, is sent the response of the plugins behind, and returns the response to its
+own question. ``answer_walk`` drives it from memory, ``handle_walk`` waits where it must, so both
+folds say the same. Unlike ``steps``, which asks the whole listener, a walk asks the rest of its own
+chain, as CoreDNS does: access rules behind it see every name of the walk.
+
+Pure but for ``of_host``: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext
+from clusterdns.errors import FormError
+from clusterdns.host import resolvconf
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
+
+_RESOLV_CONF = Path("/etc/resolv.conf")
+
+Walk = Generator[Question, Response, Response]
+
+
+def answer_walk(walk: Walk, next: AnswerNext) -> Response | None:
+    """Return what a walk comes to from memory, None where memory does not know."""
+    passed: list[Response] = []
+    try:
+        asked = walk.__next__()  # `next` is the chain here
+        while True:
+            found = next(asked)
+            if found is None:
+                return None
+            passed.append(found)
+            asked = walk.send(found)
+    except StopIteration as done:
+        return _decided_by(passed, done.value)
+
+
+async def handle_walk(walk: Walk, query: Query, next: HandleNext) -> Response:
+    """Return what a walk comes to, waiting for the plugins behind."""
+    passed: list[Response] = []
+    try:
+        asked = walk.__next__()  # `next` is the chain here
+        while True:
+            found = await next(query.asking(asked))
+            passed.append(found)
+            asked = walk.send(found)
+    except StopIteration as done:
+        return _decided_by(passed, done.value)
+
+
+def _decided_by(passed: list[Response], response: Response) -> Response:
+    """Return ``response`` as decided from all that was passed on the way to it.
+
+    It holds no longer than the shortest-lived of them, depends on the facts of each, and moves the
+    counters of each when it is repeated.
+    """
+    if len(passed) < 2 or response is DROP:
+        return response
+    facts = dict.fromkeys(fact for one in passed for fact in one.facts)
+    counters = tuple(counter for one in passed[:-1] for counter in one.counters)
+    return response._replace(
+        lifetime_s=min(one.lifetime_s for one in passed),
+        facts=tuple(facts),
+        counters=(*counters, *response.counters),
+    )
+
+
+def below(question: Question, prefix: bytes, domain: bytes) -> Question | None:
+    """Return the question about the labels of ``prefix`` below ``domain``, None if it is no name.
+
+    ``prefix`` is part of a name in wire form, without a root label.
+    """
+    qname = prefix + domain
+    if len(qname) > name.MAX_NAME_OCTETS:
+        return None
+    return question._replace(qname=qname, folded=name.fold(qname))
+
+
+def with_alias(response: Response, question: Question) -> Response:
+    """Return ``response`` as the answer to ``question``: in front an alias to the name it is of.
+
+    That is the owner of the first record of another name, and the alias has its TTL (CoreDNS:
+    plugin/autopath/cname.go).
+    """
+    for record in response.answer:
+        if record.owner.lower() != question.folded:
+            alias = RR(question.qname, rr.CNAME, record.ttl, record.owner)
+            return response._replace(answer=(alias, *response.answer), orders=())
+    return response
+
+
+def domains(texts: Iterable[str]) -> tuple[tuple[WireName, ...], list[str]]:
+    """Return search domains in wire form, each once, and the texts that are no domain names."""
+    found, bad = dict[WireName, None](), []
+    for text in texts:
+        try:
+            found[name.fold(name.parse(text))] = None
+        except FormError:
+            bad.append(text)
+    return tuple(found), bad
+
+
+def of_resolv_conf(text: str) -> tuple[tuple[WireName, ...], list[str]]:
+    """Return the search domains of a resolv.conf, and those that are no domain names."""
+    return domains(resolvconf.parse(text).search)
+
+
+def of_host() -> tuple[WireName, ...]:
+    """Return the search domains of the machine we run on, () where it does not say."""
+    try:
+        found, _ = of_resolv_conf(_RESOLV_CONF.read_text("utf-8", "replace"))
+    except OSError:
+        return ()
+    return found

@@ -1,0 +1,109 @@
+"""Server blocks as they answer: a view is one block, a router one listener with all its views.
+
+A question goes to the block with the longest zone that it lies in (CoreDNS: core/dnsserver
+server.go); for DS to the shortest zone that is not the root, since the parent side of a cut answers
+it. What no block wants is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clusterdns.chain.plugin import Block, Plugin, fold
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import ROOT, WireName
+from clusterdns.wire.response import Response, failure
+
+# Blocks that load one of these take questions of every class (CoreDNS: server.go EnableChaos).
+_OPENS_CLASSES = frozenset(("forward", "chaos"))
+
+REFUSED = failure(rr.REFUSED)
+
+
+class View:
+    """One server block: its plugins in order, folded into one chain."""
+
+    def __init__(self, block: Block, plugins: Sequence[Plugin]) -> None:
+        self.block = block
+        self.plugins = tuple(plugins)
+        self.chain = tuple(plugin for plugin in plugins if plugin.handles)
+        self.answer, self.handle = fold(self.chain)
+        names = {plugin.name for plugin in plugins}
+        self.opens_classes = not names.isdisjoint(_OPENS_CLASSES)
+        self.is_measured = "prometheus" in names
+        self.writer = self._label_of_writer()
+        longest_first = sorted(block.zones, key=len, reverse=True)
+        self._zone_labels = [(zone, name.text(zone)) for zone in longest_first]
+
+    def _label_of_writer(self) -> str:
+        """Return the metric label ``plugin``, which is no fact about the writer.
+
+        CoreDNS 1.14.7 names the handler behind `prometheus` (seen on the real one), and dashboards
+        group by it.
+        """
+        order = next((p.order for p in self.plugins if p.name == "prometheus"), None)
+        if order is None:
+            return ""
+        return next((p.name for p in self.chain if p.order > order), "")
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Tell whether names below ``cut``, all of them denied, get the same answer."""
+        for plugin in self.chain:
+            if not plugin.treats_alike(cut):
+                return False
+            if plugin.denies:
+                return True
+        return False
+
+    def zone_label(self, qname: WireName) -> str:
+        """Return the metric label ``zone``: the longest zone of this block that holds ``qname``."""
+        if len(self._zone_labels) == 1:
+            return self._zone_labels[0][1]
+        for zone, text in self._zone_labels:
+            if name.is_within(qname, zone):
+                return text
+        return "."
+
+
+class Router:
+    """One listener: which view a question belongs to. A plugin asks again through it."""
+
+    def __init__(self, views: dict[WireName, list[View]]) -> None:
+        self.views = views
+        self.opens_classes = any(v.opens_classes for some in views.values() for v in some)
+
+    def route(self, question: Question) -> View | None:
+        """Return the view that answers ``question``, or None for nobody."""
+        found: View | None = None
+        for zone in name.parents(question.folded):
+            if zone == ROOT and found is not None:
+                break
+            for view in self.views.get(zone, ()):
+                if not view.chain and zone == ROOT:
+                    continue
+                found = view
+                break
+            else:
+                continue
+            if question.qtype != rr.DS:
+                break
+        return found
+
+    def is_whole(self, cut: WireName) -> bool:
+        """Tell whether all names below ``cut`` belong to the same block."""
+        return not any(name.is_within(zone, cut) for zone in self.views)
+
+    def answer(self, question: Question) -> Response | None:
+        """Return what the view of ``question`` says from memory, or None."""
+        view = self.route(question)
+        if view is None or not view.chain:
+            return REFUSED
+        return view.answer(question)
+
+    async def handle(self, query: Query) -> Response:
+        """Return what the view of ``query`` says, waiting if it must."""
+        view = self.route(query.question) if query.question else None
+        if view is None or not view.chain:
+            return REFUSED
+        return await view.handle(query)

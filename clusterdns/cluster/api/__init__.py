@@ -1,0 +1,1 @@
+"""The Kubernetes API: where it is, and what is read from it."""

@@ -1,0 +1,110 @@
+"""Where a Kubernetes API server is, who we are to it, and connections to it.
+
+In a Pod the environment and the ServiceAccount's files say so, elsewhere an endpoint. That takes
+urllib3 alone. A kubeconfig, and a proxy, are left to the kubernetes package (kubeconfig.py), which
+takes 14 MiB and 0.14 s of CPU when it is imported. (CoreDNS: plugin/kubernetes/kubernetes.go
+getClientConfig; client-go: rest.InClusterConfig)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import urllib3
+from urllib3.connection import HTTPConnection
+
+from clusterdns.cluster.api.server import MAX_CONNECTIONS, Access, Server, is_here
+from clusterdns.cluster.source import Source
+from clusterdns.errors import ApiError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+TOKEN_AGE_S = 50.0  # client-go reads a token again after a minute less ten seconds
+# Dead peers are noticed in 30 + 9 x 15 s like client-go's even where nothing is read.
+_KEEP_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 9),
+)
+
+
+class TokenFile:
+    """A token on disk that is written anew now and then; what was good last is kept."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._token = ""
+        self._read_at = float("-inf")
+
+    def get(self, now: float) -> str:
+        """Return the token, read again when it is old. Raises ApiError if there never was one."""
+        if now - self._read_at >= TOKEN_AGE_S:
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                # A file being written is empty for a moment; a newline would break the header.
+                found = self._path.read_text("ascii").strip()
+                if found and found.isprintable():
+                    self._token, self._read_at = found, now
+        if not self._token:
+            raise ApiError(f"{self._path}: no token to be read")
+        return self._token
+
+    def headers(self) -> Mapping[str, str]:
+        """Return what says who we are just now. Raises ApiError."""
+        return {"authorization": f"Bearer {self.get(time.monotonic())}"}
+
+
+def find(source: Source, account: Path) -> Access:
+    """Return the access to the server that a source names, by default the cluster's we run in.
+
+    ``account`` is the directory of the ServiceAccount.
+
+    Raises:
+        ApiError: the server is not to be found.
+        Exception: what the kubernetes package and the TLS library raise for files that are wrong.
+    """
+    if source.kubeconfig:
+        from clusterdns.cluster.api import kubeconfig
+
+        return kubeconfig.find(source.kubeconfig, source.context)
+    if source.endpoint:
+        server = Server(source.endpoint, *source.tls)
+        return Access(server.url, _pool(server), dict)
+    server = _cluster_of_the_pod(account)
+    return Access(server.url, _pool(server), TokenFile(account / "token").headers)
+
+
+def _cluster_of_the_pod(account: Path) -> Server:
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{word}") for word in ("HOST", "PORT"))
+    if not host or not port:
+        raise ApiError("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be defined")
+    authority = account / "ca.crt"
+    if not authority.is_file():
+        raise ApiError(f"{authority}: no such file")
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Server(f"https://{place}", authority=str(authority))
+
+
+def _pool(server: Server) -> urllib3.PoolManager:
+    if _has_proxy() and not is_here(server.url):
+        from clusterdns.cluster.api import kubeconfig
+
+        return kubeconfig.pool(server)
+    return urllib3.PoolManager(
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=server.authority,
+        cert_file=server.certificate,
+        key_file=server.key,
+        maxsize=MAX_CONNECTIONS,
+        socket_options=[*HTTPConnection.default_socket_options, *_KEEP_ALIVE],
+    )
+
+
+def _has_proxy() -> bool:
+    """Tell whether the environment names one; whether it is for us is not ours to tell."""
+    names = {name.lower() for name, value in os.environ.items() if value}
+    return any(name.endswith("_proxy") for name in names - {"no_proxy"})

@@ -1,0 +1,124 @@
+"""Comparing what is known with what the API server has: a watch that lost an event is found out.
+
+Every few minutes the names, UIDs and versions of all objects are listed - metadata only, a page at
+a time, with pauses - and compared. What differs is looked at again a moment later, since a change
+may just have been on its way; what differs still, and is not younger than the list, is divergence:
+it is counted, and the kind is listed anew. CoreDNS never does this (coredns #3587, #3879).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterable
+
+from clusterdns.cluster.api import versions
+from clusterdns.cluster.api.backoff import Gate
+from clusterdns.cluster.api.client import ApiClient, Reply, read_list
+from clusterdns.cluster.api.jsonstream import Items, StreamError
+from clusterdns.cluster.api.reflector import PAGE, Reflector
+from clusterdns.cluster.api.versions import Known
+from clusterdns.cluster.objects import Key
+from clusterdns.cluster.source import Source
+from clusterdns.errors import ApiError
+
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+_PAUSE_S = 0.05  # between pages
+_GRACE_S = 2.0  # for what is on its way
+_SILENCE_S = 30.0
+_log = logging.getLogger("kubernetes")
+
+
+class Auditor:
+    """Compares the kinds of one source, one after another, for ever."""
+
+    def __init__(
+        self, source: Source, reflectors: Iterable[Reflector], client: ApiClient, gate: Gate
+    ) -> None:
+        self.audits: dict[str, int] = {}
+        self.divergences: dict[str, int] = {}
+        self._source = source
+        self._reflectors = list(reflectors)
+        self._client = client
+        self._gate = gate
+
+    def run(self) -> None:
+        """Audit every ``audit_s`` seconds, more or less: the main of the thread."""
+        while True:
+            # Many replicas start together, and need not audit together.
+            time.sleep(self._source.audit_s * random.uniform(0.8, 1.2))
+            for reflector in self._reflectors:
+                if not reflector.is_watching or not self._gate.is_open:
+                    continue
+                try:
+                    self.audit(reflector)
+                except (ApiError, StreamError) as error:
+                    _log.warning("plugin/kubernetes: %s: no audit: %s", reflector.kind, error)
+                except Exception:
+                    _log.exception("plugin/kubernetes: %s: no audit", reflector.kind)
+
+    def audit(self, reflector: Reflector) -> int:
+        """Compare one kind and heal it; return how many objects differed.
+
+        Raises:
+            ApiError, StreamError: the list cannot be had.
+        """
+        before = versions.number_of(reflector.version)
+        reflector.deleted = set()
+        try:
+            suspects, version = self._compare(reflector)
+            if suspects:
+                time.sleep(_GRACE_S)
+            wrong = [at for at in suspects.items() if _is_wrong(reflector, *at, version)]
+            found = len(wrong) + (0 < version < before)
+        finally:
+            reflector.deleted = None
+        kind = reflector.kind
+        self.audits[kind] = self.audits.get(kind, 0) + 1
+        if found:
+            self.divergences[kind] = self.divergences.get(kind, 0) + found
+            names = ", ".join("/".join(filter(None, key)) for key, _ in wrong[:3])
+            _log.warning(
+                "plugin/kubernetes: %s: %d objects are not what the API server has (%s): "
+                "listing anew", kind, found, names,
+            )  # fmt: skip
+            reflector.relist()
+        return found
+
+    def _compare(self, reflector: Reflector) -> tuple[dict[Key, Known | None], int]:
+        """Return what differs, as the server has it (None for gone), and the list's version."""
+        suspects: dict[Key, Known | None] = {}
+        there: set[int] = set()  # hashes of keys: a fifth of what the keys themselves take
+        query = {"limit": str(PAGE), **versions.selectors_of(reflector.kind, self._source)}
+        while True:
+            items = Items()
+            for manifests in read_list(self._open(reflector.kind, query), items):
+                for manifest in manifests:
+                    found = versions.mark_of(reflector.kind, manifest)
+                    if found is None:
+                        continue
+                    there.add(hash(found[0]))
+                    if reflector.known.get(found[0]) != found[1]:
+                        suspects[found[0]] = found[1]
+            metadata = items.fields.get("metadata") or {}
+            version = versions.number_of(metadata.get("resourceVersion"))
+            if not metadata.get("continue"):
+                break
+            query["continue"] = str(metadata["continue"])
+            time.sleep(_PAUSE_S)
+        suspects |= {key: None for key in reflector.known.copy() if hash(key) not in there}
+        return suspects, version
+
+    def _open(self, kind: str, query: dict[str, str]) -> Reply:
+        return self._client.get(
+            versions.path_of(kind), query, read_timeout_s=_SILENCE_S, accept=METADATA_ONLY
+        )
+
+
+def _is_wrong(reflector: Reflector, key: Key, theirs: Known | None, version: int) -> bool:
+    """Tell whether a difference remains, and is not younger than the list."""
+    ours = reflector.known.get(key)
+    if ours == theirs or (ours is not None and ours.version > version):
+        return False
+    return ours is not None or key not in (reflector.deleted or ())

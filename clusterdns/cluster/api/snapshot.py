@@ -1,0 +1,133 @@
+"""The cluster as last known, in a file: what a start without an API server can serve.
+
+The file is a zlib stream of JSON lines: a head (format, time, what source it is of), one line an
+object, and a last line with their number and the SHA-256 of all lines before. It is written beside
+its place, synced to disk and renamed, so that there is a whole one at every moment; one that is
+torn, tampered with or of another source is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clusterdns.cluster.objects import SLIM_TYPES, Key
+from clusterdns.cluster.source import Source
+from clusterdns.errors import ClusterDNSError
+
+FORMAT = 1
+MAX_OCTETS = 256 * 2**20  # unpacked
+Entry = tuple[tuple[str, Key], tuple[Any, ...]]
+
+
+class SnapshotError(ClusterDNSError):
+    """A file that is no snapshot of this source."""
+
+
+class Snapshot(NamedTuple):
+    """What a file holds; ``written`` is Unix time, ``kinds`` are those that are complete."""
+
+    written: float
+    kinds: tuple[str, ...]
+    entries: list[Entry]
+
+
+def write(
+    path: Path, source: Source, kinds: Iterable[str], entries: Iterable[Entry], now: float
+) -> int:
+    """Put a snapshot in its place; return its octets. Raises OSError."""
+    head = {"format": FORMAT, "written": now, "source": identity(source), "kinds": list(kinds)}
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            for octets in _pack(head, entries):
+                file.write(octets)
+            size = file.tell()
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    # The rename itself is on disk once its directory is.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return size
+
+
+def read(path: Path, source: Source) -> Snapshot:
+    """Return what a file holds. Raises OSError or SnapshotError."""
+    try:
+        lines = _lines(path)
+        head = json.loads(next(lines))
+        if head["format"] != FORMAT:
+            raise SnapshotError(f"{path}: of format {head['format']!r}, not {FORMAT}")
+        if head["source"] != identity(source):
+            raise SnapshotError(f"{path}: of another source: {head['source']!r:.200}")
+        entries = [_entry(json.loads(line)) for line in lines]
+        return Snapshot(float(head["written"]), tuple(map(str, head["kinds"])), entries)
+    except (ValueError, KeyError, TypeError, StopIteration, RecursionError, zlib.error) as error:
+        raise SnapshotError(f"{path}: no snapshot: {type(error).__name__}: {error}") from error
+
+
+def identity(source: Source) -> list[str]:
+    """Return what makes the objects of one source differ from another's."""
+    return [
+        source.kubeconfig or source.endpoint, source.context, *source.kinds, source.selector,
+        source.namespace_selector, *(["zonal"] if source.is_zonal else []),
+    ]  # fmt: skip
+
+
+def _pack(head: dict[str, Any], entries: Iterable[Entry]) -> Iterator[bytes]:
+    packer = zlib.compressobj(1)  # a tenth of the size already, and five times as fast as 6
+    digest = hashlib.sha256()
+    count = 0
+
+    def pack(value: object) -> bytes:
+        line = json.dumps(value, separators=(",", ":")).encode() + b"\n"
+        digest.update(line)
+        return packer.compress(line)
+
+    yield pack(head)
+    for (kind, key), fields in entries:
+        yield pack((kind, *key, fields))
+        count += 1
+    yield pack({"count": count, "sha256": digest.hexdigest()})
+    yield packer.flush()
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file but the last, which must bear them out."""
+    with path.open("rb") as file:
+        unpacker = zlib.decompressobj()
+        octets = unpacker.decompress(file.read(MAX_OCTETS), MAX_OCTETS)
+    if not unpacker.eof:
+        raise SnapshotError(f"{path}: ends in the middle, or is too long")
+    *lines, last = octets.splitlines()
+    digest = hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
+    if json.loads(last) != {"count": len(lines) - 1, "sha256": digest}:
+        raise SnapshotError(f"{path}: its content is not what was written")
+    yield from lines
+
+
+def _entry(value: list[Any]) -> Entry:
+    kind, namespace, name, fields = value
+    slim = _tuples(fields)
+    if kind not in SLIM_TYPES or not isinstance(slim, tuple):
+        raise ValueError(f"{kind!r:.40} is no kind")
+    SLIM_TYPES[kind](*slim)  # raises TypeError where their number is wrong
+    return (kind, (str(namespace), str(name))), slim
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,112 @@
+"""What is read of an object beside its DNS facts: where it is found, its UID and its version.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from clusterdns.cluster.objects import (
+    IMPORT_NAME_LABEL,
+    IMPORT_SLICES,
+    IMPORTS,
+    NAMESPACES,
+    PODS,
+    SERVICE_NAME_LABEL,
+    SLICES,
+    Key,
+    labels,
+)
+from clusterdns.cluster.source import Source
+
+# API group and version of the kinds that are not in the core group.
+_GROUPS = {
+    SLICES: ("discovery.k8s.io", "v1"),
+    IMPORT_SLICES: ("discovery.k8s.io", "v1"),
+    IMPORTS: ("multicluster.x-k8s.io", "v1alpha1"),
+}
+LAST_TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
+POD_FIELDS = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
+
+
+class Known(NamedTuple):
+    """What is remembered of an object besides its facts: a number for its UID, its version."""
+
+    uid: int
+    version: int
+
+
+def path_of(kind: str) -> str:
+    """Return where a kind is found, in all namespaces."""
+    group, version = _GROUPS.get(kind, ("", "v1"))
+    return f"/apis/{group}/{version}/{_resource(kind)}" if group else f"/api/{version}/{kind}"
+
+
+def selectors_of(kind: str, source: Source) -> dict[str, str]:
+    """Return the selectors that the server applies for us (CoreDNS: controller.go)."""
+    selector = source.selector
+    if kind in (NAMESPACES, IMPORTS):
+        selector = source.namespace_selector
+    elif kind == IMPORT_SLICES:
+        selector = ",".join(filter(None, (selector, IMPORT_NAME_LABEL)))
+    return {"labelSelector": selector, "fieldSelector": POD_FIELDS if kind == PODS else ""}
+
+
+def denial_of(kind: str, verb: str) -> str:
+    """Return what an operator must know who has not given us a right."""
+    group, resource = _GROUPS.get(kind, ("", ""))[0], _resource(kind)
+    return (
+        f"not allowed to {verb} {resource}: the ClusterRole needs the verbs list and watch "
+        f'for resource "{resource}" in API group "{group}"'
+    )
+
+
+def _resource(kind: str) -> str:
+    return SLICES if kind == IMPORT_SLICES else kind
+
+
+def trigger_of(manifest: Mapping[str, Any]) -> tuple[Key, float] | None:
+    """Return the Service of a slice and the Unix time of what made the controller change it."""
+    metadata = metadata_of(manifest) or {}
+    annotations, namespace = metadata.get("annotations"), metadata.get("namespace")
+    text = annotations.get(LAST_TRIGGER) if isinstance(annotations, Mapping) else None
+    service = labels(manifest).get(SERVICE_NAME_LABEL)
+    if not isinstance(text, str) or not isinstance(service, str) or not isinstance(namespace, str):
+        return None
+    try:
+        at = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return ((namespace, service), at.timestamp()) if at.tzinfo else None
+
+
+def mark_of(kind: str, manifest: object) -> tuple[Key, Known] | None:
+    """Return an object's key with its UID and version, None if it has no name."""
+    metadata = metadata_of(manifest)
+    found = mark(kind, metadata) if metadata is not None else None
+    return found if found and found[0][1] else None
+
+
+def metadata_of(manifest: object) -> Mapping[str, Any] | None:
+    """Return the metadata of an object, None if it has none."""
+    metadata = manifest.get("metadata") if isinstance(manifest, dict) else None
+    return metadata if isinstance(metadata, dict) else None
+
+
+def mark(kind: str, metadata: Mapping[str, Any]) -> tuple[Key, Known]:
+    """Return the key of an object, ("", "") without one, with its UID and version."""
+    namespace, name = metadata.get("namespace"), metadata.get("name")
+    if not isinstance(name, str) or not isinstance(namespace, str | None):
+        return ("", ""), Known(0, 0)
+    key = ("", name) if kind == NAMESPACES else (namespace or "default", name)
+    return key, Known(hash(str(metadata.get("uid"))), number_of(metadata.get("resourceVersion")))
+
+
+def number_of(version: object) -> int:
+    """Return a resourceVersion as a number that can be compared (KEP-5504), 0 where it is none."""
+    if isinstance(version, str) and version.isascii() and version.isdigit() and len(version) < 20:
+        return int(version)
+    return 0

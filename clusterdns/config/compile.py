@@ -1,0 +1,161 @@
+"""From a Corefile to what can be served: plugins, views and listeners.
+
+``compile_text`` parses, makes the plugins of every server block and puts them into views, and the
+views into one router per listener. The result is whole and consistent, or a ConfigError names file
+and line; nothing is bound or started yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from clusterdns.chain import plugin
+from clusterdns.chain.plugin import Block, Plugin
+from clusterdns.chain.view import Router, View
+from clusterdns.cluster.source import Source
+from clusterdns.corefile.checks import COREDNS_ORDER, check_directives, check_overlaps
+from clusterdns.corefile.lexer import DiskFiles, Files
+from clusterdns.corefile.parser import ServerBlock, parse
+from clusterdns.errors import ConfigError
+from clusterdns.host import interfaces
+from clusterdns.wire import name
+from clusterdns.wire.name import WireName
+
+# What CoreDNS serves when it finds no Corefile (coremain/run.go defaultLoader).
+DEFAULT_COREFILE = ".:{port} {{\n    whoami\n    log\n}}\n"
+
+
+class Endpoint(NamedTuple):
+    """Where to listen for queries: an IP address, or "" for all of them, and a port."""
+
+    host: str
+    port: int
+
+    @property
+    def label(self) -> str:
+        """The metric label ``server``."""
+        return f"dns://{interfaces.host_and_port(*self)}"
+
+
+class Configuration(NamedTuple):
+    """A Corefile made ready to serve. ``digest`` is of its parsed content."""
+
+    views: tuple[View, ...]
+    routers: dict[Endpoint, Router]
+    digest: str
+    workers: int
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """All plugins, in the order in which they start."""
+        found = [plugin for view in self.views for plugin in view.plugins]
+        return sorted(found, key=lambda plugin: plugin.order)
+
+    @property
+    def sources(self) -> list[Source]:
+        """The Kubernetes sources, each once."""
+        return list(dict.fromkeys(s for plugin in self.plugins for s in plugin.sources()))
+
+    @property
+    def zones(self) -> list[str]:
+        """What is served, as ``zone:port``, in the order of the file."""
+        return [
+            f"{name.text(zone)}:{port}"
+            for view in self.views
+            for zone, port in zip(view.block.zones, view.block.ports, strict=True)
+        ]
+
+    def first_zone(self, view: View) -> str:
+        """Return the zone of a block's first key."""
+        return name.text(view.block.zones[0])
+
+    @property
+    def is_debug(self) -> bool:
+        """Whether a block asks for debug lines."""
+        return any(view.block.debug for view in self.views)
+
+
+def compile_text(
+    text: str,
+    file: str,
+    *,
+    port: int,
+    environ: Mapping[str, str],
+    warn: Callable[[str], None],
+    files: Files | None = None,
+) -> Configuration:
+    """Return the configuration that a Corefile stands for; ``port`` is that of keys without one.
+
+    Raises:
+        ConfigError: the text, or a file it imports, has a mistake.
+    """
+    disk = files or DiskFiles()
+    blocks = parse(text, file, environ=environ, files=disk, warn=warn)
+    if not blocks:
+        default = DEFAULT_COREFILE.format(port=port)
+        blocks = parse(default, "default Corefile", environ={}, files=disk, warn=warn)
+    return compile_blocks(blocks, port=port)
+
+
+def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
+    """Return the configuration that parsed server blocks stand for. Raises ConfigError."""
+    known = plugin.available()
+    check_directives(blocks, known, [word for word in COREDNS_ORDER if word not in known])
+    _check_schemes(blocks)
+    views = _views(blocks, port, known)
+    check_overlaps(blocks, port, [view.block.hosts for view in views])
+    digest = hashlib.sha512(repr(blocks).encode()).hexdigest()
+    workers = max((view.block.workers for view in views), default=1)
+    return Configuration(tuple(views), _routers(views), digest, workers)
+
+
+def _check_schemes(blocks: list[ServerBlock]) -> None:
+    for block in blocks:
+        for key in block.keys:
+            if key.scheme != "dns":
+                reason = f"{key.scheme}:// is not supported by clusterdns yet"
+                raise ConfigError(block.file, block.line, key.text, reason)
+
+
+def _views(blocks: list[ServerBlock], port: int, known: list[str]) -> list[View]:
+    """Return the view of each server block, with its plugins made in the order of the chain."""
+    bodies = [_block(block, port) for block in blocks]
+    plugins: list[list[Plugin]] = [[] for _ in blocks]
+    for word in known:
+        for block, body, made in zip(blocks, bodies, plugins, strict=True):
+            directives = block.find(word)
+            if directives:
+                made += plugin.load(word).setup(directives, body)
+    for body in bodies:
+        body.server = _first_endpoint(body).label
+        if not body.hosts:
+            body.local_addresses = interfaces.non_loopback()
+    return [View(body, made) for body, made in zip(bodies, plugins, strict=True)]
+
+
+def _block(block: ServerBlock, port: int) -> Block:
+    zones = [name.fold(name.parse(key.zone)) for key in block.keys]
+    body = Block(zones, block.file)
+    body.ports = tuple(port if key.port is None else key.port for key in block.keys)
+    return body
+
+
+def _first_endpoint(block: Block) -> Endpoint:
+    return Endpoint((block.hosts or [""])[0], block.ports[0])
+
+
+def _routers(views: list[View]) -> dict[Endpoint, Router]:
+    """Return one router per listener, and tell each block which one is its own."""
+    tables: dict[Endpoint, dict[WireName, list[View]]] = {}
+    for view in views:
+        for zone, port in zip(view.block.zones, view.block.ports, strict=True):
+            for host in view.block.hosts or [""]:
+                at = tables.setdefault(Endpoint(host, port), {}).setdefault(zone, [])
+                if view not in at:
+                    at.append(view)
+    routers = {endpoint: Router(table) for endpoint, table in tables.items()}
+    for view in views:
+        view.block.resolver = routers[_first_endpoint(view.block)]
+    return routers

@@ -1,0 +1,212 @@
+"""kube-dns's ConfigMap where it lies: in a directory that kubelet keeps, or in a manifest.
+
+``ConfigDir`` is a ``Loader`` for the supervisor. ``read`` brings what the directory holds, and the
+addresses of the host names in it, as one text; the supervisor has it compiled when it has changed.
+So a mistake is reported once, and the last good configuration stays in force.
+
+Host names of stub domains' servers (kube-dns: pkg/dnsmasq/nanny.go): one of the cluster is asked of
+ourselves, as soon as we serve, and followed when it changes; any other is asked of the node's
+resolver, until it is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from clusterdns.config import kubedns
+from clusterdns.config.kubedns import Entry
+from clusterdns.corefile.lexer import DiskFiles
+from clusterdns.errors import ClusterDNSError, ConfigError
+from clusterdns.forwarding import destinations
+from clusterdns.forwarding.exchange import Exchange
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import Question
+
+CONFIGMAP = "kube-dns"
+MAX_ENTRIES = 100
+READ_ATTEMPTS = 3
+ASK_TIMEOUT_S = 1.0
+ASK_ALL_TIMEOUT_S = 10.0
+_LOOPBACK = "127.0.0.1"
+_EDNS = message.Edns(4096, 0, 0)  # a headless Service has many addresses
+
+
+class ConfigDir:
+    """The configuration that a directory stands for; ``own`` reads the operator's Corefile."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        zone: str,
+        port: int,
+        warn: kubedns.Warn,
+        own: Callable[[], str] | None = None,
+    ) -> None:
+        self._directory = directory
+        self._zone = zone
+        self._port = port
+        self._warn = warn
+        self._own = own
+        self._addresses: dict[str, list[str]] = {}
+        self._is_first = True
+
+    def read(self) -> str:
+        """Return all that the configuration is made of, as JSON text. Raises OSError."""
+        own = self._own() if self._own else ""
+        try:
+            entries = {key: entry.value for key, entry in from_directory(self._directory).items()}
+        except OSError as error:  # told by `corefile`, so that it is told once
+            return json.dumps({"error": f"{self._directory}: {error.strerror or error}"})
+        with contextlib.suppress(ConfigError):  # told by `corefile`
+            self._look_up(self._settings(entries, lambda _: None).names())
+        self._is_first = False
+        return json.dumps({"own": own, "entries": entries, "addresses": self._addresses})
+
+    def corefile(self, text: str) -> str:
+        """Return the Corefile of what ``read`` returned.
+
+        Raises:
+            ClusterDNSError: the directory cannot be read, or an entry has a mistake.
+        """
+        found = json.loads(text)
+        if "error" in found:
+            raise ClusterDNSError(found["error"])
+        settings = self._settings(found["entries"], self._warn)
+        return self._translate(settings, found["own"], found["addresses"])
+
+    def defaults(self, text: str) -> str:
+        """Return the Corefile of an empty directory, and of the ``own`` that ``text`` has."""
+        return self._translate(kubedns.Settings({}, ()), json.loads(text).get("own", ""), {})
+
+    def _settings(self, entries: Mapping[str, str], warn: kubedns.Warn) -> kubedns.Settings:
+        known = {key: _entry(self._directory, key, value) for key, value in entries.items()}
+        return kubedns.read(known, zone=self._zone, warn=warn)
+
+    def _translate(
+        self, settings: kubedns.Settings, own: str, addresses: Mapping[str, list[str]]
+    ) -> str:
+        return kubedns.translate(
+            settings, zone=self._zone, port=self._port, warn=self._warn, own=own,
+            addresses=addresses,
+        )  # fmt: skip
+
+    def _look_up(self, names: list[str]) -> None:
+        """Bring the addresses of ``names`` up to date; what cannot be had stays as it was."""
+        deadline = time.monotonic() + ASK_ALL_TIMEOUT_S
+        known, self._addresses = self._addresses, {}
+        for host in names:
+            found: list[str] | None = known.get(host)
+            if time.monotonic() < deadline:
+                if kubedns.is_within(host, self._zone):
+                    told = None if self._is_first else ask((_LOOPBACK, self._port), host)
+                    found = found if told is None else told
+                elif not found:
+                    found = _system_addresses(host)
+            if found:
+                self._addresses[host] = found
+
+
+def from_directory(directory: Path) -> dict[str, Entry]:
+    """Return the entries that kubelet has put into ``directory``; none if there is no such thing.
+
+    Files whose name begins with a dot are none, as in kube-dns (pkg/dns/config/sync_dir.go).
+
+    Raises:
+        OSError: it is no directory, or a file cannot be read.
+    """
+    if not directory.exists():
+        return {}
+    # All files of one version: `..data` is a link that kubelet exchanges for another. It removes
+    # the old files after that, so what was read is whole if the link is still the same.
+    version = directory / "..data"
+    for _ in range(READ_ATTEMPTS):
+        root = version.resolve() if version.exists() else directory
+        with contextlib.suppress(FileNotFoundError):
+            found = {
+                path.name: _entry(directory, path.name, _text(path))
+                for path in itertools.islice(sorted(root.iterdir()), MAX_ENTRIES)
+                if not path.name.startswith(".") and not path.is_dir()
+            }
+            if root == (version.resolve() if version.exists() else directory):
+                return found
+    raise OSError(f"{directory} changes while it is read")
+
+
+def _text(path: Path) -> str:
+    return DiskFiles().read(str(path)) if path.name in kubedns.KEYS else ""
+
+
+def _entry(directory: Path, key: str, value: str) -> Entry:
+    return Entry(key, value, str(directory / key), value)
+
+
+def from_manifest(path: Path) -> dict[str, Entry]:
+    """Return the entries of the one ConfigMap `kube-dns` in a file of YAML or JSON.
+
+    Raises:
+        ClusterDNSError: it is no manifest, there is not exactly one, or it holds other than text.
+        OSError: it cannot be read.
+    """
+    from clusterdns.cluster import manifests  # and with it PyYAML, which serving does not need
+
+    names: list[str] = []
+    found: list[Mapping[str, object]] = []
+    for manifest in manifests.documents(path):
+        metadata = manifest.get("metadata")
+        called = str(metadata.get("name")) if isinstance(metadata, Mapping) else ""
+        if manifest.get("kind") == "ConfigMap":
+            names.append(called)
+            if called == CONFIGMAP:
+                found.append(manifest)
+    if len(found) != 1:
+        there = f"; there is {', '.join(names)}" if names else ""
+        raise ClusterDNSError(
+            f"{path}: {len(found) or 'no'} ConfigMaps with the name {CONFIGMAP}{there}"
+        )
+    data = found[0].get("data") or {}
+    if not isinstance(data, Mapping):
+        raise ConfigError(str(path), 1, "data", "wants keys and their texts")
+    whole = path.read_text("utf-8", "replace") if path.is_file() else ""
+    entries = {str(key): Entry(str(key), "", str(path), whole) for key in data}
+    for key, value in data.items():
+        if not isinstance(value, str):
+            reason = f"wants text, not {type(value).__name__}: put it behind | or in quotes"
+            raise entries[str(key)].error("", reason)
+        entries[str(key)] = entries[str(key)]._replace(value=value)
+    return entries
+
+
+def ask(server: tuple[str, int], host: str) -> list[str] | None:
+    """Return the addresses that a name server has for ``host``, sorted; None if it does not say."""
+    found: list[str] = []
+    for qtype, family in ((rr.A, socket.AF_INET), (rr.AAAA, socket.AF_INET6)):
+        wire = name.parse(host)
+        question = Question(wire, name.fold(wire), qtype)
+        try:
+            out = Exchange.begin(secrets.randbits(16), question, message.RD, _EDNS)
+            reply = destinations.ask(server, out, ASK_TIMEOUT_S)
+            is_unread = reply.flags & message.TC and not reply.answer  # cut short, or garbled
+            if is_unread or reply.rcode not in (rr.NOERROR, rr.NXDOMAIN):
+                return None
+            rdata = [record.rdata for record in reply.answer if record.rtype == qtype]
+            found += [socket.inet_ntop(family, octets) for octets in rdata]
+        except (OSError, ValueError):  # no reply, or RDATA that is no address
+            return None
+    return sorted(found)
+
+
+def _system_addresses(host: str) -> list[str] | None:
+    """Return what the node's resolver has for ``host``, sorted; None if it has nothing."""
+    try:
+        found = socket.getaddrinfo(f"{host}.", None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return None
+    return sorted({str(item[4][0]) for item in found})

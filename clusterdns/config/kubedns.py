@@ -1,0 +1,332 @@
+"""From kube-dns's ConfigMap to the Corefile that means the same.
+
+``read`` checks the entries `stubDomains` and `upstreamNameservers`, JSON text each, as kube-dns
+does and more strictly; ``translate`` makes of them what kubeadm made when it took a cluster from
+kube-dns to CoreDNS: kubeadm's Corefile, `forward .` to the upstream servers in it, and a server
+block for each stub domain. Of a Corefile of the operator's own the words ``UPSTREAMS`` and ``ZONE``
+are replaced, as NodeLocal DNSCache does, and the stub domains follow it, with its first `bind`.
+
+In kube-dns the cluster's own zones win over a stub domain that contains one (`local` and
+`cluster.local`); they get keys of their own, because CoreDNS asks the block with the longest key.
+
+Sources: kubernetes/dns pkg/dns/config and pkg/dnsmasq, cmd/node-cache; kubernetes
+cmd/kubeadm/app/phases/addons/dns.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from clusterdns.corefile.checks import nearest
+from clusterdns.corefile.lexer import shorten
+from clusterdns.errors import ConfigError
+
+STUB_DOMAINS = "stubDomains"
+UPSTREAM_NAMESERVERS = "upstreamNameservers"
+FEDERATIONS = "federations"
+KEYS = (STUB_DOMAINS, UPSTREAM_NAMESERVERS)
+
+UPSTREAMS = "__PILLAR__UPSTREAM__SERVERS__"
+ZONE = "__PILLAR__DNS__DOMAIN__"
+
+MAX_UPSTREAM_NAMESERVERS = 3
+MAX_SERVERS = 15  # of one `forward` (CoreDNS: plugin/forward/setup.go)
+REVERSE_ZONES = ("in-addr.arpa", "ip6.arpa")
+RESOLV_CONF = "/etc/resolv.conf"
+
+# What kubeadm installs; the first line is ``_keys``'s.
+_KUBEADM = f"""    errors
+    health {{
+        lameduck 5s
+    }}
+    ready
+    kubernetes {ZONE} in-addr.arpa ip6.arpa {{
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+        ttl 30
+    }}
+    prometheus :9153
+    forward . {UPSTREAMS} {{
+        max_concurrent 1000
+    }}
+    cache 30 {{
+        disable success {ZONE}
+        disable denial {ZONE}
+    }}
+    loop
+    reload
+    loadbalance
+}}
+"""
+_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_BIND = re.compile(r"^[ \t]*bind[ \t]+([^{}#\n]*[^{}#\s])", re.MULTILINE)
+_HOST_AND_PORT = re.compile(r"(?:\[([^]]*)\]|([^][:]*))(?::([0-9]{1,5}))?")
+
+Warn = Callable[[str], None]
+
+
+class Entry(NamedTuple):
+    """One entry of the ConfigMap; ``whole`` is the text of the file it stands in."""
+
+    key: str
+    value: str
+    file: str
+    whole: str
+
+    def error(self, found: str, reason: str) -> ConfigError:
+        """Return the mistake at the first line that has ``found``, else at the entry's."""
+        start = max(self.whole.find(self.key), 0)
+        at = max(self.whole.find(found, start), start)
+        return ConfigError(self.file, self.whole.count("\n", 0, at) + 1, self.key, reason)
+
+
+class Server(NamedTuple):
+    """Where to ask: ``host:port`` as `forward` takes it; ``name`` if the host is no address."""
+
+    text: str
+    name: str = ""
+    port: str = ""
+
+
+class Settings(NamedTuple):
+    """What the ConfigMap says; no upstream server means the node's."""
+
+    stub_domains: dict[str, tuple[Server, ...]]
+    upstreams: tuple[Server, ...]
+
+    def names(self) -> list[str]:
+        """Return the host names among the servers, each once."""
+        servers = [server for found in self.stub_domains.values() for server in found]
+        return list(dict.fromkeys(server.name for server in servers if server.name))
+
+
+def is_domain(text: str) -> bool:
+    """Tell whether kube-dns takes ``text`` for a domain: RFC 1123 labels, in lower case."""
+    return len(text) <= 253 and _DOMAIN.fullmatch(text) is not None
+
+
+def is_within(domain: str, zone: str) -> bool:
+    """Tell whether ``domain`` is ``zone`` or below it."""
+    return domain == zone or domain.endswith(f".{zone}")
+
+
+def read(entries: Mapping[str, Entry], *, zone: str, warn: Warn) -> Settings:
+    """Return what the ConfigMap says; ``zone`` is the cluster's.
+
+    Raises:
+        ConfigError: an entry is no JSON text, or names what can be no domain or no server.
+    """
+    for key in entries:
+        if key == FEDERATIONS:
+            warn(f"{FEDERATIONS}: no such thing any more, it is left out")
+        elif key not in KEYS:
+            guess = nearest(key, KEYS)
+            hint = f', did you mean "{guess}"?' if guess else ""
+            warn(f"{shorten(key)}: unknown, it is left out{hint}")
+    stub_domains = _stub_domains(entries.get(STUB_DOMAINS), zone, warn)
+    return Settings(stub_domains, _upstreams(entries.get(UPSTREAM_NAMESERVERS)))
+
+
+def _stub_domains(entry: Entry | None, zone: str, warn: Warn) -> dict[str, tuple[Server, ...]]:
+    found: dict[str, tuple[Server, ...]] = {}
+    domains = None if entry is None else _json(entry)
+    if entry is None or domains is None:
+        return found
+    if not isinstance(domains, dict):
+        raise entry.error("", 'wants domains and their servers, as {"acme.local": ["192.0.2.1"]}')
+    for domain, servers in domains.items():
+        at, stub = _quoted(domain), f"stub domain {_quoted(shorten(domain))}"
+        if not is_domain(domain):
+            hint = " of lower-case letters, digits, - and . without a last dot"
+            raise entry.error(at, f"{stub} is no domain name{hint}")
+        if domain in (zone, *REVERSE_ZONES):
+            raise entry.error(at, f"{stub} is a zone of the cluster itself")
+        if not isinstance(servers, list):
+            raise entry.error(at, f'{stub} wants a list of servers, as ["192.0.2.1"]')
+        if len(servers) > MAX_SERVERS:
+            raise entry.error(at, f"{stub} has more than {MAX_SERVERS} servers")
+        if not servers:
+            warn(f"{STUB_DOMAINS}: {stub} has no servers, it is left out")
+        else:
+            found[domain] = tuple(_server(text, entry, stub) for text in servers)
+    return found
+
+
+def _upstreams(entry: Entry | None) -> tuple[Server, ...]:
+    servers = None if entry is None else _json(entry)
+    if entry is None or servers is None:
+        return ()
+    if not isinstance(servers, list):
+        raise entry.error("", 'wants a list of servers, as ["192.0.2.1"]')
+    if len(servers) > MAX_UPSTREAM_NAMESERVERS:
+        raise entry.error("", f"has more than {MAX_UPSTREAM_NAMESERVERS} servers: {len(servers)}")
+    found = tuple(_server(text, entry) for text in servers)
+    for server in found:
+        if server.name:
+            at = _quoted(server.text)
+            raise entry.error(at, f"server {at} is a host name; only an address can be asked")
+    return found
+
+
+def _json(entry: Entry) -> object:
+    """Return the value of an entry. Raises ConfigError."""
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, value in pairs:
+            if key in found:
+                raise entry.error(_quoted(key), f"{_quoted(shorten(key))} is there twice")
+            found[key] = value
+        return found
+
+    try:
+        value: object = json.loads(entry.value, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        lines = entry.value.splitlines()[error.lineno - 1 : error.lineno] or [""]
+        where = f"line {error.lineno}, column {error.colno}"
+        raise entry.error(lines[0].strip(), f"is no JSON text: {error.msg} ({where})") from error
+    except (ValueError, RecursionError) as error:
+        raise entry.error("", f"is no JSON text: {error}") from error
+    return value
+
+
+def _server(text: object, entry: Entry, stub: str = "") -> Server:
+    """Return a server: an address or a host name, with a port or without. Raises ConfigError."""
+    of = f"{stub}: " if stub else ""
+    if not isinstance(text, str):
+        raise entry.error("", f"{of}server {shorten(json.dumps(text))} is no text")
+    wrong = entry.error(
+        _quoted(text),
+        f"{of}server {_quoted(shorten(text))} is no address or host name, with a port or without",
+    )
+    if _is_address(text, versions=(4, 6)):
+        return Server(text)
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None:
+        raise wrong
+    bracketed, host, port = match[1], match[2], match[3] or ""
+    if port and not 1 <= int(port) <= 65535:
+        raise entry.error(_quoted(text), f"{of}server {_quoted(text)} has no valid port")
+    if bracketed is not None:
+        if not _is_address(bracketed, versions=(6,)):
+            raise wrong
+        return Server(text)
+    if _is_address(host, versions=(4,)):
+        return Server(text)
+    # A name that ends in a number is an address gone wrong (RFC 3696 section 2).
+    if not is_domain(host) or host.rpartition(".")[2].isdigit():
+        raise wrong
+    return Server(text, host, port)
+
+
+def _is_address(text: str, versions: tuple[int, ...]) -> bool:
+    try:
+        return "%" not in text and ipaddress.ip_address(text).version in versions
+    except ValueError:
+        return False
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def translate(
+    settings: Settings,
+    *,
+    zone: str,
+    port: int,
+    warn: Warn,
+    own: str = "",
+    addresses: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Return the Corefile that ``settings`` stand for; ``own`` is the operator's, if there is one.
+
+    With ``addresses`` the servers' host names are replaced by them, and a stub domain without any
+    keeps a block that refuses. Without, a name below ``zone`` is left out with a warning, because
+    `forward` looks names up before there is anybody to answer for that zone; a stub domain of such
+    names only is left out, as kubeadm did.
+    """
+    servers = {
+        domain: _texts(domain, found, zone, addresses, warn)
+        for domain, found in settings.stub_domains.items()
+    }
+    if addresses is None:
+        servers = {domain: texts for domain, texts in servers.items() if texts}
+    upstreams = " ".join(server.text for server in settings.upstreams) or RESOLV_CONF
+    if own:
+        _check_own(own, settings, zone, warn)
+    text = own or f"{_keys(zone, port, servers)} {{\n{_KUBEADM}"
+    text = text.replace(UPSTREAMS, upstreams).replace(ZONE, zone)
+    bind = _BIND.search(own)  # a block without it would be a listener that hears nothing
+    first = [f"bind {bind[1]}"] if bind else []
+    return "\n".join([text, *(_block(f"{d}:{port}", first, servers[d]) for d in servers)])
+
+
+def _keys(zone: str, port: int, stub_domains: Mapping[str, object]) -> str:
+    keys = ["."]
+    for own in (zone, *REVERSE_ZONES):
+        if any(is_within(own, domain) for domain in stub_domains):
+            keys.append(own)
+    return " ".join(f"{key}:{port}" for key in keys)
+
+
+def _check_own(own: str, settings: Settings, zone: str, warn: Warn) -> None:
+    """Warn of what cannot be put into a Corefile that is not ours."""
+    if settings.upstreams and UPSTREAMS not in own:
+        warn(f"{UPSTREAM_NAMESERVERS}: not used, the Corefile has no {UPSTREAMS}")
+    for domain in settings.stub_domains:
+        for inner in (zone, *REVERSE_ZONES):
+            if is_within(inner, domain):
+                warn(f"{STUB_DOMAINS}: {domain} takes {inner}, unless that has a key of its own")
+
+
+def _texts(
+    domain: str,
+    servers: Sequence[Server],
+    zone: str,
+    addresses: Mapping[str, Sequence[str]] | None,
+    warn: Warn,
+) -> list[str]:
+    """Return the servers of a stub domain as `forward` takes them, each once."""
+    found: list[str] = []
+    at = f"{STUB_DOMAINS}: {domain}: server"
+    for server in servers:
+        if not server.name:
+            found.append(server.text)
+        elif addresses is not None:
+            known = addresses.get(server.name, ())
+            found += [_with_port(address, server.port) for address in known]
+            if not known:
+                warn(f"{at} {server.text} has no known address, it is left out until it has one")
+        elif is_within(server.name, zone):
+            warn(
+                f"{at} {server.text} is left out: forward looks host names up at the start, when "
+                f"nobody answers for {zone} yet; write the Service's clusterIP instead"
+            )
+        else:
+            found.append(server.text)
+            warn(f"{at} {server.text} is looked up at the start only; CoreDNS needs 1.14.4 for it")
+    if not found and addresses is None:
+        warn(f"{STUB_DOMAINS}: {domain} has no other server, it is left out")
+    return list(dict.fromkeys(found))[:MAX_SERVERS]
+
+
+def _with_port(address: str, port: str) -> str:
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _block(key: str, first: Sequence[str], servers: Sequence[str]) -> str:
+    """Return the server block of a stub domain, as kubeadm wrote it behind ``first``."""
+    lines = [*first]
+    if servers:  # else names are REFUSED, and asked of nobody who does not know them
+        lines += ["errors", "cache 30", "loop", f"forward . {' '.join(servers)}"]
+    return f"{key} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n"

@@ -1,0 +1,1 @@
+"""The text of a Corefile: words, grammar, arguments."""

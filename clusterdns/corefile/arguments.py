@@ -1,0 +1,125 @@
+"""Readers of the arguments that plugins' directives and options have in common.
+
+Each takes a Directive, returns a value, and raises ConfigError with its file and line.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from clusterdns.corefile.keys import parse_key
+from clusterdns.corefile.lexer import shorten
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire import name
+from clusterdns.wire.name import WireName
+
+MAX_NUMBER = 2**31 - 1
+
+_DURATION = re.compile(r"[+-]?(?:0|(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
+_DURATION_PART = re.compile(r"([0-9]*)\.?([0-9]*)([a-zµμ]+)")
+_UNIT_NS = {
+    "ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6,
+    "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9,
+}  # fmt: skip
+_MAX_NS = 2**63 - 1  # Go's time.Duration: 292 years
+_MAX_DURATION_CHARACTERS = 200
+
+
+def one(line: Directive) -> str:
+    """Return the only argument."""
+    if len(line.args) != 1:
+        raise line.error("takes one argument")
+    return line.args[0]
+
+
+def flag(line: Directive) -> bool:
+    """Return True for an option without arguments."""
+    if line.args:
+        raise line.error(f"takes no argument, got {line.args[0]!r}")
+    return True
+
+
+def some(line: Directive) -> tuple[str, ...]:
+    """Return the arguments, of which there must be at least one."""
+    if not line.args:
+        raise line.error("needs an argument")
+    return line.args
+
+
+def word(line: Directive, *words: str) -> str:
+    """Return the only argument, which is one of ``words``."""
+    if one(line) not in words:
+        raise line.error(f"wants one of {', '.join(words)}, got {line.args[0]!r}")
+    return line.args[0]
+
+
+def whole(text: str, line: Directive, *, least: int = 0, most: int = MAX_NUMBER) -> int:
+    """Return ``text`` as a whole number within bounds."""
+    if not (text.isascii() and text.isdigit()) or not least <= int(text[:20]) <= most:
+        bounds = f"from {least} to {most}" if most != MAX_NUMBER else f"of at least {least}"
+        raise line.error(f"wants a whole number {bounds}, got {text!r}")
+    return int(text)
+
+
+def number(line: Directive, *, least: int = 0, most: int = MAX_NUMBER) -> int:
+    """Return the only argument as a whole number."""
+    return whole(one(line), line, least=least, most=most)
+
+
+def seconds(line: Directive, *, is_positive: bool = False) -> float:
+    """Return the only argument as a duration in seconds, which is not negative."""
+    found = duration_s(one(line), line)
+    if found < 0 or (is_positive and not found):
+        raise line.error(f"wants a positive duration, got {line.args[0]!r}")
+    return found
+
+
+def address(line: Directive) -> str:
+    """Return the only argument as the text of an IP address."""
+    try:
+        return str(ipaddress.ip_address(one(line)))
+    except ValueError as error:
+        raise line.error(f"{line.args[0]!r} is no IP address") from error
+
+
+def zone_names(texts: tuple[str, ...] | list[str], line: Directive) -> tuple[WireName, ...]:
+    """Return zones, CIDR text expanded, in wire form."""
+    return tuple(name.fold(name.parse(text)) for text in zones(texts, line))
+
+
+def zones(texts: Iterable[str], directive: Directive) -> list[str]:
+    """Return zone arguments in lower case, absolute, CIDR text as its reverse zones.
+
+    A scheme and a port are allowed, and mean nothing (CoreDNS: plugin.Host.NormalizeExact).
+
+    Raises:
+        ConfigError: one is no zone. CoreDNS skips it in silence.
+    """
+    found: list[str] = []
+    for text in texts:
+        try:
+            found += [key.zone for key in parse_key(text)]
+        except ValueError as error:
+            raise directive.error(f"zone {shorten(text)!r}: {error}") from error
+    return found
+
+
+def duration_s(text: str, directive: Directive) -> float:
+    """Return the seconds of a duration as Go writes it (time.ParseDuration): `1h2m`, `1.5s`, `0`.
+
+    Raises:
+        ConfigError: it is none, or longer than 292 years.
+    """
+    if len(text) > _MAX_DURATION_CHARACTERS or not _DURATION.fullmatch(text):
+        raise directive.error(f"{shorten(text)!r} is no duration, such as 30s or 1m30s")
+    total_ns = 0
+    for whole, fraction, unit in _DURATION_PART.findall(text):
+        unit_ns = _UNIT_NS[unit]
+        total_ns += int(whole or "0") * unit_ns + int(fraction or "0") * unit_ns // 10 ** len(
+            fraction
+        )
+    if total_ns > _MAX_NS:
+        raise directive.error(f"{shorten(text)!r} is too long a duration")
+    return (-total_ns if text.startswith("-") else total_ns) / 1e9

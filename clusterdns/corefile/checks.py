@@ -1,0 +1,103 @@
+"""What is checked of all server blocks together, and the order of directives.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from clusterdns.corefile.keys import Key
+from clusterdns.corefile.lexer import shorten
+from clusterdns.corefile.parser import ServerBlock
+from clusterdns.errors import ConfigError
+
+# The order of the chain (CoreDNS 1.14.7: core/dnsserver/zdirectives.go).
+COREDNS_ORDER: tuple[str, ...] = (
+    "root", "metadata", "geoip", "cancel", "proxyproto", "quic", "grpc_server", "https",
+    "https3", "timeouts", "multisocket", "reload", "nsid", "bufsize", "bind", "debug", "trace",
+    "ready", "health", "pprof", "shed", "prometheus", "errors", "log", "dnstap", "local",
+    "dns64", "any", "chaos", "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache",
+    "header", "dnssec", "tls", "minimal", "template", "transfer", "hosts", "route53", "azure",
+    "clouddns", "k8s_external", "kubernetes", "file", "auto", "secondary", "etcd", "loop",
+    "forward", "grpc", "erratic", "whoami", "on", "sign", "view", "nomad",
+)  # fmt: skip
+# With the directives of our own, each behind the one named: `search` sees names before the cache
+# does, as `autopath` does, and what keeps names from the upstream sees only those nobody knew.
+_OWN = {"autopath": ("search",), "loop": ("private", "families")}
+ORDER = tuple(word for each in COREDNS_ORDER for word in (each, *_OWN.get(each, ())))
+
+_MAX_GUESSED_CHARACTERS = 40  # no directive is half as long; keeps `nearest` cheap
+
+
+def check_directives(
+    blocks: Sequence[ServerBlock], known: Collection[str], unsupported: Collection[str]
+) -> None:
+    """Check that every directive is one of ``known``.
+
+    Raises:
+        ConfigError: it is one of ``unsupported``, or none at all; with the nearest one.
+    """
+    for block in blocks:
+        for directive in block.directives:
+            if directive.name in known:
+                continue
+            if directive.name in unsupported:
+                raise directive.error("not supported by clusterdns yet")
+            guess = nearest(directive.name, [*known, *unsupported])
+            hint = f', did you mean "{guess}"?' if guess else ""
+            raise directive.error(f"unknown directive{hint}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the one of ``known`` that ``word`` most likely stands for, if any comes near."""
+    if len(word) > _MAX_GUESSED_CHARACTERS:
+        return None
+    found = difflib.get_close_matches(word.lower(), known, n=1)
+    return found[0] if found else None
+
+
+def check_overlaps(
+    blocks: Sequence[ServerBlock], default_port: int, hosts: Sequence[Sequence[str]] = ()
+) -> None:
+    """Check that no two blocks serve one zone at one place; ``hosts[i]`` are `bind`'s of block i.
+
+    No hosts is every address, which overlaps any other. Blocks with a `view` share their zone with
+    other blocks (CoreDNS: core/dnsserver/address.go).
+
+    Raises:
+        ConfigError: two keys overlap.
+    """
+    taken: dict[tuple[str, str, int], dict[str, Key]] = {}
+    for i, block in enumerate(blocks):
+        is_view = bool(block.find("view"))
+        for key in block.keys:
+            place = (key.scheme, key.zone, key.effective_port(default_port))
+            at = taken.setdefault(place, {})
+            for host in (hosts[i] if i < len(hosts) else ()) or ("",):
+                reason = _overlap(key, host, at, default_port, is_view=is_view)
+                if reason:
+                    served = key.served(default_port, host)
+                    raise ConfigError(
+                        block.file,
+                        block.line,
+                        shorten(key.text),
+                        f"cannot serve {served} - {reason}",
+                    )
+                if not is_view:
+                    at[host] = key
+
+
+def _overlap(
+    key: Key, host: str, at: Mapping[str, Key], default_port: int, *, is_view: bool
+) -> str | None:
+    if host in at:
+        return None if is_view else "it is already defined"
+    if at and not host:
+        other = list(at)[-1]  # the one that CoreDNS names
+    elif "" in at:
+        other = ""
+    else:
+        return None
+    return f"zone overlap listener capacity with {key.served(default_port, other)}"

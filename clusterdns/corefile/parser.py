@@ -1,0 +1,349 @@
+"""From the words of a Corefile to server blocks: imports, snippets, keys, directives.
+
+``parse`` reads words (`corefile_lexer`) from a stack of frames: the Corefile at the bottom, and on
+top of it what is being imported. It holds the grammar and no meaning: which directives there are
+and what they take is for `corefile` and the plugins. CoreDNS: caddy caddyfile/parse.go.
+
+Whatever the text: server blocks or a ConfigError come out, in bounded time and memory.
+
+Pure: no sockets, clock, threads or randomness; files come in through ``Files``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from clusterdns.corefile.keys import Key, is_preferred, parse_key
+from clusterdns.corefile.lexer import Files, Word, expand, lex, shorten
+from clusterdns.errors import ConfigError
+
+# CoreDNS's own limits; it has none for the depth and the amount.
+MAX_SNIPPET_IMPORTS = 10_000
+MAX_FILE_IMPORTS = 100_000
+MAX_DEPTH = 100  # files and snippets that import each other go round for ever
+MAX_IMPORTED_WORDS = 500_000  # a snippet of ten imports of a snippet of ten imports ...
+MAX_KEYS = 65_536  # CIDR text stands for up to 128 keys
+
+
+class Directive(NamedTuple):
+    """A line of a server block, or of another directive's block, with the words on it."""
+
+    name: str
+    args: tuple[str, ...]
+    block: tuple[Directive, ...]
+    file: str
+    line: int
+    has_block: bool
+
+    def error(self, reason: str, word: str | None = None) -> ConfigError:
+        """Return the mistake on this line, at ``word`` or at its first word."""
+        shown = shorten(self.name if word is None else word)
+        return ConfigError(self.file, self.line, shown, reason)
+
+
+class ServerBlock(NamedTuple):
+    """A server block: at least one key, and its directives in the order of the file."""
+
+    keys: tuple[Key, ...]
+    directives: tuple[Directive, ...]
+    file: str
+    line: int
+
+    def find(self, name: str) -> list[Directive]:
+        """Return all occurrences of a directive."""
+        return [directive for directive in self.directives if directive.name == name]
+
+
+def parse(
+    text: str,
+    file: str,
+    *,
+    environ: Mapping[str, str],
+    files: Files,
+    warn: Callable[[str], None],
+) -> list[ServerBlock]:
+    """Return the server blocks of a Corefile; the empty list if it has none.
+
+    Raises:
+        ConfigError: the text, or a file it imports, has a mistake.
+    """
+    parser = _Parser(lex(text, file), environ, files, warn)
+    blocks: list[ServerBlock] = []
+    keys = 0
+    while parser.peek() is not None:
+        block = parser.block()
+        if block is None:
+            continue
+        keys += len(block.keys)
+        if keys > MAX_KEYS:
+            raise ConfigError(block.file, block.line, shorten(block.keys[0].text), "too many zones")
+        blocks.append(block)
+    return blocks
+
+
+class _Frame:
+    """Words still to come from one text: the Corefile, an imported file or a snippet."""
+
+    __slots__ = ("at", "words")
+
+    def __init__(self, words: Sequence[Word]) -> None:
+        self.words = words
+        self.at = 0
+
+
+class _Parser:
+    """Reads words from a stack of frames; an import puts a frame on top."""
+
+    def __init__(
+        self,
+        words: Sequence[Word],
+        environ: Mapping[str, str],
+        files: Files,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._frames = [_Frame(words)]
+        self._last = Word("", "", 0, True)
+        self._environ = environ
+        self._files = files
+        self._warn = warn
+        self._snippets: dict[str, list[Word]] = {}
+        self._imported: dict[str, list[Word]] = {}  # words by pattern: a text is read once
+        self._snippet_imports = self._file_imports = self._imported_words = 0
+
+    def peek(self) -> Word | None:
+        """Return the next word without taking it, None at the end."""
+        while True:
+            frame = self._frames[-1]
+            if frame.at < len(frame.words):
+                return frame.words[frame.at]
+            if len(self._frames) == 1:
+                return None
+            self._frames.pop()
+
+    def _on_line(self) -> Word | None:
+        """Return the next word if it is on the line of the last one; ends no frame."""
+        frame = self._frames[-1]
+        if frame.at < len(frame.words) and not frame.words[frame.at].starts_line:
+            return frame.words[frame.at]
+        return None
+
+    def _take(self, word: Word) -> str:
+        """Go past ``word``, which is next, and return its text with the environment put in."""
+        self._frames[-1].at += 1
+        self._last = word
+        return expand(word, self._environ)
+
+    def block(self) -> ServerBlock | None:
+        """Read a server block or a snippet; None if nothing is to be served by it."""
+        keys = self._keys()
+        start = self.peek()
+        if start is not None and len(keys) == 1:
+            text, word = keys[0]
+            if text.startswith("(") and text.endswith(")"):
+                self._define_snippet(text[1:-1], word)
+                return None
+        directives = self._directives()
+        if not keys:
+            if start is not None:
+                self._warn(f"{start.file}:{start.line}: server block without a zone is ignored")
+            return None
+        first = keys[0][1]
+        found: list[Key] = []
+        for text, word in keys:
+            found += self._expand_key(text, word)
+            if len(found) > MAX_KEYS:
+                raise word.error("too many zones")
+        return ServerBlock(tuple(found), tuple(directives), first.file, first.line)
+
+    def _keys(self) -> list[tuple[str, Word]]:
+        """Read the keys of a block, up to the end of the line or the brace."""
+        keys: list[tuple[str, Word]] = []
+        wants_more, is_first = False, True
+        while (word := self.peek()) is not None:
+            if word.starts_line and not is_first and not wants_more:
+                return keys
+            text = expand(word, self._environ)
+            if text == "import" and word.starts_line:
+                self._import(word)
+                continue
+            if text == "{":
+                if wants_more:
+                    raise word.error("a zone must follow the comma")
+                return keys
+            self._take(word)
+            is_first = False
+            if text:
+                wants_more = text.endswith(",")
+                keys.append((text.removesuffix(","), word))
+        if wants_more:
+            raise self._last.error("a zone must follow the comma")
+        return keys
+
+    def _expand_key(self, text: str, word: Word) -> list[Key]:
+        try:
+            keys = parse_key(text)
+        except ValueError as error:
+            raise ConfigError(word.file, word.line, shorten(text), str(error)) from error
+        for key in keys:
+            if not is_preferred(key.zone):
+                self._warn(f'domain "{key.zone}" does not follow RFC1035 preferred syntax')
+        return keys
+
+    def _directives(self) -> list[Directive]:
+        """Read the body of a server block: to its closing brace, or to the end without braces."""
+        opening = self.peek()
+        has_brace = opening is not None and opening.text == "{"
+        if opening is not None and has_brace:
+            self._take(opening)
+        directives: list[Directive] = []
+        while (word := self.peek()) is not None:
+            if word.text == "}":
+                self._take(word)
+                return directives
+            if word.text == "import":
+                self._import(word)
+            else:
+                directives.append(self._directive(word))
+        if opening is not None and has_brace:
+            if self._last.text != "}":
+                raise opening.error("is not closed before the end of the file")
+            # CoreDNS takes the brace of the last directive for the one of the server block.
+            self._warn(f"{opening.file}:{opening.line}: server block lacks its closing brace")
+        return directives
+
+    def _directive(self, head: Word) -> Directive:
+        """Read a directive of a server block, with its block."""
+        if head.text == "{":
+            raise head.error("unexpected brace")
+        name, args = self._take(head), list[str]()
+        while (word := self.peek()) is not None and (not word.starts_line or word.text == "{"):
+            if word.text == "}":
+                raise word.error(f"unexpected behind {shorten(name)!r}: must start a line")
+            if word.text == "{":
+                if word.starts_line:
+                    raise word.error(f"must stand at the end of the line of {shorten(name)!r}")
+                block = self._body(word)
+                return Directive(name, tuple(args), block, head.file, head.line, True)
+            args.append(self._take(word))
+        return Directive(name, tuple(args), (), head.file, head.line, False)
+
+    def _body(self, opening: Word) -> tuple[Directive, ...]:
+        """Read the block of a directive, from its opening to its closing brace."""
+        self._take(opening)
+        lines: list[Directive] = []
+        while (word := self.peek()) is not None:
+            if word.text == "}":
+                self._take(word)
+                after = self.peek()
+                if after is not None and not after.starts_line:
+                    raise after.error("unexpected behind a closing brace")
+                return tuple(lines)
+            if word.text == "import" and word.starts_line:
+                self._import(word)
+            else:
+                lines.append(self._line(word))
+        raise opening.error("is not closed before the end of the file")
+
+    def _line(self, head: Word) -> Directive:
+        """Read a line of a directive's block. A closing brace ends it, even on the same line."""
+        if head.text == "{":
+            raise head.error("unexpected brace")
+        name, args = self._take(head), list[str]()
+        while (word := self.peek()) is not None and word.text != "}":
+            if word.text == "{":
+                raise word.error(
+                    f"{shorten(name)!r} takes no block"
+                )  # CoreDNS: Dispenser.NextBlock
+            if word.starts_line:
+                break
+            args.append(self._take(word))
+        return Directive(name, tuple(args), (), head.file, head.line, False)
+
+    def _define_snippet(self, name: str, key: Word) -> None:
+        """Read the body of a snippet and keep its words."""
+        if name in self._snippets:
+            raise key.error("snippet is defined already")
+        word = self.peek()
+        if word is None or word.text != "{":
+            raise key.error("a snippet needs a block in braces")
+        self._take(word)
+        words: list[Word] = []
+        depth = 1
+        while (word := self.peek()) is not None:
+            self._frames[-1].at += 1
+            self._last = word
+            depth += (word.text == "{") - (word.text == "}")
+            if not depth:
+                break
+            words.append(word)
+        if depth:
+            raise key.error("the snippet's block is not closed before the end of the file")
+        if words:
+            words[0] = words[0]._replace(starts_line=True)
+        for word, after in itertools.pairwise(words):
+            is_import = word.text == "import" and word.starts_line
+            if is_import and expand(after, self._environ) == name:
+                raise after.error("a snippet cannot import itself")
+        self._snippets[name] = words
+
+    def _import(self, head: Word) -> None:
+        """Put the words of a snippet, file or pattern of files in front of those still to come."""
+        self._take(head)
+        argument = self._on_line()
+        if argument is None:
+            raise head.error("wants a snippet, a file or a pattern of files")
+        target = self._take(argument)
+        if not target:
+            raise head.error("wants a snippet, a file or a pattern of files, got nothing")
+        if self._on_line() is not None:
+            raise head.error("takes one argument")
+        words = self._snippets.get(target)
+        if words is not None:
+            self._snippet_imports += 1
+        else:
+            words = self._read(target, argument)
+            self._file_imports += 1
+        self._imported_words += len(words)
+        if self._snippet_imports > MAX_SNIPPET_IMPORTS or self._file_imports > MAX_FILE_IMPORTS:
+            raise head.error(f"too many imports, the last one of {shorten(target)!r}")
+        if self._imported_words > MAX_IMPORTED_WORDS:
+            raise head.error(
+                f"more than {MAX_IMPORTED_WORDS} words, the last ones from {shorten(target)!r}"
+            )
+        if len(self._frames) > MAX_DEPTH:
+            raise head.error(f"{shorten(target)!r} is imported more than {MAX_DEPTH} levels deep")
+        self._frames.append(_Frame(words))
+
+    def _read(self, target: str, word: Word) -> list[Word]:
+        """Return the words of the files that ``target`` means, relative to the file of ``word``."""
+        pattern = posixpath.join(posixpath.dirname(word.file), target)
+        if pattern in self._imported:
+            return self._imported[pattern]
+        if pattern.count("*") > 1 or pattern.count("?") > 1 or "[" in pattern:
+            raise ConfigError(
+                word.file,
+                word.line,
+                "import",
+                f"a pattern has at most one * and one ? and no [: {shorten(pattern)}",
+            )
+        try:
+            paths = self._files.glob(pattern)
+            if not all(path.isprintable() for path in paths):  # messages name them
+                raise ValueError("the name of the file is not printable")
+            words = list[Word]()
+            for path in paths:
+                words += lex(self._files.read(path), path)
+                if len(words) > MAX_IMPORTED_WORDS:
+                    break  # the caller complains
+        except (OSError, ValueError) as error:
+            reason = f"cannot read {shorten(target)!r}: {error}"
+            raise ConfigError(word.file, word.line, "import", reason) from error
+        if not paths:
+            if not any(character in pattern for character in "*?]"):
+                raise ConfigError(word.file, word.line, "import", f"no file {shorten(target)!r}")
+            self._warn(f"No files matching import glob pattern: {shorten(target)}")
+        self._imported[pattern] = words
+        return words

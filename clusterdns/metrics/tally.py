@@ -1,0 +1,202 @@
+"""What a listener has answered, counted in plain integers.
+
+Everything that can be told apart in the metrics of a reply is a ``Kind``; each kind that the table
+repeats has a pair of slots, without and with OPT, in lists of integers, one list per transport and
+address family. The fast path adds one to a slot; what is said once is counted by its kind.
+``samples`` turns both into CoreDNS's request and response metrics.
+
+Durations on the packet path are taken per drained batch, so ``samples`` shares them out among the
+zones by how many queries each had. (CoreDNS: plugin/metrics/vars/report.go)
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from clusterdns.metrics.histogram import SIZE_OCTETS, TIME_S, Histogram
+
+MAX_KINDS = 16_384  # that have slots
+MAX_SINGLES = 4096  # kinds of what was said once, until they are added up
+OPT_OCTETS = 11  # a bare OPT: how much longer the same question is with EDNS
+DROPPED = "dropped"  # the zone label of what no server block takes
+
+# The types that have a label of their own (CoreDNS: plugin/metrics/vars/monitor.go).
+_TYPES = frozenset(
+    (
+        "A", "AAAA", "CNAME", "DNSKEY", "DS", "MX", "NSEC3", "NSEC", "NS", "PTR", "RRSIG", "SOA",
+        "SRV", "TXT", "HTTPS", "SVCB", "IXFR", "AXFR", "ANY",
+    )
+)  # fmt: skip
+
+# (metric, label values, value); a histogram's value is its `sample()`.
+Sample = tuple[str, tuple[str, ...], float | tuple[float, ...]]
+
+
+class Channel(NamedTuple):
+    """How a query came: ``udp`` or ``tcp``, family ``1`` (IPv4) or ``2`` (IPv6)."""
+
+    proto: str
+    family: str
+
+
+class Kind(NamedTuple):
+    """One kind of query with its reply; ``size`` without OPT. Sizes are uncompressed octets.
+
+    Without a zone only its ``counters`` count: the server block has no `prometheus`.
+    """
+
+    zone: str
+    view: str
+    type: str
+    rcode: str
+    plugin: str
+    do: bool
+    size: int
+    reply_size: int
+    counters: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+def type_label(text: str) -> str:
+    """Return the label of an RR type's mnemonic."""
+    return text if text in _TYPES else "other"
+
+
+class Tally:
+    """The counts of one listener, whose metric label is ``server``."""
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.hits: dict[Channel, list[int]] = {}
+        self.batches = Histogram(TIME_S)  # seconds a query of a batch took, packet path only
+        self._slots: dict[Kind, int] = {}
+        self._channels: dict[int, Channel] = {}  # by the identity of their slots
+        self._singles: Counter[tuple[Kind, int, bool]] = Counter()  # the number is the channel's
+        self._totals: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self._sizes: dict[tuple[str, tuple[str, ...]], Histogram] = {}
+        self._times: dict[tuple[str, str], Histogram] = {}
+        self._in_batches: Counter[tuple[str, str]] = Counter()
+        self._waited: Counter[tuple[str, str]] = Counter()
+
+    def channel(self, proto: str, family: str) -> list[int]:
+        """Return the slots that queries of this transport and family are counted in."""
+        channel, empty = Channel(proto, family), [0] * (2 * len(self._slots))
+        found = self.hits.setdefault(channel, empty)
+        self._channels[id(found)] = channel
+        return found
+
+    @property
+    def is_full(self) -> bool:
+        """Whether slots are used up: `restart` after forgetting all that names a slot."""
+        return len(self._slots) >= MAX_KINDS
+
+    def slot(self, kind: Kind) -> int:
+        """Return the first slot of a kind; the one behind it counts queries with OPT."""
+        slot = self._slots.get(kind)
+        if slot is None:
+            slot = self._slots[kind] = 2 * len(self._slots)
+            for counts in self.hits.values():
+                counts += (0, 0)
+        return slot
+
+    def once(self, kind: Kind, hits: list[int], has_opt: bool, times: int = 1) -> None:
+        """Count a reply that the table had no part in; ``hits`` are the slots of its channel."""
+        self._singles[kind, id(hits), has_opt] += times
+        if len(self._singles) >= MAX_SINGLES:
+            self._fold()
+
+    def waited(self, zone: str, view: str, seconds: float) -> None:
+        """Count the duration of a query that was not answered within its batch."""
+        self._waited[zone, view] += 1
+        self._time((zone, view)).observe(seconds)
+
+    def took(self, zone: str, view: str, times: int) -> Histogram:
+        """Return the durations in which so many queries are to be counted likewise."""
+        self._waited[zone, view] += times
+        return self._time((zone, view))
+
+    def restart(self) -> None:
+        """Give every slot back."""
+        self._fold()
+        self._slots.clear()
+        for counts in self.hits.values():
+            counts.clear()
+
+    def samples(self) -> list[Sample]:
+        """Return all counts so far."""
+        self._fold()
+        self._share_out_batches()
+        found: list[Sample] = [(*key, value) for key, value in self._totals.items()]
+        found += [(*key, histogram.sample()) for key, histogram in self._sizes.items()]
+        for (zone, view), histogram in self._times.items():
+            labels = (self.server, zone, view)
+            found.append(("dns_request_duration_seconds", labels, histogram.sample()))
+        return found
+
+    def _fold(self) -> None:
+        """Move the counts from the slots to the totals."""
+        for channel, counts in self.hits.items():
+            for kind, slot in self._slots.items():
+                for opt in (0, 1):
+                    times = counts[slot + opt]
+                    if times:
+                        counts[slot + opt] = 0
+                        self._add(kind, channel, kind.size + opt * OPT_OCTETS, times)
+        for (kind, number, has_opt), times in self._singles.items():
+            size = kind.size + has_opt * OPT_OCTETS
+            self._add(kind, self._channels[number], size, times)
+        self._singles.clear()
+
+    def _add(self, kind: Kind, channel: Channel, size: int, times: int) -> None:
+        totals = self._totals
+        for name, labels in kind.counters:
+            totals[name, labels] += times
+        if not kind.zone:
+            return
+        place = (self.server, kind.zone, kind.view)
+        totals["dns_requests_total", (*place, *channel, kind.type)] += times
+        totals["dns_responses_total", (*place, kind.rcode, kind.plugin)] += times
+        if kind.do:
+            totals["dns_do_requests_total", place] += times
+        key = (*place, channel.proto)
+        self._size("dns_request_size_bytes", key).observe(size, times)
+        self._size("dns_response_size_bytes", key).observe(kind.reply_size, times)
+        self._in_batches[kind.zone, kind.view] += times
+
+    def _size(self, name: str, labels: tuple[str, ...]) -> Histogram:
+        found = self._sizes.get((name, labels))
+        if found is None:
+            found = self._sizes[name, labels] = Histogram(SIZE_OCTETS)
+        return found
+
+    def _time(self, key: tuple[str, str]) -> Histogram:
+        found = self._times.get(key)
+        if found is None:
+            found = self._times[key] = Histogram(TIME_S)
+        return found
+
+    def _share_out_batches(self) -> None:
+        """Give each zone its part of the durations of batches, so that its count comes out right.
+
+        What waited has a duration of its own already.
+        """
+        shares = self._in_batches
+        shares.subtract(self._waited)
+        self._waited.clear()
+        batches, self.batches = self.batches, Histogram(TIME_S)
+        queries = sum(batches.counts)
+        mean = batches.total / queries if queries else 0.0
+        buckets = [count for count in enumerate(batches.counts) if count[1]]
+        for key, share in shares.items():
+            histogram = self._time(key)
+            histogram.total += mean * max(share, 0)
+            while share > 0:
+                i, left = buckets.pop() if buckets else (0, share)
+                taken = min(share, left)
+                histogram.counts[i] += taken
+                share -= taken
+                if left > taken:
+                    buckets.append((i, left - taken))
+        shares.clear()

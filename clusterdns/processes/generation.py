@@ -1,0 +1,265 @@
+"""The processes of one configuration: its workers, the watchers that feed them, their sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from clusterdns.cluster import feed
+from clusterdns.cluster.source import Source
+from clusterdns.config.compile import Configuration, Endpoint
+from clusterdns.errors import ClusterDNSError
+from clusterdns.host import channel
+from clusterdns.host.channel import Channel
+from clusterdns.metrics.ledger import Ledger
+from clusterdns.metrics.tally import Sample
+from clusterdns.processes.binding import bind
+from clusterdns.processes.process import Child, Nursery, fork
+from clusterdns.processes.worker import Worker
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 7.0  # a little longer than a worker drains
+STALLED_S = 15.0  # a worker that has not beaten for so long is stuck
+SAMPLES_TIMEOUT_S = 3.0
+_log = logging.getLogger(__name__)
+
+Sockets = dict[Endpoint, list[socket.socket]]
+
+
+class GenerationError(ClusterDNSError):
+    """Workers that did not come to serve."""
+
+
+class ChildProcess:
+    """A worker or watcher as the supervisor sees it: its beats and samples over a channel."""
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[socket.socket], int],
+        ledger: Ledger,
+        *,
+        stalled_s: float = STALLED_S,
+    ) -> None:
+        self.child = Child(name, self._fork)
+        self.is_serving = asyncio.Event()
+        self.not_ready: list[str] = []
+        self._run = run
+        self._stalled_s = stalled_s
+        self._ledger = ledger
+        self._samples: list[Sample] = []  # as last told
+        self._answered = asyncio.Event()
+        self._beat_at = time.monotonic()
+        self._channel: Channel | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    def _fork(self) -> int:
+        ours, theirs = channel.pair()
+        self._beat_at = time.monotonic()
+        pid = self._run(theirs)
+        theirs.close()
+        self._listening = asyncio.get_running_loop().create_task(self._listen(ours))
+        return pid
+
+    async def _listen(self, sock: socket.socket) -> None:
+        """Take in what one life of the process says, until it has gone."""
+        self._channel = opened = await Channel.open(sock)
+        async for message in opened.messages():
+            if message[0] == "beat":
+                self._beat_at = time.monotonic()
+                self.not_ready = message[2]
+                if message[1]:
+                    self.is_serving.set()
+            elif message[0] == "samples":
+                self._samples = message[1]
+                self._answered.set()
+        self._channel = None
+        self.is_serving.clear()
+        self._ledger.close(self._samples)
+        self._samples = []
+        await opened.close()
+
+    async def samples(self) -> list[Sample]:
+        """Return what the process has counted, as last told if it does not answer in time."""
+        if self._channel is not None:
+            self._answered.clear()
+            self._channel.send(("samples",))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._answered.wait(), SAMPLES_TIMEOUT_S)
+        return self._samples
+
+    def kill_if_stalled(self) -> None:
+        """End a process whose loop does not turn any more."""
+        if self.child.pid and time.monotonic() - self._beat_at > self._stalled_s:
+            _log.error("%s does not beat any more: killing it", self.child.name)
+            self._beat_at = time.monotonic()
+            self.child.kill()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Have it drain and end, or kill it when it takes too long."""
+        self.child.is_wanted = False
+        if self.child.pid and self._channel is not None and timeout_s:
+            self._channel.send(("stop",))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.child.ended.wait(), timeout_s)
+        self.child.kill()
+        if self._listening is not None:
+            await asyncio.wait([self._listening], timeout=1)  # for its last samples
+
+
+async def _samples(processes: Iterable[ChildProcess]) -> list[Sample]:
+    """Return what some processes have counted."""
+    found = await asyncio.gather(*(process.samples() for process in processes))
+    return [sample for samples in found for sample in samples]
+
+
+class Watchers:
+    """One watcher for each Kubernetes source in use, whatever generation uses it."""
+
+    def __init__(self, nursery: Nursery, ledger: Ledger) -> None:
+        self._nursery = nursery
+        self._ledger = ledger
+        self._running: dict[Source, tuple[socket.socket, ChildProcess]] = {}
+
+    def address_of(self, source: Source) -> str | bytes:
+        """Return where a source's events are to be had, starting its watcher if need be."""
+        if source not in self._running:
+            listener = feed.listen()
+
+            def run(theirs: socket.socket) -> int:
+                return _fork_watcher(source, listener, theirs)
+
+            # Nothing bounds how long a directory of manifests takes to be parsed.
+            stalled_s = float("inf") if source.manifests else STALLED_S
+            watcher = ChildProcess(
+                f"watcher of {source.title}", run, self._ledger, stalled_s=stalled_s
+            )
+            self._running[source] = (listener, watcher)
+            self._nursery.start(watcher.child)
+        address: str | bytes = self._running[source][0].getsockname()
+        return address
+
+    def keep_only(self, sources: Iterable[Source]) -> None:
+        """End the watchers of all other sources."""
+        for source in self._running.keys() - set(sources):
+            listener, watcher = self._running.pop(source)
+            watcher.child.is_wanted = False
+            watcher.child.kill()
+            listener.close()
+
+    async def samples(self) -> list[Sample]:
+        """Return what all watchers have counted."""
+        return await _samples(w for s, (_, w) in self._running.items() if not s.manifests)
+
+    def kill_stalled(self) -> None:
+        """End the watchers that do not beat any more; they are started again."""
+        for _, watcher in self._running.values():
+            watcher.kill_if_stalled()
+
+
+def _fork_watcher(source: Source, listener: socket.socket, theirs: socket.socket) -> int:
+    def main() -> Coroutine[Any, Any, None]:
+        from clusterdns.cluster import watcher  # and what it needs, which nobody else does
+
+        return watcher.run(source, listener, theirs)
+
+    return fork(main, [listener.fileno(), theirs.fileno()])
+
+
+class Generation:
+    """A configuration being served."""
+
+    def __init__(
+        self, configuration: Configuration, nursery: Nursery, watchers: Watchers, ledger: Ledger
+    ) -> None:
+        self.configuration = configuration
+        self.sockets: list[Sockets] = []  # by worker
+        self._nursery = nursery
+        self._watchers = watchers
+        self._ledger = ledger
+        self._workers: list[ChildProcess] = []
+
+    def bind(self, old: list[Sockets]) -> None:
+        """Get the sockets of every worker, those of ``old`` where they serve the same listener.
+
+        Raises:
+            BindError: one cannot be had.
+        """
+        for i in range(self.configuration.workers):
+            theirs = old[i] if i < len(old) else {}
+            self.sockets.append({})
+            for endpoint in self.configuration.routers:
+                self.sockets[i][endpoint] = theirs.get(endpoint) or bind(endpoint)
+
+    def unbind(self, kept: list[Sockets]) -> None:
+        """Close the sockets that ``kept`` does not hold."""
+        held = {sock for some in kept for group in some.values() for sock in group}
+        for some in self.sockets:
+            for group in some.values():
+                for sock in group:
+                    if sock not in held:
+                        sock.close()
+
+    def start(self) -> None:
+        """Fork the workers, and the watchers they need."""
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # the collector would write to pages that are shared until somebody does
+        feeds = {s: self._watchers.address_of(s) for s in self.configuration.sources}
+        for i, sockets in enumerate(self.sockets):
+
+            def run(theirs: socket.socket, sockets: Sockets = sockets) -> int:
+                keep = [sock.fileno() for some in sockets.values() for sock in some]
+                return fork(
+                    lambda: Worker(self.configuration, sockets, feeds).run(theirs),
+                    [*keep, theirs.fileno()],
+                )
+
+            worker = ChildProcess(f"worker {i}", run, self._ledger)
+            self._workers.append(worker)
+            self._nursery.start(worker.child)
+
+    async def wait_until_serving(self) -> None:
+        """Return when every worker reads its sockets. Raises GenerationError."""
+        waits = [worker.is_serving.wait() for worker in self._workers]
+        try:
+            await asyncio.wait_for(asyncio.gather(*waits), START_TIMEOUT_S)
+        except TimeoutError as error:
+            raise GenerationError(f"workers do not serve after {START_TIMEOUT_S:g} s") from error
+
+    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """End the workers."""
+        await asyncio.gather(*(worker.stop(timeout_s) for worker in self._workers))
+
+    async def samples(self) -> list[Sample]:
+        """Return what all workers have counted."""
+        return await _samples(self._workers)
+
+    def configuration_samples(self) -> list[Sample]:
+        """Return which plugins handle queries (CoreDNS: metrics/register.go plugin_enabled)."""
+        found: list[Sample] = []
+        for view in self.configuration.views:
+            if view.is_measured:
+                zone = self.configuration.first_zone(view)
+                names = {"prometheus", *(plugin.name for plugin in view.chain)}
+                labels = (view.block.server, zone, view.block.view)
+                found += [("plugin_enabled", (*labels, name), 1) for name in sorted(names)]
+        return found
+
+    def not_ready(self) -> list[str]:
+        """Return the names of the plugins that some worker says are not ready, sorted."""
+        found = {name for worker in self._workers for name in worker.not_ready}
+        if not found and not all(worker.is_serving.is_set() for worker in self._workers):
+            found = {"clusterdns"}  # no plugin's fault: the sockets are not read yet
+        return sorted(found)
+
+    def kill_stalled(self) -> None:
+        """End the workers whose loop does not turn any more; they are started again."""
+        for worker in self._workers:
+            worker.kill_if_stalled()

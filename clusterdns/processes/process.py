@@ -1,0 +1,150 @@
+"""Processes forked from the supervisor: how one begins, how it is watched, how it ends.
+
+A child inherits code, configuration and sockets by fork, drops what is the supervisor's alone, and
+never returns from ``fork``. A ``Child`` is the supervisor's view of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from clusterdns.serving.packetloop import PacketLoop
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_HANDLED = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP,
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
+)  # fmt: skip
+_libc = ctypes.CDLL(None)
+_log = logging.getLogger(__name__)
+
+
+def fork(main: Callable[[], Coroutine[Any, Any, None]], keep: Iterable[int]) -> int:
+    """Start a child that runs ``main`` in a loop of its own; return its process ID.
+
+    Of all descriptors the child holds standard input and output and ``keep``: its copy of the
+    supervisor's end of a channel would keep that channel open for ever.
+    """
+    parent = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        _become_child(frozenset((0, 1, 2, *keep)), parent)
+        with asyncio.Runner(loop_factory=PacketLoop) as runner:
+            runner.run(main())
+        status = 0
+    except BaseException:  # whatever it was: say so, and do not fall back into the supervisor
+        with contextlib.suppress(Exception):
+            _log.error("process %d ends: %s", os.getpid(), traceback.format_exc())
+    finally:
+        os._exit(status)
+
+
+def _become_child(keep: frozenset[int], parent: int) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+    # The terminal's ^C reaches the whole group; the supervisor decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it died between fork and prctl
+    # The supervisor's loop is still on the stack, with objects that own descriptors: they must not
+    # be collected here and close numbers that have been given out anew. Nor are their pages copied.
+    gc.freeze()
+    asyncio._set_running_loop(None)
+    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
+        if int(entry) not in keep:
+            with contextlib.suppress(OSError):
+                os.close(int(entry))
+
+
+class Child:
+    """A process the supervisor keeps alive: started again, ever more slowly, when it ends."""
+
+    FIRST_DELAY_S = 0.05
+    MAX_DELAY_S = 5.0
+    SETTLED_S = 10.0  # who lives that long may start again at once
+
+    def __init__(self, name: str, start: Callable[[], int]) -> None:
+        self.name = name
+        self.pid = 0
+        self.is_wanted = True
+        self.started_at = 0.0
+        self.ended = asyncio.Event()
+        self._start = start
+        self._delay_s = self.FIRST_DELAY_S
+
+    def start(self) -> None:
+        """Fork it."""
+        self.ended.clear()
+        self.started_at = time.monotonic()
+        self.pid = self._start()
+
+    def on_exit(self, status: int) -> None:
+        """Take note that it has ended, and start it again if it is still wanted."""
+        pid, self.pid = self.pid, 0
+        self.ended.set()
+        if not self.is_wanted:
+            return
+        if time.monotonic() - self.started_at >= self.SETTLED_S:
+            self._delay_s = self.FIRST_DELAY_S
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        _log.error("%s (process %d) ended with %s: starting it again", self.name, pid, how)
+        asyncio.get_running_loop().call_later(self._delay_s, self._restart)
+        self._delay_s = min(self._delay_s * 2, self.MAX_DELAY_S)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def _restart(self) -> None:
+        if self.is_wanted and not self.pid:
+            try:
+                self.start()
+            except OSError as error:  # no memory or no processes left just now
+                _log.error("%s: cannot fork: %s", self.name, error)
+                asyncio.get_running_loop().call_later(self._delay_s, self._restart)
+
+
+class Nursery:
+    """All children, so that an exit finds its own."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+
+    def start(self, child: Child) -> None:
+        """Start a child and keep it going until it is no longer wanted."""
+        self._children.append(child)
+        child.start()
+
+    def pids(self) -> list[int]:
+        """Return the process IDs of the children that live."""
+        return [child.pid for child in self._children if child.pid]
+
+    def reap(self) -> None:
+        """Collect every process that has ended; as process 1 also those of others."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                for child in [child for child in self._children if child.pid == pid]:
+                    if not child.is_wanted:
+                        self._children.remove(child)
+                    child.on_exit(os.waitstatus_to_exitcode(status))

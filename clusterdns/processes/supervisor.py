@@ -1,0 +1,266 @@
+"""The first process: it binds, forks, watches over and replaces the others; no query passes it.
+
+``Supervisor.run`` starts a ``Generation`` - the workers and watchers of one configuration - and
+waits for signals. A reload starts the next generation on the same sockets, waits until it serves,
+and only then stops the old one, so that every moment has somebody who answers. Whatever is wrong
+with a new configuration ends the reload and nothing else. (CoreDNS: coremain/run.go, caddy.go)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import NamedTuple
+
+from clusterdns.chain.plugin import Respond
+from clusterdns.config.compile import Configuration
+from clusterdns.corefile.lexer import WatchedFiles
+from clusterdns.errors import ClusterDNSError
+from clusterdns.metrics.ledger import Ledger
+from clusterdns.processes.generation import Generation, Watchers
+from clusterdns.processes.process import Nursery
+from clusterdns.processes.web import AddressError, Web
+
+WATCHDOG_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Loader(NamedTuple):
+    """Where the configuration comes from; ``read`` and ``compile`` raise ConfigError or OSError.
+
+    ``imports`` are the files that it imported when it was compiled last.
+    """
+
+    read: Callable[[], str]
+    compile: Callable[[str], Configuration]
+    imports: WatchedFiles
+
+
+class Duties:
+    """What the plugins of one generation ask of the supervisor (plugin.Supervisor)."""
+
+    def __init__(self, supervisor: Supervisor, generation: Generation) -> None:
+        self.paths: dict[str, dict[str, Respond]] = {}  # HTTP address -> path -> responder
+        self.lameduck_s = 0.0
+        self.interval_s = 0.0
+        self._supervisor = supervisor
+        self._generation = generation
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the process is about to end."""
+        return self._supervisor.is_stopping
+
+    def serve(self, address: str, path: str, respond: Respond) -> None:
+        """Answer GET of ``path`` at ``address`` with what ``respond`` returns."""
+        self.paths.setdefault(address, {}).setdefault(path, respond)
+
+    def not_ready(self) -> list[str]:
+        """Return the names of the plugins that are not ready, sorted."""
+        return self._generation.not_ready()
+
+    async def metrics(self) -> bytes:
+        """Return the exposition of all metrics."""
+        return await self._supervisor.metrics()
+
+    def lameduck(self, seconds: float) -> None:
+        """Go on serving for ``seconds`` after the signal to stop."""
+        self.lameduck_s = max(self.lameduck_s, seconds)
+
+    def watch_configuration(self, interval_s: float) -> None:
+        """Compare the configuration every ``interval_s`` and reload it when it changed."""
+        self.interval_s = interval_s
+
+
+class Supervisor:
+    """Keeps one generation serving until told to stop."""
+
+    def __init__(self, loader: Loader, configuration: Configuration, text: str) -> None:
+        self.is_stopping = False
+        self._loader = loader
+        self._text = text
+        self._nursery = Nursery()
+        self._ledger = Ledger()
+        self._watchers = Watchers(self._nursery, self._ledger)
+        self._generation = self._generation_of(configuration)
+        self._duties = Duties(self, self._generation)
+        self._webs: dict[str, Web] = {}
+        self._reloading = asyncio.Lock()
+        self._stop = asyncio.Event()
+        self._last_signal: signal.Signals | None = None
+        self._reload_failures = 0
+        self._reloaded_digest = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, announce: Callable[[Configuration], None]) -> int:
+        """Serve until a signal ends it; return the exit status.
+
+        Raises:
+            ClusterDNSError: the first start fails.
+        """
+        self._handle_signals()
+        starting = asyncio.create_task(self._start(announce))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+        else:
+            starting.cancel()
+        await stopping
+        await self._shut_down()
+        return 0
+
+    async def _start(self, announce: Callable[[Configuration], None]) -> None:
+        generation = self._generation
+        generation.bind([])
+        await self._take_up(generation, self._duties)
+        generation.start()
+        self._spawn(self._watch_over())
+        await generation.wait_until_serving()
+        announce(generation.configuration)
+        if self._duties.interval_s:
+            digest = generation.configuration.digest
+            _log.info("plugin/reload: Running configuration SHA512 = %s", digest)
+        self._spawn(self._watch_configuration())
+
+    async def reload(self) -> None:
+        """Take up the configuration if it has changed; on any mistake keep the one in force."""
+        async with self._reloading:
+            try:
+                loop = asyncio.get_running_loop()
+                text = await loop.run_in_executor(None, self._loader.read)
+                if text == self._text and not await loop.run_in_executor(None, self._imports_moved):
+                    return
+                self._text = text  # what fails is not tried again until it changes
+                compiled = await loop.run_in_executor(None, self._loader.compile, text)
+                if compiled.digest == self._generation.configuration.digest:
+                    return
+                _log.info("Reloading")
+                self._reloaded_digest = compiled.digest
+                await self._replace(compiled)
+                _log.info("plugin/reload: Running configuration SHA512 = %s", compiled.digest)
+                _log.info("Reloading complete")
+            except (ClusterDNSError, OSError) as error:
+                self._reload_failures += 1
+                _log.error("Reload failed, the last good configuration stays in force: %s", error)
+            except Exception:
+                self._reload_failures += 1
+                _log.exception("Reload failed, the last good configuration stays in force")
+
+    def _imports_moved(self) -> bool:
+        return self._loader.imports.have_changed
+
+    async def metrics(self) -> bytes:
+        """Return the exposition of all metrics."""
+        from clusterdns.metrics import (
+            exposition,  # its library is the largest there is, and only read here
+        )
+
+        living = await asyncio.gather(self._generation.samples(), self._watchers.samples())
+        samples = self._ledger.total([*living[0], *living[1]])
+        samples += self._generation.configuration_samples()
+        samples.append(("reload_failed_total", (), self._reload_failures))
+        if self._reloaded_digest:
+            samples.append(("reload_version_info", ("sha512", self._reloaded_digest), 1))
+        pids = [os.getpid(), *self._nursery.pids()]
+        return exposition.exposition(samples, pids)
+
+    async def _replace(self, configuration: Configuration) -> None:
+        """Start the next generation on the sockets of this one, then stop this one.
+
+        Raises:
+            ClusterDNSError: the next one cannot start; this one goes on.
+        """
+        old, new = self._generation, self._generation_of(configuration)
+        duties = Duties(self, new)
+        try:
+            new.bind(old.sockets)
+            new.start()
+            await new.wait_until_serving()
+            await self._take_up(new, duties)
+        except BaseException:
+            await new.stop(0)
+            new.unbind(old.sockets)
+            self._watchers.keep_only(old.configuration.sources)
+            raise
+        self._generation, self._duties = new, duties
+        await old.stop()
+        old.unbind(new.sockets)
+        self._watchers.keep_only(configuration.sources)
+
+    def _generation_of(self, configuration: Configuration) -> Generation:
+        return Generation(configuration, self._nursery, self._watchers, self._ledger)
+
+    async def _take_up(self, generation: Generation, duties: Duties) -> None:
+        """Do what the plugins of a generation ask for. Raises AddressError."""
+        for plugin in generation.configuration.plugins:
+            plugin.supervise(duties)
+        added: dict[str, Web] = {}
+        try:
+            for address in duties.paths.keys() - self._webs.keys():
+                added[address] = Web(address)
+                await added[address].start()
+        except AddressError:
+            for web in added.values():
+                web.stop()
+            raise
+        for address in self._webs.keys() - duties.paths.keys():
+            self._webs.pop(address).stop()
+        self._webs |= added
+        for address, paths in duties.paths.items():
+            self._webs[address].paths = paths
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, self._on_stop_signal, number)
+        loop.add_signal_handler(signal.SIGUSR1, lambda: self._spawn(self.reload()))
+        loop.add_signal_handler(signal.SIGCHLD, self._nursery.reap)
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _on_stop_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGQUIT:
+            os._exit(0)
+        if number == signal.SIGINT and self._last_signal == signal.SIGINT:
+            os._exit(2)
+        self._last_signal = number
+        self.is_stopping = True
+        self._stop.set()
+
+    async def _shut_down(self) -> None:
+        if self._last_signal == signal.SIGTERM:
+            _log.info("SIGTERM: Shutting down servers then terminating")
+            if self._duties.lameduck_s:
+                seconds = self._duties.lameduck_s
+                _log.info("plugin/health: Going into lameduck mode for %gs", seconds)
+                await asyncio.sleep(seconds)
+        else:
+            _log.info("SIGINT: Shutting down")
+        for task in self._tasks:
+            task.cancel()
+        await self._generation.stop()
+        for web in self._webs.values():
+            web.stop()
+
+    async def _watch_over(self) -> None:
+        """Kill what does not beat any more, so that it is started again."""
+        while True:
+            await asyncio.sleep(WATCHDOG_S)
+            self._generation.kill_stalled()
+            self._watchers.kill_stalled()
+
+    async def _watch_configuration(self) -> None:
+        """Reload now and then, if the configuration in force asks for it."""
+        while True:
+            await asyncio.sleep(self._duties.interval_s or 30.0)
+            if self._duties.interval_s:
+                await self.reload()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,177 @@
+"""One worker process: sockets, tables, stores and the plugins of every view.
+
+``run`` is the life of a worker: start the plugins, read the sockets, beat, and at the word ``stop``
+drain and leave. It inherits configuration and bound sockets from the supervisor by fork and talks
+to it over a channel: beats and samples up, ``samples`` and ``stop`` down. A channel that breaks
+means that the supervisor has gone, and the worker goes too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Iterable, Mapping
+
+from clusterdns.cluster.feed import Subscription
+from clusterdns.cluster.source import Source
+from clusterdns.cluster.store import Fact, Store
+from clusterdns.config.compile import Configuration, Endpoint
+from clusterdns.host.channel import Channel
+from clusterdns.metrics.tally import Sample
+from clusterdns.serving.relay import Relay
+from clusterdns.serving.server import Server
+from clusterdns.serving.tcp import Streams
+from clusterdns.serving.udp import Engine, engine_of
+
+BEAT_S = 1.0
+STARTING_BEAT_S = 0.05
+DRAIN_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """What plugins see of their worker, and the life of the process."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        sockets: Mapping[Endpoint, Iterable[socket.socket]],
+        feeds: Mapping[Source, str | bytes],
+    ) -> None:
+        self._configuration = configuration
+        self._feeds = feeds
+        self._servers = {
+            endpoint: Server(router, endpoint.label, self.now)
+            for endpoint, router in configuration.routers.items()
+        }
+        self._engines: list[Engine] = []
+        self._streams: list[Streams] = []
+        for endpoint, some in sockets.items():
+            server = self._servers[endpoint]
+            for sock in some:
+                if sock.type == socket.SOCK_DGRAM:
+                    self._engines.append(engine_of(server, sock))
+                else:
+                    self._streams.append(Streams(server, sock))
+        self._relay = Relay(self._servers.values(), self._engines)
+        self._subscriptions: dict[Source, Subscription] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_serving = False
+        self._stop = asyncio.Event()
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        return time.monotonic()
+
+    async def store(self, source: Source, timeout_s: float) -> Store:
+        """Return the store fed from ``source``, once it is filled or ``timeout_s`` have passed."""
+        subscription = self._subscriptions.get(source)
+        if subscription is None:
+            subscription = self._subscribe(source)
+        try:
+            await asyncio.wait_for(subscription.filled.wait(), timeout_s)
+        except TimeoutError:
+            _log.warning("plugin/kubernetes: starting server with unsynced Kubernetes API")
+        return subscription.store
+
+    def forget_all(self) -> None:
+        """Forget every remembered answer."""
+        for server in self._servers.values():
+            server.table.clear()
+
+    async def run(self, channel_socket: socket.socket) -> None:
+        """Live until told to stop, or until the supervisor has gone."""
+        channel = await Channel.open(channel_socket)
+        listening = asyncio.create_task(self._listen(channel))
+        beating = asyncio.create_task(self._beat(channel))
+        plugins = self._configuration.plugins
+        await asyncio.gather(*(plugin.start(self) for plugin in plugins))
+        for streams in self._streams:  # before UDP: who gets an answer there may come here next
+            await streams.start()
+        self._relay.start()
+        for engine in self._engines:
+            engine.start()
+        self._is_serving = True
+        self._beat_once(channel)
+        await self._stop.wait()
+        await self._drain()
+        for plugin in plugins:
+            await plugin.stop()
+        channel.send(("samples", self.samples()))
+        beating.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await channel.close()
+        listening.cancel()
+
+    def samples(self) -> list[Sample]:
+        """Return everything this worker has counted."""
+        self._relay.add_up()
+        for engine in self._engines:
+            engine.add_up()
+        found: list[Sample] = []
+        for server in self._servers.values():
+            found += server.tally.samples()
+            found.append(("panics_total", (), server.panics))
+        for engine in self._engines:
+            found += engine.samples()
+        for plugin in self._configuration.plugins:
+            found += plugin.samples()
+        return found
+
+    def _subscribe(self, source: Source) -> Subscription:
+        store = Store(source.kinds)
+        subscription = self._subscriptions[source] = Subscription(
+            self._feeds[source],
+            store,
+            kinds=source.kinds,
+            changed=self._forget,
+            clock=time.time,
+        )
+        task = asyncio.create_task(subscription.run())
+        self._tasks.add(task)
+        return subscription
+
+    def _forget(self, facts: list[Fact]) -> None:
+        """Drop what was answered from facts that have changed."""
+        for server in self._servers.values():
+            server.table.forget(facts)
+
+    async def _listen(self, channel: Channel) -> None:
+        """Do what the supervisor says."""
+        async for message in channel.messages():
+            if message[0] == "samples":
+                channel.send(("samples", self.samples()))
+            elif message[0] == "stop":
+                self._stop.set()
+        self._stop.set()  # the supervisor has gone: nobody would restart or reload us
+
+    async def _beat(self, channel: Channel) -> None:
+        """Tell the supervisor again and again that the loop turns, and what is not ready."""
+        while True:
+            is_settled = self._beat_once(channel)
+            await asyncio.sleep(BEAT_S if is_settled else STARTING_BEAT_S)
+
+    def _beat_once(self, channel: Channel) -> bool:
+        """Send one beat; tell whether everything is served and ready."""
+        plugins = self._configuration.plugins
+        waiting = sorted({plugin.name for plugin in plugins if not plugin.is_ready})
+        channel.send(("beat", self._is_serving, waiting))
+        return self._is_serving and not waiting
+
+    async def _drain(self) -> None:
+        """Let others read the sockets, and answer what has been taken already."""
+        for engine in self._engines:
+            engine.stop()
+        for streams in self._streams:
+            streams.stop()
+        deadline = self.now() + DRAIN_S
+        await self._relay.drain(DRAIN_S)
+        for server in self._servers.values():
+            await server.drain(max(0.0, deadline - self.now()))
+        for streams in self._streams:
+            while streams.connections and self.now() < deadline:  # noqa: ASYNC110 - at the end only
+                await asyncio.sleep(0.02)
+            streams.abort()

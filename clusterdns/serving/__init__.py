@@ -1,0 +1,1 @@
+"""The packet path: sockets, the answer table, and their twins in C."""

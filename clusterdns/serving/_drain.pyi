@@ -1,0 +1,84 @@
+from collections.abc import Callable
+
+from clusterdns.serving.table import Answer
+
+Client = tuple[str, int]
+
+class Lane:
+    number: int
+    busy: int
+    known: tuple[dict[bytes, object], ...]
+    under_way: dict[bytes, bytes | bool]
+    targets: list[bytes]
+    counts: dict[bytes, tuple[int, float]]
+    success: dict[bytes, tuple[float, float, int, bytes]] | None
+    denial: dict[bytes, tuple[float, float, int, bytes]] | None
+    patience: float
+    stale: float
+    policy: int
+    most: int
+    success_least: int
+    success_most: int
+    denial_least: int
+    denial_most: int
+    is_cached: bool
+    shuffles: bool
+    refuses: bool
+    def __init__(
+        self,
+        number: int,
+        known: tuple[dict[bytes, object], ...],
+        under_way: dict[bytes, bytes | bool],
+        targets: list[bytes],
+        counts: dict[bytes, tuple[int, float]],
+        /,
+    ) -> None: ...
+
+# Lane, query, client, listener, server, seconds, reply, error.
+HandedOver = tuple[Lane, bytes, Client, int, int, float, bytes | None, int]
+
+# What `drain` is given; durations by bucket, and nanoseconds in all; what is left to Python, and
+# what sees to it and tells whether asyncio has something to do then.
+Reader = tuple[
+    dict[bytes, Answer],
+    dict[bytes, Answer],
+    dict[bytes, int],
+    list[int],
+    dict[bytes, Lane | None],
+    list[int],
+    list[tuple[bytes, Client]],
+    Callable[[], bool],
+]
+# What the relay hands over, and what sees to it.
+RelayReader = tuple[list[HandedOver], Callable[[], bool]]
+
+def drain(
+    fd: int,
+    lasting: dict[bytes, Answer],
+    passing: dict[bytes, Answer],
+    limits: dict[bytes, int],
+    hits: list[int],
+    now: float,
+    zones: dict[bytes, Lane | None] = ...,
+    /,
+) -> tuple[int, int, list[tuple[bytes, Client]]]: ...
+def answer(
+    lasting: dict[bytes, Answer],
+    passing: dict[bytes, Answer],
+    limits: dict[bytes, int],
+    hits: list[int],
+    stream: bytes,
+    at: int,
+    most: int,
+    now: float,
+    /,
+) -> tuple[bytes, int, int]: ...
+def wait(
+    epoll: int,
+    timeout: float,
+    readers: dict[int, Reader | RelayReader | Callable[[], bool]],
+    /,
+) -> list[int]: ...
+def open() -> int: ...
+def collect(now: float, /) -> list[HandedOver]: ...
+def expire(now: float, /) -> list[HandedOver]: ...

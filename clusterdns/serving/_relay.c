@@ -1,0 +1,764 @@
+/* Plain queries for names outside: on to an upstream server and back, without Python.
+ *
+ * The plugin chain is the specification; relay.py says which queries take this way. Only what is
+ * plain does: A and AAAA over UDP, a reply of addresses or a denial with its SOA behind aliases,
+ * ordered and compressed as every server does it. Anything else - no reply, TC, another RCODE,
+ * other records, one more client with the same question - is handed to Python, which goes on.
+ *
+ * A query is sent as it came, with another ID, from a socket and so a port of its own (RFC 5452).
+ * A reply is passed on as it came, with the client's ID and spelling, the TTL that `cache` says and
+ * its addresses shuffled if `loadbalance` is there, and kept as octets until it is asked for again.
+ */
+#include "_relay.h"
+#include <errno.h>
+#include <netinet/in.h>
+#include <structmember.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+enum {
+    MAX_OUT = 1024, BATCH = 64, MIN_PORT = 1024, PORT_TRIES = 3, ADDRESS = 28, TIMES = 16,
+    MAX_NAME = 255, MAX_LABEL = 63, MAX_QUERY = HEADER + MAX_NAME + 4 + OPT,
+    MAX_REPLY = 4096, MAX_RECORDS = 64, MAX_LABELS = 256, MAX_OCTETS = 65535, MAX_GATHERED = 8,
+    A = 1, CNAME = 5, SOA = 6, AAAA = 28, TYPE_OPT = 41, NXDOMAIN = 3, REFUSED = 5,
+    ERROR_TTL = 5, /* seconds, rules.MIN_TTL_S */
+    TC = 0x02, AD = 0x20, NOBODY = 65535
+};
+enum policy { SEQUENTIAL, ROUND_ROBIN, RANDOM };
+
+/* Where queries of one zone of a server block go, and what their replies meet; see relay.py. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *known;     /* tuple of dicts, question -> second it is known until, or (that, ...) */
+    PyObject *under_way; /* dict, question -> flags and OPT as sent; True: Python wants its reply */
+    PyObject *targets;   /* list of octets, each a struct target */
+    PyObject *success, *denial; /* dict for what is kept, or None */
+    PyObject *counts;    /* dict, octets of a struct count -> (replies, seconds) */
+    double patience;     /* seconds a reply is waited for */
+    double stale;        /* seconds that a kept reply may be used after its end */
+    int number, policy, most, busy;
+    unsigned turn; /* of round_robin: goes round by itself */
+    unsigned success_least, success_most, denial_least, denial_most; /* TTLs */
+    char is_cached, shuffles;
+    char refuses; /* what there is no room for; else Python sees it */
+} Lane;
+
+struct target {
+    unsigned char number[2], unused[2], to[ADDRESS], from[ADDRESS]; /* sockaddr_in or _in6 */
+};
+
+/* A query that is out. */
+struct out {
+    Lane *lane; /* NULL: none */
+    PyObject *question;
+    double began;
+    struct sockaddr_storage client;
+    int sock, listener, next_free, error;
+    unsigned short ident, target, length, limit;
+    char is_mismatched;              /* something had our ID, but was no reply to our question */
+    unsigned char packet[MAX_QUERY]; /* as it came */
+};
+
+/* What is counted together: its octets are a key, so it has no gaps. */
+struct count {
+    int listener;
+    unsigned short lane, target, type, query, reply; /* octets: without OPT, uncompressed */
+    unsigned char rcode, has_opt, time, unused;
+};
+
+/* What a plain reply holds. */
+struct plain {
+    size_t end;          /* of its records, but for an OPT */
+    size_t uncompressed; /* octets */
+    unsigned ttl;        /* the smallest */
+    int records, addresses, labels, is_denial;
+    int is_error; /* a name error behind aliases, which `cache` does not keep: rules.outcome */
+    size_t heads[MAX_RECORDS];                      /* where owners end */
+    struct { unsigned short at, rest; } label[MAX_LABELS]; /* and octets up to the name's end */
+};
+
+static struct out outs[MAX_OUT];
+static struct out *first_free, *unsent[BATCH];
+static int unsent_count;
+static int poll_fd = -1;
+static int gathered; /* times, since Python has looked after what is kept */
+static unsigned char reply[MAX_OCTETS + OPT];
+
+static unsigned short number16(const unsigned char *from)
+{
+    return (unsigned short)(from[0] << 8 | from[1]);
+}
+
+static void write16(unsigned char *to, unsigned number)
+{
+    to[0] = (unsigned char)(number >> 8);
+    to[1] = (unsigned char)number;
+}
+
+/* A number nobody can guess; none is taken before a worker is forked. */
+static unsigned short random16(void)
+{
+    static unsigned short numbers[128]; /* 256 octets are never cut short: getrandom(2) */
+    static int left;
+    if (!left) {
+        while (getrandom(numbers, sizeof numbers, 0) != (ssize_t)sizeof numbers)
+            ;
+        left = sizeof numbers / sizeof *numbers;
+    }
+    return numbers[--left];
+}
+
+unsigned char time_bucket(double seconds)
+{
+    unsigned char found = 0;
+    for (double bound = 0.00025; found < TIMES && seconds > bound; bound *= 2)
+        found++;
+    return found;
+}
+
+/* Count one more of what has the same octets, and its time. */
+static void count(PyObject *counts, const void *octets, size_t size, double seconds)
+{
+    PyObject *key = PyBytes_FromStringAndSize(octets, (Py_ssize_t)size), *after = NULL;
+    PyObject *before = key ? PyDict_GetItemWithError(counts, key) : NULL;
+    long times = 0;
+    double spent = 0;
+    if (!PyErr_Occurred() && (!before || PyArg_ParseTuple(before, "ld", &times, &spent)))
+        after = Py_BuildValue("(ld)", times + 1, spent + seconds);
+    if (!after || PyDict_SetItem(counts, key, after))
+        PyErr_Clear();
+    Py_XDECREF(after);
+    Py_XDECREF(key);
+}
+
+/* ---- out: the query */
+
+static int is_address_type(const unsigned char *type)
+{
+    return !memcmp(type, "\0\1\0\1", 4) || !memcmp(type, "\0\x1c\0\1", 4);
+}
+
+/* Write a question in lower case; false if it is none, or not for an address. */
+static int fold_question(unsigned char *to, const unsigned char *from, size_t length)
+{
+    size_t at = 0, last = length - 4;
+    if (length < 5 || length > MAX_NAME + 4)
+        return 0;
+    while (at < last && from[at]) {
+        if (from[at] > MAX_LABEL)
+            return 0;
+        at += 1u + from[at];
+    }
+    for (size_t i = 0; i < length; i++)
+        to[i] = from[i] >= 'A' && from[i] <= 'Z' ? from[i] | 0x20 : from[i];
+    return at + 1 == last && is_address_type(from + last);
+}
+
+/* The octets a client takes that sent this OPT; 0 if it is not bare. */
+static unsigned short limit_of(const unsigned char *opt)
+{
+    unsigned short size = number16(opt + 3);
+    if (memcmp(opt, "\0\0\x29", 3) || memcmp(opt + 5, "\0\0\0\0\0\0", 6))
+        return 0;
+    return size > LEAST_LIMIT ? size : LEAST_LIMIT;
+}
+
+/* The lane of the longest zone that a folded name lies in, borrowed; NULL for none. */
+static Lane *lane_of(PyObject *zones, const unsigned char *name, size_t length)
+{
+    for (size_t at = 0;; at += 1u + name[at]) {
+        PyObject *found = look_up(zones, name + at, length - at);
+        if (found)
+            return PyObject_TypeCheck(found, &relay_lane) ? (Lane *)found : NULL;
+        if (!name[at])
+            return NULL;
+    }
+}
+
+/* Whether a kept reply may still be used; what is no second is left to Python. */
+static int is_usable(PyObject *until, double now)
+{
+    if (PyTuple_Check(until) && PyTuple_GET_SIZE(until))
+        until = PyTuple_GET_ITEM(until, 0);
+    return !PyFloat_Check(until) || PyFloat_AS_DOUBLE(until) > now;
+}
+
+/* Whether Python knows the reply to a question, or somebody waits for it. */
+static int is_known(const Lane *lane, PyObject *question, double now)
+{
+    if (PyDict_GetItemWithError(lane->under_way, question))
+        return 1;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(lane->known); i++) {
+        PyObject *kept = PyTuple_GET_ITEM(lane->known, i);
+        PyObject *until = PyDict_Check(kept) ? PyDict_GetItemWithError(kept, question) : NULL;
+        if (until && is_usable(until, now))
+            return 1;
+    }
+    return PyErr_Occurred() != NULL;
+}
+
+/* The server to be asked, borrowed from the lane; NULL if none is known to be good. */
+static const struct target *target_of(Lane *lane)
+{
+    Py_ssize_t count = PyList_GET_SIZE(lane->targets), chosen = 0;
+    if (!count)
+        return NULL;
+    if (lane->policy == RANDOM)
+        chosen = random16() % count;
+    else if (lane->policy == ROUND_ROBIN)
+        chosen = ++lane->turn % count;
+    PyObject *octets = PyList_GET_ITEM(lane->targets, chosen);
+    if (!PyBytes_Check(octets) || PyBytes_GET_SIZE(octets) != sizeof(struct target))
+        return NULL;
+    return (const struct target *)PyBytes_AS_STRING(octets);
+}
+
+/* Bind a socket to a port at random, below half a million tries of a forger's (RFC 6056). */
+static int bind_somewhere(int sock, struct sockaddr_in6 *from, socklen_t size)
+{
+    for (int i = 0; i <= PORT_TRIES; i++) {
+        unsigned port = 0; /* the last time the kernel chooses */
+        while (i < PORT_TRIES && port < MIN_PORT)
+            port = random16();
+        from->sin6_port = htons((unsigned short)port); /* at the same place in sockaddr_in */
+        if (!bind(sock, (struct sockaddr *)from, size))
+            return 1;
+        if (errno != EADDRINUSE && errno != EACCES)
+            return 0;
+    }
+    return 0;
+}
+
+/* A socket connected to a server, from a port of its own; -1 if that fails. */
+static int connected(const struct target *target)
+{
+    struct sockaddr_in6 to, from;
+    memcpy(&to, target->to, sizeof to);
+    memcpy(&from, target->from, sizeof from);
+    int family = ((struct sockaddr *)&to)->sa_family;
+    socklen_t size = family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    int sock = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (sock < 0)
+        return -1;
+    if (bind_somewhere(sock, &from, size) && !connect(sock, (struct sockaddr *)&to, size))
+        return sock;
+    close(sock);
+    return -1;
+}
+
+/* Have a query sent with the others of its batch, and its reply waited for; false on an error. */
+static int prepare(struct out *out)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = (unsigned)(out - outs)};
+    size_t tail = out->length - HEADER - (size_t)PyBytes_GET_SIZE(out->question);
+    unsigned char signature[2 + OPT] = {out->packet[2], out->packet[3]};
+    if (out->lane->is_cached)
+        signature[1] |= AD; /* so that the server says whether it has validated */
+    memcpy(signature + 2, out->packet + out->length - tail, tail);
+    PyObject *sent = PyBytes_FromStringAndSize((char *)signature, (Py_ssize_t)(2 + tail));
+    int failed = !sent || PyDict_SetItem(out->lane->under_way, out->question, sent) ||
+                 epoll_ctl(poll_fd, EPOLL_CTL_ADD, out->sock, &event);
+    Py_XDECREF(sent);
+    if (!failed)
+        unsent[unsent_count++] = out;
+    return !failed;
+}
+
+/* One behind the other: a server that is still awake from the last need not be woken again. */
+void relay_send(void)
+{
+    unsigned char packet[MAX_QUERY];
+    for (int i = 0; i < unsent_count; i++) {
+        struct out *out = unsent[i];
+        memcpy(packet, out->packet, out->length);
+        write16(packet, out->ident);
+        packet[3] |= out->lane->is_cached ? AD : 0;
+        if (send(out->sock, packet, out->length, 0) < 0)
+            out->error = errno; /* soon handed over */
+    }
+    unsent_count = 0;
+}
+
+/* Free what a query that is out holds. */
+static void release(struct out *out)
+{
+    Lane *lane = out->lane;
+    if (PyDict_DelItem(lane->under_way, out->question))
+        PyErr_Clear();
+    close(out->sock);
+    Py_CLEAR(out->question);
+    out->lane = NULL;
+    lane->busy--;
+    Py_DECREF(lane);
+    out->next_free = first_free ? (int)(first_free - outs) : -1;
+    first_free = out;
+}
+
+/* Refuse a query that there is no room for: the header changes and nothing else. */
+static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t length,
+                   size_t asked, const struct sockaddr_storage *client)
+{
+    unsigned char refusal[MAX_QUERY];
+    struct count kind;
+    memcpy(refusal, packet, length);
+    refusal[2] = 0x80 | (packet[2] & 0x01);
+    refusal[3] = REFUSED;
+    memset(&kind, 0, sizeof kind);
+    kind.listener = fd;
+    kind.lane = (unsigned short)lane->number;
+    kind.target = NOBODY;
+    kind.type = number16(packet + HEADER + asked - 4);
+    kind.query = (unsigned short)(HEADER + asked);
+    kind.rcode = REFUSED;
+    kind.has_opt = length > HEADER + asked;
+    count(lane->counts, &kind, sizeof kind, 0);
+    sendto(fd, refusal, length, MSG_DONTWAIT, (const struct sockaddr *)client, sizeof *client);
+}
+
+int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t length,
+                const struct sockaddr_storage *client, double now)
+{
+    unsigned char question[MAX_NAME + 4];
+    int kind = kind_of(packet, length);
+    size_t tail = kind >= 0 && kind >> 2 ? OPT : 0, asked = length - HEADER - tail;
+    if (!zones || !first_free || unsent_count == BATCH)
+        return 0;
+    if (kind < 0 || length < HEADER + 5 + tail || length > MAX_QUERY)
+        return 0;
+    unsigned short limit = tail ? limit_of(packet + length - OPT) : LEAST_LIMIT;
+    if (!limit || !fold_question(question, packet + HEADER, asked))
+        return 0;
+    Lane *lane = lane_of(zones, question, asked - 4);
+    if (!lane || !lane->under_way || !lane->known || !lane->targets || !lane->counts)
+        return 0;
+    PyObject *key = PyBytes_FromStringAndSize((char *)question, (Py_ssize_t)asked);
+    int is_new = key && !is_known(lane, key, now), has_room = lane->busy < lane->most;
+    const struct target *target = is_new && has_room ? target_of(lane) : NULL;
+    int sock = target ? connected(target) : -1;
+    if (sock < 0) {
+        int is_refused = is_new && !has_room && lane->refuses;
+        Py_XDECREF(key);
+        PyErr_Clear();
+        if (is_refused)
+            refuse(lane, fd, packet, length, asked, client);
+        return is_refused;
+    }
+    struct out *out = first_free;
+    first_free = out->next_free < 0 ? NULL : outs + out->next_free;
+    *out = (struct out){.lane = lane, .question = key, .began = now, .client = *client,
+                        .sock = sock, .listener = fd, .ident = random16(),
+                        .target = number16(target->number), .length = (unsigned short)length,
+                        .limit = limit};
+    memcpy(out->packet, packet, length);
+    Py_INCREF(lane);
+    lane->busy++;
+    if (prepare(out))
+        return 1;
+    release(out);
+    PyErr_Clear();
+    return 0;
+}
+
+/* ---- back: the reply */
+
+static int is_alike(const unsigned char *one, const unsigned char *other, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        unsigned char differing = one[i] ^ other[i], letter = one[i] | 0x20;
+        if (differing && (differing != 0x20 || letter < 'a' || letter > 'z'))
+            return 0;
+    }
+    return 1;
+}
+
+/* The octets of the name whose label starts at `at`, 0 if none is known to. */
+static unsigned rest_at(const struct plain *found, unsigned at)
+{
+    for (int i = 0; i < found->labels; i++)
+        if (found->label[i].at == at)
+            return found->label[i].rest;
+    return 0;
+}
+
+/* Where a name ends that starts at `at`, 0 if it is none; a pointer leads to a label before it. */
+static size_t name_end(struct plain *found, size_t at, size_t last, size_t *octets)
+{
+    int first = found->labels;
+    unsigned rest = 0;
+    while (!rest) {
+        if (at >= last || reply[at] > MAX_LABEL) {
+            if (at + 2 > last || reply[at] < 0xC0)
+                return 0;
+            rest = rest_at(found, number16(reply + at) & 0x3FFF);
+            if (!rest)
+                return 0;
+            at += 2;
+        } else if (!reply[at]) {
+            rest = 1;
+            at++;
+        } else {
+            if (found->labels == MAX_LABELS)
+                return 0;
+            found->label[found->labels].rest = 0;
+            found->label[found->labels++].at = (unsigned short)at;
+            at += 1u + reply[at];
+        }
+    }
+    for (int i = found->labels; i-- > first;) {
+        rest += 1u + reply[found->label[i].at];
+        found->label[i].rest = (unsigned short)rest;
+    }
+    *octets = rest;
+    return rest <= MAX_NAME ? at : 0;
+}
+
+/* Whether octets could be a message about a question or none; others are as if none had come. */
+static int has_question(size_t length)
+{
+    struct plain found = {.labels = 0};
+    if (!number16(reply + 4))
+        return 1;
+    size_t octets, end = number16(reply + 4) == 1 ? name_end(&found, HEADER, length, &octets) : 0;
+    return end && end + 4 <= length;
+}
+
+/* Whether octets are a reply to our question; what has our ID and is none is noted. */
+static int is_reply_to(struct out *out, size_t length)
+{
+    size_t asked = (size_t)PyBytes_GET_SIZE(out->question);
+    if (length >= HEADER && number16(reply) == out->ident) {
+        if (length >= HEADER + asked && (reply[2] & 0xF8) == 0x80 && number16(reply + 4) == 1 &&
+            is_alike(reply + HEADER, out->packet + HEADER, asked))
+            return 1;
+        out->is_mismatched |= has_question(length);
+    }
+    count(out->lane->counts, &out->target, sizeof out->target, 0);
+    return 0;
+}
+
+/* Read what follows an owner; returns where its RDATA ends, 0 if it is cut short. */
+static size_t head_end(struct plain *found, size_t at, size_t last)
+{
+    if (at + 10 > last || found->records == MAX_RECORDS || number16(reply + at + 2) != 1)
+        return 0;
+    unsigned ttl = (unsigned)number16(reply + at + 4) << 16 | number16(reply + at + 6);
+    if (ttl < found->ttl)
+        found->ttl = ttl;
+    found->heads[found->records++] = at;
+    size_t end = at + 10 + number16(reply + at + 8);
+    return end <= last ? end : 0;
+}
+
+/* Any aliases, each the owner of what follows, then any addresses: where they end, or 0. */
+static size_t answers_end(struct plain *found, size_t at, size_t last, int count, size_t octets)
+{
+    unsigned wanted = number16(reply + at - 4), size = wanted == A ? 4 : 16;
+    size_t owner = HEADER;
+    while (count--) {
+        size_t head = at + 2, rdata = head + 10, end = head_end(found, head, last);
+        if (!end || number16(reply + at) != (0xC000 | owner))
+            return 0;
+        found->uncompressed += octets + 10;
+        if (number16(reply + head) == wanted && end - rdata == size) {
+            found->addresses++;
+            found->uncompressed += size;
+        } else if (number16(reply + head) == CNAME && !found->addresses) {
+            if (name_end(found, rdata, end, &octets) != end)
+                return 0;
+            owner = rdata;
+            found->uncompressed += octets;
+        } else {
+            return 0;
+        }
+        at = end;
+    }
+    return at;
+}
+
+/* One SOA record: where it ends, or 0. */
+static size_t denial_end(struct plain *found, size_t at, size_t last)
+{
+    size_t owner = 0, server = 0, mailbox = 0, end = 0, at_head = name_end(found, at, last, &owner);
+    if (at_head)
+        end = head_end(found, at_head, last);
+    if (!end || number16(reply + at_head) != SOA)
+        return 0;
+    size_t numbers = name_end(found, at_head + 10, end, &server);
+    if (numbers)
+        numbers = name_end(found, numbers, end, &mailbox);
+    if (!numbers || numbers + 20 != end)
+        return 0;
+    found->uncompressed += owner + 10 + server + mailbox + 20;
+    return end;
+}
+
+/* Whether nothing follows the records but an OPT that says nothing to the client. */
+static int ends_well(const Lane *lane, size_t at, size_t last)
+{
+    if (!number16(reply + 10))
+        return at == last;
+    const unsigned char *opt = reply + at;
+    if (number16(reply + 10) != 1 || at + OPT > last || opt[0] || number16(opt + 1) != TYPE_OPT)
+        return 0;
+    size_t options = number16(opt + 9);
+    int says_nothing = lane->is_cached || (!options && !opt[7] && !opt[8]);
+    return !opt[5] && at + OPT + options == last && says_nothing;
+}
+
+/* Read a reply to our question; false if it is not plain. */
+static int read_plain(struct plain *found, const Lane *lane, size_t length)
+{
+    unsigned rcode = reply[3] & 15;
+    unsigned answers = number16(reply + 6), authorities = number16(reply + 8);
+    int denies = authorities == 1 && (!rcode || rcode == NXDOMAIN);
+    size_t octets = 0, at = name_end(found, HEADER, length, &octets) + 4;
+    if (length > MAX_REPLY || reply[2] & TC || (!denies && (rcode || authorities)))
+        return 0;
+    found->ttl = ~0u;
+    found->uncompressed = HEADER + octets + 4;
+    at = answers_end(found, at, length, (int)answers, octets);
+    if (at && denies)
+        at = denial_end(found, at, length);
+    if (!at || denies == (found->addresses > 0)) /* both, or neither */
+        return 0;
+    found->end = at;
+    found->is_error = rcode && answers;
+    found->is_denial = denies && !found->is_error;
+    return ends_well(lane, at, length);
+}
+
+/* Give all records the TTL that `cache` says; returns it. */
+static unsigned bound_ttl(const Lane *lane, const struct plain *found)
+{
+    unsigned least = found->is_denial ? lane->denial_least : lane->success_least;
+    unsigned most = found->is_denial ? lane->denial_most : lane->success_most;
+    unsigned ttl = found->is_error ? ERROR_TTL : found->ttl;
+    ttl = ttl < least ? least : ttl;
+    ttl = ttl > most ? most : ttl;
+    for (int i = 0; i < found->records; i++) {
+        write16(reply + found->heads[i] + 4, ttl >> 16);
+        write16(reply + found->heads[i] + 6, ttl);
+    }
+    return ttl;
+}
+
+/* Keep a reply as octets: (until, stored at, TTL, message without OPT). */
+static void keep(const struct out *out, const struct plain *found, unsigned ttl, double now)
+{
+    Lane *lane = out->lane;
+    PyObject *kept = found->is_denial ? lane->denial : lane->success;
+    if (!ttl || found->is_error || !kept || !PyDict_Check(kept))
+        return;
+    PyObject *value = Py_BuildValue("(ddIy#)", now + ttl + lane->stale, now, ttl, reply,
+                                    (Py_ssize_t)found->end);
+    if (!value || PyDict_SetItem(kept, out->question, value))
+        PyErr_Clear();
+    Py_XDECREF(value);
+}
+
+/* Put the addresses into a random order: records of one length, one behind the other. */
+static void shuffle(const struct plain *found)
+{
+    enum { MOST = 2 + 10 + 16 };
+    unsigned char held[MOST];
+    int first = found->records - found->addresses;
+    size_t start = found->heads[first] - 2, size = (found->end - start) / (size_t)found->addresses;
+    for (int left = found->addresses; left > 1; left--) {
+        unsigned char *last = reply + start + size * (size_t)(left - 1);
+        unsigned char *chosen = reply + start + size * (size_t)(random16() % left);
+        memcpy(held, last, size);
+        memmove(last, chosen, size);
+        memcpy(chosen, held, size);
+    }
+}
+
+static void count_reply(const struct out *out, const struct plain *found, double seconds)
+{
+    size_t question = (size_t)PyBytes_GET_SIZE(out->question);
+    struct count kind;
+    memset(&kind, 0, sizeof kind);
+    kind.listener = out->listener;
+    kind.lane = (unsigned short)out->lane->number;
+    kind.target = out->target;
+    kind.type = number16(out->packet + HEADER + question - 4);
+    kind.query = (unsigned short)(HEADER + question);
+    kind.reply = (unsigned short)found->uncompressed;
+    kind.rcode = reply[3] & 15;
+    kind.has_opt = out->length > HEADER + question;
+    kind.time = time_bucket(seconds);
+    count(out->lane->counts, &kind, sizeof kind, seconds);
+}
+
+/* Send a client what is its reply; false if that is not plain. */
+static int pass_on(struct out *out, size_t length, double now)
+{
+    struct plain found;
+    const Lane *lane = out->lane;
+    size_t question = (size_t)PyBytes_GET_SIZE(out->question);
+    size_t tail = out->length - HEADER - question;
+    found.records = found.addresses = found.labels = found.is_denial = 0;
+    if (!read_plain(&found, lane, length) || found.end + tail > out->limit)
+        return 0;
+    write16(reply + 10, 0);
+    if (lane->is_cached)
+        keep(out, &found, bound_ttl(lane, &found), now);
+    count_reply(out, &found, now - out->began);
+    if (lane->shuffles && found.addresses > 1)
+        shuffle(&found);
+    memcpy(reply, out->packet, 2);
+    memcpy(reply + HEADER, out->packet + HEADER, question);
+    if (lane->is_cached && !(out->packet[3] & AD))
+        reply[3] &= (unsigned char)~AD;
+    write16(reply + 10, tail ? 1 : 0);
+    memcpy(reply + found.end, out->packet + out->length - tail, tail);
+    sendto(out->listener, reply, found.end + tail, MSG_DONTWAIT, (struct sockaddr *)&out->client,
+           sizeof out->client); /* what cannot be sent is as good as lost */
+    return 1;
+}
+
+/* Hand a query over to Python, with what came for it: (lane, query, client, listener, server,
+ * seconds, reply or None, error or -1 for replies to other questions only). */
+static int hand_over(PyObject *left, struct out *out, double now, size_t length, int error)
+{
+    PyObject *told = Py_BuildValue(
+        "(Oy#NiHdy#i)", out->lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
+        out->listener, out->target, now - out->began, length ? reply : NULL, (Py_ssize_t)length,
+        error);
+    release(out);
+    int failed = !told || PyList_Append(left, told);
+    Py_XDECREF(told);
+    return failed ? -1 : 0;
+}
+
+/* Read a socket until the reply to its query has come; -1 on an error of Python's. */
+static int read_socket(struct out *out, double now, PyObject *left)
+{
+    for (int i = 0; i < BATCH; i++) {
+        ssize_t length = recv(out->sock, reply, MAX_OCTETS, MSG_DONTWAIT);
+        if (length < 0 && (errno == EAGAIN || errno == EINTR))
+            return 0;
+        if (length < 0) /* ICMP says that nobody listens there, or so */
+            return hand_over(left, out, now, 0, errno);
+        if (!is_reply_to(out, (size_t)length))
+            continue;
+        PyObject *wanted = PyDict_GetItemWithError(out->lane->under_way, out->question);
+        if (wanted == Py_True || !pass_on(out, (size_t)length, now))
+            return hand_over(left, out, now, (size_t)length, 0);
+        release(out);
+        return 0;
+    }
+    return 0;
+}
+
+int relay_gathers(PyObject *left, double now)
+{
+    struct epoll_event ready[BATCH];
+    int count = poll_fd >= 0 ? epoll_wait(poll_fd, ready, BATCH, 0) : 0;
+    for (int i = 0; i < count; i++) {
+        struct out *out = &outs[ready[i].data.u32 % MAX_OUT];
+        if (out->lane && read_socket(out, now, left))
+            return -1;
+    }
+    return PyList_GET_SIZE(left) > 0 || ++gathered >= MAX_GATHERED;
+}
+
+/* collect(now): pass on the replies that have come; returns what is handed over. */
+PyObject *relay_collect(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    double now;
+    PyObject *left = PyArg_ParseTuple(arguments, "d:collect", &now) ? PyList_New(0) : NULL;
+    gathered = 0;
+    if (left && relay_gathers(left, now) < 0)
+        Py_CLEAR(left);
+    return left;
+}
+
+/* expire(now): hand over what has waited for too long, or could not be sent. */
+PyObject *relay_expire(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    double now;
+    PyObject *left = PyArg_ParseTuple(arguments, "d:expire", &now) ? PyList_New(0) : NULL;
+    for (int i = 0; left && i < MAX_OUT; i++) {
+        struct out *out = &outs[i];
+        int is_over = out->lane && (out->error || now - out->began >= out->lane->patience);
+        int error = out->error ? out->error : out->is_mismatched ? -1 : ETIMEDOUT;
+        if (is_over && hand_over(left, out, now, 0, error))
+            Py_CLEAR(left);
+    }
+    return left;
+}
+
+/* open(): the descriptor that is readable when there is something to collect. */
+PyObject *relay_open(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arguments))
+{
+    if (poll_fd < 0) {
+        poll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (poll_fd < 0)
+            return PyErr_SetFromErrno(PyExc_OSError);
+        for (int i = 0; i < MAX_OUT; i++)
+            outs[i].next_free = i + 1 < MAX_OUT ? i + 1 : -1;
+        first_free = outs;
+    }
+    return PyLong_FromLong(poll_fd);
+}
+
+static void lane_dealloc(Lane *lane)
+{
+    Py_XDECREF(lane->known);
+    Py_XDECREF(lane->under_way);
+    Py_XDECREF(lane->targets);
+    Py_XDECREF(lane->success);
+    Py_XDECREF(lane->denial);
+    Py_XDECREF(lane->counts);
+    Py_TYPE(lane)->tp_free((PyObject *)lane);
+}
+
+static int lane_init(Lane *lane, PyObject *arguments, PyObject *Py_UNUSED(words))
+{
+    PyObject *known, *under_way, *targets, *counts;
+    if (!PyArg_ParseTuple(arguments, "iO!O!O!O!:Lane", &lane->number, &PyTuple_Type, &known,
+                          &PyDict_Type, &under_way, &PyList_Type, &targets, &PyDict_Type, &counts))
+        return -1;
+    Py_XSETREF(lane->known, Py_NewRef(known));
+    Py_XSETREF(lane->under_way, Py_NewRef(under_way));
+    Py_XSETREF(lane->targets, Py_NewRef(targets));
+    Py_XSETREF(lane->counts, Py_NewRef(counts));
+    return 0;
+}
+
+#define FIELD(name, type, flags) {#name, type, offsetof(Lane, name), flags, NULL}
+static PyMemberDef lane_members[] = {
+    FIELD(number, T_INT, READONLY),
+    FIELD(busy, T_INT, READONLY),
+    FIELD(known, T_OBJECT, READONLY),
+    FIELD(under_way, T_OBJECT, READONLY),
+    FIELD(targets, T_OBJECT, READONLY),
+    FIELD(counts, T_OBJECT, READONLY),
+    FIELD(success, T_OBJECT, 0),
+    FIELD(denial, T_OBJECT, 0),
+    FIELD(patience, T_DOUBLE, 0),
+    FIELD(stale, T_DOUBLE, 0),
+    FIELD(policy, T_INT, 0),
+    FIELD(most, T_INT, 0),
+    FIELD(success_least, T_UINT, 0),
+    FIELD(success_most, T_UINT, 0),
+    FIELD(denial_least, T_UINT, 0),
+    FIELD(denial_most, T_UINT, 0),
+    FIELD(is_cached, T_BOOL, 0),
+    FIELD(shuffles, T_BOOL, 0),
+    FIELD(refuses, T_BOOL, 0),
+    {NULL, 0, 0, 0, NULL},
+};
+#undef FIELD
+
+PyTypeObject relay_lane = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "clusterdns.serving._drain.Lane",
+    .tp_basicsize = sizeof(Lane),
+    .tp_dealloc = (destructor)lane_dealloc,
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "Lane(number, known, under_way, targets, counts): where queries of a zone go.",
+    .tp_members = lane_members,
+    .tp_init = (initproc)lane_init,
+    .tp_new = PyType_GenericNew,
+};

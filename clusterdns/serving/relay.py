@@ -1,0 +1,304 @@
+"""Plain queries for names outside, sent on and answered in C: which may be, and the rest of them.
+
+Most queries that miss are alike: an address is asked for, over UDP, of a name in nobody's zone, and
+one server's reply is passed on. ``_relay.c`` does that. Here each zone of a server block whose
+chain would do no more than that (``Plugin.relay``) gets a ``Lane``, with all that the C side needs
+to know; what it hands over - another kind of reply, none, an error, a second client with the same
+question - goes on through the chain, with what has come so far (``Pool.arrive``).
+
+A reply is counted when somebody asks for the counts: the C side only adds up what is equal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from clusterdns.caching.fresh import Fresh
+from clusterdns.caching.options import DENIAL, SUCCESS
+from clusterdns.chain.route import Forwarded, Route
+from clusterdns.chain.view import Router, View
+from clusterdns.errors import UpstreamError
+from clusterdns.forwarding.exchange import Exchange, Mismatch
+from clusterdns.forwarding.flight import Arrival, Pool
+from clusterdns.forwarding.upstream import Upstream
+from clusterdns.host.interfaces import sockaddr
+from clusterdns.metrics.tally import Kind, type_label
+from clusterdns.serving import native, packetloop
+from clusterdns.serving.server import Server
+from clusterdns.serving.udp import Engine
+from clusterdns.wire import message, rr
+from clusterdns.wire.message import Query, Question, Reply
+from clusterdns.wire.name import WireName
+
+if TYPE_CHECKING:
+    from clusterdns.serving._drain import HandedOver, Lane
+
+MAX_TICK_S = 0.25  # between looks for what waits for too long, and for servers that are up or down
+TICKS = 10  # in the time a reply is waited for
+MAX_COUNTS = 4096  # until they are added up
+MAX_UPSTREAMS = 65_535  # of one worker's life: their number has 16 bits
+_MOST = 1 << 20  # queries under way where there is no limit: more than the C side takes
+_POLICIES = {"sequential": 0, "round_robin": 1, "random": 2}
+_COUNT = struct.Struct("=iHHHHHBBBxxx")  # struct count
+# What waited too long is taken over a few at a time: each is asked anew, others have their turn.
+_EXPIRED, _PAUSE_S = 16, 0.005
+_MISMATCH = struct.Struct("=H")
+_NOBODY = 65_535  # the server of what was refused
+
+
+class _Track:
+    """A lane, and whose queries are on it."""
+
+    def __init__(self, lane: Lane, server: Server, view: View, route: Route) -> None:
+        assert route.forwarded is not None
+        self.lane = lane
+        self.server = server
+        self.view = view
+        self.cached = route.cached
+        self.forwarded: Forwarded = route.forwarded
+        self.zone = view.zone_label(route.zone)
+
+
+class Relay:
+    """The lanes of one worker."""
+
+    def __init__(self, servers: Iterable[Server], engines: Iterable[Engine]) -> None:
+        self._servers = list(servers)
+        self._engines = {each.number: each for each in engines}
+        self._tracks: list[_Track] = []
+        self._upstreams: list[Upstream] = []  # by number
+        self._targets: dict[Upstream, bytes] = {}
+        self._fresh: list[Fresh] = []
+        self._under_way: dict[Pool, dict[bytes, bytes | bool]] = {}
+        self._left: list[HandedOver] = []  # while the loop waited
+        self._expired: deque[HandedOver] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_s = MAX_TICK_S
+
+    def start(self) -> None:
+        """Open the lanes, if there is anything to relay with, and somewhere to."""
+        if native.compiled is None:
+            return
+        for server in self._servers:
+            zones = self._zones(server)
+            for each in self._engines.values():
+                if each.server is server:
+                    each.zones = zones
+        if self._tracks:
+            loop = asyncio.get_running_loop()
+            number = native.compiled.open()
+            packetloop.watch_in_c(number, self._collect, (self._left,), self._collect)
+            patience_s = min(track.lane.patience for track in self._tracks)
+            self._tick_s = min(patience_s / TICKS, MAX_TICK_S)
+            self._timer = loop.call_later(self._tick_s, self._tick)
+
+    @property
+    def busy(self) -> int:
+        """How many queries are under way."""
+        return sum(track.lane.busy for track in self._tracks) + len(self._expired)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Return when none is, or after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        while self.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end only
+            await asyncio.sleep(0.02)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # ---- lanes
+
+    def _zones(self, server: Server) -> dict[bytes, Lane | None]:
+        """Return the lane of each zone of a listener; None for what takes the chain."""
+        router, found = server.router, dict[bytes, "Lane | None"]()
+        claimed: list[tuple[WireName, View]] = []
+        for zone, views in router.views.items():
+            route = _route_of(views[0], zone) if len(views) == 1 else None
+            found[zone] = None
+            if route is not None:
+                found[zone] = self._open(server, views[0], route)
+                claimed += [(each, views[0]) for each in route.claimed]
+        for zone, view in claimed:
+            if _view_of(router, zone) is view:
+                found.setdefault(zone, None)
+        return found
+
+    def _open(self, server: Server, view: View, route: Route) -> Lane:
+        """Return a new lane."""
+        assert native.compiled is not None
+        assert route.forwarded is not None
+        pool, cached = route.forwarded.pool, route.cached
+        under_way = self._under_way.setdefault(pool, {})
+        known = cached.known if cached else ()
+        lane: Lane = native.compiled.Lane(len(self._tracks), known, under_way, [], {})
+        lane.patience = route.forwarded.patience_s
+        lane.policy = _POLICIES[pool.rules.policy]
+        lane.shuffles = route.shuffles
+        if cached is not None:
+            lane.is_cached, lane.stale = True, cached.stale_s
+            success, denial = cached.limits[SUCCESS], cached.limits[DENIAL]
+            lane.success_least, lane.success_most = success.min_ttl, success.max_ttl
+            lane.denial_least, lane.denial_most = denial.min_ttl, denial.max_ttl
+            lane.success = cached.fresh[SUCCESS].young if cached.keeps[SUCCESS] else None
+            lane.denial = cached.fresh[DENIAL].young if cached.keeps[DENIAL] else None
+            self._fresh += [each for each in cached.fresh.values() if each not in self._fresh]
+        track = _Track(lane, server, view, route)
+        self._tracks.append(track)
+        pool.lanes.append(lane)
+        view.block.is_relayed = lambda question: question.folded_wire in under_way
+        view.block.refresh_relay = self._refresh_all
+        self._refresh(track)
+        return lane
+
+    def _refresh_all(self) -> None:
+        for track in self._tracks:
+            self._refresh(track)
+
+    def _refresh(self, track: _Track) -> None:
+        """Tell a lane which servers are up, and how many queries may be under way."""
+        pool, lane = track.forwarded.pool, track.lane
+        room = track.forwarded.room()
+        others = pool.relayed - lane.busy
+        lane.most = max(0, min((room or 0) - others, _MOST))
+        lane.refuses = False  # the first of each tick is refused by the chain, which logs it
+        most = pool.rules.max_fails
+        healthy = [each for each in pool.upstreams if not most or each.fails <= most]
+        targets = [self._target(each) for each in healthy]
+        if targets != lane.targets:
+            lane.targets[:] = targets
+
+    def _target(self, upstream: Upstream) -> bytes:
+        """Return a server as the C side knows it: struct target."""
+        found = self._targets.get(upstream)
+        if found is None:
+            number = len(self._upstreams)
+            if number >= MAX_UPSTREAMS:
+                return b""  # none: the chain asks it
+            self._upstreams.append(upstream)
+            to = sockaddr(upstream.host, upstream.port)
+            source = upstream.source or ("::" if ":" in upstream.host else "0.0.0.0")
+            found = struct.pack("!Hxx", number) + to + sockaddr(source, 0)
+            self._targets[upstream] = found
+        return found
+
+    # ---- replies
+
+    def _collect(self) -> None:
+        """Pass on what has come."""
+        assert native.compiled is not None
+        left = self._left + native.compiled.collect(time.monotonic())
+        self._left.clear()
+        if left:
+            self._take_over(left)
+        for fresh in self._fresh:
+            if len(fresh.young) >= fresh.limit:
+                fresh.age()
+
+    def _tick(self) -> None:
+        """Give up what has waited for too long, and look after the lanes."""
+        assert native.compiled is not None
+        self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+        is_idle = not self._expired
+        self._expired += native.compiled.expire(time.monotonic())
+        if is_idle:
+            self._take_over_expired()
+        self._refresh_all()
+        for track in self._tracks:
+            if len(track.lane.counts) > MAX_COUNTS:
+                self._add_up(track)
+
+    def _take_over_expired(self) -> None:
+        some = [self._expired.popleft() for _ in range(min(_EXPIRED, len(self._expired)))]
+        self._take_over(some)
+        if self._expired:
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._take_over_expired)
+
+    def _take_over(self, left: list[HandedOver]) -> None:
+        """Let queries go on through the chain, with what has come of them."""
+        for lane, packet, client, listener, server, seconds, octets, error in left:
+            if listener in self._engines:  # first: those who joined it find its reply in the cache
+                self._engines[listener].take(packet, client)
+            query, upstream = message.read_query(packet), self._upstreams[server]
+            if isinstance(query, Query) and query.question is not None:
+                track = self._tracks[lane.number]
+                flags = query.flags | (message.AD if lane.is_cached else 0)
+                found = _found(query, query.question, flags, upstream, octets, error)
+                upstream.dials["misses", "udp"] += 1
+                if isinstance(found, Reply):
+                    upstream.took(found.rcode).observe(seconds)
+                arrival = Arrival(upstream, found, seconds, time.monotonic())
+                track.forwarded.pool.arrive(query, query.question, flags, arrival)
+
+    # ---- counts
+
+    def add_up(self) -> None:
+        """Count what has been passed on, where the chain would have counted it."""
+        for track in self._tracks:
+            self._add_up(track)
+
+    def _add_up(self, track: _Track) -> None:
+        counts = [*track.lane.counts.items()]
+        track.lane.counts.clear()
+        for octets, (times, seconds) in counts:
+            if len(octets) == _MISMATCH.size:
+                self._upstreams[_MISMATCH.unpack(octets)[0]].mismatches += times
+                continue
+            listener, _, server, rtype, size, reply, rcode, has_opt, bucket = _COUNT.unpack(octets)
+            if track.cached is not None:
+                track.cached.misses += times
+            is_refused, writer = server == _NOBODY, ""
+            if is_refused:
+                track.forwarded.refuse(times)
+            else:
+                upstream, writer = self._upstreams[server], track.view.writer
+                upstream.dials["misses", "udp"] += times
+                upstream.took(rcode).add(bucket, times, seconds)
+            view, tally = track.view, track.server.tally
+            if not view.is_measured or listener not in self._engines:
+                continue
+            kind = Kind(
+                track.zone, view.block.view, type_label(rr.type_text(rtype)),
+                rr.rcode_text(rcode), writer, False, size, reply,
+            )  # fmt: skip
+            tally.once(kind, self._engines[listener].hits, bool(has_opt), times)
+            tally.took(track.zone, view.block.view, times).add(bucket, times, seconds)
+
+
+def _route_of(view: View, zone: WireName) -> Route | None:
+    """Return the route of a zone, None if a plugin has to see its queries or nobody is asked."""
+    route = Route(zone)
+    for plugin in view.chain:
+        if not plugin.relay(route):
+            return None
+        if route.forwarded is not None:
+            return route
+    return None
+
+
+def _view_of(router: Router, zone: WireName) -> View | None:
+    return router.route(Question(zone, zone, rr.A))
+
+
+def _found(
+    query: Query,
+    question: Question,
+    flags: int,
+    upstream: Upstream,
+    octets: bytes | None,
+    error: int,
+) -> Reply | UpstreamError:
+    """Return what has come of a query: a reply, or why there is none."""
+    if octets is not None:
+        ident = int.from_bytes(octets[:2], "big")
+        exchange = Exchange.begin(ident, question, flags, query.edns)
+        reply = exchange.read(octets)
+        if reply is not None and exchange.is_answered_by(reply):
+            return reply
+    if octets is not None or error < 0:
+        return Mismatch(f"udp {upstream.text}: only replies to other questions")
+    return upstream.failed(OSError(error, os.strerror(error)))

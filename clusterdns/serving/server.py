@@ -1,0 +1,210 @@
+"""One listener of a worker: from the octets of a query to those of the reply.
+
+``table`` is in front and answers what may be repeated; its callers are the engines of the
+transports. What it misses comes to ``resolve``: the gate, the checks of the core, the view's chain
+from memory, and the reply rendered and remembered. What memory does not know takes the chain that
+may wait, as a task whose number is bounded. (CoreDNS: core/dnsserver/server.go)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from clusterdns.chain.plugin import DROP
+from clusterdns.chain.view import REFUSED, Router, View
+from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Kind, Tally, type_label
+from clusterdns.serving.table import AnswerTable
+from clusterdns.wire import message, rr
+from clusterdns.wire.message import Edns, Query
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, failure, render_reply, uncompressed_octets
+
+MAX_WAITING = 8192  # queries that wait for a chain at one time, a few kilobytes each
+_SERVFAIL = failure(rr.SERVFAIL)
+_BADVERS_OPT = message.write_opt(Edns(0, 0, 0), rr.BADVERS)  # CoreDNS: pkg/edns, size 0
+_log = logging.getLogger(__name__)
+
+LATER = b""  # no reply yet
+
+
+class _Uncounted(list[int]):
+    """Slots of a hit that is counted by its kind."""
+
+    def __getitem__(self, slot: object) -> Any:  # noqa: ANN401 - an int, or a list for a slice
+        return 0
+
+    def __setitem__(self, slot: object, count: object) -> None:
+        pass
+
+
+_UNCOUNTED = _Uncounted()
+
+Send = Callable[[bytes | None], None]
+
+
+class Server:
+    """Answers the queries of one listener."""
+
+    def __init__(self, router: Router, label: str, clock: Callable[[], float]) -> None:
+        self.table = AnswerTable()
+        self.tally = Tally(label)
+        self.clock = clock
+        self.panics = 0
+        self.router = router
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._places: set[str] = set()
+
+    def resolve(
+        self, packet: bytes, client: tuple[str, int], transport: str, hits: list[int], send: Send
+    ) -> bytes | None:
+        """Return the reply to a query the table has missed, None for silence, or ``LATER``.
+
+        ``LATER`` means that the chain has to wait: ``send`` is called with the reply, or with None.
+        ``hits`` are the slots to count in. Never raises.
+        """
+        query = message.read_query(packet)
+        if not isinstance(query, Query):
+            return query
+        query.client, query.transport = client[:2], transport
+        try:
+            return self._resolve(packet, query, hits, send)
+        except Exception:  # a bug of ours: SERVFAIL, counted, and the traceback once
+            self._panic()
+            return self._finish(query, None, _SERVFAIL, hits)
+
+    def note_batch(self, began: float, answered: int) -> None:
+        """Note how long queries took that were answered together since ``began``."""
+        if answered:
+            self.tally.batches.observe((self.clock() - began) / answered, answered)
+
+    def _resolve(self, packet: bytes, query: Query, hits: list[int], send: Send) -> bytes | None:
+        question = query.question
+        if question is None:
+            return self._finish(query, None, _SERVFAIL, hits)
+        if question.qclass != rr.CLASS_IN and not self.router.opens_classes:
+            return self._finish(query, None, REFUSED, hits)
+        if query.edns is not None and query.edns.version != 0:
+            return _bad_version(query)
+        view = self.router.route(question)
+        if view is None or not view.chain:
+            return self._finish(query, None, REFUSED, hits)
+        response = view.answer(question) if query.opcode == message.OPCODE_QUERY else None
+        if response is None:
+            return self._wait(query, view, hits, send)
+        if response is DROP:
+            return None
+        kind = self._kind(query, view, response)
+        reply = None
+        if self._remember(query, response, view, kind):  # and so rendered already
+            is_stream = query.transport == "tcp"
+            reply = self.table.reply(packet, self.clock(), _UNCOUNTED, is_stream)
+        if reply is None:
+            return self._finish(query, view, response, hits, kind)
+        self.tally.once(kind, hits, query.edns is not None)
+        return reply
+
+    def _remember(self, query: Query, response: Response, view: View, kind: Kind) -> bool:
+        """Put the response into the table, if it may be repeated; tell whether it is there."""
+        question = query.question
+        if response.denies:
+            cut = WireName(response.denies)
+            if not (view.treats_alike(cut) and self.router.is_whole(cut)):
+                response = response._replace(denies=b"")
+        if question is None or not self.table.remember(
+            question,
+            response,
+            self.clock(),
+            lambda: self.tally.slot(kind._replace(counters=response.counters)),
+        ):
+            return False
+        if (
+            query.edns is not None
+            and query.octets == len(question.wire) + message.HEADER_OCTETS + OPT_OCTETS
+        ):
+            self.table.admit_opt(message.write_opt(query.edns))
+        if self.tally.is_full:
+            self.table.clear()
+            self.tally.restart()
+        return True
+
+    def _finish(
+        self,
+        query: Query,
+        view: View | None,
+        response: Response,
+        hits: list[int],
+        kind: Kind | None = None,
+    ) -> bytes | None:
+        """Return the reply that says ``response``, and count it."""
+        if response is DROP:
+            return None
+        kind = kind or self._kind(query, view, response)
+        self.tally.once(kind, hits, query.edns is not None)
+        orders = response.orders
+        sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
+        return render_reply(query, response, query.limit, sections)
+
+    def _kind(self, query: Query, view: View | None, response: Response) -> Kind:
+        question = query.question
+        rtype = type_label(rr.type_text(question.qtype)) if question else "other"
+        size = query.octets - (OPT_OCTETS if query.edns is not None else 0)
+        rcode = rr.rcode_text(response.rcode)
+        if view is None:
+            return Kind(DROPPED, "", rtype, rcode, "", False, size, size)
+        if not view.is_measured:
+            return Kind("", "", "", "", "", False, 0, 0)
+        zone = view.zone_label(question.folded) if question else "."
+        plugin, reply_size = "", 0
+        if not response.bare:
+            plugin, reply_size = view.writer, uncompressed_octets(question, response)
+        do = question is not None and question.do
+        return Kind(zone, view.block.view, rtype, rcode, plugin, do, size, reply_size)
+
+    def _wait(self, query: Query, view: View, hits: list[int], send: Send) -> bytes | None:
+        """Start the chain that may wait; refuse when too many wait already."""
+        if len(self._waiting) >= MAX_WAITING:
+            return self._finish(query, view, _SERVFAIL, hits)
+        task = asyncio.get_running_loop().create_task(self._handle(query, view, hits, send))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        return LATER
+
+    async def _handle(self, query: Query, view: View, hits: list[int], send: Send) -> None:
+        began = self.clock()
+        try:
+            response = await view.handle(query)
+            reply = self._finish(query, view, response, hits)
+        except Exception:
+            self._panic()
+            reply = self._finish(query, None, _SERVFAIL, hits)
+        if view.is_measured and query.question is not None:
+            zone = view.zone_label(query.question.folded)
+            self.tally.waited(zone, view.block.view, self.clock() - began)
+        send(reply)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Return when no query waits any more, or after ``timeout_s``."""
+        if self._waiting:
+            await asyncio.wait(self._waiting, timeout=timeout_s)
+
+    def _panic(self) -> None:
+        """Count a bug and log its traceback the first time it shows at a place."""
+        self.panics += 1
+        text = traceback.format_exc()
+        place = text.rpartition("\n  File ")[2].partition("\n")[0]
+        if place not in self._places and len(self._places) < 100:
+            self._places.add(place)
+            _log.error("Recovered from panic in server: %s\n%s", self.tally.server, text)
+
+
+def _bad_version(query: Query) -> bytes:
+    """Return BADVERS for an EDNS version that is not 0 (RFC 6891 section 6.1.3)."""
+    flags = message.QR | query.flags & message.OPCODE_MASK
+    if query.opcode == message.OPCODE_QUERY:
+        flags |= query.flags & (message.RD | message.CD)
+    wire = query.question.wire if query.question else b""
+    return message.HEADER.pack(query.ident, flags, 1, 0, 0, 1) + wire + _BADVERS_OPT

@@ -1,0 +1,250 @@
+"""UDP: drain a socket through the answer table.
+
+One call per readable event takes up to 64 datagrams; each is one system call to receive, one look
+into the table, one system call to send. asyncio's DatagramProtocol costs five times as much, which
+is why the socket is read by hand. Where ``_drain.c`` was compiled, it does the same for the whole
+batch with two system calls, without being called for each (packetloop.py), and ``_relay.c`` sends
+plain misses on, see relay.py.
+
+What the table misses waits in a queue, and a few at a time are given to ``Server.resolve`` between
+one look at the socket and the next: a miss costs ten times a hit and more, so a flood of names that
+are not there would else fill the socket, and what is there would be lost with it. Under 20,000
+unique names a second, four times what one worker can resolve, no query for a cluster name was lost
+in 8 s and their p99 was tens of milliseconds at most; before, half of them were lost. What
+overflows the queue is dropped, oldest first: its clients have waited longest, and ask again.
+
+A socket bound to one address replies from it. One bound to all addresses has to be told from which:
+``WildcardEngine`` reads the address a query was sent to beside each datagram and replies from there
+(RFC 1123 section 2.3; CoreDNS: miekg/dns udp.go). That costs more, so the worker also binds every
+address of the host by itself, and the wildcard sees only what came by an address added later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from clusterdns.metrics.histogram import TIME_S
+from clusterdns.metrics.tally import Sample
+from clusterdns.serving import native, packetloop
+from clusterdns.serving.server import Send, Server
+
+if TYPE_CHECKING:
+    from clusterdns.serving._drain import Lane
+
+BATCH = 64
+MISSES = 4  # a batch of hits waits for so many: half a millisecond
+MAX_MISSED = 1024  # 0.1 s of work, 100 kB
+# CoreDNS receives into 512 octets: a longer query is cut, and fails to parse (miekg/dns UDPSize).
+RECEIVE_OCTETS = 512
+IP_PKTINFO = 8  # linux/in.h
+
+
+class Engine:
+    """Reads one bound UDP socket of a server from ``start`` to ``stop``."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        self.server = server
+        self._sock = sock
+        family = "2" if sock.family == socket.AF_INET6 else "1"
+        self.hits = server.tally.channel("udp", family)
+        self.number = sock.fileno()
+        self.zones: dict[bytes, Lane | None] = {}  # where misses may go by themselves, see relay.py
+        self.shed = 0
+        self._missed: deque[tuple[bytes, tuple[str, int], Send]] = deque()
+        # Of what was answered while the loop waited: durations by bucket, and nanoseconds in all.
+        self._times = [0] * (len(TIME_S) + 2)
+        self._left: list[tuple[bytes, tuple[str, int]]] = []
+        self._is_behind = False  # a call that resolves the next ones is due
+
+    def start(self) -> None:
+        """Read datagrams from now on, in the running loop."""
+        if native.compiled is None:
+            packetloop.watch(self._sock, self._drain)
+        else:
+            maps = self.server.table.maps
+            arguments = (*maps, self.hits, self.zones, self._times, self._left)
+            packetloop.watch_in_c(self._sock, self._drain_batch, arguments, self._see_to_left)
+
+    def stop(self) -> None:
+        """Read no more; what has been read is still answered."""
+        packetloop.unwatch(self._sock)
+        while self._missed:
+            self._resolve(len(self._missed))
+
+    def add_up(self) -> None:
+        """Count how long queries took that were answered while the loop waited."""
+        *counts, nanoseconds = self._times
+        self._times[:] = [0] * len(self._times)
+        batches = self.server.tally.batches
+        for bucket, times in enumerate(counts):
+            batches.add(bucket, times, 0.0)
+        batches.total += nanoseconds / 1e9
+
+    def samples(self) -> list[Sample]:
+        """Return how many queries overflowed."""
+        if not self.shed:
+            return []
+        return [("clusterdns_shed_queries_total", (self.server.tally.server,), self.shed)]
+
+    def _drain(self) -> None:
+        receive, send = self._sock.recvfrom, self._sock.sendto
+        server, hits = self.server, self.hits
+        reply_from_table = server.table.reply
+        now = server.clock()
+        answered = 0
+        for _ in range(BATCH):
+            try:
+                packet, client = receive(RECEIVE_OCTETS)
+            except OSError:  # BlockingIOError: the socket is empty
+                break
+            reply = reply_from_table(packet, now, hits)
+            if reply is None:
+                self._miss(packet, client, functools.partial(self._send, client))
+                continue
+            answered += 1
+            try:
+                send(reply, client)
+            except OSError:  # port 0, no route, full buffer: as if the network had lost it
+                continue
+        self._settle(now, answered)
+
+    def _drain_batch(self) -> None:
+        """Do as ``_drain`` does, in C, but for names below those that do not exist."""
+        assert native.compiled is not None
+        drain, maps = native.compiled.drain, self.server.table.maps
+        now = self.server.clock()
+        answered, _, missed = drain(self.number, *maps, self.hits, now, self.zones)
+        self._answer_left(now, missed, answered)
+
+    def _see_to_left(self) -> None:
+        """Do the same for what C has left over while the loop waited."""
+        missed = [*self._left]
+        self._left.clear()
+        self._answer_left(self.server.clock(), missed, 0)
+
+    def _answer_left(
+        self, now: float, missed: list[tuple[bytes, tuple[str, int]]], answered: int
+    ) -> None:
+        """Answer what the table can of it, and let the others wait."""
+        table = self.server.table
+        for packet, client in missed:
+            reply = table.reply(packet, now, self.hits)
+            if reply is None:
+                self._miss(packet, client, functools.partial(self._send, client))
+            else:
+                answered += 1
+                self._send(client, reply)
+        self._settle(now, answered)
+
+    def _settle(self, began: float, answered: int) -> None:
+        """Note how long a batch took, and begin with what it has left."""
+        self.server.note_batch(began, answered)
+        if self._missed and not self._is_behind:
+            self._resolve()
+
+    def take(self, packet: bytes, client: tuple[str, int]) -> None:
+        """Resolve a query that has been received before."""
+        self._miss(packet, client, functools.partial(self._send, client))
+        if not self._is_behind:
+            self._resolve()
+
+    def _miss(self, packet: bytes, client: tuple[str, int], send: Send) -> None:
+        """Let a query wait for its turn to be resolved."""
+        if len(self._missed) >= MAX_MISSED:
+            self._missed.popleft()
+            self.shed += 1
+        self._missed.append((packet, client, send))
+
+    def _resolve(self, most: int = MISSES) -> None:
+        """Resolve the first of those that wait, and come back for the others.
+
+        When the answers of hot names end, many wait for the same few: the first of each is
+        resolved, and what it has remembered answers the others.
+        """
+        missed, server, hits = self._missed, self.server, self.hits
+        began, answered, resolved = server.clock(), 0, 0
+        for _ in range(min(len(missed), max(most, BATCH))):
+            packet, client, send = missed.popleft()
+            reply = server.table.reply(packet, began, hits) if self._is_behind else None
+            if reply is None:
+                resolved += 1
+                reply = server.resolve(packet, client, "udp", hits, send)
+            if reply:
+                answered += 1
+                send(reply)
+            if resolved == most:
+                break
+        server.note_batch(began, answered)
+        self._is_behind = bool(missed)
+        if missed:
+            asyncio.get_running_loop().call_soon(self._resolve)
+
+    def _send(self, client: tuple[str, int], reply: bytes | None) -> None:
+        if reply is not None:
+            with contextlib.suppress(OSError):
+                self._sock.sendto(reply, client)
+
+
+class WildcardEngine(Engine):
+    """Reads a socket bound to all addresses, and replies from the one that was asked."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        super().__init__(server, sock)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+
+    def start(self) -> None:
+        """Read datagrams from now on, in the running loop."""
+        packetloop.watch(self._sock, self._drain)
+
+    def _drain(self) -> None:
+        server, hits = self.server, self.hits
+        now = server.clock()
+        answered = 0
+        for _ in range(BATCH):
+            try:
+                packet, notes, _, client = self._sock.recvmsg(RECEIVE_OCTETS, 128)
+            except OSError:
+                break
+            send = functools.partial(self._send_from, _source_of(notes), client)
+            reply = server.table.reply(packet, now, hits)
+            if reply is None:
+                self._miss(packet, client, send)
+            else:
+                answered += 1
+                send(reply)
+        self._settle(now, answered)
+
+    def _send_from(
+        self, source: list[tuple[int, int, bytes]], client: tuple[str, int], reply: bytes | None
+    ) -> None:
+        if reply is not None:
+            with contextlib.suppress(OSError):
+                self._sock.sendmsg([reply], source, 0, client)
+
+
+def _source_of(notes: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """Return the ancillary data that makes a reply leave by the address a datagram came to."""
+    for level, kind, data in notes:
+        if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
+            # struct in_pktinfo: interface (0: as routed), address to send from, address sent to
+            return [(level, kind, b"\0\0\0\0" + data[4:8] + b"\0\0\0\0")]
+        if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+            return [(level, kind, data)]
+    return []
+
+
+def engine_of(server: Server, sock: socket.socket) -> Engine:
+    """Return the engine that fits what a socket is bound to."""
+    make: Callable[[Server, socket.socket], Engine] = Engine
+    if sock.getsockname()[0] in ("0.0.0.0", "::"):
+        make = WildcardEngine
+    return make(server, sock)

@@ -1,0 +1,1 @@
+"""DNS messages: names, records, queries, replies, zones. No sockets, no clock."""

@@ -1,0 +1,206 @@
+"""Responses, and how they are rendered.
+
+The plugin chain makes a ``Response``; ``render`` turns it into octets with the compression of
+miekg/dns, so that a reply is truncated exactly where CoreDNS truncates it. Those that are the same
+for every client are remembered in an ``AnswerTable``, see table.py.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import AA, AD, QR, RD, TC, Question
+from clusterdns.wire.rr import RR
+
+Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
+
+_MAX_POINTER = 0x3FFF  # RFC 1035 section 4.1.4
+_RR_HEAD = struct.Struct("!HHIH")
+# Names in the RDATA of these types are compressed; SRV targets are only pointed into (RFC 3597
+# section 4, miekg/dns "cdomain-name"): octets before the first name, number of names.
+_COMPRESSED = {
+    rr.NS: (0, 1), 3: (0, 1), 4: (0, 1), rr.CNAME: (0, 1), rr.SOA: (0, 2), 7: (0, 1), 8: (0, 1),
+    9: (0, 1), rr.PTR: (0, 1), 14: (0, 2), rr.MX: (2, 1),
+}  # fmt: skip
+
+
+class Response(NamedTuple):
+    """What a chain says to a question: no ID, no question, no EDNS of the client.
+
+    ``flags`` holds header bits but no RCODE; RD and CD are copied from the query unless
+    ``verbatim``. ``bare`` is a return code the core makes a message of: it is never cached.
+    ``lifetime_s`` bounds how long it may be repeated; 0 is never. ``facts`` are what it was
+    decided from: a change of one of them forgets it. ``orders`` are the record orders to alternate
+    between, if more than one. ``counters`` are the (metric, label values) that move by one each
+    time it is repeated from the table. ``error`` is what the errors plugin logs. ``denies`` is the
+    name, folded, that this name error is due to: nothing exists at or below it (RFC 8020).
+    """
+
+    rcode: int = rr.NOERROR
+    flags: int = AA
+    answer: tuple[RR, ...] = ()
+    authority: tuple[RR, ...] = ()
+    additional: tuple[RR, ...] = ()
+    edns: message.Edns | None = None
+    verbatim: bool = False
+    bare: bool = False
+    lifetime_s: float = math.inf
+    facts: tuple[Hashable, ...] = ()
+    orders: tuple[Sections, ...] = ()
+    counters: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    error: str = ""
+    denies: bytes = b""
+
+    @property
+    def sections(self) -> Sections:
+        """The answer, authority and additional sections."""
+        return self.answer, self.authority, self.additional
+
+    def with_sections(self, sections: Sections) -> Response:
+        """Return this response with other records and no alternative orders."""
+        answer, authority, additional = sections
+        return self._replace(answer=answer, authority=authority, additional=additional, orders=())
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is about an existing name and holds until something changes."""
+        return bool(self.answer) and self.lifetime_s == math.inf and bool(self.facts)
+
+
+def failure(rcode: int, error: str = "") -> Response:
+    """Return the bare response of a return code: no records, AA clear, never remembered."""
+    return Response(rcode, flags=0, bare=True, lifetime_s=0, error=error)
+
+
+def uncompressed_octets(question: Question | None, response: Response) -> int:
+    """Return the length of the reply without compression and OPT, as CoreDNS counts it."""
+    size = message.HEADER_OCTETS + (len(question.qname) + 4 if question else 0)
+    for section in response.sections:
+        for record in section:
+            size += len(record.owner) + 10 + len(record.rdata)
+    return size
+
+
+def render(
+    qname: bytes, sections: Sections, limit: int
+) -> tuple[tuple[int, int, int], bytes, bool]:
+    """Return the record counts, the octets behind the question, and whether records were left out.
+
+    ``limit`` counts the whole message without its OPT. Records are taken in order while they fit;
+    the first that does not ends the message (CoreDNS: miekg/dns msg_truncate.go).
+    """
+    writer = _Writer(qname)
+    counts = [0, 0, 0]
+    for i, section in enumerate(sections):
+        for record in section:
+            mark = len(writer.octets)
+            writer.write(record)
+            if writer.offset > limit:
+                del writer.octets[mark:]
+                return (counts[0], counts[1], counts[2]), bytes(writer.octets), True
+            counts[i] += 1
+    return (counts[0], counts[1], counts[2]), bytes(writer.octets), False
+
+
+def fit(response: Response, question: Question, limit: int) -> Response:
+    """Return ``response`` as a client with this limit in octets would see it, TC set if cut."""
+    counts, _, cut = render(question.qname, response.sections, limit)
+    if not cut:
+        return response
+    answer, authority, additional = (s[:n] for s, n in zip(response.sections, counts, strict=True))
+    return response.with_sections((answer, authority, additional))._replace(
+        flags=response.flags | TC
+    )
+
+
+class _Writer:
+    """The records behind a question being written, and where its names can be pointed to."""
+
+    __slots__ = ("_names", "_start", "octets")
+
+    def __init__(self, qname: bytes) -> None:
+        self.octets = bytearray()
+        self._start = message.HEADER_OCTETS + len(qname) + 4
+        self._names: dict[bytes, int] = {}
+        i = 0
+        while qname[i]:
+            self._names[qname[i:]] = message.HEADER_OCTETS + i
+            i += 1 + qname[i]
+
+    @property
+    def offset(self) -> int:
+        return self._start + len(self.octets)
+
+    def write(self, record: RR) -> None:
+        owner, rtype, ttl, rdata, rclass = record
+        self._write_name(owner, True)
+        octets = self.octets
+        layout = _COMPRESSED.get(rtype)
+        octets += _RR_HEAD.pack(rtype, rclass, ttl, len(rdata))
+        if layout is None:
+            if rtype == rr.SRV:
+                octets += rdata[:6]
+                self._write_name(rdata[6:], False)
+            else:
+                octets += rdata
+            return
+        start = len(octets)
+        i, names = layout
+        octets += rdata[:i]
+        for _ in range(names):
+            end = name.end(rdata, i)
+            self._write_name(rdata[i:end], True)
+            i = end
+        octets += rdata[i:]
+        struct.pack_into("!H", octets, start - 2, len(octets) - start)
+
+    def _write_name(self, wire: bytes, compress: bool) -> None:
+        offset, known, i = self.offset, self._names, 0
+        while length := wire[i]:
+            suffix = wire[i:]
+            target = known.get(suffix)
+            if target is None:
+                if offset + i <= _MAX_POINTER:
+                    known[suffix] = offset + i
+            elif compress:
+                self.octets += wire[:i]
+                self.octets += struct.pack("!H", 0xC000 | target)
+                return
+            i += 1 + length
+        self.octets += wire
+
+
+def render_reply(
+    query: message.Query, response: Response, limit: int, sections: Sections | None = None
+) -> bytes:
+    """Return the whole reply to ``query``: header, question, records that fit ``limit``, OPT.
+
+    ``sections`` overrides the order of the records. (CoreDNS: request.go SizeAndDo and Scrub.)
+    """
+    opt = b""
+    if query.edns is not None:
+        opt = message.write_opt(message.reply_edns(query.edns, response.edns), response.rcode)
+    question = query.question
+    qname = question.qname if question else name.ROOT
+    sections = sections or response.sections
+    if not any(sections):
+        counts, body, cut = (0, 0, 0), b"", False
+    else:
+        counts, body, cut = render(qname, sections, limit - len(opt))
+    flags = QR | response.flags | query.flags & message.OPCODE_MASK | response.rcode & 15
+    if not (response.verbatim or query.flags & AD or (question and question.do)):
+        flags &= ~AD  # AD only to who understands it (RFC 6840 section 5.8)
+    if not response.verbatim and query.opcode == message.OPCODE_QUERY:
+        flags |= query.flags & (RD | message.CD)
+    if cut:
+        flags |= TC
+    header = message.HEADER.pack(
+        query.ident, flags, 1 if question else 0, *counts[:2], counts[2] + (1 if opt else 0)
+    )
+    return header + (question.wire if question else b"") + body + opt

@@ -1,0 +1,250 @@
+"""An authoritative zone: RRsets by owner, and what they say to a question.
+
+``Zone.find`` walks from the apex down: a delegation or DNAME on the way ends it, a wildcard is
+taken from the closest encloser (RFC 4592), an alias is followed inside the zone. Where only another
+lookup can tell, ``Found.target`` is the name to ask about; ``Zone.join`` makes one answer of both.
+(CoreDNS: plugin/file/lookup.go)
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+from clusterdns.errors import FormError
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.rr import RR
+
+MAX_ALIASES = 8
+_SVCB, _HTTPS = 64, 65
+_HOST_AT = {rr.MX: 2, rr.SRV: 6, _SVCB: 2, _HTTPS: 2}  # octets of RDATA before a host
+# Octets before the names in RDATA that CoreDNS folds (plugin/file/zone.go Insert), and how many.
+_FOLDED = {
+    rr.NS: (0, 1),
+    rr.SOA: (0, 2),
+    rr.CNAME: (0, 1),
+    rr.MX: (2, 1),
+    _SVCB: (2, 1),
+    _HTTPS: (2, 1),
+}
+
+RRsets = dict[int, tuple[RR, ...]]
+
+
+class Result(Enum):
+    """What a zone says."""
+
+    SUCCESS = "success"
+    NODATA = "no data"
+    NAME_ERROR = "name error"
+    DELEGATION = "delegation"
+    EMPTY = "empty non-terminal"
+    FAILURE = "failure"
+
+
+class Found(NamedTuple):
+    """The sections of an answer; ``target`` is the name that another lookup must tell about."""
+
+    result: Result
+    answer: tuple[RR, ...] = ()
+    authority: tuple[RR, ...] = ()
+    additional: tuple[RR, ...] = ()
+    target: bytes = b""
+
+
+class Zone:
+    """The records of one zone. Raises ValueError without exactly one SOA at its apex."""
+
+    def __init__(self, apex: WireName, records: Iterable[RR]) -> None:
+        self.apex = apex
+        self._names: dict[WireName, RRsets] = {}
+        self._ancestors: set[WireName] = set()  # of every owner, up to the root
+        top: RRsets = {}
+        for record in records:
+            owner = name.fold(record.owner)
+            is_top = owner == apex and record.rtype in (rr.SOA, rr.NS)
+            rrsets = top if is_top else self._names.setdefault(owner, {})
+            if record.rtype != rr.SRV:
+                record = record._replace(owner=owner, rdata=_folded(record))
+            rrsets[record.rtype] = (*rrsets.get(record.rtype, ()), record)
+            if not is_top:
+                self._ancestors.update(name.parents(owner)[1:])
+        self._soa, self._servers = top.get(rr.SOA, ()), top.get(rr.NS, ())
+        if len(self._soa) != 1:
+            raise ValueError(f"{len(self._soa)} SOA records at {name.text(apex)}")
+
+    @property
+    def serial(self) -> int:
+        """The serial of the SOA."""
+        return int.from_bytes(self._soa[0].rdata[-20:-16], "big")
+
+    def holds(self, qname: WireName) -> bool:
+        """Tell whether the zone has records of this very name: none made by a wildcard or DNAME."""
+        return qname == self.apex or qname in self._names
+
+    def find(self, question: Question) -> Found:
+        """Return what the zone says to a question about a name in it."""
+        qname, qtype = question.folded, question.qtype
+        if qname == self.apex and qtype == rr.SOA:
+            return Found(Result.SUCCESS, self._soa, self._servers)
+        if qname == self.apex and qtype == rr.NS:
+            return Found(Result.SUCCESS, self._servers, (), self._glue(self._servers))
+        wildcard: WireName | None = None
+        for node in self._path(qname):
+            rrsets = self._names.get(node)
+            if rrsets is None:
+                star = WireName(b"\1*" + node[1 + node[0] :])
+                if star in self._names or star in self._ancestors:
+                    wildcard = star
+                continue
+            if rr.DNAME in rrsets and node != qname:
+                return self._substitute(rrsets[rr.DNAME][0], qname, qtype)
+            delegation = self._delegation(rrsets, node, qname, qtype)
+            if delegation is not None:
+                return delegation
+            if node == qname:
+                return self._at(rrsets, qname, qtype)
+        if wildcard is not None and not self._is_hidden(wildcard, qname):
+            return self._at(self._names.get(wildcard, {}), qname, qtype)
+        result = Result.EMPTY if qname in self._ancestors else Result.NAME_ERROR
+        return Found(result, (), self._soa)
+
+    def join(self, found: Found, rcode: int, answer: tuple[RR, ...]) -> Found:
+        """Return what the zone says once it is known what ``found.target`` leads to."""
+        records = (*found.answer, *answer)
+        if rcode == rr.SERVFAIL:
+            result = Result.FAILURE
+        elif rcode == rr.NXDOMAIN:
+            result = Result.NAME_ERROR
+        else:
+            result = Result.SUCCESS if answer or rcode != rr.NOERROR else Result.NODATA
+        is_negative = result in (Result.NAME_ERROR, Result.NODATA)
+        authority = self._soa if is_negative else self._servers
+        return Found(result, records, authority, self._additional(records))
+
+    def _path(self, qname: WireName) -> list[WireName]:
+        """Return the names from the apex down to ``qname``."""
+        depth = name.count_labels(qname) - name.count_labels(self.apex)
+        return name.parents(qname)[depth::-1]
+
+    def _is_hidden(self, wildcard: WireName, qname: WireName) -> bool:
+        """Tell whether an empty non-terminal is closer to ``qname`` than the wildcard's parent."""
+        parent = wildcard[2:]
+        for node in name.parents(qname)[1:]:
+            if node == parent:
+                return False
+            if node in self._ancestors:
+                return True
+        return False
+
+    def _delegation(
+        self, rrsets: RRsets, node: WireName, qname: WireName, qtype: int
+    ) -> Found | None:
+        """Return the referral at a zone cut; its DS is the parent side's to answer."""
+        servers = rrsets.get(rr.NS)
+        if servers is None or (qtype == rr.DS and node == qname):
+            return None
+        return Found(Result.DELEGATION, (), servers, self._glue(servers))
+
+    def _at(self, rrsets: RRsets, qname: WireName, qtype: int) -> Found:
+        """Return what a node says; a wildcard's records get the name that was asked for."""
+        alias = rrsets.get(rr.CNAME)
+        if alias and qtype != rr.CNAME:
+            return self._follow(_owned(alias, qname), qtype)
+        records = _owned(rrsets.get(qtype, ()), qname)
+        if not records:
+            return Found(Result.NODATA, (), self._soa)
+        return Found(Result.SUCCESS, records, self._servers, self._additional(records))
+
+    def _substitute(self, record: RR, qname: WireName, qtype: int) -> Found:
+        """Return a DNAME and the alias it makes of a name below its owner (RFC 6672)."""
+        try:
+            kept = qname[: len(qname) - len(record.owner)]
+            target = name.join(name.labels(kept + b"\0"), record.rdata)
+        except FormError:
+            return Found(Result.FAILURE)
+        if name.fold(target) == qname:
+            return Found(Result.FAILURE)
+        alias = RR(qname, rr.CNAME, record.ttl, target)
+        if qtype == rr.CNAME:
+            return Found(Result.SUCCESS, (record, alias), self._servers)
+        return self._follow((alias,), qtype, (record,))
+
+    def _follow(self, answer: tuple[RR, ...], qtype: int, before: tuple[RR, ...] = ()) -> Found:
+        """Return where a chain of aliases leads."""
+        for _ in range(MAX_ALIASES + 1):
+            target = name.fold(answer[-1].rdata)
+            rrsets = self._names.get(target)
+            cut = self._cut_above(target, qtype)
+            if cut is not None:
+                return cut._replace(answer=before + answer)
+            is_apex = qtype == rr.SOA and target == self.apex
+            if rrsets is None or qtype == rr.NS or is_apex:
+                return Found(Result.SUCCESS, before + answer, target=target)
+            if rr.CNAME not in rrsets:
+                answer = before + answer + rrsets.get(qtype, ())
+                return Found(Result.SUCCESS, answer, self._servers, self._additional(answer))
+            answer += rrsets[rr.CNAME]
+        return Found(Result.SUCCESS, before + answer, self._servers)
+
+    def _cut_above(self, target: WireName, qtype: int) -> Found | None:
+        """Return the referral of the first zone cut at or above a name in the zone."""
+        if not name.is_within(target, self.apex):
+            return None
+        for node in self._path(target)[1:]:
+            rrsets = self._names.get(node)
+            cut = self._delegation(rrsets, node, target, qtype) if rrsets else None
+            if cut is not None:
+                return cut
+        return None
+
+    def _glue(self, servers: tuple[RR, ...]) -> tuple[RR, ...]:
+        """Return the addresses that the zone has for name servers below the cut they serve."""
+        return self._addresses(
+            record.rdata
+            for record in servers
+            if name.is_within(name.fold(record.rdata), name.fold(record.owner))
+        )
+
+    def _additional(self, records: tuple[RR, ...]) -> tuple[RR, ...]:
+        """Return the addresses that the zone has for the hosts which records name, each once."""
+        hosts = dict.fromkeys(
+            _host(record).lower() for record in records if record.rtype in _HOST_AT
+        )
+        return self._addresses(hosts)
+
+    def _addresses(self, hosts: Iterable[bytes]) -> tuple[RR, ...]:
+        found: list[RR] = []
+        for host in hosts:
+            rrsets = self._names.get(WireName(host.lower()), {})
+            found += (*rrsets.get(rr.A, ()), *rrsets.get(rr.AAAA, ()))
+        return tuple(found)
+
+
+def _owned(records: tuple[RR, ...], owner: WireName) -> tuple[RR, ...]:
+    """Return a wildcard's records as those of ``owner``; others stay as they are."""
+    if not records or not records[0].owner.startswith(b"\1*"):
+        return records
+    return tuple(record._replace(owner=owner) for record in records)
+
+
+def _host(record: RR) -> bytes:
+    """Return the host that an MX, SRV, SVCB or HTTPS record names."""
+    start = _HOST_AT[record.rtype]
+    return record.rdata[start : name.end(record.rdata, start)]
+
+
+def _folded(record: RR) -> bytes:
+    """Return the RDATA of a record with its names in lower case, as far as CoreDNS folds them."""
+    if record.rtype not in _FOLDED:
+        return record.rdata
+    start, names = _FOLDED[record.rtype]
+    end = start
+    for _ in range(names):
+        end = name.end(record.rdata, end)
+    return record.rdata[:start] + record.rdata[start:end].lower() + record.rdata[end:]

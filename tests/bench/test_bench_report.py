@@ -1,0 +1,87 @@
+"""bench: the gate fails when it should, and the README says what was recorded."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import check
+import measure
+import pytest
+import report
+import run
+import servers
+
+RECORDED = {"a, clusterdns": 1.2, "tcp, clusterdns": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("found", "worse"),
+    [
+        (RECORDED, []),
+        ({"a, clusterdns": 1.2 * 1.149, "tcp, clusterdns": 0.5}, []),
+        ({"a, clusterdns": 1.2 * 1.151, "tcp, clusterdns": 2.0}, ["a, clusterdns"]),
+        ({"a, clusterdns": 1.2}, ["tcp, clusterdns"]),
+        ({**RECORDED, "b, clusterdns": 99.0}, []),
+    ],
+)
+def test_what_costs_15_percent_more_or_is_missing_is_slower(found, worse):
+    assert worse == check.slower(found, RECORDED)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"), [(1.2, None, 0), (1.5, 1.25, 0), (1.5, 1.45, 1), (1.5, 1.9, 1)]
+)
+def test_what_is_slower_is_measured_once_more(monkeypatch, tmp_path, capsys, first, second, code):
+    asked = []
+
+    def ratios(plan: run.Plan, titles: list[str]) -> dict[str, float]:
+        asked.append((plan.rounds, list(titles)))
+        return {"a, clusterdns": second, "tcp, clusterdns": 2.0} if asked[1:] else {
+            "a, clusterdns": first, "tcp, clusterdns": 2.0
+        }  # fmt: skip
+
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps(RECORDED))
+    monkeypatch.setattr(check, "ratios", ratios)
+    monkeypatch.setattr(check, "RECORD", record)
+    monkeypatch.setattr(measure, "missing", lambda: "")
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    assert code == check.main()
+    assert (1 if second is None else 2) == len(asked)
+    if second is not None:
+        assert asked[1] == (2 * asked[0][0], ["a"])
+    assert code == ("FAILED" in capsys.readouterr().out)
+
+
+@pytest.mark.skipif(bool(measure.missing()), reason=measure.missing())
+def test_ratios_are_measured():
+    plan = check.PLAN._replace(services=20, rounds=1, seconds=0.2, servers=check.SERVERS[:2])
+    found = check.ratios(plan, ["a"])
+    assert ["a, clusterdns"] == list(found)
+    assert 0.5 < found["a, clusterdns"] < 50
+
+
+def test_everything_quick_is_recorded():
+    recorded = json.loads(check.RECORD.read_text())
+    ours = [name for name in check.SERVERS if name != servers.ECHO]
+    assert {f"{title}, {name}" for title in run.QUICK_TITLES for name in ours} == recorded.keys()
+    assert all(0.5 < ratio < 100 for ratio in recorded.values())
+
+
+def test_the_readme_has_the_table_of_the_record():
+    document = json.loads(report.RECORD.read_text())
+    text = report.README.read_text()
+    shown = text[text.index(report.BEGIN) + len(report.BEGIN) : text.index(report.END)]
+    assert report.table(document) == shown
+    assert {one.title for one in run.inputs.SCENARIOS} == report.ratios(document).keys()
+    assert report.PICTURE.read_text().startswith("<?xml")
+
+
+def test_the_picture_is_drawn(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib", reason="no matplotlib: pip install '.[bench]'")
+    document = json.loads(report.RECORD.read_text())
+    monkeypatch.setattr(report, "PICTURE", tmp_path / "cpu.svg")
+    report.draw(document)
+    drawn = report.PICTURE.read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in report.names(document))

@@ -1,0 +1,63 @@
+"""The extension module built with the address and the undefined behavior sanitizer, and fuzzed so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_FLAGS = [
+    "-g",
+    "-O1",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fPIC",
+    "-shared",
+]
+_INSTALL = "apt-get install gcc python3-dev"
+
+
+def built(directory: Path) -> Path:
+    """Return the module with sanitizers, or skip the test where they are not to be had."""
+    compiler = _compiler()
+    headers = Path(sysconfig.get_paths()["include"])
+    if compiler is None or not (headers / "Python.h").exists():
+        pytest.skip(f"no compiler or no Python.h: {_INSTALL}")
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    [module] = setup["ext-modules"]
+    found = directory / "_drain.so"
+    done = subprocess.run(
+        [compiler, *_FLAGS, f"-I{headers}", *module["sources"], "-o", str(found)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode and "cannot find -l" in done.stderr:
+        pytest.skip(f"no sanitizers: {_INSTALL}: {done.stderr[-200:]}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return found
+
+
+def fuzz(target: str, seconds: float, module: Path) -> str:
+    """Run a fuzz target with a module so built; return what it says, and fail if they object."""
+    libraries = [
+        subprocess.check_output([str(_compiler()), f"-print-file-name={name}"], text=True).strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "wire" / "fuzz" / target), str(seconds)],
+        env={**os.environ, "DRAIN": str(module), "LD_PRELOAD": " ".join(libraries),
+             "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout
+
+
+def _compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc")

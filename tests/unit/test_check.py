@@ -1,0 +1,192 @@
+"""`clusterdns check`: what a Corefile would serve, and all that stands in the way, with its line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clusterdns.config import check
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "deploy" / "base" / "configmap.yaml"
+KUBEADM = yaml.safe_load(BASE.read_text())["data"]["Corefile"]
+MISTAKEN = """\
+# comment
+.:53 example.org {
+    errors
+    rewrite name a b
+    forwad . 192.0.2.1
+    hosts {
+        ttl 60
+    }
+    kubernetes cluster.local {
+        pods insecure
+        bogus yes
+    }
+    cache 30 {
+        success none
+    }
+    forward . 192.0.2.1
+}
+tls://example.net {
+    whoami
+}
+.:53 {
+    whoami
+}
+"""
+REFUSED = (
+    "{}:4: rewrite: not supported by clusterdns yet",
+    '{}:5: forwad: unknown directive, did you mean "forward"?',
+    "{}:6: hosts: not supported by clusterdns yet",
+    "{}:11: bogus: unknown property",
+    "{}:14: success: wants a whole number of at least 0, got 'none'",
+    "{}:18: tls://example.net: tls:// is not supported by clusterdns yet",
+    "{}:21: .:53: cannot serve dns://.:53 - it is already defined",
+)
+
+
+def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command with nothing of a Pod's environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "clusterdns", "check", *arguments],
+        input=text,
+        env={k: v for k, v in os.environ.items() if not k.startswith("KUBERNETES_")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def configmap(text: str, **other: str) -> dict[str, object]:
+    metadata = {"name": "coredns", "namespace": "kube-system"}
+    data = {"Corefile": text, **other}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def lines(done: subprocess.CompletedProcess[str], kind: str) -> list[str]:
+    found = (line.strip().partition(" ") for line in done.stdout.splitlines() if line[:1] == " ")
+    return [rest.strip() for first, _, rest in found if first == kind]
+
+
+def test_kubeadms_corefile_is_fine_outside_a_pod(tmp_path):
+    (tmp_path / "Corefile").write_text(KUBEADM)
+    done = run(str(tmp_path / "Corefile"))
+    assert (0, "") == (done.returncode, done.stderr)
+    assert [".:53"] == lines(done, "serves")
+    assert done.stdout.endswith("clusterdns can serve it as it is\n")
+
+
+def test_a_configmap_from_a_file_and_as_kubectl_pipes_it():
+    for done in (run(str(BASE)), run("-", text=BASE.read_text())):
+        assert (0, "", [".:53"]) == (done.returncode, done.stderr, lines(done, "serves"))
+        assert ": ConfigMap kube-system/coredns, key Corefile\n" in done.stdout
+
+
+def test_every_mistake_is_told_with_its_line(tmp_path):
+    path = tmp_path / "Corefile"
+    path.write_text(MISTAKEN)
+    done = run(str(path))
+    assert 1 == done.returncode
+    expected = [line.format(path) for line in REFUSED]
+    assert expected == lines(done, "refused")
+    assert [".:53", "example.org.:53"] == lines(done, "serves")
+    assert "plugins of CoreDNS that clusterdns does not have: hosts, rewrite\n" in done.stdout
+    assert done.stdout.endswith("7 refused: clusterdns would not start with it\n")
+
+
+def test_lines_are_those_of_the_manifest_where_it_has_them(tmp_path):
+    path = tmp_path / "cm.yaml"
+    path.write_text(yaml.safe_dump(configmap(MISTAKEN), default_style="|", sort_keys=True))
+    whole = path.read_text().splitlines()
+    first = next(line for line in lines(run(str(path)), "refused"))
+    at = int(first.removeprefix(f"{path}:").partition(":")[0])
+    assert "rewrite name a b" == whole[at - 1].strip()
+
+
+def test_lines_are_those_of_the_key_in_json(tmp_path):
+    path = tmp_path / "cm.json"
+    path.write_text(json.dumps(configmap(MISTAKEN)))
+    assert f"{path}[Corefile]:4: rewrite" in run(str(path)).stdout
+
+
+def test_a_broken_grammar_is_told(tmp_path):
+    done = run("-", text=". {\n whoami\n")
+    assert 1 == done.returncode
+    assert len(lines(done, "refused")) == 1
+    assert lines(done, "refused")[0].startswith("stdin:")
+
+
+def test_imports_are_found_in_the_configmaps():
+    custom = configmap("")
+    custom |= {
+        "metadata": {"name": "coredns-custom", "namespace": "kube-system"},
+        "data": {"a.override": "log\n", "b.server": "example.org {\n whoami\n}\n"},
+    }
+    text = (
+        ". {\n errors\n import custom/*.override\n import more\n}\n"
+        "import /etc/coredns/custom/*.server\n"
+    )
+    both = yaml.safe_dump_all([configmap(text, more="whoami\nnonsense\n"), custom])
+    done = run("-", text=both)
+    assert [".:53", "example.org.:53"] == lines(done, "serves")
+    assert ["/etc/coredns/more:2: nonsense: unknown directive"] == lines(done, "refused")
+    assert [] == lines(done, "warning")
+
+
+def test_a_file_of_the_pod_is_no_mistake_in_a_configmap_and_is_one_in_a_corefile(tmp_path):
+    text = ". {\n bind nodelocaldns\n kubernetes {\n  kubeconfig /no/such/file\n }\n}\n"
+    done = run("-", text=yaml.safe_dump(configmap(text)))
+    assert (0, [".:53"]) == (done.returncode, lines(done, "serves"))
+    assert "kubeconfig: /no/such/file: No such file" in "".join(lines(done, "not"))
+    assert "bind: 'nodelocaldns' is no address" in "".join(lines(done, "not"))
+    assert 1 == run("-", text=text).returncode
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (yaml.safe_dump(configmap("")).replace("Corefile", "other"), "no ConfigMaps with the key"),
+        ("apiVersion: v1\nkind: [\n", "stdin:3: "),
+        ("---\n".join([BASE.read_text()] * 2), "2 ConfigMaps with the key Corefile"),
+        ("{}", "no ConfigMaps with the key"),
+    ],
+)
+def test_what_holds_no_corefile_is_another_exit_status(text, reason):
+    done = run("-", text=text)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert reason in done.stderr
+
+
+def test_no_such_file_and_no_argument():
+    assert 2 == run("/no/such/file").returncode
+    assert 2 == run().returncode
+
+
+def test_the_port_of_keys_that_name_none():
+    assert [".:1053"] == lines(run("-", "-p", "1053", text=". {\n whoami\n}\n"), "serves")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "\0", "{", "}", '"', "import\n", ". {\n}\n" * 9]
+)
+def test_any_text_gets_findings(tmp_path, text):
+    path = tmp_path / "Corefile"
+    path.write_text(text)
+    found = run(str(path))
+    assert found.returncode in (0, 1, 2)
+    assert "Traceback" not in found.stderr
+
+
+def test_a_corefile_of_many_mistakes_is_bounded(tmp_path):
+    path = tmp_path / "Corefile"
+    path.write_text(". {\n" + " nonsense\n" * 1000 + "}\n")
+    found = check.check(check.read(path), port=53)
+    assert check.MAX_MISTAKES == len(found.refused)

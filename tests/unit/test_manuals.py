@@ -1,0 +1,57 @@
+"""Plugin manuals: every plugin has one, its Examples are Corefiles that compile, `help` prints it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from clusterdns.chain import plugin
+from clusterdns.config.compile import compile_text
+
+ZONES = Path(__file__).resolve().parents[2] / "zones"
+PLUGINS = plugin.available()
+
+
+def manual(word: str) -> str:
+    return inspect.getdoc(inspect.getmodule(plugin.load(word))) or ""
+
+
+def examples(word: str) -> str:
+    found = re.search(r"^Examples:\n\n((?:    .*\n|\n)+)", manual(word) + "\n", re.MULTILINE)
+    return textwrap.dedent(found[1]) if found else ""
+
+
+@pytest.mark.parametrize("word", PLUGINS)
+def test_the_manual_says_what_it_is_and_how_it_is_written(word):
+    text = manual(word)
+    assert re.match(rf"{word} - [a-z].+\.\n", text)
+    assert "\nSyntax:\n" in text
+    assert re.search(rf"^    {word}\b", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("word", PLUGINS)
+def test_the_examples_compile(word, tmp_path, monkeypatch):
+    (tmp_path / "cluster").symlink_to(ZONES / "cluster")
+    (tmp_path / "db.example.org").symlink_to(ZONES / "db.example.org")
+    monkeypatch.chdir(tmp_path)
+    text = examples(word)
+    assert re.search(rf"\b{word}\b", text)
+    compiled = compile_text(text, "manual", port=53, environ={}, warn=print)
+    assert word in {made.name for view in compiled.views for made in view.plugins}
+
+
+@pytest.mark.parametrize("word", PLUGINS)
+def test_unknown_properties_are_refused(word, tmp_path, monkeypatch):
+    (tmp_path / "cluster").symlink_to(ZONES / "cluster")
+    (tmp_path / "db.example.org").symlink_to(ZONES / "db.example.org")
+    monkeypatch.chdir(tmp_path)
+    line = re.search(rf"^\s*({word}\b.*?)\s*(\{{)?$", examples(word), re.MULTILINE)
+    assert line is not None
+    text = f"example.org {{\n{line[1]} {{\n nonsense\n }}\n}}\n"
+    with pytest.raises(Exception, match=r"^manual:\d+: .*") as caught:
+        compile_text(text, "manual", port=53, environ={}, warn=print)
+    assert type(caught.value).__name__ == "ConfigError"

@@ -1,0 +1,418 @@
+"""answers: the table's rules, and rendering as miekg/dns does it, judged by dnspython."""
+
+from __future__ import annotations
+
+import time
+
+import dns.flags
+import dns.message
+import dns.rdatatype
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clusterdns.serving.table import AnswerTable
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.facts import Renewal
+from clusterdns.wire.message import Question
+from clusterdns.wire.response import Response, fit, render, render_reply
+from clusterdns.wire.rr import RR
+
+WEB = name.parse("web.demo.svc.cluster.local.")
+FACT = ("service", "demo", "web")
+SOA = RR(
+    name.parse("cluster.local."),
+    rr.SOA,
+    5,
+    rr.soa_rdata(name.parse("ns.dns.cluster.local."), name.parse("h.cluster.local."), 1, 5),
+)
+
+
+def question(qname: bytes = WEB, qtype: int = rr.A) -> Question:
+    return Question(qname, name.fold(qname), qtype)
+
+
+def address(last: int, owner: bytes = WEB) -> RR:
+    return RR(owner, rr.A, 5, bytes((10, 0, last >> 8, last & 255)))
+
+
+def positive(count: int = 1, **fields) -> Response:
+    answer = tuple(address(i) for i in range(1, count + 1))
+    return Response(answer=answer, facts=(FACT,), **fields)
+
+
+def negative(**fields) -> Response:
+    return Response(rr.NXDOMAIN, **{"authority": (SOA,), "facts": (FACT,)} | fields)
+
+
+def query(asked: Question, ident: int = 7, opt: bytes = b"", flags: int = 0x0100) -> bytes:
+    head = message.HEADER.pack(ident, flags, 1, 0, 0, 1 if opt else 0)
+    return head + asked.wire + opt
+
+
+def bare_opt(size: int) -> bytes:
+    return message.write_opt(message.Edns(size, 0, 0))
+
+
+class Subject:
+    """A table with a clock, and hits to count in."""
+
+    def __init__(self, **limits: int) -> None:
+        self.table = AnswerTable(**limits)
+        self.hits = [0, 0]
+        self.now = 100.0
+
+    def remember(self, asked: Question, response: Response, times: int = 2) -> None:
+        for _ in range(times):  # what passes is taken at the second sighting
+            self.table.remember(asked, response, self.now, lambda: 0)
+
+    def ask(self, asked: Question, **options) -> dns.message.Message | None:
+        reply = self.table.reply(query(asked, **options), self.now, self.hits)
+        return None if reply is None else dns.message.from_wire(reply)
+
+
+def test_a_hit_echoes_id_question_and_rd():
+    subject = Subject()
+    subject.remember(question(), positive())
+    reply = subject.ask(question(), ident=0xBEEF)
+    assert (0xBEEF, dns.flags.QR | dns.flags.AA | dns.flags.RD) == (reply.id, reply.flags)
+    assert "10.0.0.1" == str(reply.answer[0][0])
+    assert not subject.ask(question(), flags=0).flags & dns.flags.RD
+    assert [2, 0] == subject.hits
+
+
+def test_a_lasting_answer_is_taken_at_first_sight_a_passing_one_at_the_second():
+    subject = Subject()
+    subject.remember(question(), positive(), times=1)
+    subject.remember(question(qtype=rr.AAAA), negative(), times=1)
+    assert subject.ask(question()) is not None
+    assert subject.ask(question(qtype=rr.AAAA)) is None
+    subject.remember(question(qtype=rr.AAAA), negative(), times=1)
+    assert subject.ask(question(qtype=rr.AAAA)) is not None
+
+
+def test_a_fact_that_changes_forgets_what_was_decided_from_it():
+    subject = Subject()
+    subject.remember(question(), positive())
+    subject.remember(question(qtype=rr.AAAA), negative())
+    subject.table.forget([("service", "demo", "other")])
+    assert subject.ask(question()) is not None
+    subject.table.forget([FACT])
+    assert subject.ask(question()) is subject.ask(question(qtype=rr.AAAA)) is None
+
+
+def test_an_answer_ends_with_its_lifetime():
+    subject = Subject()
+    subject.remember(question(), positive(lifetime_s=2.0))
+    subject.now += 1.9
+    assert subject.ask(question()) is not None
+    subject.now += 0.2
+    assert subject.ask(question()) is None
+
+
+def test_lifetime_nothing_is_never_remembered():
+    subject = Subject()
+    subject.remember(question(), positive(lifetime_s=0), times=5)
+    assert len(subject.table) == 0
+
+
+def test_an_opt_is_echoed_once_it_is_known_to_be_bare():
+    subject = Subject()
+    subject.remember(question(), positive())
+    assert subject.ask(question(), opt=bare_opt(1232)) is None
+    subject.table.admit_opt(bare_opt(1232))
+    reply = subject.ask(question(), opt=bare_opt(1232))
+    assert (0, 1232) == (reply.edns, reply.payload)
+    assert [0, 1] == subject.hits
+
+
+def test_opts_with_flags_version_or_options_are_not_for_the_table():
+    subject = Subject()
+    subject.remember(question(), positive())
+    for edns in (
+        message.Edns(1232, 0, message.EDNS_DO),
+        message.Edns(1232, 1, 0),
+        message.Edns(1232, 0, 0, b"\0\x0a\0\x08abcdefgh"),
+    ):
+        subject.table.admit_opt(message.write_opt(edns))
+        assert subject.ask(question(), opt=message.write_opt(edns)) is None
+
+
+def test_too_long_for_the_client_is_a_miss_but_not_on_a_stream():
+    subject = Subject()
+    subject.remember(question(), positive(60))
+    assert subject.ask(question()) is None
+    whole = subject.table.reply(query(question()), subject.now, subject.hits, True)
+    assert len(dns.message.from_wire(whole).answer[0]) == 60
+
+
+def test_only_plain_queries_hit():
+    subject = Subject()
+    subject.remember(question(), positive())
+    for flags in (0x8100, 0x0900, 0x2100, 0x0110, 0x0102, 0x0500):
+        assert subject.ask(question(), flags=flags) is None
+    assert subject.ask(question(), flags=0x0120) is not None  # AD (RFC 6840 section 5.7)
+
+
+def test_mixed_case_is_another_question_with_the_same_answer():
+    subject = Subject()
+    mixed = name.parse("wEb.demo.svc.cluster.local.")
+    subject.remember(question(mixed), positive())
+    assert subject.ask(question()) is None
+    assert subject.ask(question(mixed)) is not None
+
+
+def test_remembering_again_costs_no_search_among_the_answers_of_a_fact():
+    """All names under one fact: what misses for its OPT, or has ended, is filed in constant time."""
+    subject = Subject(lasting=20_000, passing=20_000)
+    asked = [question(name.parse(f"n{i}.cluster.local.")) for i in range(20_000)]
+    for lifetime_s in (5.0, 5.0, 5.0):
+        began = time.process_time()
+        for each in asked:
+            subject.remember(each, positive(lifetime_s=lifetime_s))
+        assert time.process_time() - began < 5
+        subject.now += 10
+    assert len(subject.table) == 20_000
+    assert max(map(len, subject.table._passing._filed.values())) <= 40_001
+    subject.table.forget([FACT])
+    assert len(subject.table) == 0
+
+
+def test_orders_are_picked_by_the_id():
+    orders = tuple(((address(i), address(3 - i)), (), ()) for i in (1, 2))
+    subject = Subject()
+    subject.remember(question(), positive(2, orders=orders))
+    first = {str(subject.ask(question(), ident=i).answer[0][0]) for i in range(4)}
+    assert {"10.0.0.1", "10.0.0.2"} == first
+
+
+def test_a_full_shelf_starts_anew_and_the_other_stays():
+    subject = Subject(lasting=4, passing=4)
+    subject.remember(question(), positive())
+    for i in range(100):
+        other = question(name.parse(f"n{i}.cluster.local."))
+        subject.remember(other, negative())
+        assert len(subject.table._passing.answers) <= 4
+    assert subject.ask(question()) is not None
+
+
+CUT = name.parse("com.demo.svc.cluster.local.")
+
+
+def denial(**fields) -> Response:
+    return negative(denies=CUT, **fields)
+
+
+def below(labels: str) -> bytes:
+    return name.parse(f"{labels}.com.demo.svc.cluster.local.")
+
+
+def test_names_below_one_that_does_not_exist_are_denied_by_it():
+    subject = Subject()
+    subject.table.admit_opt(bare_opt(1232))
+    subject.remember(question(below("www.a")), denial())
+    for asked in (below("www.b"), below("c.def"), below("WWW.b"), below("x" * 5)):
+        for opt in (b"", bare_opt(1232)):
+            packet = query(question(asked), opt=opt)
+            gate = message.read_query(packet)
+            whole = render_reply(gate, negative(), 1232)
+            assert whole == subject.table.reply(packet, subject.now, subject.hits), asked
+
+
+def test_a_denial_is_for_its_own_length_and_type():
+    """Its body points to where the zone begins in a question of this length."""
+    subject = Subject()
+    subject.remember(question(below("www.a")), denial())
+    assert subject.ask(question(below("www.bb"))) is None
+    assert subject.ask(question(below("www.b"), qtype=rr.AAAA)) is None
+    assert subject.ask(question(below("www.b"), qtype=rr.MX)) is None
+    assert subject.ask(question(CUT)) is None
+    assert subject.ask(question(name.parse("www.xcom.demo.svc.cluster.local."))) is None
+    assert subject.ask(question(name.parse("a.b.www.a.com.demo.svc.cluster."))) is None
+
+
+def test_a_denial_is_taken_at_the_second_name_and_what_is_repeated_gets_its_own_place():
+    subject = Subject()
+    subject.remember(question(below("www.a")), denial(), times=1)
+    assert subject.ask(question(below("www.b"))) is None
+    subject.remember(question(below("www.b")), denial(), times=1)
+    assert subject.table.questions() == []
+    for _ in range(2):
+        assert subject.ask(question(below("www.c"))) is not None
+    assert subject.table.questions() == [question(below("www.c")).wire]
+    assert [2, 0] == subject.hits
+
+
+def test_denials_are_forgotten_with_their_facts_their_zone_and_their_time():
+    for forget in (
+        lambda subject: subject.table.forget([FACT]),
+        lambda subject: subject.table.forget([("everything",)]),
+        lambda subject: subject.table.clear(),
+        lambda subject: setattr(subject, "now", subject.now + 10),
+    ):
+        subject = Subject()
+        subject.remember(question(below("www.a")), denial(lifetime_s=9))
+        assert subject.ask(question(below("www.b"))) is not None
+        assert subject.ask(question(below("www.b"))) is not None
+        forget(subject)
+        assert subject.ask(question(below("www.b"))) is None
+
+
+def test_denials_are_bounded():
+    subject = Subject(passing=8)
+    for i in range(300):
+        cut = name.parse(f"com.demo-{i}.svc.cluster.local.")
+        for labels in ("a", "bb", "ccc"):
+            asked = question(name.parse(f"{labels}.com.demo-{i}.svc.cluster.local."))
+            subject.remember(asked, negative(denies=cut))
+            assert subject.table._below_cuts <= 8
+
+
+def test_the_name_server_may_be_below_what_does_not_exist():
+    """`ns.dns` and the zone once more, as CoreDNS reads it."""
+    subject = Subject()
+    subject.remember(question(below("xx.xxx")), denial())
+    assert subject.ask(question(below("ns.xxx"))) is not None
+    assert subject.ask(question(below("ns.dns"))) is None
+
+
+@given(
+    st.lists(st.one_of(st.integers(0, 70), st.integers(1, 20)), min_size=1, max_size=9),
+    st.binary(min_size=640, max_size=640),
+)
+def test_denials_are_total(lengths, octets):
+    """Whatever stands before a cut: denied if the gate finds a name there, and else not ours."""
+    labels = b"".join(bytes([n]) + octets[i * 70 : i * 70 + n] for i, n in enumerate(lengths))
+    subject = Subject()
+    if 2 <= len(labels) <= 255 - len(CUT):  # what was denied before, of the same length
+        parts = [b"x"] * (len(labels) // 2 - 1) + [b"xx" if len(labels) % 2 else b"x"]
+        denied = name.join(parts, CUT)
+        subject.remember(Question(denied, name.fold(denied), rr.A), denial())
+    packet = query(Question(labels + CUT, name.fold(labels + CUT), rr.A))
+    reply = subject.table.reply(packet, subject.now, subject.hits)
+    gate = message.read_query(packet)
+    is_name = isinstance(gate, message.Query) and gate.question.qname == labels + CUT
+    assert (reply is not None) == is_name or labels[:7] == b"\x02ns\x03dns"
+
+
+@given(st.binary(max_size=600))
+@settings(max_examples=500)
+def test_reply_is_total(packet):
+    subject = Subject()
+    subject.remember(question(), positive())
+    subject.table.admit_opt(bare_opt(1232))
+    reply = subject.table.reply(packet, subject.now, subject.hits)
+    assert reply is None or reply[:2] == packet[:2]
+
+
+@given(st.integers(0, 80), st.integers(512, 4096))
+def test_rendering_cuts_where_the_next_record_does_not_fit(count, limit):
+    sections = (tuple(address(i) for i in range(count)), (), (address(1, b"\x02ns" + WEB),))
+    counts, body, cut = render(WEB, sections, limit)
+    octets = message.HEADER_OCTETS + len(WEB) + 4 + len(body)
+    assert octets <= limit
+    assert cut == (counts != (count, 0, 1))
+    if cut:
+        following = 16 if counts[0] < count else 19
+        assert octets + following > limit
+
+
+def test_names_are_compressed_into_question_and_rdata():
+    target = name.parse("a.web.demo.svc.cluster.local.")
+    server = RR(WEB, rr.SRV, 5, rr.srv_rdata(0, 50, 80, target))
+    alias = RR(WEB, rr.CNAME, 5, target)
+    sections = ((alias, server), (SOA,), (RR(target, rr.A, 5, b"\x0a\0\0\1"),))
+    _, body, _ = render(WEB, sections, 4096)
+    asked = question()
+    whole = message.HEADER.pack(1, message.QR, 1, 2, 1, 1) + asked.wire + body
+    reply = dns.message.from_wire(whole)
+    assert ["a.web.demo.svc.cluster.local."] == [str(r.target) for r in reply.answer[0]]
+    assert "a.web.demo.svc.cluster.local." == str(reply.answer[1][0].target)
+    assert b"\x01a" + WEB in body  # an SRV target is not compressed (RFC 2782)
+
+
+def test_fit_is_what_the_client_sees():
+    asked = question()
+    response = positive(60)
+    small = fit(response, asked, 512)
+    assert small.flags & message.TC
+    assert fit(response, asked, 4096) is response
+    slow = message.read_query(query(asked))
+    assert isinstance(slow, message.Query)
+    reply = dns.message.from_wire(render_reply(slow, response, 512))
+    assert len(small.answer) == len(reply.answer[0])
+    assert reply.flags & dns.flags.TC
+
+
+def test_what_no_message_has_room_for_is_not_remembered():
+    """It is truncated with TC by the chain, for each client anew."""
+    asked = Question(b"\3big\0", name.fold(b"\3big\0"), rr.A)
+    records = tuple(rr.RR(asked.qname, rr.A, 5, i.to_bytes(4, "big")) for i in range(5000))
+    table = AnswerTable()
+    for many, is_kept in ((4000, True), (5000, False)):
+        response = Response(answer=records[:many], facts=("big",))
+        assert is_kept is table.remember(asked, response, 0.0, lambda: 0)
+        table.clear()
+
+
+SERIAL = ("serial",)
+
+
+def soa(serial: int) -> RR:
+    rdata = rr.soa_rdata(name.parse("ns.dns.cluster.local."), name.parse("h."), serial, 5)
+    return RR(name.parse("cluster.local."), rr.SOA, 5, rdata)
+
+
+def renewal(old: int, new: int) -> Renewal:
+    return Renewal(SERIAL, rr.soa_serial(old), rr.soa_serial(new))
+
+
+def serial_of(reply: dns.message.Message | None) -> int | None:
+    return None if reply is None else reply.authority[0][0].serial
+
+
+def test_a_serial_that_moves_is_replaced_in_what_shows_it():
+    subject = Subject()
+    subject.remember(question(), positive())
+    aaaa = question(qtype=rr.AAAA)
+    subject.remember(aaaa, negative(authority=(soa(7),), facts=(FACT, SERIAL)))
+    subject.remember(question(below("www.a")), denial(authority=(soa(7),), facts=(FACT, SERIAL)))
+    for _ in range(2):  # the second time it has a place of its own
+        assert 7 == serial_of(subject.ask(question(below("www.b"))))
+    subject.table.forget([renewal(7, 8)])
+    subject.table.forget([renewal(8, 9)])
+    for asked in (aaaa, question(below("www.b")), question(below("www.c"))):
+        assert 9 == serial_of(subject.ask(asked)), asked
+    assert subject.ask(question()) is not None
+    subject.table.forget([FACT, renewal(9, 10)])
+    for asked in (aaaa, question(below("www.b")), question(below("www.c"))):
+        assert subject.ask(asked) is None
+
+
+def test_what_does_not_show_the_old_serial_is_dropped():
+    subject = Subject()
+    subject.remember(question(qtype=rr.AAAA), negative(authority=(soa(7),), facts=(FACT, SERIAL)))
+    subject.table.forget([renewal(6, 8)])
+    assert subject.ask(question(qtype=rr.AAAA)) is None
+    assert len(subject.table) == 0
+
+
+def test_too_many_answers_to_be_renewed_are_dropped(monkeypatch):
+    monkeypatch.setattr("clusterdns.serving.table._MAX_RENEWED", 10)
+    subject = Subject()
+    asked = [question(name.parse(f"n{i}.cluster.local.")) for i in range(30)]
+    for each in asked:
+        subject.remember(each, negative(authority=(soa(7),), facts=(SERIAL,)))
+    subject.table.forget([renewal(7, 8)])
+    assert [8] * 10 + [None] * 20 == [serial_of(subject.ask(each)) for each in asked]
+
+
+def test_what_is_filed_is_bounded_however_often_answers_come_and_go():
+    subject = Subject(passing=50)
+    for i in range(2000):
+        facts = (("service", "demo", f"s{i % 3}"), SERIAL)
+        each = question(name.parse(f"n{i % 40 if i < 1000 else i}.cluster.local."))
+        subject.remember(each, negative(authority=(soa(i),), facts=facts))
+        subject.table.forget([renewal(0, 1)])  # none shows it: all are dropped
+        filed = subject.table._passing._filed.values()
+        count = sum(1 if isinstance(keys, bytes) else len(keys) for keys in filed)
+        assert count == subject.table._passing._filings <= 202

@@ -1,0 +1,205 @@
+"""Fuzz the packet path in C: ``python tests/fuzz/fuzz_drain.py [SECONDS [SEED]]``.
+
+Mutated packets go through a socket to ``_drain.drain``, to ``_drain.wait``, and to
+``AnswerTable.reply``, which is their specification: the same octets come back, the same slots count,
+and what one misses the other does.
+``DRAIN`` in the environment names another build of the module, such as one with sanitizers.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import random
+import select
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
+
+import killers
+import malformed
+
+from clusterdns.metrics.histogram import TIME_S
+from clusterdns.serving.table import AnswerTable
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import Edns, Question
+from clusterdns.wire.response import Response
+
+NOW = 1000.0
+OCTETS = 512  # of a datagram that are received
+BATCH = 64
+
+
+def built() -> ModuleType | None:
+    """Return the module, None where it was not compiled."""
+    path = os.environ.get("DRAIN", "")
+    if not path:
+        try:
+            return importlib.import_module("clusterdns.serving._drain")
+        except ImportError:
+            return None
+    loader = importlib.machinery.ExtensionFileLoader("clusterdns.serving._drain", path)
+    spec = importlib.util.spec_from_file_location("clusterdns.serving._drain", path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def question(text: str, qtype: int = rr.A) -> Question:
+    qname = name.parse(text)
+    return Question(qname, name.fold(qname), qtype)
+
+
+def addresses(owner: bytes, count: int) -> tuple[rr.RR, ...]:
+    return tuple(rr.RR(owner, rr.A, 5, bytes((10, 0, i >> 8, i & 255))) for i in range(count))
+
+
+def filled_table(now: float = NOW) -> AnswerTable:
+    """Return a table with answers of every kind it can hold, without cuts."""
+    table = AnswerTable()
+    web = Question(malformed.WEB, name.fold(malformed.WEB), rr.A)
+    table.remember(web, Response(answer=addresses(web.qname, 2), facts=("web",)), now, lambda: 0)
+    for i, count in enumerate((1, 27, 29, 60, 300)):
+        asked = question(f"n{count}.cluster.local.")
+        answer = addresses(asked.qname, count)
+        orders = tuple((answer[k:] + answer[:k], (), ()) for k in range(i + 1)) if i else ()
+        response = Response(answer=answer, facts=("n",), orders=orders)
+        table.remember(asked, response, now, lambda i=i: 2 * i)
+    for seconds in (-1, 0.5, 9):  # what passes is taken at the second sighting
+        for _ in range(2):
+            asked = question(f"s{seconds}.example.com.", rr.AAAA)
+            table.remember(
+                asked, Response(rr.NXDOMAIN, lifetime_s=10 + seconds), now - 10, lambda: 4
+            )
+    for size in (0, 511, 512, 600, 1232, 65535):
+        table.admit_opt(message.write_opt(Edns(size, 0, 0)))
+    return table
+
+
+def seeds(table: AnswerTable) -> list[bytes]:
+    """Return queries that hit, and others to make neighbors of."""
+    found = [*malformed.packets().values(), *killers.seeds()]
+    for flags in (0, message.RD, message.RD | message.AD):
+        for wire in table.questions():
+            for opt in (
+                b"",
+                *(message.write_opt(Edns(s, 0, 0)) for s in (0, 600, 1232, 65535, 77)),
+            ):
+                head = message.HEADER.pack(len(found), flags, 1, 0, 0, 1 if opt else 0)
+                found.append(head + wire + opt)
+    return found
+
+
+class Sockets:
+    """A server's socket and a client's, connected to it."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.server, self.client = (socket.socket(family, socket.SOCK_DGRAM) for _ in range(2))
+        for sock in (self.server, self.client):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
+            sock.setblocking(False)
+            sock.bind((host, 0))
+        self.client.connect(self.server.getsockname())
+
+    def received(self) -> list[bytes]:
+        """Return what has come to the client."""
+        found = []
+        while True:
+            try:
+                found.append(self.client.recv(65535))
+            except BlockingIOError:
+                return found
+
+    def __enter__(self) -> Sockets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+        self.client.close()
+
+
+def send_all(
+    sockets: Sockets, packets: Sequence[bytes], table: AnswerTable, now: float, hits: list[int]
+) -> tuple[list[tuple[bytes, tuple[str, int]]], list[bytes]]:
+    """Send packets; return what the table leaves of them, with their client, and its replies."""
+    taken = [packet[:OCTETS] for packet in packets]
+    expected = [table.reply(packet, now, hits) for packet in taken]
+    for packet in packets:
+        sockets.client.send(packet)
+    client = sockets.client.getsockname()
+    left = [(p, client) for p, e in zip(taken, expected, strict=True) if e is None]
+    return left, [reply for reply in expected if reply is not None]
+
+
+def check(
+    module: ModuleType, table: AnswerTable, sockets: Sockets, packets: Sequence[bytes]
+) -> int:
+    """Hold that C and Python do the same with at most a batch of packets; return the hits."""
+    by_c, by_python = [0] * 12, [0] * 12
+    expected, replies = send_all(sockets, packets, table, NOW, by_python)
+    fd = sockets.server.fileno()
+    answered, unsent, missed = module.drain(fd, *table.maps, by_c, NOW)
+    assert missed == expected
+    assert sockets.received() == replies
+    assert (answered, unsent, by_c) == (len(replies), 0, by_python)
+    return answered
+
+
+def check_wait(
+    module: ModuleType, table: AnswerTable, sockets: Sockets, packets: Sequence[bytes]
+) -> int:
+    """Hold the same for the wait, whose clock is the real one; return the hits."""
+    by_c, by_python, zones, left = [0] * 12, [0] * 12, {}, []
+    times = [0] * (len(TIME_S) + 2)
+    expected, replies = send_all(sockets, packets, table, time.monotonic(), by_python)
+    fd = sockets.server.fileno()
+    called: list[None] = []
+    reader = (*table.maps, by_c, zones, times, left, lambda: called.append(None) or True)
+    with select.epoll() as poll:
+        poll.register(fd, select.EPOLLIN)
+        found = module.wait(poll.fileno(), 0.0, {fd: reader})
+    assert left == expected
+    assert (found, called) == (([fd], [None]) if left else ([], []))
+    assert sockets.received() == replies
+    assert (sum(times[:-1]), by_c) == (len(replies), by_python)
+    assert (times[-1] > 0) == bool(replies)
+    return len(replies)
+
+
+def main() -> int:
+    """Fuzz for the seconds given."""
+    module = built()
+    if module is None:
+        print("not compiled: nothing to fuzz")
+        return 0
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**32)
+    rng, until, count, hits = random.Random(seed), time.monotonic() + seconds, 0, 0
+    table, lasting = filled_table(), filled_table(time.monotonic() - 20)  # what passes has
+    some = seeds(table)
+    with Sockets() as sockets:
+        while time.monotonic() < until:
+            packets = [rng.choice(some) for _ in range(rng.randint(1, BATCH))]
+            packets = [killers.mutate(rng, p) if rng.random() < 0.6 else p for p in packets]
+            try:
+                hits += check(module, table, sockets, packets)
+                hits += check_wait(module, lasting, sockets, packets)
+            except Exception as error:
+                print(f"seed {seed}, after {count}: {error!r:.2000}", file=sys.stderr)
+                return 1
+            count += len(packets)
+    print(f"{count} packets, {hits} hits, seed {seed}")
+    return 0 if hits else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

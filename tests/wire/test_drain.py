@@ -1,0 +1,227 @@
+"""_drain.c: what AnswerTable.reply says, octet for octet, and nothing the sanitizers object to."""
+
+from __future__ import annotations
+
+import math
+import resource
+import select
+import socket
+import sys
+import threading
+import time
+
+import malformed
+import pytest
+import sanitized
+from fuzz import fuzz_drain
+from peers import ask_udp, clusterdns
+
+from clusterdns.serving.table import AnswerTable
+from clusterdns.wire import message
+from clusterdns.wire.message import Edns
+
+drain = fuzz_drain.built()
+needs_drain = pytest.mark.skipif(
+    drain is None,
+    reason="not compiled: apt-get install gcc python3-dev, then pip install -e . again",
+)
+BATCH, NOW = fuzz_drain.BATCH, fuzz_drain.NOW
+WEB = message.HEADER.pack(7, 0, 1, 0, 0, 0) + malformed.WEB + b"\0\1\0\1"
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def sockets(request):
+    with fuzz_drain.Sockets(request.param) as found:
+        yield found
+
+
+@needs_drain
+def test_all_that_hits_and_all_that_is_malformed(sockets):
+    table = fuzz_drain.filled_table()
+    seeds = fuzz_drain.seeds(table)
+    hits = 0
+    for i in range(0, len(seeds), BATCH):
+        hits += fuzz_drain.check(drain, table, sockets, seeds[i : i + BATCH])
+    assert hits > 30
+
+
+@needs_drain
+def test_every_length_of_a_query(sockets):
+    table = fuzz_drain.filled_table()
+    with_opt = WEB[:11] + b"\1" + WEB[12:] + message.write_opt(Edns(1232, 0, 0))
+    for packet in (WEB, with_opt, with_opt + bytes(600)):
+        cuts = [packet[:i] for i in range(len(packet) + 1)]
+        for i in range(0, len(cuts), BATCH):
+            fuzz_drain.check(drain, table, sockets, cuts[i : i + BATCH])
+
+
+@needs_drain
+def test_a_batch_is_bounded(sockets):
+    table, hits = fuzz_drain.filled_table(), [0, 0]
+    for _ in range(BATCH + 9):
+        sockets.client.send(WEB)
+    taken = [drain.drain(sockets.server.fileno(), *table.maps, hits, NOW)[0] for _ in range(3)]
+    assert [BATCH, 9, 0] == taken
+    assert [BATCH + 9, 0] == hits
+
+
+@needs_drain
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (), (NOW + 1,), (NOW + 1, 0, (b"h",) * 8), None, b"answer", [NOW + 1, 0, (b"h",) * 8, b"b"],
+        ("late", 0, (b"h",) * 8, b"b"), (NOW, 0, (b"h",) * 8, b"b"), (NOW + 1, 0, (b"h",) * 7, b"b"),
+        (NOW + 1, 0, [b"h"] * 8, b"b"), (NOW + 1, 0, ("h",) * 8, b"b"), (NOW + 1, 0, (b"h",) * 8, 7),
+        (NOW + 1, -1, (b"h",) * 8, b"b"), (NOW + 1, 2, (b"h",) * 8, b"b"),
+        (NOW + 1, 2**70, (b"h",) * 8, b"b"), (NOW + 1, "0", (b"h",) * 8, b"b"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_is_a_miss(answer):
+    """The table never holds such; if it did, the process would go on."""
+    hits = [0, 0]
+    with fuzz_drain.Sockets() as sockets:
+        sockets.client.send(WEB)
+        client = sockets.client.getsockname()
+        found = drain.drain(sockets.server.fileno(), {WEB[12:]: answer}, {}, {}, hits, NOW)
+        assert (0, 0, [(WEB, client)]) == found
+        assert [0, 0] == hits
+
+
+@needs_drain
+def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent(sockets):
+    long = (NOW + 1, 0, (bytes(10),) * 8, bytes(65_500))
+    opt = message.write_opt(Edns(65535, 0, 0))
+    table = fuzz_drain.filled_table()
+    lasting, passing, limits = table.maps
+    other = b"\x01x\0\0\1\0\1"
+    query = message.HEADER.pack(7, 0, 1, 0, 0, 1) + other + opt
+    for packet in (WEB, query, WEB):
+        sockets.client.send(packet)
+    fd, hits = sockets.server.fileno(), [0, 0]
+    assert (3, 1, []) == drain.drain(fd, {**lasting, other: long}, passing, limits, hits, NOW)
+    assert 2 == len(sockets.received())
+
+
+@needs_drain
+def test_the_wait_does_the_same(sockets):
+    table = fuzz_drain.filled_table(time.monotonic() - 20)
+    seeds, hits = fuzz_drain.seeds(table), 0
+    for i in range(0, len(seeds), BATCH):
+        hits += fuzz_drain.check_wait(drain, table, sockets, seeds[i : i + BATCH])
+    assert hits > 50
+
+
+@needs_drain
+@pytest.mark.parametrize(
+    "reader",
+    [
+        (),
+        ({}, {}, {}, [], {}, []),
+        ({}, {}, {}, [], {}, [], {}, print),
+        ([],) * 8,
+        7,
+        None,
+        {},
+        ([], 7, 8),
+        ({}, print),
+        ({}, {}, {}, [], {}, [], [], 7),
+    ],
+)
+def test_a_wait_for_what_is_no_reader(sockets, reader):
+    fd = sockets.server.fileno()
+    sockets.client.send(WEB)
+    with select.epoll() as poll:
+        poll.register(fd, select.EPOLLIN)
+        with pytest.raises(TypeError):
+            drain.wait(poll.fileno(), 1.0, {fd: reader})
+
+
+@needs_drain
+def test_a_reader_in_python_says_whether_the_wait_ends(sockets):
+    fd, told = sockets.server.fileno(), [0, False, [], "enough"]
+
+    def read() -> object:
+        sockets.server.recv(512)
+        return told.pop(0)
+
+    def fails() -> bool:
+        raise KeyError(1)
+
+    with select.epoll() as poll:
+        poll.register(fd, select.EPOLLIN)
+        for _ in range(5):
+            sockets.client.send(WEB)
+        assert [fd] == drain.wait(poll.fileno(), 1.0, {fd: read})
+        assert [] == told
+        with pytest.raises(KeyError):
+            drain.wait(poll.fileno(), 1.0, {fd: fails})
+
+
+@needs_drain
+def test_how_long_the_wait_lasts(sockets):
+    began, fd = time.monotonic(), sockets.server.fileno()
+    times = [0] * 18
+    table = fuzz_drain.filled_table(began - 20)
+    reader = (*table.maps, [0] * 12, {}, times, [], bool)
+    with select.epoll() as poll, socket.socket(type=socket.SOCK_DGRAM) as other:
+        poll.register(fd, select.EPOLLIN)
+        assert [] == drain.wait(poll.fileno(), 0.05, {fd: reader})
+        assert 0.05 <= time.monotonic() - began < 1
+        other.bind(("127.0.0.1", 0))
+        poll.register(other, select.EPOLLIN)
+        sockets.client.send(WEB)
+        poke = threading.Timer(0.05, other.sendto, (b"x", other.getsockname()))
+        poke.start()
+        assert [other.fileno()] == drain.wait(poll.fileno(), math.inf, {fd: reader})
+        poke.join()
+        assert 1 == sum(times[:-1])
+    assert [] == drain.wait(-1, 1.0, {fd: reader})  # no epoll: as if a signal had ended it
+
+
+@needs_drain
+def test_nothing_is_lost_of_memory_or_references(sockets):
+    table = fuzz_drain.filled_table()
+    packets = fuzz_drain.seeds(table)[:BATCH]
+    answer = table.maps[0][WEB[12:]]
+    for _ in range(50):
+        fuzz_drain.check(drain, table, sockets, packets)
+    before = sys.getrefcount(answer), sys.getrefcount(answer[3]), _most_kib()
+    for _ in range(1500):
+        fuzz_drain.check(drain, table, sockets, packets)
+        fuzz_drain.check_wait(drain, table, sockets, packets)
+    assert before[:2] == (sys.getrefcount(answer), sys.getrefcount(answer[3]))
+    assert _most_kib() - before[2] < 2048
+
+
+def _most_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@needs_drain
+def test_a_socket_that_is_closed_and_arguments_that_are_none():
+    table = AnswerTable()
+    assert (0, 0, []) == drain.drain(-1, *table.maps, [], NOW)
+    with pytest.raises(TypeError):
+        drain.drain(0, [], {}, {}, [], NOW)
+    with pytest.raises(TypeError):
+        drain.drain(0, {}, {}, {}, (), NOW)
+
+
+def test_sanitizers_have_nothing_to_say(tmp_path):
+    said = sanitized.fuzz("fuzz_drain.py", 4, sanitized.built(tmp_path))
+    assert "packets" in said
+
+
+@needs_drain
+def test_the_binary_says_the_same_without_it(tmp_path, monkeypatch):
+    corefile = "cluster.local:{PORT} {\n whoami\n}\n"
+    packets = [*malformed.packets().values(), WEB, WEB]
+    told = []
+    for pure in ("", "1"):
+        monkeypatch.setenv("CLUSTERDNS_PURE", pure)
+        (tmp_path / f"pure{pure}").mkdir()
+        with clusterdns(corefile, tmp_path / f"pure{pure}") as server:
+            told.append([ask_udp(server.address, p, timeout_s=0.15) for p in packets])
+    with_c, without = told
+    assert [r and r[:12] for r in with_c] == [r and r[:12] for r in without]
+    assert any(with_c)

@@ -1,0 +1,218 @@
+"""Malformed and odd packets: what a real CoreDNS does with each, never an exception, always in time.
+
+``malformed.golden`` holds the header of CoreDNS's reply to every packet over UDP and TCP, or ``-`` for
+silence; ``pytest tests/test_malformed.py --record`` writes it anew. ``ALLOWED`` are the packets for
+which we answer otherwise, and why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import struct
+import time
+from pathlib import Path
+
+import dns.message
+import malformed
+import peers
+import pytest
+import yaml
+from fakeapi import FakeApi
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clusterdns.errors import FormError
+from clusterdns.serving.table import AnswerTable
+from clusterdns.wire import message
+from clusterdns.wire.message import Query
+
+HERE = Path(__file__).parent
+GOLDEN = HERE / "malformed.golden"
+FIXTURES = HERE / "cases" / "objects" / "fixtures.yaml"
+PACKETS = malformed.packets()
+SILENCE_S = 0.4
+FUZZ_S = 8.0
+MEMBERS = ("udp", "tcp")
+
+ALLOWED = {
+    # A question's name is read without pointers: nothing sends them there, and what is read stays
+    # what is echoed. CoreDNS follows them.
+    "pointer_forward_to_name": "FORMERR",
+    "pointer_into_header": "FORMERR",
+}
+
+Golden = dict[str, dict[str, str]]
+
+
+def corefile(source: str) -> str:
+    return f". {{\n errors\n kubernetes cluster.local {{\n  {source}\n }}\n}}\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    place = tmp_path_factory.mktemp("malformed")
+    directory = place / "cluster"
+    directory.mkdir()
+    (directory / "fixtures.yaml").write_text(FIXTURES.read_text())
+    with peers.clusterdns(corefile(f"manifests {directory}"), place) as running:
+        yield running
+
+
+def read_golden() -> Golden:
+    rows = [line.split() for line in GOLDEN.read_text().splitlines() if not line.startswith("#")]
+    return {name: {"udp": udp, "tcp": tcp} for name, udp, tcp in rows}
+
+
+def outcome(server: peers.Server, packet: bytes, transport: str) -> str:
+    """Return the header of the reply in hexadecimal, "-" for none."""
+    reply = None
+    if transport == "udp":
+        reply = peers.ask_udp(server.address, packet, SILENCE_S)
+    else:
+        with contextlib.suppress(OSError):
+            reply = peers.ask_tcp(server.address, packet, SILENCE_S)
+    return reply[:12].hex() if reply is not None else "-"
+
+
+def canary(server: peers.Server) -> bool:
+    """Tell whether a good query gets its good answer."""
+    query = dns.message.make_query("web.demo.svc.cluster.local.", "A")
+    reply = peers.ask_udp(server.address, query.to_wire(), 5)
+    if reply is None:
+        return False
+    return [str(item) for r in dns.message.from_wire(reply).answer for item in r] == ["10.96.0.10"]
+
+
+@pytest.mark.parametrize("transport", MEMBERS)
+def test_every_packet_is_answered_as_by_coredns(server, transport):
+    golden = read_golden()
+    assert set(golden) == set(PACKETS)
+    found = {}
+    for name, packet in PACKETS.items():
+        ours, theirs = outcome(server, packet, transport), golden[name][transport]
+        if name in ALLOWED:
+            assert (ours[4], ours[7]) == ("8", "1"), f"{name}: {ALLOWED[name]}"
+        elif ours != theirs:
+            found[name] = (theirs, ours)
+    assert {} == found
+    assert canary(server)
+    assert "panic" not in server.output
+
+
+@pytest.mark.peer
+def test_the_golden_headers_are_those_of_coredns(tmp_path, request):
+    manifests = [m for m in yaml.safe_load_all(FIXTURES.read_text()) if m]
+    with (
+        FakeApi(manifests) as api,
+        peers.coredns(corefile(f"endpoint {api.url}"), tmp_path) as them,
+    ):
+        found = {
+            name: {transport: outcome(them, packet, transport) for transport in MEMBERS}
+            for name, packet in PACKETS.items()
+        }
+    if request.config.getoption("--record"):
+        lines = ["# packet, header of CoreDNS 1.14.7's reply over UDP, over TCP; - is silence"]
+        lines += [f"{name} {both['udp']} {both['tcp']}" for name, both in found.items()]
+        GOLDEN.write_text("\n".join(lines) + "\n")
+    assert read_golden() == found
+
+
+@pytest.mark.parametrize("name", list(PACKETS))
+def test_no_packet_takes_long(name):
+    began = time.process_time()
+    for _ in range(3):
+        for packet in (PACKETS[name], PACKETS[name][:512]):
+            message.read_query(packet)
+            with contextlib.suppress(FormError):
+                message.read_reply(packet)
+    assert time.process_time() - began < 1.5
+
+
+@given(st.binary(max_size=700))
+@settings(max_examples=1000)
+def test_the_gate_is_total(packet):
+    check_gate(packet)
+
+
+@given(st.sampled_from(sorted(PACKETS)), st.data())
+@settings(max_examples=1000)
+def test_the_gate_is_total_on_mutations(name, data):
+    packet = bytearray(PACKETS[name][:2000])
+    for _ in range(data.draw(st.integers(1, 8))):
+        if packet:
+            packet[data.draw(st.integers(0, len(packet) - 1))] = data.draw(st.integers(0, 255))
+    check_gate(bytes(packet[: data.draw(st.integers(0, len(packet)))]))
+
+
+def check_gate(packet: bytes) -> None:
+    """Hold what must be true of any octets."""
+    found = message.read_query(packet)
+    if isinstance(found, bytes):
+        assert found[:2] == packet[:2]
+        assert found[2] & 0x80
+    if len(packet) < 12 or packet[2] & 0x80:
+        assert found is None  # no reply to a reply
+    if isinstance(found, Query) and found.question is not None:
+        end = 12 + len(found.question.qname)
+        assert packet[12:end] == found.question.qname
+    AnswerTable().reply(packet, 0.0, [])
+    with contextlib.suppress(FormError):
+        message.read_reply(packet)
+
+
+def test_garbage_of_many_kinds_for_seconds(server):
+    """Mutations over both transports; good queries in between are answered, nothing panics."""
+    rng = random.Random(20261121)
+    seeds = [p for p in PACKETS.values() if len(p) < 1500]
+    deadline = time.monotonic() + FUZZ_S
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        while time.monotonic() < deadline:
+            for _ in range(200):
+                packet = bytearray(rng.choice(seeds))
+                for _ in range(rng.randint(0, 6)):
+                    if packet:
+                        packet[rng.randrange(len(packet))] = rng.randrange(256)
+                with contextlib.suppress(OSError):
+                    sock.sendto(
+                        packet[: rng.choice([len(packet), rng.randint(0, 1500)])], server.address
+                    )
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(server.address, 1) as stream,
+            ):
+                packet = rng.choice(seeds)
+                length = rng.choice([len(packet), rng.randrange(65536)])
+                stream.sendall(struct.pack("!H", length) + packet)
+            assert canary(server)
+    assert server.process.poll() is None
+    assert "panic" not in server.output
+    assert "Traceback" not in server.output
+
+
+def test_streams_that_lie_or_stall_hold_up_nobody(server):
+    with contextlib.ExitStack() as stack:
+        for i in range(200):
+            sock = stack.enter_context(socket.create_connection(server.address, 2))
+            sock.sendall(
+                [b"", b"\0", b"\xff\xff", b"\0\x20abc", struct.pack("!H", 3) + b"abc"][i % 5]
+            )
+        began = time.monotonic()
+        for _ in range(20):
+            assert canary(server)
+        assert time.monotonic() - began < 2
+
+
+def test_a_query_from_port_0_is_not_answered_and_harms_nobody(server):
+    """A datagram with source port 0 cannot be replied to; only a raw socket can send one."""
+    try:
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    except PermissionError:
+        pytest.skip("needs root for a raw socket")
+    packet = dns.message.make_query("web.demo.svc.cluster.local.", "A").to_wire()
+    with raw:
+        head = struct.pack("!HHHH", 0, server.port, 8 + len(packet), 0)
+        raw.sendto(head + packet, (server.host, 0))
+    assert canary(server)
