@@ -23,10 +23,11 @@ from typing import NamedTuple
 
 import pytest
 
-COREDNS_MODULE = "github.com/coredns/coredns@v1.14.7"
+COREDNS_VERSION = "1.15.0"
+COREDNS_MODULE = f"github.com/coredns/coredns@v{COREDNS_VERSION}"
 INSTALL_COREDNS = f"go install {COREDNS_MODULE}"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "clusterdns-tests"
-_BUILT = _CACHE / "coredns"
+_BUILT = _CACHE / f"coredns-{COREDNS_VERSION}"
 _why_not = ""  # the build failed
 _PROBE = bytes.fromhex("7b7b01000001000000000000") + b"\x05probe\x07invalid\0" + b"\0\x01\0\x01"
 
@@ -97,7 +98,7 @@ def coredns_path() -> Path:
     if named:
         return Path(named)
     if not _BUILT.exists():
-        pytest.skip(f"needs CoreDNS 1.14.7: {INSTALL_COREDNS}{_why_not}")
+        pytest.skip(f"needs CoreDNS {COREDNS_VERSION}: {INSTALL_COREDNS}{_why_not}")
     return _BUILT
 
 
@@ -117,12 +118,14 @@ def _install(go: str) -> None:
     global _why_not
     done = subprocess.run(
         [go, "install", COREDNS_MODULE],
-        env={**os.environ, "GOBIN": str(_CACHE), "GOTOOLCHAIN": "auto", "CGO_ENABLED": "0"},
+        env={**os.environ, "GOBIN": str(_CACHE / "bin"), "GOTOOLCHAIN": "auto", "CGO_ENABLED": "0"},
         capture_output=True,
         timeout=900,
         check=False,
     )
-    if done.returncode:
+    if not done.returncode:
+        (_CACHE / "bin" / "coredns").rename(_BUILT)
+    else:
         _why_not = f" ({done.stderr.decode('utf-8', 'replace').strip()[-200:]})"
 
 
@@ -130,6 +133,16 @@ def _install(go: str) -> None:
 def _run(
     command: list[str], corefile: str, directory: Path, flags: Sequence[str]
 ) -> Iterator[Server]:
+    with running(command, corefile, directory, flags) as server:
+        wait_until_answering(server)
+        yield server
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str], corefile: str, directory: Path, flags: Sequence[str] = ()
+) -> Iterator[Server]:
+    """Run a server, which may not have begun to answer or may refuse its Corefile."""
     port = free_port()
     tag = f"{Path(command[-1]).name}-{port}"
     conf, log = directory / f"Corefile-{tag}", directory / f"{tag}.log"
@@ -141,10 +154,8 @@ def _run(
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    server = Server("127.0.0.1", port, process, log)
     try:
-        wait_until_answering(server)
-        yield server
+        yield Server("127.0.0.1", port, process, log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
