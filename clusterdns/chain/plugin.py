@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from clusterdns.chain.transfers import Transfers
 from clusterdns.corefile.checks import ORDER
 from clusterdns.corefile.parser import Directive
 from clusterdns.metrics.tally import Sample
@@ -79,6 +80,7 @@ class Block:
         self.view = ""  # metric label
         self.search_paths: dict[str, SearchPath] = {}  # by the plugin that knows them
         self.services: list[IsService] = []  # those of each plugin that knows some
+        self.transfers = Transfers()  # whole zones, and their changes
         self.upstreams: set[str] = set()  # `forward`: addresses that names are forwarded to
         self.is_looping = False  # `loop` found that what is forwarded comes back
         self.is_suspect = False  # it did, and does not know yet that the loop is gone

@@ -76,6 +76,17 @@ def seconds(line: Directive, *, is_positive: bool = False) -> float:
     return found
 
 
+def first_seconds(line: Directive) -> float:
+    """Return the first argument as a duration that is not negative; others are ignored.
+
+    Some plugins of CoreDNS read it so (plugin/file/setup.go).
+    """
+    found = duration_s(some(line)[0], line)
+    if found < 0:
+        raise line.error(f"wants a positive duration, got {line.args[0]!r}")
+    return found
+
+
 def address(line: Directive) -> str:
     """Return the only argument as the text of an IP address."""
     try:

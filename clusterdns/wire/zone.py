@@ -10,7 +10,8 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -58,25 +59,49 @@ class Found(NamedTuple):
 
 
 class Zone:
-    """The records of one zone. Raises ValueError without exactly one SOA at its apex."""
+    """The records of one zone. Raises ValueError without exactly one SOA at its apex.
+
+    Records outside the zone are left out, and so are repeats; those of one RRset share its lowest
+    TTL (RFC 2181 section 5.2).
+    """
 
     def __init__(self, apex: WireName, records: Iterable[RR]) -> None:
         self.apex = apex
         self._names: dict[WireName, RRsets] = {}
         self._ancestors: set[WireName] = set()  # of every owner, up to the root
         top: RRsets = {}
-        for record in records:
-            owner = name.fold(record.owner)
-            is_top = owner == apex and record.rtype in (rr.SOA, rr.NS)
-            rrsets = top if is_top else self._names.setdefault(owner, {})
-            if record.rtype != rr.SRV:
-                record = record._replace(owner=owner, rdata=_folded(record))
-            rrsets[record.rtype] = (*rrsets.get(record.rtype, ()), record)
-            if not is_top:
+        for (owner, rtype), found in _rrsets(apex, records).items():
+            if owner == apex and rtype in (rr.SOA, rr.NS):
+                top[rtype] = found
+                continue
+            rrsets = self._names.get(owner)
+            if rrsets is None:
+                rrsets = self._names[owner] = {}
                 self._ancestors.update(name.parents(owner)[1:])
+            rrsets[rtype] = found
         self._soa, self._servers = top.get(rr.SOA, ()), top.get(rr.NS, ())
         if len(self._soa) != 1:
             raise ValueError(f"{len(self._soa)} SOA records at {name.text(apex)}")
+
+    @property
+    def soa(self) -> RR:
+        """The SOA record."""
+        return self._soa[0]
+
+    @property
+    def timers(self) -> tuple[int, int, int]:
+        """Refresh, retry and expire of the SOA, in seconds."""
+        refresh, retry, expire = struct.unpack("!III", self._soa[0].rdata[-16:-4])
+        return refresh, retry, expire
+
+    def records(self) -> Iterator[RR]:
+        """Yield the records in the order of a transfer: SOA, NS, the rest, and the SOA again."""
+        yield self.soa
+        yield from self._servers
+        for owner in sorted(self._names, key=lambda owner: name.labels(owner)[::-1]):
+            for found in self._names[owner].values():
+                yield from found
+        yield self.soa
 
     @property
     def serial(self) -> int:
@@ -176,7 +201,7 @@ class Zone:
         return self._follow((alias,), qtype, (record,))
 
     def _follow(self, answer: tuple[RR, ...], qtype: int, before: tuple[RR, ...] = ()) -> Found:
-        """Return where a chain of aliases leads."""
+        """Return where a chain of aliases leads; a circle is told once around."""
         for _ in range(MAX_ALIASES + 1):
             target = name.fold(answer[-1].rdata)
             rrsets = self._names.get(target)
@@ -189,6 +214,8 @@ class Zone:
             if rr.CNAME not in rrsets:
                 answer = before + answer + rrsets.get(qtype, ())
                 return Found(Result.SUCCESS, answer, self._servers, self._additional(answer))
+            if any(record.owner == target for record in answer):
+                break
             answer += rrsets[rr.CNAME]
         return Found(Result.SUCCESS, before + answer, self._servers)
 
@@ -224,6 +251,25 @@ class Zone:
             rrsets = self._names.get(WireName(host.lower()), {})
             found += (*rrsets.get(rr.A, ()), *rrsets.get(rr.AAAA, ()))
         return tuple(found)
+
+
+def _rrsets(apex: WireName, records: Iterable[RR]) -> dict[tuple[WireName, int], tuple[RR, ...]]:
+    """Return the RRsets of a zone, in the order in which they begin."""
+    found: dict[tuple[WireName, int], dict[bytes, RR]] = {}
+    for record in records:
+        owner = name.fold(record.owner)
+        if name.is_within(owner, apex):
+            if record.rtype != rr.SRV:
+                record = record._replace(owner=owner, rdata=_folded(record))
+            found.setdefault((owner, record.rtype), {}).setdefault(record.rdata, record)
+    return {key: _of_one_ttl(tuple(rrset.values())) for key, rrset in found.items()}
+
+
+def _of_one_ttl(records: tuple[RR, ...]) -> tuple[RR, ...]:
+    ttl = min(record.ttl for record in records)
+    if all(record.ttl == ttl for record in records):
+        return records
+    return tuple(record._replace(ttl=ttl) for record in records)
 
 
 def _owned(records: tuple[RR, ...], owner: WireName) -> tuple[RR, ...]:

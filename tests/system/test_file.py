@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 
@@ -11,8 +12,9 @@ import dns.rcode
 import peers
 import pytest
 
-from clusterdns.plugins.file import MasterFileError, read
+from clusterdns.chain.zonefile import read
 from clusterdns.wire import name, rr
+from clusterdns.wire.masterfile import MasterFileError
 from clusterdns.wire.message import Question
 from clusterdns.wire.zone import Result
 
@@ -53,6 +55,8 @@ refused     IN CNAME www.unserved.test.
 round1      IN CNAME round2
 round2      IN CNAME round1
 self        IN CNAME self
+toself      IN CNAME self
+*.wildself  IN CNAME *.wildself
 thence      IN CNAME back.example.edu.
 topingpong  IN CNAME pong.example.edu.
 tocut       IN CNAME www.cut
@@ -130,7 +134,7 @@ OWNERS = (
     "unknown.example.net", "_x._tcp.example.net", "_tcp.example.net", "svc.example.net",
     "alias.example.net", "ALIAS2.example.net", "nowhere.example.net", "noaddress.example.net",
     "toapex.example.net", "outside.example.net", "outsidenx.example.net", "outsidend.example.net",
-    "refused.example.net", "round1.example.net", "self.example.net", "thence.example.net",
+    "refused.example.net", "round1.example.net", "thence.example.net",
     "topingpong.example.net", "tocut.example.net", "toglue.example.net", "tocutitself.example.net",
     "towild.example.net", "c1.example.net", "c2.example.net", "c3.example.net", "c4.example.net",
     "wild.example.net", "*.wild.example.net", "q.wild.example.net", "r.q.wild.example.net",
@@ -152,6 +156,15 @@ TYPES = (
     "A", "AAAA", "MX", "NS", "SOA", "TXT", "SRV", "CNAME", "DNAME", "DS", "HTTPS", "SVCB", "CAA",
     "PTR", "ANY", "TYPE65280", "AXFR",
 )  # fmt: skip
+
+
+def test_every_circle_of_aliases_is_answered_alike(ours):
+    """CoreDNS says SERVFAIL where one of them is an alias of itself, and loses the others."""
+    for qname, aliases in (("self", 1), ("round1", 2), ("toself", 2), ("q.wildself", 2)):
+        reply = ask(ours, f"{qname}.example.net", "A")
+        assert reply is not None
+        assert ("NOERROR", aliases) == (dns.rcode.to_text(reply.rcode()), len(reply.answer))
+        assert reply.flags & dns.flags.AA
 
 
 def write(directory):
@@ -187,7 +200,8 @@ def outline(reply: dns.message.Message | None) -> tuple[object, ...]:
     """Return what must be equal; the order within a section counts, since CoreDNS keeps it."""
     if reply is None:
         return ("no reply",)
-    sections = [[str(record) for record in section] for section in reply.sections[1:]]
+    # Around a circle of aliases CoreDNS goes ten times.
+    sections = [list(dict.fromkeys(map(str, section))) for section in reply.sections[1:]]
     return dns.flags.to_text(reply.flags), dns.rcode.to_text(reply.rcode()), *sections
 
 
@@ -280,6 +294,19 @@ def test_a_changed_serial_is_taken_up_and_a_broken_file_is_not(tmp_path):
         wait_for(server, "www.example.edu", "198.51.100.9")
 
 
+def test_by_mtime_an_older_file_is_another_one(tmp_path):
+    """A backup that is put back has the time it was made at."""
+    path = tmp_path / "edu.db"
+    path.write_text(EDU)
+    corefile = ". {\n file edu.db example.edu {\n reload 200ms\n reload_by_mtime\n }\n}\n"
+    with peers.clusterdns(corefile, tmp_path) as server:
+        wait_for(server, "www.example.edu", "198.51.100.2")
+        (tmp_path / "backup").write_text(EDU.replace("198.51.100.2", "198.51.100.9"))
+        os.utime(tmp_path / "backup", (1e9, 1e9))
+        (tmp_path / "backup").rename(path)
+        wait_for(server, "www.example.edu", "198.51.100.9")
+
+
 def test_by_mtime_the_serial_does_not_matter(tmp_path):
     path = tmp_path / "edu.db"
     path.write_text(EDU)
@@ -301,15 +328,14 @@ def found(directory, text: str, qname: str, qtype: int = rr.A):
     return read(path, APEX).find(Question(wire, name.fold(wire), qtype))
 
 
-# dnspython names the line it has read up to, which may be the one after the mistake.
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "0 SOA"),
-        ("@ 5 IN A 192.0.2.1\n", "0 SOA"),
-        (HEAD + "x IN A 192.0.2.300\n", "test.db:[45]: "),
-        (HEAD + "\n\nx IN NONSENSE y\n", "test.db:6"),
-        (HEAD + 'x IN TXT "no end\n', "test.db:[45]: "),
+        ("", "no SOA"),
+        ("@ 5 IN A 192.0.2.1\n", "no SOA"),
+        (HEAD + "x IN A 192.0.2.300\n", "test.db:4: "),
+        (HEAD + "\n\nx IN NONSENSE y\n", "test.db:6: 'NONSENSE' is no type"),
+        (HEAD + 'x IN TXT "no end\n', "test.db:4: "),
         (HEAD + "$INCLUDE nothing.db\n", "nothing.db"),
         (HEAD + f"{'l' * 64} IN A 192.0.2.1\n", "test.db:4"),
         (HEAD + "x IN CNAME y\nx IN A 192.0.2.1\n", "test.db"),
@@ -327,7 +353,7 @@ def test_a_mistake_in_the_file_stops_the_start(tmp_path):
         with peers.clusterdns("\n. {\n file edu.db example.edu\n}\n", tmp_path):
             pass
     assert ":3: file: " in str(caught.value)
-    assert re.search("edu.db:[45]: ", str(caught.value))
+    assert re.search("edu.db:4: ", str(caught.value))
 
 
 def test_include_starts_from_the_directory_of_the_file(tmp_path):

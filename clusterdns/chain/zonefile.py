@@ -1,0 +1,138 @@
+"""Zones from files: a master file read within bounds, and whether it has changed since.
+
+A file may name others, be a FIFO, or be endless: what is read is regular files only, and of all
+that belong to a zone together no more than ``MAX_OCTETS`` and ``MAX_RECORDS``. Reading takes
+seconds at worst, and may be done in a thread beside one that answers queries: it gives way often.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from clusterdns.errors import FormError
+from clusterdns.wire import name, rr
+from clusterdns.wire.masterfile import MasterFileError, Placed, Reader
+from clusterdns.wire.name import WireName
+from clusterdns.wire.rr import RR
+from clusterdns.wire.zone import Zone
+
+# 250,000 records take 5 to 9 s to read, and 150 MiB to keep.
+MAX_OCTETS = 24 * 2**20
+MAX_RECORDS = 250_000
+MAX_FILES = 1000  # that a zone file includes
+_AT_A_STRETCH = 64  # records, 2 ms: so long may another thread have to wait
+_BREAK_S = 0.0002
+
+
+class Version(NamedTuple):
+    """What tells one version of a file from another; a rename or a copy back is one, too."""
+
+    mtime_ns: int
+    octets: int
+    inode: int
+
+
+def version(path: Path) -> Version | None:
+    """Return the version of a file, None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return Version(found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def read(path: Path, apex: WireName, *, is_beside: bool = False) -> Zone:
+    """Return the zone that a master file describes.
+
+    ``is_beside`` says that this is a thread beside one that must not wait.
+
+    Raises:
+        MasterFileError: it cannot be read, or is no master file of this zone.
+    """
+    try:
+        files = _Files()
+        text = files.read(path)
+        reader = Reader(text, str(path), apex, files.include)
+        return Zone(apex, _checked(reader, path, apex, is_beside))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MasterFileError(str(error.filename or path), 0, reason) from error
+    except (FormError, ValueError) as error:
+        raise MasterFileError(str(path), 0, str(error)) from error
+
+
+class _Files:
+    """The files of one zone, and what they may still hold."""
+
+    def __init__(self) -> None:
+        self._left_octets, self._left_files = MAX_OCTETS, MAX_FILES + 1
+
+    def include(self, file: str, path: str) -> tuple[str, str]:
+        """Return the name and the text of a file, whose path is relative to that of ``file``."""
+        found = Path(file).parent / path
+        return str(found), self.read(found)
+
+    def read(self, path: Path) -> str:
+        """Return the text of a regular file. Raises OSError, ValueError."""
+        self._left_files -= 1
+        if self._left_files < 0:
+            raise ValueError(f"$INCLUDE of more than {MAX_FILES} files")
+        # A FIFO that nobody writes to would hold up who opens it.
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(number, "rb") as file:  # noqa: PTH123 - a descriptor
+            found = os.fstat(number)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError(f"{path} is no regular file")
+            if found.st_size > self._left_octets:
+                raise ValueError(f"{path}: larger than {MAX_OCTETS} octets, with all it includes")
+            octets = file.read(found.st_size + 1)
+        if len(octets) > found.st_size:
+            raise ValueError(f"{path}: written while it is read")
+        self._left_octets -= len(octets)
+        return octets.decode("utf-8", "surrogateescape")
+
+
+def _checked(reader: Reader, path: Path, apex: WireName, is_beside: bool) -> Iterator[RR]:
+    """Yield the records of a zone's file, each held against those before.
+
+    Raises:
+        MasterFileError: there are too many, an SOA is of another zone (CoreDNS: plugin/file/file.go
+            Parse), or an alias is beside other records.
+    """
+    aliases = dict[WireName, Placed]()
+    others = set[WireName]()
+    soa: RR | None = None
+    for i, placed in enumerate(reader.records()):
+        record, file, line = placed
+        owner = name.fold(record.owner)
+        if i >= MAX_RECORDS:
+            raise MasterFileError(file, line, f"more than {MAX_RECORDS} records")
+        if record.rtype == rr.SOA:
+            if owner != apex:
+                reason = f"SOA of {name.text(owner)} in a file of {name.text(apex)}"
+                raise MasterFileError(file, line, reason)
+            if soa is not None and soa.rdata != record.rdata:
+                raise MasterFileError(file, line, "a second SOA")
+            soa = record
+        if record.rtype == rr.CNAME:
+            known = aliases.setdefault(owner, placed)
+            if owner in others or known.record.rdata != record.rdata:
+                raise MasterFileError(file, line, f"alias {name.text(owner)} beside other records")
+        elif record.rtype not in _BESIDE_ALIASES:
+            if owner in aliases:
+                reason = f"{rr.type_text(record.rtype)} beside the alias {name.text(owner)}"
+                raise MasterFileError(file, line, reason)
+            others.add(owner)
+        if is_beside and i % _AT_A_STRETCH == 0:
+            time.sleep(_BREAK_S)
+        yield record
+    if soa is None:
+        raise MasterFileError(str(path), 0, f"no SOA record of {name.text(apex)}")
+
+
+_BESIDE_ALIASES = frozenset((25, 30, 46, 47))  # KEY, NXT, RRSIG, NSEC (RFC 4034 section 3)
