@@ -23,6 +23,8 @@ class Route:
     def __init__(self, zone: WireName) -> None:
         self.zone = zone
         self.claimed: list[WireName] = []  # what is below is for the chain
+        # Names for the chain, and names directly below which all are; both may change all the time.
+        self.held: list[tuple[Mapping[WireName, object], Mapping[WireName, object]]] = []
         self.shuffles = False
         self.cached: Cached | None = None
         self.forwarded: Forwarded | None = None
@@ -31,6 +33,14 @@ class Route:
         """Leave names in ``zones`` to the chain; tell whether that leaves anything."""
         self.claimed += [zone for zone in zones if name.is_within(zone, self.zone)]
         return not name.is_within_any(self.zone, zones)
+
+    def hold(self, names: Mapping[WireName, object], below: Mapping[WireName, object]) -> None:
+        """Leave ``names`` to the chain, and names with one label more than one of ``below``.
+
+        The mappings are dicts whose keys count at the time of each query: they may be changed, not
+        replaced.
+        """
+        self.held.append((names, below))
 
 
 class Cached:

@@ -127,10 +127,13 @@ FAMILIES: dict[str, Family] = {
         "Histogram of the time (in seconds) each request took.", bounds=SLIM_TIME_S
     ),
     "health_request_failures_total": Family("The number of times the health check failed."),
-    # of plugins that are not here yet: what has no labels is in every CoreDNS's exposition, as 0
+    "hosts_entries": Family(
+        "The combined number of entries in hosts and Corefile.", ("hostsfile",), is_gauge=True
+    ),
     "hosts_reload_timestamp_seconds": Family(
         "The timestamp of the last reload of hosts file.", is_gauge=True
     ),
+    # of plugins that are not here yet: what has no labels is in every CoreDNS's exposition, as 0
     "local_localhost_requests_total": Family("Counter of special localhost subdomain requests."),
     "reload_failed_total": Family("Counter of the number of failed reload attempts."),
     "kubernetes_dns_programming_duration_seconds": Family(

@@ -19,8 +19,12 @@ _STATES = frozenset(
         "clusterdns_kubernetes_objects",
         "clusterdns_kubernetes_stale_objects",
         "clusterdns_kubernetes_snapshot_age_seconds",
+        "hosts_entries",
+        "hosts_reload_timestamp_seconds",
     )
 )
+# States that processes share: the largest counts, not the sum.
+_SHARED = frozenset(("hosts_entries", "hosts_reload_timestamp_seconds"))
 
 
 def add_up(samples: Iterable[Sample]) -> list[Sample]:
@@ -33,7 +37,7 @@ def add_up(samples: Iterable[Sample]) -> list[Sample]:
         elif isinstance(value, tuple) and isinstance(known, tuple):
             sums[metric, labels] = tuple(map(sum, zip(known, value, strict=True)))
         elif isinstance(value, (int, float)) and isinstance(known, (int, float)):
-            sums[metric, labels] = known + value
+            sums[metric, labels] = max(known, value) if metric in _SHARED else known + value
     return [(*key, value) for key, value in sums.items()]
 
 

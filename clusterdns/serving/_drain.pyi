@@ -1,6 +1,7 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from clusterdns.serving.table import Answer
+from clusterdns.wire.name import WireName
 
 Client = tuple[str, int]
 
@@ -11,6 +12,7 @@ class Lane:
     under_way: dict[bytes, bytes | bool]
     targets: list[bytes]
     counts: dict[bytes, tuple[int, float]]
+    held: tuple[Mapping[WireName, object], ...] | None
     success: dict[bytes, tuple[float, float, int, bytes]] | None
     denial: dict[bytes, tuple[float, float, int, bytes]] | None
     patience: float

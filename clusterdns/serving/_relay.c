@@ -35,6 +35,7 @@ typedef struct {
     PyObject *targets;   /* list of octets, each a struct target */
     PyObject *success, *denial; /* dict for what is kept, or None */
     PyObject *counts;    /* dict, octets of a struct count -> (replies, seconds) */
+    PyObject *held;      /* tuple of pairs of dicts: names for Python, and those right above such */
     double patience;     /* seconds a reply is waited for */
     double stale;        /* seconds that a kept reply may be used after its end */
     int number, policy, most, busy;
@@ -198,6 +199,22 @@ static int is_known(const Lane *lane, PyObject *question, double now)
     return PyErr_Occurred() != NULL;
 }
 
+/* Whether a folded name is one that the lane leaves to Python, or one label below such a name. */
+static int is_held(const Lane *lane, const unsigned char *name, size_t length)
+{
+    size_t above = name[0] ? 1u + name[0] : 0;
+    if (!lane->held || !PyTuple_Check(lane->held))
+        return 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(lane->held); i++) {
+        size_t skipped = i % 2 ? above : 0;
+        PyObject *some = PyTuple_GET_ITEM(lane->held, i);
+        if (PyDict_Check(some) && PyDict_GET_SIZE(some) &&
+            look_up(some, name + skipped, length - skipped))
+            return 1;
+    }
+    return 0;
+}
+
 /* The server to be asked, borrowed from the lane; NULL if none is known to be good. */
 static const struct target *target_of(Lane *lane)
 {
@@ -331,6 +348,8 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
         return 0;
     Lane *lane = lane_of(zones, question, asked - 4);
     if (!lane || !lane->under_way || !lane->known || !lane->targets || !lane->counts)
+        return 0;
+    if (is_held(lane, question, asked - 4))
         return 0;
     PyObject *key = PyBytes_FromStringAndSize((char *)question, (Py_ssize_t)asked);
     int is_new = key && !is_known(lane, key, now), has_room = lane->busy < lane->most;
@@ -711,6 +730,7 @@ static void lane_dealloc(Lane *lane)
     Py_XDECREF(lane->success);
     Py_XDECREF(lane->denial);
     Py_XDECREF(lane->counts);
+    Py_XDECREF(lane->held);
     Py_TYPE(lane)->tp_free((PyObject *)lane);
 }
 
@@ -735,6 +755,7 @@ static PyMemberDef lane_members[] = {
     FIELD(under_way, T_OBJECT, READONLY),
     FIELD(targets, T_OBJECT, READONLY),
     FIELD(counts, T_OBJECT, READONLY),
+    FIELD(held, T_OBJECT, 0),
     FIELD(success, T_OBJECT, 0),
     FIELD(denial, T_OBJECT, 0),
     FIELD(patience, T_DOUBLE, 0),

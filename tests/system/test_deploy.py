@@ -171,8 +171,8 @@ def test_fragments_of_coredns_custom_are_taken(overlay, in_a_pod):
 @pytest.mark.parametrize("overlay", ["aks", "k3s"])
 def test_a_fragment_that_is_not_supported_is_refused_with_file_and_line(overlay, in_a_pod):
     (text,) = corefiles(build(overlay))
-    fragment = "log\nhosts {\n    10.0.0.1 node-1\n}\n"
-    with pytest.raises(ConfigError, match=r"^/etc/coredns/custom/nodes.override:2: .*hosts"):
+    fragment = "log\nroute53 example.org.:Z1 {\n}\n"
+    with pytest.raises(ConfigError, match=r"^/etc/coredns/custom/nodes.override:2: .*route53"):
         compiled(text, nodes_override=fragment)
 
 

@@ -22,7 +22,7 @@ MISTAKEN = """\
     errors
     rewrite name a b
     forwad . 192.0.2.1
-    hosts {
+    route53 {
         ttl 60
     }
     kubernetes cluster.local {
@@ -44,7 +44,7 @@ tls://example.net {
 REFUSED = (
     "{}:4: rewrite: not supported by clusterdns yet",
     '{}:5: forwad: unknown directive, did you mean "forward"?',
-    "{}:6: hosts: not supported by clusterdns yet",
+    "{}:6: route53: not supported by clusterdns yet",
     "{}:11: bogus: unknown property",
     "{}:14: success: wants a whole number of at least 0, got 'none'",
     "{}:18: tls://example.net: tls:// is not supported by clusterdns yet",
@@ -98,7 +98,7 @@ def test_every_mistake_is_told_with_its_line(tmp_path):
     expected = [line.format(path) for line in REFUSED]
     assert expected == lines(done, "refused")
     assert [".:53", "example.org.:53"] == lines(done, "serves")
-    assert "plugins of CoreDNS that clusterdns does not have: hosts, rewrite\n" in done.stdout
+    assert "plugins of CoreDNS that clusterdns does not have: rewrite, route53\n" in done.stdout
     assert done.stdout.endswith("7 refused: clusterdns would not start with it\n")
 
 

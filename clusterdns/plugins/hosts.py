@@ -1,0 +1,326 @@
+"""hosts - answer from a hosts file, and from entries in the Corefile.
+
+Syntax:
+
+    hosts [FILE [ZONES...]] {
+        ADDRESS NAME [NAME...]
+        ttl SECONDS
+        no_reverse
+        reload DURATION
+        fallthrough [ZONES...]
+        fallthrough_unsupported
+    }
+
+FILE is /etc/hosts by default, relative to `root`; ZONES default to the server block's keys, and
+names outside them are left out. Further entries may stand in the block, before `fallthrough`. A
+name is answered with all its addresses, those of the file first; `*.example.org` stands for every
+name with one label more that has no entry itself. Each address leads back to its names (PTR),
+unless `no_reverse` is there. The TTL is 3600, or `ttl`, 1 to 65535.
+
+A name that is not there is SERVFAIL, since there is no SOA to deny it with, or with `fallthrough`
+what the plugins behind say of names in ZONES, all without any. Other types of a name that is there
+are answered with nothing; with `fallthrough_unsupported`, which wants `fallthrough`, all types but
+A, AAAA and PTR are for the plugins behind. A reverse name that is not there is for them always.
+
+Every `reload`, 5s by default and never with 0, the file is looked at again, and read if it has
+changed. It need not be there at first. What is no regular file, or has more than 16 MiB, is not
+read; what was read last stays in force.
+
+Examples:
+
+    . {
+        hosts {
+            10.0.0.1 node-1 node-1.example.org
+            fd00::1 node-1
+            192.0.2.7 *.apps.example.org
+            ttl 60
+            reload 1s
+            fallthrough
+        }
+        whoami
+    }
+
+Metrics: `coredns_hosts_entries{hostsfile}`, entries and reverse names of file and Corefile;
+`coredns_hosts_reload_timestamp_seconds`, the time of change of the file that was read last.
+
+Differences from CoreDNS: a file has changed when its time, size or inode is another one. A FIFO is
+not waited for. Names are compared as octets, so one with letters outside ASCII is found. A name
+that is no domain name has no reverse. A lone word in the block that is no option is a mistake, and
+so is a word behind `no_reverse`. A change is in force at once also for what `cache` has kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from typing import NamedTuple
+
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end
+from clusterdns.chain.route import Route
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.host.logs import plugin_logger
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import hostsfile, name, rr
+from clusterdns.wire.hostsfile import Hosts as Entries
+from clusterdns.wire.message import AA, Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, failure
+from clusterdns.wire.rr import RR
+
+MAX_FILE_OCTETS = 16 * 2**20
+MAX_COMPLAINTS = 20  # of one reading: a file may be all wrong
+MIN_RELOAD_S = 0.1  # more often costs more than anybody gains
+MAX_SHARED = 65_536  # names whose parents are kept, to tell which denials hold for names below
+START_TIMEOUT_S = 5.0  # for a file system that does not answer
+_log = plugin_logger("hosts")
+
+
+class _Stamp(NamedTuple):
+    """What tells one version of the file from another."""
+
+    mtime_ns: int
+    size: int
+    device: int
+    inode: int
+
+
+def read(path: str, known: _Stamp | None) -> tuple[_Stamp, bytes] | None:
+    """Return a file and what tells this version of it, None if that is ``known``.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is too large.
+        ValueError: ``path`` is none.
+    """
+    # Does not wait for somebody to write to a FIFO.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - it is open already
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no regular file")
+        stamp = _Stamp(status.st_mtime_ns, status.st_size, status.st_dev, status.st_ino)
+        if stamp == known:
+            return None
+        octets = bytearray()
+        while part := file.read(1 << 20):
+            octets += part
+            if len(octets) > MAX_FILE_OCTETS:
+                raise OSError(f"it is larger than {MAX_FILE_OCTETS} octets")
+    return stamp, bytes(octets)
+
+
+class Hosts(Plugin):
+    """The entries of one hosts file, and of the Corefile."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        self._path = "/etc/hosts"
+        if directive.args:
+            self._path = str(block.path(directive.args[0]))
+            self._check_file(directive)
+        self._zones = arguments.zone_names(directive.args[1:], directive) or block.zones
+        self._fallthrough: tuple[WireName, ...] = ()
+        self._passes_unsupported = False
+        self._reverses = True
+        self._ttl = 3600
+        self._reload_s = 5.0
+        self._lines: list[str] = []
+        for line in directive.block:
+            self._read(line)
+        if self._passes_unsupported and not self._fallthrough:
+            raise directive.error("fallthrough_unsupported requires fallthrough")
+        inline = "\n".join(self._lines).encode("utf-8", "surrogateescape")
+        self._inline = self._parse(inline, "Inline hosts entries")
+        self._file = Entries()
+        self._stamp: _Stamp | None = None  # of what was read last
+        self._complaint = ""  # about the file as a whole, as last logged
+        self._parents: frozenset[WireName] | None = frozenset()
+        self._share()
+        self._facts = (("hosts", self._path),)
+        self._task: asyncio.Task[None] | None = None
+
+    def _check_file(self, directive: Directive) -> None:
+        """Warn of a file that is not there, or is none. Raises ConfigError."""
+        try:
+            mode = os.stat(self._path).st_mode  # noqa: PTH116 - the path is shown as it was given
+        except FileNotFoundError:
+            _log.warning("File does not exist: %s", self._path)
+        except (OSError, ValueError) as error:
+            reason = f"unable to access hosts file {self._path!r}: {error}"
+            raise directive.error(reason) from error
+        else:
+            if stat.S_ISDIR(mode):
+                _log.warning('Hosts file "%s" is a directory', self._path)
+
+    def _read(self, line: Directive) -> None:
+        """Take in one line of the block. Raises ConfigError."""
+        match line.name:
+            case "fallthrough":
+                self._fallthrough = arguments.zone_names(line.args or (".",), line)
+            case "fallthrough_unsupported":
+                self._passes_unsupported = arguments.flag(line)
+            case "no_reverse":
+                self._reverses = not arguments.flag(line)
+            case "ttl":
+                self._ttl = arguments.whole(arguments.some(line)[0], line, least=1, most=65_535)
+            case "reload":
+                self._reload_s = arguments.seconds(line)
+            case _:
+                self._read_entry(line)
+
+    def _read_entry(self, line: Directive) -> None:
+        if self._fallthrough:
+            raise line.error("unknown property; entries stand before `fallthrough`")
+        text = " ".join((line.name, *line.args))
+        if len(text.split()) < 2:
+            raise line.error("unknown property, and no entry: that is an address and its names")
+        if not hostsfile.is_address(text.split()[0]):
+            _log.warning("%s:%d: no IP address: %.100s", line.file, line.line, text)
+        self._lines.append(text)
+
+    def _parse(self, octets: bytes, source: str) -> Entries:
+        """Return the entries of a text, logging what is wrong with it."""
+        complaints = 0
+
+        def complain(number: int, reason: str) -> None:
+            nonlocal complaints
+            complaints += 1
+            if complaints <= MAX_COMPLAINTS:
+                _log.error("%s, line %d: %s", source, number, reason)
+
+        return hostsfile.parse(octets, self._zones, complain, reverses=self._reverses)
+
+    # ---- the file
+
+    async def start(self, worker: Worker) -> None:
+        """Read the file, and begin to look at it again and again."""
+        try:
+            await asyncio.wait_for(self._look(), START_TIMEOUT_S)
+        except TimeoutError:
+            _log.error("hosts file %s cannot be read in %g s", self._path, START_TIMEOUT_S)
+        if self._reload_s:
+            self._task = asyncio.create_task(self._watch(worker))
+
+    async def stop(self) -> None:
+        """Look no more."""
+        await end(self._task)
+
+    async def _watch(self, worker: Worker) -> None:
+        """Take up the file whenever it has changed."""
+        while True:
+            await asyncio.sleep(max(self._reload_s, MIN_RELOAD_S))
+            if await self._look():
+                worker.forget_all()  # also who was asked for in vain
+
+    async def _look(self) -> bool:
+        """Take up the file if it has changed, and tell so. The disk is read by another thread."""
+        found = await asyncio.to_thread(self._changed)
+        if found is None:
+            return False
+        self._stamp, entries = found
+        self._file.become(entries)
+        self._share()
+        _log.debug("Parsed hosts file into %d entries", entries.entries)
+        return True
+
+    def _changed(self) -> tuple[_Stamp, Entries] | None:
+        """Return the file as it is now, None if it is as before or cannot be read."""
+        try:
+            found = read(self._path, self._stamp)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            if str(error) != self._complaint:  # once for each reason
+                _log.error('Failed to read hosts file "%s": %s', self._path, error)
+            self._complaint = str(error)
+            return None
+        self._complaint = ""
+        if found is None:
+            return None
+        stamp, octets = found
+        return stamp, self._parse(octets, f'Hosts file "{self._path}"')
+
+    def _share(self) -> None:
+        """Note below which names there are others, None for too many to tell."""
+        ours = (*self._file.names, *self._inline.names, *self._file.below, *self._inline.below)
+        self._parents = None
+        if len(ours) <= MAX_SHARED:
+            self._parents = frozenset(parent for each in ours for parent in name.parents(each))
+
+    # ---- questions
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what the entries say."""
+        response = self._respond(question)
+        return next(question) if response is None else response
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return what the entries say."""
+        response = self._respond(query.question) if query.question else None
+        return await next(query) if response is None else response
+
+    def _respond(self, question: Question) -> Response | None:
+        """Return the response, None where the plugins behind are to speak."""
+        qname, qtype = question.folded, question.qtype
+        is_ours = name.is_within_any(qname, self._zones)
+        if qtype == rr.PTR:
+            names = self._names_of(qname)
+            return self._found(qname, rr.PTR, names) if names else None
+        if not is_ours:
+            return None
+        if qtype not in (rr.A, rr.AAAA) and self._passes_unsupported and self._falls_through(qname):
+            return None
+        found: tuple[bytes, ...] = ()
+        if qtype in (rr.A, rr.AAAA):
+            found = self._addresses(qname, qtype)
+        if found or self._addresses(qname, rr.A) or self._addresses(qname, rr.AAAA):
+            return self._found(qname, qtype, found)
+        return None if self._falls_through(qname) else failure(rr.SERVFAIL)
+
+    def _found(self, qname: WireName, rtype: int, rdatas: tuple[bytes, ...]) -> Response:
+        records = tuple(RR(qname, rtype, self._ttl, rdata) for rdata in rdatas)
+        return Response(rr.NOERROR, AA, records, facts=self._facts)
+
+    def _addresses(self, qname: WireName, qtype: int) -> tuple[bytes, ...]:
+        return self._file.addresses(qname, qtype) + self._inline.addresses(qname, qtype)
+
+    def _names_of(self, qname: WireName) -> tuple[bytes, ...]:
+        """Return the names of the address that a reverse name stands for."""
+        address = name.reverse_address(qname)
+        if address is None:
+            return ()
+        return self._file.reverse.get(address, ()) + self._inline.reverse.get(address, ())
+
+    def _falls_through(self, qname: WireName) -> bool:
+        return name.is_within_any(qname, self._fallthrough)
+
+    # ---- what need not come by here
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Tell whether there is no name of ours at or below ``cut``, and none that would differ."""
+        if self._parents is None or cut in self._parents:
+            return False
+        if any(cut[1 + cut[0] :] in some for some in (self._file.below, self._inline.below)):
+            return False
+        return not any(name.is_within(zone, cut) for zone in (*self._zones, *self._fallthrough))
+
+    def relay(self, route: Route) -> bool:
+        """Leave the names we know to the chain, and zones where others are not to be asked."""
+        for entries in (self._file, self._inline):
+            route.hold(entries.names, entries.below)
+        refused = []
+        for zone in self._zones:
+            inner = route.zone if name.is_within(route.zone, zone) else zone
+            if not self._falls_through(inner):
+                refused.append(zone)
+        return route.claim(tuple(refused))
+
+    def samples(self) -> list[Sample]:
+        """Return how many entries there are, and of when, once the file has been read."""
+        if self._stamp is None:
+            return []
+        entries = self._file.entries + self._inline.entries
+        return [
+            ("hosts_entries", (self._path,), entries),
+            ("hosts_reload_timestamp_seconds", (), self._stamp.mtime_ns / 1e9),
+        ]
