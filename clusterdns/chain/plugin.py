@@ -17,7 +17,7 @@ import contextlib
 import functools
 import importlib
 import pkgutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -165,6 +165,10 @@ class Plugin:
     def relay(self, route: Route) -> bool:
         """Enter what this does to plain queries of a zone, or say that it has to see them."""
         return False
+
+    def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:
+        """Return what this says of a query to other plugins; asked where there is `metadata`."""
+        return {}
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Take up this plugin's duties in the supervisor, once the configuration is in force."""

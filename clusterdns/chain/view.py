@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clusterdns.chain.metadata import Collector
 from clusterdns.chain.plugin import Block, Plugin, fold
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import Query, Question
@@ -28,13 +29,25 @@ class View:
         self.block = block
         self.plugins = tuple(plugins)
         self.chain = tuple(plugin for plugin in plugins if plugin.handles)
-        self.answer, self.handle = fold(self.chain)
+        self.answer, self._handle = fold(self.chain)
+        self._collector = next((p for p in self.chain if isinstance(p, Collector)), None)
+        self._providers = tuple(p.labels for p in self.chain if type(p).labels is not Plugin.labels)
         names = {plugin.name for plugin in plugins}
         self.opens_classes = not names.isdisjoint(_OPENS_CLASSES)
         self.is_measured = "prometheus" in names
         self.writer = self._label_of_writer()
         longest_first = sorted(block.zones, key=len, reverse=True)
         self._zone_labels = [(zone, name.text(zone)) for zone in longest_first]
+
+    async def handle(self, query: Query) -> Response:
+        """Return what the chain says, waiting if it must."""
+        self.collect(query)
+        return await self._handle(query)
+
+    def collect(self, query: Query) -> None:
+        """Give a query the labels of this block, if it collects them."""
+        if self._collector is not None:
+            self._collector.collect(query, self._providers)
 
     def _label_of_writer(self) -> str:
         """Return the metric label ``plugin``, which is no fact about the writer.

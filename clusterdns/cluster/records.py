@@ -98,6 +98,22 @@ def parse(
     return None
 
 
+def labels_of(labels: list[bytes], *, is_zonal: bool = False) -> dict[str, str]:
+    """Return what the folded labels left of the zone say, in the words of `metadata`."""
+    parsed = parse(labels, is_zonal=is_zonal)
+    if parsed is None:
+        return {"parse-error": "invalid query name"}
+    found = {
+        "port-name": parsed.port,
+        "protocol": parsed.protocol,
+        "endpoint": parsed.endpoint,
+        "service": parsed.service,
+        "namespace": parsed.namespace,
+        "kind": parsed.branch if parsed.namespace else "",
+    }
+    return found | ({"zone": parsed.topology_zone} if is_zonal else {})
+
+
 class Lookup:
     """One question's view of a store: finds entries and notes what it looked at.
 

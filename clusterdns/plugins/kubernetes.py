@@ -62,16 +62,18 @@ every 30 s; CoreDNS never becomes ready.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import urllib.parse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from clusterdns.chain import searchpath
 from clusterdns.chain.asking import answer_by, handle_by
 from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
-from clusterdns.cluster import selectors
+from clusterdns.cluster import records, selectors
 from clusterdns.cluster.objects import IMPORT_SLICES, IMPORTS, NAMESPACES, PODS, SERVICES, SLICES
 from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, Options
 from clusterdns.cluster.respond import Responder, is_reverse
@@ -294,6 +296,21 @@ class Kubernetes(Plugin):
     def relay(self, route: Route) -> bool:
         """Leave the names of our zones to the chain."""
         return route.claim(self._zones)
+
+    def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:
+        """Return the parts of a name in the cluster, and who asks (CoreDNS: metadata.go)."""
+        found = dict[str, str]()
+        pods = self._store.pods_at(query.client[0])
+        if pods:
+            found["client-namespace"], found["client-pod-name"] = pods[0]
+        folded = query.question.folded if query.question else name.ROOT
+        zone = self._responder.longest_zone(folded)
+        if zone is not None:
+            found |= records.labels_of(
+                name.labels(WireName(folded[: len(folded) - len(zone)] + name.ROOT)),
+                is_zonal=self._options.is_zonal,
+            )
+        return {f"kubernetes/{word}": functools.partial(str, text) for word, text in found.items()}
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the cluster's answer, asking the listener about names outside."""

@@ -7,8 +7,9 @@ Syntax:
     }
 
 NAMES are the zones to log, `.` by default. FORMAT holds `{...}` tokens; `{common}` and `{combined}`
-are the ready-made ones. CLASSES are `success`, `denial`, `error` and `all`, the default. May be
-repeated; the first rule whose zone holds the name is used.
+are the ready-made ones; `{/plugin/name}` is a label, see `metadata`. CLASSES are `success`,
+`denial`, `error` and `all`, the default. May be repeated; the first rule whose zone holds the name
+is used.
 
 Examples:
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from clusterdns.chain import metadata
 from clusterdns.chain.plugin import DROP, Block, HandleNext, Plugin, Worker
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
@@ -80,7 +82,11 @@ class Log(Plugin):
             return await next(query)
         began = self._worker.now() if self._worker else 0.0
         response = await next(query)
-        kind = outcome_of(question, response, query.opcode).log_class
+        outcome = outcome_of(question, response, query.opcode)
+        kind = outcome.log_class
+        if query.metadata is not None:
+            query.metadata.put("log/type", lambda: outcome.value)
+            query.metadata.put("log/class", lambda: kind)
         if "all" in rule.classes or kind in rule.classes:
             elapsed = self._worker.now() - began if self._worker else 0.0
             _log.logger.info("%s", _line(rule.format, query, response, elapsed))
@@ -116,7 +122,14 @@ def _rules(directive: Directive) -> list[_Rule]:
 
 def _line(format: str, query: Query, response: Response, elapsed_s: float) -> str:
     values = _values(query, response, elapsed_s)
-    return _TOKEN.sub(lambda match: values.get(match[0], match[0]), format)
+
+    def value(match: re.Match[str]) -> str:
+        token = match[0]
+        if token.startswith("{/"):
+            return metadata.value(query, token[2:-1]) or "-"
+        return values.get(token, token)
+
+    return _TOKEN.sub(value, format)
 
 
 def _values(query: Query, response: Response, elapsed_s: float) -> dict[str, str]:

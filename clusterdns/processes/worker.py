@@ -43,7 +43,7 @@ class Worker:
         self._configuration = configuration
         self._feeds = feeds
         self._servers = {
-            endpoint: Server(router, endpoint.label, self.now)
+            endpoint: Server(router, endpoint.label, self.now, endpoint)
             for endpoint, router in configuration.routers.items()
         }
         self._engines: list[Engine] = []

@@ -49,7 +49,14 @@ Send = Callable[[bytes | None], None]
 class Server:
     """Answers the queries of one listener."""
 
-    def __init__(self, router: Router, label: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        label: str,
+        clock: Callable[[], float],
+        address: tuple[str, int] = ("", 0),
+    ) -> None:
+        self.address = (address[0] or "::", address[1])  # what Go says of a socket of all addresses
         self.table = AnswerTable()
         self.tally = Tally(label)
         self.clock = clock
@@ -59,17 +66,24 @@ class Server:
         self._places: set[str] = set()
 
     def resolve(
-        self, packet: bytes, client: tuple[str, int], transport: str, hits: list[int], send: Send
+        self,
+        packet: bytes,
+        client: tuple[str, int],
+        transport: str,
+        hits: list[int],
+        send: Send,
+        address: tuple[str, int] | None = None,
     ) -> bytes | None:
         """Return the reply to a query the table has missed, None for silence, or ``LATER``.
 
         ``LATER`` means that the chain has to wait: ``send`` is called with the reply, or with None.
-        ``hits`` are the slots to count in. Never raises.
+        ``hits`` are the slots to count in, ``address`` is ours on a stream. Never raises.
         """
         query = message.read_query(packet)
         if not isinstance(query, Query):
             return query
         query.client, query.transport = client[:2], transport
+        query.server = address or self.address
         try:
             return self._resolve(packet, query, hits, send)
         except Exception:  # a bug of ours: SERVFAIL, counted, and the traceback once

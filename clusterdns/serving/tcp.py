@@ -170,6 +170,7 @@ class Connection:
         self._sock = sock
         self._number = sock.fileno()
         self._client = client
+        self._address = sock.getsockname()[:2]
         self._rest = bytearray()  # what has come and is not answered
         self._unsent = bytearray()  # while there is any, no more queries are taken
         self._in_flight = 0
@@ -251,7 +252,7 @@ class Connection:
             reply = server.table.reply(packet, now, hits, True)
             if reply is None:
                 missed += 1
-                reply = server.resolve(packet, self._client, "tcp", hits, self._done)
+                reply = server.resolve(packet, self._client, "tcp", hits, self._done, self._address)
                 if reply == LATER:
                     self._in_flight += 1
             if reply:

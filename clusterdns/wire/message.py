@@ -14,7 +14,8 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
@@ -85,15 +86,30 @@ class Question(NamedTuple):
         return self.folded + struct.pack("!HH", self.qtype, self.qclass)
 
 
+class Labels(Protocol):
+    """What plugins say of a query by label, such as ``kubernetes/namespace``; see `metadata`."""
+
+    def value(self, label: str) -> str | None:
+        """Return what a label stands for, None if nobody has said so."""
+
+    def put(self, label: str, value: Callable[[], str]) -> None:
+        """Let a label stand for what ``value`` returns."""
+
+
 class Query:
     """A request that passed the gate, and who sent it.
 
     ``question`` is None for a bare header (QDCOUNT 1, 12 octets). ``octets`` is its length.
     ``client`` (address, port) and ``transport`` ("udp" or "tcp") are set by who received it;
-    ``depth`` is how many queries of our own lead from the client's to this one.
+    ``server`` is the address and port it came to, ``::`` for a socket of all addresses. ``depth``
+    is how many queries of our own lead from the client's to this one. ``metadata`` are its labels
+    where the server block collects them.
     """
 
-    __slots__ = ("client", "depth", "edns", "flags", "ident", "octets", "question", "transport")
+    __slots__ = (
+        "client", "depth", "edns", "flags", "ident", "metadata", "octets", "question", "server",
+        "transport",
+    )  # fmt: skip
 
     def __init__(
         self, ident: int, flags: int, question: Question | None, edns: Edns | None, octets: int
@@ -104,13 +120,16 @@ class Query:
         self.edns = edns
         self.octets = octets
         self.client: tuple[str, int] = ("", 0)
+        self.server: tuple[str, int] = ("", 0)
         self.transport = "udp"
         self.depth = 0
+        self.metadata: Labels | None = None
 
     def asking(self, question: Question) -> Query:
         """Return this query with another question: the client, flags and EDNS stay."""
         other = Query(self.ident, self.flags, question, self.edns, self.octets)
         other.client, other.transport, other.depth = self.client, self.transport, self.depth
+        other.server, other.metadata = self.server, self.metadata
         return other
 
     @property

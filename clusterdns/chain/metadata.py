@@ -1,0 +1,74 @@
+"""Labels of a query: what plugins say about it for other plugins, such as ``kubernetes/service``.
+
+A server block that names `metadata` gives each query in its zones a registry of labels. Providers
+are the block's plugins (``Plugin.labels``), asked when somebody wants the first label, and about
+the question as the client put it, whatever has been rewritten since. Consumers are `log`,
+`rewrite`, `template` and `view`: they answer through ``handle``, since labels tell clients apart.
+(CoreDNS: plugin/metadata/provider.go)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from clusterdns.wire import name
+from clusterdns.wire.message import Query
+from clusterdns.wire.name import WireName
+
+Value = Callable[[], str]
+Provide = Callable[[Query], Mapping[str, Value]]  # what a plugin says of a query
+
+
+class Metadata:
+    """The labels of one query."""
+
+    __slots__ = ("_providers", "_query", "_said")
+
+    def __init__(self, query: Query, providers: Iterable[Provide]) -> None:
+        self._query = query
+        self._providers = providers
+        self._said: dict[str, Value] | None = None
+
+    def value(self, label: str) -> str | None:
+        """Return what a label stands for, None if nobody has said so."""
+        found = self._labels().get(label)
+        return None if found is None else found()
+
+    def put(self, label: str, value: Value) -> None:
+        """Let a label stand for what ``value`` returns; it replaces what was said before."""
+        self._labels()[label] = value
+
+    def names(self) -> list[str]:
+        """Return all labels there are, in the order in which they were said."""
+        return list(self._labels())
+
+    def _labels(self) -> dict[str, Value]:
+        if self._said is None:
+            self._said = {}
+            for provide in self._providers:
+                self._said.update(provide(self._query))
+        return self._said
+
+
+class Collector:
+    """What `metadata` is: a plugin whose block has labels for queries in ``label_zones``."""
+
+    label_zones: tuple[WireName, ...] = ()
+
+    def collect(self, query: Query, providers: Iterable[Provide]) -> None:
+        """Give a query the registry of this block, an empty one outside of ``label_zones``."""
+        question = query.question
+        is_inside = question is not None and name.is_within_any(question.folded, self.label_zones)
+        query.metadata = Metadata(query, providers if is_inside else ())
+
+
+def value(query: Query, label: str) -> str:
+    """Return what a label of a query stands for, "" if nobody has said so or asks for labels."""
+    labels = query.metadata
+    return (labels.value(label) or "") if labels is not None else ""
+
+
+def is_label(text: str) -> bool:
+    """Tell whether ``text`` is a label: two words or more with slashes between."""
+    plugin, slash, rest = text.partition("/")
+    return bool(plugin and slash and rest)

@@ -1,0 +1,64 @@
+"""metadata - let plugins say more of a query, by labels, for others to use.
+
+Syntax:
+
+    metadata [ZONES...]
+
+Queries in ZONES, by default those of the server block, get labels of the form `plugin/name`. They
+are worked out when somebody wants one: `log` in a `{/plugin/name}` token, `rewrite` in a
+`{plugin/name}` of a replacement or an EDNS option, `template` as `{{ .Meta "plugin/name" }}`, and
+`view` as `metadata('plugin/name')`.
+
+* `forward/upstream`: the server that replied, as `ADDRESS:PORT`.
+* `kubernetes/port-name`, `/protocol`, `/endpoint`, `/service`, `/namespace`, `/kind`: the parts of
+  a name in the cluster; `kubernetes/parse-error` if it has none.
+* `kubernetes/client-namespace`, `/client-pod-name`, `/client-label/KEY`: the Pod that asks, with
+  `pods verified`.
+* `view/name`: the name of the block's `view`.
+
+Examples:
+
+    . {
+        metadata example.org
+        log . "{remote} {name} {/forward/upstream}"
+        forward . 192.0.2.53
+    }
+
+Differences from CoreDNS: labels cost nothing while nobody asks for one.
+"""
+
+from __future__ import annotations
+
+from clusterdns.chain.metadata import Collector
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.route import Route
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
+
+
+class Metadata(Plugin, Collector):
+    """Marks a block that collects labels, see ``View.collect``; lets every question pass."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        if directive.has_block:
+            raise directive.error("takes no block")
+        self.label_zones = arguments.zone_names(directive.args, directive) or block.zones
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what the plugins behind say."""
+        return next(question)
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return what the plugins behind say."""
+        return await next(query)
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: no name matters here."""
+        return True
+
+    def relay(self, route: Route) -> bool:
+        """Let pass: who uses labels sees the queries."""
+        return True
