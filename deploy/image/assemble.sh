@@ -20,9 +20,10 @@ stdlib=$out/usr/lib/python3.11
 packages=$out/usr/lib/python3/dist-packages
 [ -z "$(ls -A "$out")" ] || { echo "assemble.sh: $out is not empty" >&2; exit 1; }
 
-# What an interpreter with ssl and ctypes is linked with; libgcc-s1 is for Rust's unwinding.
+# What an interpreter with ssl and ctypes is linked with; libgcc-s1 is for Rust's unwinding,
+# and libstdc++6 for RE2.
 debian='python3.11-minimal libpython3.11-minimal libpython3.11-stdlib
-    libc6 libgcc-s1 zlib1g libexpat1 libffi8 libssl3 ca-certificates'
+    libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libffi8 libssl3 ca-certificates'
 
 # Python.h, which is not in the image.
 headers='libpython3.11-dev'
@@ -67,7 +68,7 @@ copy_interpreter() {
     libraries=$out/usr/lib/$triplet
     mkdir -p "$libraries" "$out/lib/$triplet"
     for directory in lib usr/lib; do
-        for library in c m dl pthread rt util resolv nss_dns nss_files gcc_s z expat ffi ssl crypto; do
+        for library in c m dl pthread rt util resolv nss_dns nss_files gcc_s stdc++ z expat ffi ssl crypto; do
             for file in "$work/debian/$directory/$triplet/lib$library".so.* \
                 "$work/debian/$directory/$triplet/lib$library"-*.so*; do
                 [ ! -e "$file" ] || cp -a "$file" "$out/$directory/$triplet/"

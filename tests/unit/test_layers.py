@@ -24,6 +24,7 @@ ONE_IMPORTER = {
     "dnslib": {"clusterdns.wire.message"},
     "kubernetes": {"clusterdns.cluster.api.kubeconfig"},
     "prometheus_client": {"clusterdns.metrics.exposition"},
+    "re2": {"clusterdns.languages.regexp"},
     "yaml": {"clusterdns.cluster.manifests"},
 }
 

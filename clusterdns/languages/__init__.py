@@ -1,0 +1,1 @@
+"""Small languages that stand in a Corefile: regular expressions, templates, expressions."""

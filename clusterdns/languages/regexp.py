@@ -1,0 +1,60 @@
+"""Regular expressions as Go reads them, whose work is linear in the text, whatever they are.
+
+Go's `regexp` and RE2 have one syntax and one meaning: of the matches that begin first, the one that
+a backtracking search would find first. Python's `re` would do the search, and a name made for it
+could keep a worker busy for years. This is the only importer of google-re2.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+MAX_CHARACTERS = 10_000  # CoreDNS's limit (plugin/template/setup.go maxRegexpLen)
+_NAME = re.compile(r"\(\?P?<(\w+)>")
+_NOT_IN_GO = re.compile(r"(?:^|[^\\])(?:\\\\)*\\C")  # a lone octet, which RE2 knows and Go does not
+
+
+class RegexpError(ValueError):
+    """A text that is no regular expression."""
+
+
+class Regexp:
+    """One regular expression; ``names`` are those of its groups, by number from 1, "" for none."""
+
+    def __init__(self, text: str) -> None:
+        """Compile it.
+
+        Raises:
+            RegexpError: it is none, or is too long.
+        """
+        import re2  # type: ignore[import-untyped]  # who has no regular expression does not load it
+
+        if len(text) > MAX_CHARACTERS:
+            raise RegexpError(f"longer than {MAX_CHARACTERS} characters")
+        if _NOT_IN_GO.search(text):
+            raise RegexpError(r"invalid escape sequence: \C")
+        options = re2.Options()
+        options.log_errors = False
+        try:
+            self._compiled: Any = re2.compile(text, options)
+        except (re2.error, UnicodeError) as error:
+            said = error.args[0] if error.args else error
+            reason = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+            raise RegexpError(reason) from error
+        self.text = text
+        if len(set(given := _NAME.findall(text))) < len(given):  # RE2 lets the first one win
+            raise RegexpError("duplicate capture group name")
+        names = {number: each for each, number in self._compiled.groupindex.items()}
+        self.names = tuple(names.get(i, "") for i in range(1, self._compiled.groups + 1))
+
+    def is_in(self, text: str) -> bool:
+        """Tell whether some part of ``text`` matches."""
+        return self._compiled.search(text) is not None
+
+    def search(self, text: str) -> tuple[str, ...] | None:
+        """Return the first match and its groups, "" for one that has no part; None for no match."""
+        found = self._compiled.search(text)
+        return None if found is None else (found[0], *found.groups(""))
