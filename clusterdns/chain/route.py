@@ -25,6 +25,7 @@ class Route:
         self.claimed: list[WireName] = []  # what is below is for the chain
         # Names for the chain, and names directly below which all are; both may change all the time.
         self.held: list[tuple[Mapping[WireName, object], Mapping[WireName, object]]] = []
+        self.left = 0  # the type that is for the chain, 0 for none
         self.shuffles = False
         self.cached: Cached | None = None
         self.forwarded: Forwarded | None = None
@@ -33,6 +34,12 @@ class Route:
         """Leave names in ``zones`` to the chain; tell whether that leaves anything."""
         self.claimed += [zone for zone in zones if name.is_within(zone, self.zone)]
         return not name.is_within_any(self.zone, zones)
+
+    def leave(self, qtype: int) -> bool:
+        """Leave questions of type A or AAAA to the chain; tell whether that leaves anything."""
+        is_left = self.left in (0, qtype)
+        self.left = qtype
+        return is_left
 
     def hold(self, names: Mapping[WireName, object], below: Mapping[WireName, object]) -> None:
         """Leave ``names`` to the chain, and names with one label more than one of ``below``.

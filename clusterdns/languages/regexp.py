@@ -13,7 +13,12 @@ import re
 from typing import Any
 
 MAX_CHARACTERS = 10_000  # CoreDNS's limit (plugin/template/setup.go maxRegexpLen)
-_NAME = re.compile(r"\(\?P?<(\w+)>")
+# What may be in front of a group: an escape, a quotation, a class; the last two are groups.
+_PART = re.compile(
+    r"""\\Q(?:.*?\\E|.*)|\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]
+    |\(\?P?<(?P<name>\w+)>|(?P<group>\((?!\?))""",
+    re.VERBOSE | re.DOTALL,
+)
 _NOT_IN_GO = re.compile(r"(?:^|[^\\])(?:\\\\)*\\C")  # a lone octet, which RE2 knows and Go does not
 
 
@@ -45,10 +50,7 @@ class Regexp:
             reason = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
             raise RegexpError(reason) from error
         self.text = text
-        if len(set(given := _NAME.findall(text))) < len(given):  # RE2 lets the first one win
-            raise RegexpError("duplicate capture group name")
-        names = {number: each for each, number in self._compiled.groupindex.items()}
-        self.names = tuple(names.get(i, "") for i in range(1, self._compiled.groups + 1))
+        self.names = _names(text)[: self._compiled.groups]
 
     def is_in(self, text: str) -> bool:
         """Tell whether some part of ``text`` matches."""
@@ -58,3 +60,12 @@ class Regexp:
         """Return the first match and its groups, "" for one that has no part; None for no match."""
         found = self._compiled.search(text)
         return None if found is None else (found[0], *found.groups(""))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the names of the groups of a regular expression, "" for one without.
+
+    Go allows that two groups have one name, and RE2 tells of the first.
+    """
+    parts = (part for part in _PART.finditer(text) if part["name"] or part["group"])
+    return tuple(part["name"] or "" for part in parts)

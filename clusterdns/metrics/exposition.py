@@ -41,6 +41,7 @@ class Family(NamedTuple):
 
 _PLACE = ("server", "zone", "view")
 _CACHE = ("server", "zones", "view")
+_TEMPLATE = (*_PLACE, "class", "type")
 _WATCH = ("source", "kind")
 FAMILIES: dict[str, Family] = {
     "build_info": Family(
@@ -132,6 +133,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "hosts_reload_timestamp_seconds": Family(
         "The timestamp of the last reload of hosts file.", is_gauge=True
+    ),
+    "template_matches_total": Family("Counter of template regex matches.", _TEMPLATE),
+    "template_template_failures_total": Family(
+        "Counter of go template failures.", (*_TEMPLATE, "section", "template")
+    ),
+    "template_rr_failures_total": Family(
+        "Counter of mis-templated RRs.", (*_TEMPLATE, "section", "template")
     ),
     # of plugins that are not here yet: what has no labels is in every CoreDNS's exposition, as 0
     "local_localhost_requests_total": Family("Counter of special localhost subdomain requests."),

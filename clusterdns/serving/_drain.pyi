@@ -19,6 +19,7 @@ class Lane:
     stale: float
     policy: int
     most: int
+    left: int
     success_least: int
     success_most: int
     denial_least: int

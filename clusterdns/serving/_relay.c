@@ -39,6 +39,7 @@ typedef struct {
     double patience;     /* seconds a reply is waited for */
     double stale;        /* seconds that a kept reply may be used after its end */
     int number, policy, most, busy;
+    int left; /* the type that is for Python, 0 for none */
     unsigned turn; /* of round_robin: goes round by itself */
     unsigned success_least, success_most, denial_least, denial_most; /* TTLs */
     char is_cached, shuffles;
@@ -349,7 +350,7 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
     Lane *lane = lane_of(zones, question, asked - 4);
     if (!lane || !lane->under_way || !lane->known || !lane->targets || !lane->counts)
         return 0;
-    if (is_held(lane, question, asked - 4))
+    if (lane->left == number16(question + asked - 4) || is_held(lane, question, asked - 4))
         return 0;
     PyObject *key = PyBytes_FromStringAndSize((char *)question, (Py_ssize_t)asked);
     int is_new = key && !is_known(lane, key, now), has_room = lane->busy < lane->most;
@@ -762,6 +763,7 @@ static PyMemberDef lane_members[] = {
     FIELD(stale, T_DOUBLE, 0),
     FIELD(policy, T_INT, 0),
     FIELD(most, T_INT, 0),
+    FIELD(left, T_INT, 0),
     FIELD(success_least, T_UINT, 0),
     FIELD(success_most, T_UINT, 0),
     FIELD(denial_least, T_UINT, 0),

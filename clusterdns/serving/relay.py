@@ -139,6 +139,7 @@ class Relay:
         lane.patience = route.forwarded.patience_s
         lane.policy = _POLICIES[pool.rules.policy]
         lane.shuffles = route.shuffles
+        lane.left = route.left
         lane.held = tuple(each for pair in route.held for each in pair)
         if cached is not None:
             lane.is_cached, lane.stale = True, cached.stale_s

@@ -31,6 +31,7 @@ MAX_GENERATED = 65_536  # entries of one $GENERATE (miekg/dns generate.go)
 MAX_DEPTH = 7  # files that include each other (miekg/dns scan.go maxIncludeDepth)
 MAX_TTL = 2**32 - 1
 _GENERATED_TTL = 3600  # of a $GENERATE where no TTL is known (miekg/dns generate.go)
+_SINGLE_TTL = 3600  # of a record that stands alone (miekg/dns scan.go defaultTtl)
 _MAX_WIDTH = 255  # of a number in a $GENERATE
 _SHOWN = 40  # characters of a word that a mistake quotes
 
@@ -88,6 +89,7 @@ class Reader:
         self._include = include
         self._depth = depth
         self._owner: bytes | None = None
+        self._takes_all_classes = False
         self._default_ttl: int | None = None
         self._is_default_said = False  # by $TTL, which no record's own TTL replaces
         self._set_origin(origin)
@@ -178,10 +180,11 @@ class Reader:
                 break
         if not rtype:
             raise ValueError("a record without a type")
-        if rclass not in ("", "IN", "CLASS1"):
+        if rclass not in ("", "IN", "CLASS1") and not self._takes_all_classes:
             raise ValueError(f"class {rclass}, only IN is served")
         ttl = self._ttl(ttl, is_class_given=bool(rclass))
-        return RR(self._owner, rtype, ttl, self._rdata(rtype, words[i:]))
+        rdata = self._rdata(rtype, words[i:])
+        return RR(self._owner, rtype, ttl, rdata, int(dns.rdataclass.from_text(rclass or "IN")))
 
     def _ttl(self, ttl: int, *, is_class_given: bool) -> int:
         """Return the TTL of a record that states ``ttl``, or -1 for none."""
@@ -257,6 +260,25 @@ class Reader:
             words = [_filled(word, number) for word in args[1:]]
             record = self._record(_Entry(words, line, True))
             yield Placed(record, self._file, line)
+
+
+def record(text: str) -> RR | None:
+    """Return the first record of a text, of any class; None if it has none.
+
+    Names without a last dot are below the root, and a TTL that is not stated is 3600 (CoreDNS:
+    miekg/dns scan.go NewRR).
+
+    Raises:
+        MasterFileError: that is no record.
+    """
+    reader = Reader(text, "record", name.ROOT, _include_nothing)
+    reader._takes_all_classes, reader._default_ttl = True, _SINGLE_TTL
+    placed = next(reader.records(), None)
+    return None if placed is None else placed.record
+
+
+def _include_nothing(_by: str, file: str) -> tuple[str, str]:
+    raise PermissionError(1, "no file is included", file)
 
 
 def _filled(word: str, number: int) -> str:

@@ -23,6 +23,11 @@ def test_groups_of_a_match():
     assert None is regexp.search("q")
 
 
+def test_names_of_groups():
+    text = r"\((?P<a>x)[(?P<b>\](](?:y)\Q(?P<c>z)\E(?<a>[]([:alpha:]])(q)(?i:r)"
+    assert ("a", "a", "") == Regexp(text).names
+
+
 def test_the_match_is_the_one_of_a_backtracking_search():
     assert ("ab", "a") == Regexp("(a|ab)(?:b|c)").search("xabc")
     assert ("aaa",) == Regexp("a{2,3}").search("aaaa")
@@ -36,7 +41,6 @@ def test_the_match_is_the_one_of_a_backtracking_search():
         "a**",
         r"\C",
         r"x\\\C",
-        "(?P<a>x)(?P<a>y)",
         "x{1001}",
         "(?=a)",
         r"(a)\1",

@@ -1,0 +1,177 @@
+"""template beside a real CoreDNS: random rules, templates and questions, and mistakes.
+
+Each server block is one zone with some rules, and a zone file behind them, which shows what falls
+through. Templates and regular expressions come from lists that cover the two languages; how they
+are put together is random.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import beside
+import pytest
+
+pytestmark = pytest.mark.peer
+
+BLOCKS = 14
+QUESTIONS = 40  # about each block
+REGEXPS = (
+    "", "", r"^ip-(?P<a>[0-9]+)-(?P<b>[0-9]+)\.", r"^(?P<x>[^.]+)\.(.*)$", r"^([a-z]+)([0-9]*)\.", ".*",
+    r"(?i)^IP-([0-9]+)", r"^[^.]+\.[^.]+\.$", r"a|b", r"(?P<e>q)?", r"^x(?P<a>[0-9a-f]{2})\.", r"\bip\b",
+    r"^([[:alpha:]]+)-?(\d*)", r"(?U)^(.+)\.", r"\Aa", r"\.test\.$", r"^(a+)+\.", r"nothing[.]at[.]all",
+)  # fmt: skip
+TEMPLATES = (
+    "{{ .Name }} 60 IN A 10.0.0.1", "{{ .Name }} A 10.0.0.2", "{{ .Name }} 1h IN AAAA fd00::1",
+    "{{ .Zone }} 30 IN SOA ns.{{ .Zone }} admin.{{ .Zone }} 1 2 3 4 5", "{{ .Name }} IN 5 MX 10 {{ .Zone }}",
+    "{{ .Name }} 60 IN A 10.{{ .Group.a }}.{{ .Group.b }}.1", "{{ .Name }} 60 IN TXT '{{ .Match }}'",
+    "{{ .Name }} 60 IN TXT {{ len .Match }} {{ .Class }} {{ .Type }}", "{{ .Name }} 7 CH TXT v",
+    "{{ .Name }} 60 IN CNAME a.target.test.", "{{ .Name }} 60 IN CNAME gone.target.test.",
+    "{{ .Name }} 60 IN TXT w{{ index .Match 0 }}", "{{ .Name }} 60 IN TXT x{{ index .Match 1 }}",
+    "{{ .Name }} 60 IN TXT {{ range $i, $m := .Match }}{{ $i }}={{ $m }},{{ end }}",
+    "{{ .Name }} 60 IN TXT {{ if .Group.a }}a{{ .Group.a }}{{ else }}none{{ end }}",
+    "{{ .Name }} 60 IN A 10.0.0.{{ parseInt .Group.x 16 8 }}", "{{ .Name }} 60 IN PTR {{ .Group.x }}.",
+    '{{ .Name }} 60 IN TXT {{ printf `%03d|%s` 7 .Type }}', "{{ .Question.Name }} 60 IN NS ns.{{ .Zone }}",
+    "{{ .Name }} 60 IN TXT {{ .Question.Qtype }} {{ .Question.Qclass }} {{ .Message.RecursionDesired }}",
+    "{{ .Name }} 60 IN TXT {{ .Message.Id }} {{ .Message.CheckingDisabled }}", "{{ .Name }} 60 IN TXT {{ .Remote }}",
+    "{{ .Name }} 60 IN SRV 0 1 80 {{ .Zone }}", "{{ .Name }} 60 IN TXT {{ .Meta `a/b` }}-", "*.{{ .Name }} 60 IN A 1.2.3.4",
+    "{{ .Name }} 60 IN TXT {{ .Regex | len }}", "{{ .Nothing }}", "{{ .Name }} 60 IN A 10.0.0.{{ .Group.nothing }}",
+    "{{ .Name }} 60 IN", "no record", "relative 60 IN A 10.0.0.3", "{{ .Name }} 60 IN HTTPS 1 . alpn=h2",
+    "{{ .Name }} 60 IN CAA 0 issue ca.test", "{{ .Name }} 60 IN TYPE65280 \\# 2 0102", "{{ .Name }} 4294967295 IN A 1.2.3.4",
+    "{{ .Name }} 60 IN A 1.2.3.4 ; a comment", "{{ .Name }} 60 IN A 1.2.3.4 5", "{{ .Name }} 60 IN TXT ( a b )",
+    "{{ .Name }} 60 IN TXT {{ if and (eq .Type `A`) (ne .Class `CH`) }}yes{{ else }}no{{ end }}",
+    "{{ .Name }} 60 IN TXT {{ slice .Name 0 1 }} {{ html `<` }} {{ not .Group.a }}",
+)  # fmt: skip
+CLASSES = ("IN", "IN", "IN", "ANY", "CH")
+QTYPES = ("A", "AAAA", "TXT", "ANY", "MX", "SRV", "CNAME", "PTR")
+RCODES = ("NOERROR", "NXDOMAIN", "SERVFAIL", "YXDOMAIN")
+NAMES = (
+    "", "ip-1-2.", "IP-10-20.", "a.", "ab12.", "x0f.", "xzz.", "a.b.c.", "ip.", "sub.", "x1e.sub.", "q.",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa.", "1.", "*.", "under_score.", "\\000odd\\.dot.", "with\\032blank.",
+)  # fmt: skip
+ZONE = """@ 60 SOA ns hostmaster 1 2 3 4 5
+@ 60 NS ns
+* 60 A 192.0.2.1
+* 60 TXT "fell through"
+"""
+TARGET = """target.test {
+    file target
+}
+"""
+TARGET_ZONE = """@ 60 SOA ns hostmaster 1 2 3 4 5
+@ 60 NS ns
+a 9 A 192.0.2.7
+a 9 AAAA fd00::7
+"""
+
+
+class Block:
+    """One zone with random rules."""
+
+    def __init__(self, dice: random.Random, number: int, directory: Path) -> None:
+        self.dice = dice
+        self.zone = f"z{number}.test"
+        self.behind = ""
+        if dice.random() < 0.8:
+            self.behind = f"file db{number}"
+            (directory / f"db{number}").write_text(ZONE)
+
+    def corefile(self) -> str:
+        rules = "".join(self._rule() for _ in range(self.dice.randint(1, 4)))
+        return f"{self.zone} {{\n{rules}    {self.behind}\n}}\n"
+
+    def _rule(self) -> str:
+        dice = self.dice
+        lines = []
+        for regexp in dice.sample(REGEXPS, dice.randint(1, 2)):
+            lines += [f"match {quoted(regexp)}"] if regexp else []
+        for section, most in (("answer", 3), ("additional", 1), ("authority", 1)):
+            for _ in range(dice.randint(section == "answer", most)):
+                lines.append(f"{section} {quoted(dice.choice(TEMPLATES))}")
+        lines += [f"rcode {dice.choice(RCODES)}"] if dice.random() < 0.3 else []
+        zones = ("", f" {self.zone}", f" sub.{self.zone}")
+        lines += [f"fallthrough{dice.choice(zones)}"] if dice.random() < 0.6 else []
+        dice.shuffle(lines)
+        head = f"template {dice.choice(CLASSES)} {dice.choice(QTYPES)}{dice.choice(zones)}"
+        return f"    {head} {{\n" + "".join(f"        {line}\n" for line in lines) + "    }\n"
+
+    def packets(self) -> list[bytes]:
+        dice = self.dice
+        return [
+            beside.query(
+                dice.choice(NAMES) + self.zone + ".",
+                dice.choice(QTYPES),
+                edns=dice.choice((None, None, 1232)),
+                do=dice.random() < 0.1,
+            )
+            for _ in range(QUESTIONS)
+        ]
+
+
+def quoted(text: str) -> str:
+    """Return a word of a Corefile: in quotes only an escaped quote is another than it looks."""
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_rules_and_questions(seed, tmp_path):
+    dice = random.Random(seed)
+    blocks = [Block(dice, number, tmp_path) for number in range(BLOCKS)]
+    (tmp_path / "target").write_text(TARGET_ZONE)
+    packets = [packet for block in blocks for packet in block.packets()]
+    assert 300 <= len(packets)
+    corefile = "".join(block.corefile() for block in blocks) + TARGET
+    found = beside.differences(corefile, packets, tmp_path)
+    assert not found, corefile + f"{len(found)} differences\n" + "\n".join(found[:5])
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_template_makes_the_same_records(template, tmp_path):
+    corefile = f"""z.test {{
+    template ANY ANY {{
+        match "^x(?P<a>[0-9]+)-(?P<b>[0-9]+)-(?P<x>[0-9a-f]+)[.]"
+        answer {quoted(template)}
+        authority "{{{{ .Zone }}}} 5 IN NS ns.{{{{ .Zone }}}}"
+        ederror 15 why
+    }}
+}}
+{TARGET}"""
+    (tmp_path / "target").write_text(TARGET_ZONE)
+    packets = [
+        beside.query(f"x{a}.Z.test.", qtype, edns=edns, do=True)
+        for a in ("1-2-f", "1-2-fff", "256-0-1")
+        for qtype in ("A", "TXT")
+        for edns in (512, 1400)
+    ]
+    found = beside.differences(corefile, packets, tmp_path)
+    assert not found, "\n".join(found[:3])
+
+
+TAKEN = (
+    "template IN A", "template ANY ANY {\n}", "template CH TXT a.test b.test", "template IN A {\n match a b c\n}",
+     "template IN A {\n rcode NXDOMAIN\n}", "template IN A {\n ederror 15 a\n}",
+    "template IN A {\n ederror 65535\n}", "template IN A {\n fallthrough a.test\n upstream\n}", 'template IN A {\n answer "no record"\n}',
+    "template IN A\ntemplate IN A", "template NONE HTTPS {\n rcode BADKEY\n}", 'template IN A {\n match "(?<a>x)"\n}',
+    'template IN A {\n answer "{{ .Nothing }}"\n}', "template HS MX",
+)  # fmt: skip
+REFUSED = (
+    "template IN A {\n answer {{ .Name }}\n}",
+    "template", "template IN", "template XX A", "template IN XX", "template in A", "template IN a", "template IN A {\n bogus\n}",
+    "template IN A {\n match\n}", 'template IN A {\n match "("\n}', 'template IN A {\n match "(?=a)"\n}',
+    'template IN A {\n match "a**"\n}', "template IN A {\n answer\n}", 'template IN A {\n answer "{{ .Name"\n}',
+    'template IN A {\n answer "{{ nothing }}"\n}', 'template IN A {\n additional "{{ end }}"\n}', "template IN A {\n authority\n}",
+    "template IN A {\n rcode\n}", "template IN A {\n rcode NOPE\n}", "template IN A {\n ederror\n}",
+    "template IN A {\n ederror 65536\n}", "template IN A {\n ederror x\n}", "template IN A {\n ederror 1 a b\n}",
+    "template IN TYPE1", "template CLASS1 A",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [*TAKEN, *REFUSED])
+def test_both_take_and_refuse_the_same_corefiles(lines, tmp_path):
+    ours, theirs = beside.start(f". {{\n{lines}\nwhoami\n}}\n", tmp_path)
+    assert (lines in REFUSED) == bool(theirs), theirs
+    assert bool(theirs) == bool(ours), ours or theirs
+    if ours:
+        assert re.search(r"/Corefile-clusterdns-\d+:[23456]: .+: ", ours), ours
