@@ -8,15 +8,13 @@
  * rest is handed back as it came.
  */
 #include "_relay.h"
-#include <arpa/inet.h>
 #include <limits.h>
-#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <time.h>
 
 /* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT.
  * ROOM: for the framed replies of a stream, but for the last. */
-enum { BATCH = 64, OCTETS = 512, PIECES = 5, LONGEST = 65535, ROOM = 256 * 1024 };
+enum { BATCH = 64, OCTETS = 512, PIECES = 5, ROOM = 256 * 1024 };
 
 static unsigned char octets[BATCH][OCTETS];
 static struct sockaddr_storage clients[BATCH];
@@ -27,29 +25,21 @@ typedef struct {
     PyObject *lasting, *passing; /* question octets -> answer */
     PyObject *limits;            /* OPT octets -> octets a client takes */
     PyObject *hits;              /* counts by slot */
-    PyObject *zones;             /* where a miss may go on: zone -> lane, or None */
     double now;
     int is_stream;               /* the limit of a datagram does not hold */
 } Table;
 
-int kind_of(const unsigned char *packet, size_t length)
+/* Read AnswerTable.maps with the counts of a channel: an argument's converter. */
+static int read_table(PyObject *maps, void *into)
 {
-    static const unsigned char counts[] = {0, 1, 0, 0, 0, 0, 0};
-    if (length < HEADER || packet[2] & ~0x01 || packet[3] & ~0x20)
-        return -1;
-    if (memcmp(packet + 4, counts, sizeof counts) != 0 || packet[11] > 1)
-        return -1;
-    return (packet[2] & 0x01) | (packet[3] & 0x20) >> 4 | packet[11] << 2;
-}
-
-PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length)
-{
-    PyObject *bytes = PyBytes_FromStringAndSize((const char *)key, (Py_ssize_t)length);
-    PyObject *found = bytes ? PyDict_GetItemWithError(dict, bytes) : NULL;
-    Py_XDECREF(bytes);
-    if (!found)
-        PyErr_Clear();
-    return found;
+    Table *table = into;
+    if (!PyTuple_Check(maps)) {
+        PyErr_SetString(PyExc_TypeError, "the table is no tuple");
+        return 0;
+    }
+    return PyArg_ParseTuple(maps, "O!O!O!O!:table", &PyDict_Type, &table->lasting, &PyDict_Type,
+                            &table->passing, &PyDict_Type, &table->limits, &PyList_Type,
+                            &table->hits);
 }
 
 /* The answer (until, slot, heads, body, ...) to a question, borrowed; NULL if there is none. */
@@ -123,24 +113,10 @@ static int compose(const Table *table, unsigned char *packet, size_t length, str
     for (int i = 0; i < PIECES; i++)
         total += reply[i].iov_len;
     if (table->is_stream && limit > 0)
-        limit = LONGEST;
+        limit = MAX_OCTETS;
     if ((Py_ssize_t)total > limit)
         return 0;
     return count_hit(table->hits, PyTuple_GET_ITEM(answer, 1), has_opt);
-}
-
-PyObject *client_of(const struct sockaddr_storage *from)
-{
-    char host[INET6_ADDRSTRLEN] = "";
-    if (from->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)from;
-        inet_ntop(AF_INET6, &six->sin6_addr, host, sizeof host);
-        return Py_BuildValue("(siII)", host, ntohs(six->sin6_port), ntohl(six->sin6_flowinfo),
-                             six->sin6_scope_id);
-    }
-    const struct sockaddr_in *four = (const struct sockaddr_in *)from;
-    inet_ntop(AF_INET, &four->sin_addr, host, sizeof host);
-    return Py_BuildValue("(si)", host, ntohs(four->sin_port));
 }
 
 /* Send replies; return how many could not be: as if the network had lost them. */
@@ -165,8 +141,9 @@ static void leave(PyObject *left, int i)
     Py_XDECREF(pair);
 }
 
-/* Take in a batch and answer what the table can; -1 on an error. */
-static int take_batch(const Table *table, int fd, PyObject *left, int *unsent)
+/* Take in a batch and answer what the table can; -1 on an error. `zones` says where a miss may go
+ * on: zone -> lane, or None. */
+static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *left, int *unsent)
 {
     int hits = 0, misses = 0, missed[BATCH];
     int taken = recvmmsg(fd, queries, BATCH, MSG_DONTWAIT, NULL);
@@ -183,7 +160,7 @@ static int take_batch(const Table *table, int fd, PyObject *left, int *unsent)
     *unsent = send_all(fd, hits); /* they do not wait for those that went out to others */
     for (int i = 0; i < misses && !PyErr_Occurred(); i++) {
         int n = missed[i];
-        if (!relay_takes(table->zones, fd, octets[n], queries[n].msg_len, &clients[n], table->now))
+        if (!relay_takes(zones, fd, octets[n], queries[n].msg_len, &clients[n], table->now))
             leave(left, n);
     }
     relay_send();
@@ -195,13 +172,13 @@ static int take_batch(const Table *table, int fd, PyObject *left, int *unsent)
 static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     int fd, hits, unsent;
-    Table table = {.zones = NULL};
-    if (!PyArg_ParseTuple(arguments, "iO!O!O!O!d|O!:drain", &fd, &PyDict_Type, &table.lasting,
-                          &PyDict_Type, &table.passing, &PyDict_Type, &table.limits, &PyList_Type,
-                          &table.hits, &table.now, &PyDict_Type, &table.zones))
+    Table table = {.is_stream = 0};
+    PyObject *zones = NULL;
+    if (!PyArg_ParseTuple(arguments, "iO&d|O!:drain", &fd, read_table, &table, &table.now,
+                          &PyDict_Type, &zones))
         return NULL;
     PyObject *left = PyList_New(0);
-    if (!left || (hits = take_batch(&table, fd, left, &unsent)) < 0) {
+    if (!left || (hits = take_batch(&table, fd, zones, left, &unsent)) < 0) {
         Py_XDECREF(left);
         return NULL;
     }
@@ -240,14 +217,12 @@ static int call(PyObject *function, double *now)
 static int serve_queries(PyObject *reader, int fd, double *now)
 {
     Table table = {.now = *now};
-    PyObject *times, *left, *finish;
+    PyObject *zones, *times, *left, *finish;
     int hits, unsent;
-    if (!PyArg_ParseTuple(reader, "O!O!O!O!O!O!O!O:wait", &PyDict_Type, &table.lasting,
-                          &PyDict_Type, &table.passing, &PyDict_Type, &table.limits, &PyList_Type,
-                          &table.hits, &PyDict_Type, &table.zones, &PyList_Type, &times,
-                          &PyList_Type, &left, &finish))
+    if (!PyArg_ParseTuple(reader, "O&O!O!O!O:wait", read_table, &table, &PyDict_Type, &zones,
+                          &PyList_Type, &times, &PyList_Type, &left, &finish))
         return -1;
-    hits = take_batch(&table, fd, left, &unsent);
+    hits = take_batch(&table, fd, zones, left, &unsent);
     *now = seconds();
     note_batch(times, hits, *now - table.now);
     if (PyErr_Occurred())
@@ -331,18 +306,17 @@ static size_t write_frame(const Table *table, unsigned char *packet, size_t leng
     return 2 + total;
 }
 
-/* Streams.answer_hits of stream.py, which is the specification. */
+/* Streams.answer_hits of tcp.py, which is the specification. */
 static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    static char frames[ROOM + 2 + LONGEST];
+    static char frames[ROOM + 2 + MAX_OCTETS];
     PyObject *stream;
     Py_ssize_t at;
     size_t size = 0, added;
     int most, hits = 0;
     Table table = {.is_stream = 1};
-    if (!PyArg_ParseTuple(arguments, "O!O!O!O!Snid:answer", &PyDict_Type, &table.lasting,
-                          &PyDict_Type, &table.passing, &PyDict_Type, &table.limits, &PyList_Type,
-                          &table.hits, &stream, &at, &most, &table.now))
+    if (!PyArg_ParseTuple(arguments, "O&Snid:answer", read_table, &table, &stream, &at, &most,
+                          &table.now))
         return NULL;
     unsigned char *start = (unsigned char *)PyBytes_AS_STRING(stream);
     for (; hits < most && size < ROOM && at >= 0 && PyBytes_GET_SIZE(stream) - at >= 2; hits++) {

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Mapping
 
-from clusterdns.serving.table import Answer
+from clusterdns.serving.table import Maps
 from clusterdns.wire.name import WireName
 
 Client = tuple[str, int]
@@ -43,10 +43,7 @@ HandedOver = tuple[Lane, bytes, Client, int, int, float, bytes | None, int]
 # What `drain` is given; durations by bucket, and nanoseconds in all; what is left to Python, and
 # what sees to it and tells whether asyncio has something to do then.
 Reader = tuple[
-    dict[bytes, Answer],
-    dict[bytes, Answer],
-    dict[bytes, int],
-    list[int],
+    Maps,
     dict[bytes, Lane | None],
     list[int],
     list[tuple[bytes, Client]],
@@ -57,19 +54,13 @@ RelayReader = tuple[list[HandedOver], Callable[[], bool]]
 
 def drain(
     fd: int,
-    lasting: dict[bytes, Answer],
-    passing: dict[bytes, Answer],
-    limits: dict[bytes, int],
-    hits: list[int],
+    table: Maps,
     now: float,
     zones: dict[bytes, Lane | None] = ...,
     /,
 ) -> tuple[int, int, list[tuple[bytes, Client]]]: ...
 def answer(
-    lasting: dict[bytes, Answer],
-    passing: dict[bytes, Answer],
-    limits: dict[bytes, int],
-    hits: list[int],
+    table: Maps,
     stream: bytes,
     at: int,
     most: int,

@@ -10,6 +10,7 @@
  * its addresses shuffled if `loadbalance` is there, and kept as octets until it is asked for again.
  */
 #include "_relay.h"
+#include "_reply.h"
 #include <errno.h>
 #include <netinet/in.h>
 #include <structmember.h>
@@ -18,12 +19,10 @@
 #include <unistd.h>
 
 enum {
-    MAX_OUT = 1024, BATCH = 64, MIN_PORT = 1024, PORT_TRIES = 3, ADDRESS = 28, TIMES = 16,
-    MAX_NAME = 255, MAX_LABEL = 63, MAX_QUERY = HEADER + MAX_NAME + 4 + OPT,
-    MAX_REPLY = 4096, MAX_RECORDS = 64, MAX_LABELS = 256, MAX_OCTETS = 65535, MAX_GATHERED = 8,
-    A = 1, CNAME = 5, SOA = 6, AAAA = 28, TYPE_OPT = 41, NXDOMAIN = 3, REFUSED = 5,
+    MAX_OUT = 1024, BATCH = 64, MIN_PORT = 1024, PORT_TRIES = 3, ADDRESS = 28,
+    MAX_QUERY = HEADER + MAX_NAME + 4 + OPT, MAX_GATHERED = 8,
     ERROR_TTL = 5, /* seconds, rules.MIN_TTL_S */
-    TC = 0x02, AD = 0x20, NOBODY = 65535
+    NOBODY = 65535
 };
 enum policy { SEQUENTIAL, ROUND_ROBIN, RANDOM };
 
@@ -69,34 +68,12 @@ struct count {
     unsigned char rcode, has_opt, time, unused;
 };
 
-/* What a plain reply holds. */
-struct plain {
-    size_t end;          /* of its records, but for an OPT */
-    size_t uncompressed; /* octets */
-    unsigned ttl;        /* the smallest */
-    int records, addresses, labels, is_denial;
-    int is_error; /* a name error behind aliases, which `cache` does not keep: rules.outcome */
-    size_t heads[MAX_RECORDS];                      /* where owners end */
-    struct { unsigned short at, rest; } label[MAX_LABELS]; /* and octets up to the name's end */
-};
-
 static struct out outs[MAX_OUT];
 static struct out *first_free, *unsent[BATCH];
 static int unsent_count;
 static int poll_fd = -1;
 static int gathered; /* times, since Python has looked after what is kept */
 static unsigned char reply[MAX_OCTETS + OPT];
-
-static unsigned short number16(const unsigned char *from)
-{
-    return (unsigned short)(from[0] << 8 | from[1]);
-}
-
-static void write16(unsigned char *to, unsigned number)
-{
-    to[0] = (unsigned char)(number >> 8);
-    to[1] = (unsigned char)number;
-}
 
 /* A number nobody can guess; none is taken before a worker is forked. */
 static unsigned short random16(void)
@@ -109,14 +86,6 @@ static unsigned short random16(void)
         left = sizeof numbers / sizeof *numbers;
     }
     return numbers[--left];
-}
-
-unsigned char time_bucket(double seconds)
-{
-    unsigned char found = 0;
-    for (double bound = 0.00025; found < TIMES && seconds > bound; bound *= 2)
-        found++;
-    return found;
 }
 
 /* Count one more of what has the same octets, and its time. */
@@ -382,170 +351,17 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
 
 /* ---- back: the reply */
 
-static int is_alike(const unsigned char *one, const unsigned char *other, size_t length)
-{
-    for (size_t i = 0; i < length; i++) {
-        unsigned char differing = one[i] ^ other[i], letter = one[i] | 0x20;
-        if (differing && (differing != 0x20 || letter < 'a' || letter > 'z'))
-            return 0;
-    }
-    return 1;
-}
-
-/* The octets of the name whose label starts at `at`, 0 if none is known to. */
-static unsigned rest_at(const struct plain *found, unsigned at)
-{
-    for (int i = 0; i < found->labels; i++)
-        if (found->label[i].at == at)
-            return found->label[i].rest;
-    return 0;
-}
-
-/* Where a name ends that starts at `at`, 0 if it is none; a pointer leads to a label before it. */
-static size_t name_end(struct plain *found, size_t at, size_t last, size_t *octets)
-{
-    int first = found->labels;
-    unsigned rest = 0;
-    while (!rest) {
-        if (at >= last || reply[at] > MAX_LABEL) {
-            if (at + 2 > last || reply[at] < 0xC0)
-                return 0;
-            rest = rest_at(found, number16(reply + at) & 0x3FFF);
-            if (!rest)
-                return 0;
-            at += 2;
-        } else if (!reply[at]) {
-            rest = 1;
-            at++;
-        } else {
-            if (found->labels == MAX_LABELS)
-                return 0;
-            found->label[found->labels].rest = 0;
-            found->label[found->labels++].at = (unsigned short)at;
-            at += 1u + reply[at];
-        }
-    }
-    for (int i = found->labels; i-- > first;) {
-        rest += 1u + reply[found->label[i].at];
-        found->label[i].rest = (unsigned short)rest;
-    }
-    *octets = rest;
-    return rest <= MAX_NAME ? at : 0;
-}
-
-/* Whether octets could be a message about a question or none; others are as if none had come. */
-static int has_question(size_t length)
-{
-    struct plain found = {.labels = 0};
-    if (!number16(reply + 4))
-        return 1;
-    size_t octets, end = number16(reply + 4) == 1 ? name_end(&found, HEADER, length, &octets) : 0;
-    return end && end + 4 <= length;
-}
-
 /* Whether octets are a reply to our question; what has our ID and is none is noted. */
 static int is_reply_to(struct out *out, size_t length)
 {
     size_t asked = (size_t)PyBytes_GET_SIZE(out->question);
     if (length >= HEADER && number16(reply) == out->ident) {
-        if (length >= HEADER + asked && (reply[2] & 0xF8) == 0x80 && number16(reply + 4) == 1 &&
-            is_alike(reply + HEADER, out->packet + HEADER, asked))
+        if (answers_question(reply, length, out->packet, asked))
             return 1;
-        out->is_mismatched |= has_question(length);
+        out->is_mismatched |= has_question(reply, length);
     }
     count(out->lane->counts, &out->target, sizeof out->target, 0);
     return 0;
-}
-
-/* Read what follows an owner; returns where its RDATA ends, 0 if it is cut short. */
-static size_t head_end(struct plain *found, size_t at, size_t last)
-{
-    if (at + 10 > last || found->records == MAX_RECORDS || number16(reply + at + 2) != 1)
-        return 0;
-    unsigned ttl = (unsigned)number16(reply + at + 4) << 16 | number16(reply + at + 6);
-    if (ttl < found->ttl)
-        found->ttl = ttl;
-    found->heads[found->records++] = at;
-    size_t end = at + 10 + number16(reply + at + 8);
-    return end <= last ? end : 0;
-}
-
-/* Any aliases, each the owner of what follows, then any addresses: where they end, or 0. */
-static size_t answers_end(struct plain *found, size_t at, size_t last, int count, size_t octets)
-{
-    unsigned wanted = number16(reply + at - 4), size = wanted == A ? 4 : 16;
-    size_t owner = HEADER;
-    while (count--) {
-        size_t head = at + 2, rdata = head + 10, end = head_end(found, head, last);
-        if (!end || number16(reply + at) != (0xC000 | owner))
-            return 0;
-        found->uncompressed += octets + 10;
-        if (number16(reply + head) == wanted && end - rdata == size) {
-            found->addresses++;
-            found->uncompressed += size;
-        } else if (number16(reply + head) == CNAME && !found->addresses) {
-            if (name_end(found, rdata, end, &octets) != end)
-                return 0;
-            owner = rdata;
-            found->uncompressed += octets;
-        } else {
-            return 0;
-        }
-        at = end;
-    }
-    return at;
-}
-
-/* One SOA record: where it ends, or 0. */
-static size_t denial_end(struct plain *found, size_t at, size_t last)
-{
-    size_t owner = 0, server = 0, mailbox = 0, end = 0, at_head = name_end(found, at, last, &owner);
-    if (at_head)
-        end = head_end(found, at_head, last);
-    if (!end || number16(reply + at_head) != SOA)
-        return 0;
-    size_t numbers = name_end(found, at_head + 10, end, &server);
-    if (numbers)
-        numbers = name_end(found, numbers, end, &mailbox);
-    if (!numbers || numbers + 20 != end)
-        return 0;
-    found->uncompressed += owner + 10 + server + mailbox + 20;
-    return end;
-}
-
-/* Whether nothing follows the records but an OPT that says nothing to the client. */
-static int ends_well(const Lane *lane, size_t at, size_t last)
-{
-    if (!number16(reply + 10))
-        return at == last;
-    const unsigned char *opt = reply + at;
-    if (number16(reply + 10) != 1 || at + OPT > last || opt[0] || number16(opt + 1) != TYPE_OPT)
-        return 0;
-    size_t options = number16(opt + 9);
-    int says_nothing = lane->is_cached || (!options && !opt[7] && !opt[8]);
-    return !opt[5] && at + OPT + options == last && says_nothing;
-}
-
-/* Read a reply to our question; false if it is not plain. */
-static int read_plain(struct plain *found, const Lane *lane, size_t length)
-{
-    unsigned rcode = reply[3] & 15;
-    unsigned answers = number16(reply + 6), authorities = number16(reply + 8);
-    int denies = authorities == 1 && (!rcode || rcode == NXDOMAIN);
-    size_t octets = 0, at = name_end(found, HEADER, length, &octets) + 4;
-    if (length > MAX_REPLY || reply[2] & TC || (!denies && (rcode || authorities)))
-        return 0;
-    found->ttl = ~0u;
-    found->uncompressed = HEADER + octets + 4;
-    at = answers_end(found, at, length, (int)answers, octets);
-    if (at && denies)
-        at = denial_end(found, at, length);
-    if (!at || denies == (found->addresses > 0)) /* both, or neither */
-        return 0;
-    found->end = at;
-    found->is_error = rcode && answers;
-    found->is_denial = denies && !found->is_error;
-    return ends_well(lane, at, length);
 }
 
 /* Give all records the TTL that `cache` says; returns it. */
@@ -617,8 +433,7 @@ static int pass_on(struct out *out, size_t length, double now)
     const Lane *lane = out->lane;
     size_t question = (size_t)PyBytes_GET_SIZE(out->question);
     size_t tail = out->length - HEADER - question;
-    found.records = found.addresses = found.labels = found.is_denial = 0;
-    if (!read_plain(&found, lane, length) || found.end + tail > out->limit)
+    if (!read_plain(&found, reply, length, lane->is_cached) || found.end + tail > out->limit)
         return 0;
     write16(reply + 10, 0);
     if (lane->is_cached)

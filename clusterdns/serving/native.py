@@ -1,4 +1,4 @@
-"""The extension module, where it was compiled: ``_drain.c`` and ``_relay.c``.
+"""The extension module, where it was compiled: ``_drain.c`` and the C files beside it.
 
 Without it all is done in Python, with the same outcome; ``CLUSTERDNS_PURE=1`` in the environment
 leaves it aside.

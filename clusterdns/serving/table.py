@@ -33,6 +33,8 @@ from clusterdns.wire.response import Response, render
 
 Kept = TypeVar("Kept")
 Answer = tuple[Any, ...]  # (until, slot, heads, body, ...), see above
+# The answers that last and that pass, limits by OPT, and where hits are counted.
+Maps = tuple[dict[bytes, Answer], dict[bytes, Answer], dict[bytes, int], list[int]]
 Cut = dict[tuple[int, bytes], Answer]  # by octets of the question, and its type and class
 
 # The header behind the ID of a plain query: opcode QUERY, one question, RD and AD as they like, no
@@ -123,10 +125,9 @@ class AnswerTable:
             self._passing.put(question, answer, found[1])
         return answer
 
-    @property
-    def maps(self) -> tuple[dict[bytes, Answer], dict[bytes, Answer], dict[bytes, int]]:
-        """What ``_drain.c`` looks into: the answers that last and that pass, limits by OPT."""
-        return self._lasting.answers, self._passing.answers, self._limits
+    def maps(self, hits: list[int]) -> Maps:
+        """Return what ``_drain.c`` looks into, and where it counts: struct Table."""
+        return self._lasting.answers, self._passing.answers, self._limits, hits
 
     def admit_opt(self, opt: bytes) -> None:
         """Let queries with this OPT take the fast path if it is bare: version 0, no flags."""

@@ -64,7 +64,7 @@ class Streams:
         self.answer: Callable[[bytes, int, int, float], tuple[bytes, int, int]] = self.answer_hits
         in_c = getattr(native.compiled, "answer", None)
         if in_c is not None:
-            self.answer = functools.partial(in_c, *server.table.maps, self.hits)
+            self.answer = functools.partial(in_c, server.table.maps(self.hits))
         self._sock = sock
         self._is_listening = False
         self._sweep: asyncio.TimerHandle | None = None

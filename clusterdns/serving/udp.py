@@ -67,8 +67,8 @@ class Engine:
         if native.compiled is None:
             packetloop.watch(self._sock, self._drain)
         else:
-            maps = self.server.table.maps
-            arguments = (*maps, self.hits, self.zones, self._times, self._left)
+            maps = self.server.table.maps(self.hits)
+            arguments = (maps, self.zones, self._times, self._left)
             packetloop.watch_in_c(self._sock, self._drain_batch, arguments, self._see_to_left)
 
     def stop(self) -> None:
@@ -117,9 +117,9 @@ class Engine:
     def _drain_batch(self) -> None:
         """Do as ``_drain`` does, in C, but for names below those that do not exist."""
         assert native.compiled is not None
-        drain, maps = native.compiled.drain, self.server.table.maps
+        drain, maps = native.compiled.drain, self.server.table.maps(self.hits)
         now = self.server.clock()
-        answered, _, missed = drain(self.number, *maps, self.hits, now, self.zones)
+        answered, _, missed = drain(self.number, maps, now, self.zones)
         self._answer_left(now, missed, answered)
 
     def _see_to_left(self) -> None:

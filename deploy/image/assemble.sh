@@ -118,12 +118,12 @@ copy_clusterdns() {
 }
 
 compile_packet_path() {
-    rm -f "$packages/clusterdns/serving/_drain.c" "$packages/clusterdns/serving/_relay."[ch]
+    rm -f "$packages/clusterdns/serving"/_*.[ch]
     compiler=$(command -v cc || command -v gcc) || return 0
     # shellcheck disable=SC2086  # names
     fetch_debian "$work/headers" $headers
     "$compiler" -O2 -DNDEBUG -fPIC -shared -s -Wl,--build-id=none -I"$work/headers/usr/include/python3.11" -I"$work/headers/usr/include" \
-        "$source/clusterdns/serving/_drain.c" "$source/clusterdns/serving/_relay.c" -o "$packages/clusterdns/serving/_drain.abi.so"
+        "$source/clusterdns/serving"/_*.c -o "$packages/clusterdns/serving/_drain.abi.so"
     mv "$packages/clusterdns/serving/_drain.abi.so" "$packages/clusterdns/serving/_drain.cpython-311-$triplet.so"
     chmod a-x "$packages/clusterdns/serving/_drain.cpython-311-$triplet.so"
 }

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,7 @@ def built(directory: Path) -> Path:
     headers = Path(sysconfig.get_paths()["include"])
     if compiler is None or not (headers / "Python.h").exists():
         pytest.skip(f"no compiler or no Python.h: {_INSTALL}")
-    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    [module] = setup["ext-modules"]
+    [module] = extension_modules()
     found = directory / "_drain.so"
     done = subprocess.run(
         [compiler, *_FLAGS, f"-I{headers}", *module["sources"], "-o", str(found)],
@@ -40,6 +40,13 @@ def built(directory: Path) -> Path:
     if done.returncode and "cannot find -l" in done.stderr:
         pytest.skip(f"no sanitizers: {_INSTALL}: {done.stderr[-200:]}")
     assert done.returncode == 0, done.stderr[-2000:]
+    return found
+
+
+def extension_modules() -> list[dict[str, Any]]:
+    """Return what pyproject.toml says of the modules in C."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found: list[dict[str, Any]] = setup["ext-modules"]
     return found
 
 

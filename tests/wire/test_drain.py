@@ -60,7 +60,7 @@ def test_a_batch_is_bounded(sockets):
     table, hits = fuzz_drain.filled_table(), [0, 0]
     for _ in range(BATCH + 9):
         sockets.client.send(WEB)
-    taken = [drain.drain(sockets.server.fileno(), *table.maps, hits, NOW)[0] for _ in range(3)]
+    taken = [drain.drain(sockets.server.fileno(), table.maps(hits), NOW)[0] for _ in range(3)]
     assert [BATCH, 9, 0] == taken
     assert [BATCH + 9, 0] == hits
 
@@ -82,7 +82,7 @@ def test_what_is_no_answer_is_a_miss(answer):
     with fuzz_drain.Sockets() as sockets:
         sockets.client.send(WEB)
         client = sockets.client.getsockname()
-        found = drain.drain(sockets.server.fileno(), {WEB[12:]: answer}, {}, {}, hits, NOW)
+        found = drain.drain(sockets.server.fileno(), ({WEB[12:]: answer}, {}, {}, hits), NOW)
         assert (0, 0, [(WEB, client)]) == found
         assert [0, 0] == hits
 
@@ -92,13 +92,13 @@ def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent(sockets)
     long = (NOW + 1, 0, (bytes(10),) * 8, bytes(65_500))
     opt = message.write_opt(Edns(65535, 0, 0))
     table = fuzz_drain.filled_table()
-    lasting, passing, limits = table.maps
+    lasting, passing, limits, hits = table.maps([0, 0])
     other = b"\x01x\0\0\1\0\1"
     query = message.HEADER.pack(7, 0, 1, 0, 0, 1) + other + opt
     for packet in (WEB, query, WEB):
         sockets.client.send(packet)
-    fd, hits = sockets.server.fileno(), [0, 0]
-    assert (3, 1, []) == drain.drain(fd, {**lasting, other: long}, passing, limits, hits, NOW)
+    maps = ({**lasting, other: long}, passing, limits, hits)
+    assert (3, 1, []) == drain.drain(sockets.server.fileno(), maps, NOW)
     assert 2 == len(sockets.received())
 
 
@@ -116,15 +116,17 @@ def test_the_wait_does_the_same(sockets):
     "reader",
     [
         (),
-        ({}, {}, {}, [], {}, []),
-        ({}, {}, {}, [], {}, [], {}, print),
-        ([],) * 8,
+        (({}, {}, {}, []), {}, []),
+        (({}, {}, {}, []), {}, [], {}, print),
+        (({}, {}, {}), {}, [], [], print),
+        (7, {}, [], [], print),
+        ([],) * 5,
         7,
         None,
         {},
         ([], 7, 8),
         ({}, print),
-        ({}, {}, {}, [], {}, [], [], 7),
+        (({}, {}, {}, []), {}, [], [], 7),
     ],
 )
 def test_a_wait_for_what_is_no_reader(sockets, reader):
@@ -162,7 +164,7 @@ def test_how_long_the_wait_lasts(sockets):
     began, fd = time.monotonic(), sockets.server.fileno()
     times = [0] * 18
     table = fuzz_drain.filled_table(began - 20)
-    reader = (*table.maps, [0] * 12, {}, times, [], bool)
+    reader = (table.maps([0] * 12), {}, times, [], bool)
     with select.epoll() as poll, socket.socket(type=socket.SOCK_DGRAM) as other:
         poll.register(fd, select.EPOLLIN)
         assert [] == drain.wait(poll.fileno(), 0.05, {fd: reader})
@@ -182,7 +184,7 @@ def test_how_long_the_wait_lasts(sockets):
 def test_nothing_is_lost_of_memory_or_references(sockets):
     table = fuzz_drain.filled_table()
     packets = fuzz_drain.seeds(table)[:BATCH]
-    answer = table.maps[0][WEB[12:]]
+    answer = table.maps([])[0][WEB[12:]]
     for _ in range(50):
         fuzz_drain.check(drain, table, sockets, packets)
     before = sys.getrefcount(answer), sys.getrefcount(answer[3]), _most_kib()
@@ -200,11 +202,23 @@ def _most_kib() -> int:
 @needs_drain
 def test_a_socket_that_is_closed_and_arguments_that_are_none():
     table = AnswerTable()
-    assert (0, 0, []) == drain.drain(-1, *table.maps, [], NOW)
+    assert (0, 0, []) == drain.drain(-1, table.maps([]), NOW)
     with pytest.raises(TypeError):
-        drain.drain(0, [], {}, {}, [], NOW)
+        drain.drain(0, ([], {}, {}, []), NOW)
     with pytest.raises(TypeError):
-        drain.drain(0, {}, {}, {}, (), NOW)
+        drain.drain(0, ({}, {}, {}, ()), NOW)
+
+
+def test_every_file_in_c_is_compiled():
+    """The image takes what lies in the folder, setuptools and the sanitizers what pyproject names."""
+    [module] = sanitized.extension_modules()
+    folder = sanitized.ROOT / "clusterdns" / "serving"
+    assert (
+        sorted(str(p.relative_to(sanitized.ROOT)) for p in folder.glob("_*.c")) == module["sources"]
+    )
+    assert (
+        sorted(str(p.relative_to(sanitized.ROOT)) for p in folder.glob("_*.h")) == module["depends"]
+    )
 
 
 def test_sanitizers_have_nothing_to_say(tmp_path):

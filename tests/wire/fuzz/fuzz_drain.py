@@ -147,7 +147,7 @@ def check(
     by_c, by_python = [0] * 12, [0] * 12
     expected, replies = send_all(sockets, packets, table, NOW, by_python)
     fd = sockets.server.fileno()
-    answered, unsent, missed = module.drain(fd, *table.maps, by_c, NOW)
+    answered, unsent, missed = module.drain(fd, table.maps(by_c), NOW)
     assert missed == expected
     assert sockets.received() == replies
     assert (answered, unsent, by_c) == (len(replies), 0, by_python)
@@ -163,7 +163,7 @@ def check_wait(
     expected, replies = send_all(sockets, packets, table, time.monotonic(), by_python)
     fd = sockets.server.fileno()
     called: list[None] = []
-    reader = (*table.maps, by_c, zones, times, left, lambda: called.append(None) or True)
+    reader = (table.maps(by_c), zones, times, left, lambda: called.append(None) or True)
     with select.epoll() as poll:
         poll.register(fd, select.EPOLLIN)
         found = module.wait(poll.fileno(), 0.0, {fd: reader})

@@ -1,0 +1,47 @@
+#include "_packet.h"
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+enum { TIMES = 16 };
+
+int kind_of(const unsigned char *packet, size_t length)
+{
+    static const unsigned char counts[] = {0, 1, 0, 0, 0, 0, 0};
+    if (length < HEADER || packet[2] & ~0x01 || packet[3] & ~AD)
+        return -1;
+    if (memcmp(packet + 4, counts, sizeof counts) != 0 || packet[11] > 1)
+        return -1;
+    return (packet[2] & 0x01) | (packet[3] & AD) >> 4 | packet[11] << 2;
+}
+
+PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)key, (Py_ssize_t)length);
+    PyObject *found = bytes ? PyDict_GetItemWithError(dict, bytes) : NULL;
+    Py_XDECREF(bytes);
+    if (!found)
+        PyErr_Clear();
+    return found;
+}
+
+PyObject *client_of(const struct sockaddr_storage *from)
+{
+    char host[INET6_ADDRSTRLEN] = "";
+    if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)from;
+        inet_ntop(AF_INET6, &six->sin6_addr, host, sizeof host);
+        return Py_BuildValue("(siII)", host, ntohs(six->sin6_port), ntohl(six->sin6_flowinfo),
+                             six->sin6_scope_id);
+    }
+    const struct sockaddr_in *four = (const struct sockaddr_in *)from;
+    inet_ntop(AF_INET, &four->sin_addr, host, sizeof host);
+    return Py_BuildValue("(si)", host, ntohs(four->sin_port));
+}
+
+unsigned char time_bucket(double seconds)
+{
+    unsigned char found = 0;
+    for (double bound = 0.00025; found < TIMES && seconds > bound; bound *= 2)
+        found++;
+    return found;
+}

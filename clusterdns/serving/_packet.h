@@ -1,0 +1,41 @@
+/* What _drain.c, _relay.c and _reply.c all read in a message, and what they tell Python of it. */
+#ifndef CLUSTERDNS_PACKET_H
+#define CLUSTERDNS_PACKET_H
+#define PY_SSIZE_T_CLEAN
+#define _GNU_SOURCE
+#include <Python.h>
+#include <sys/socket.h>
+
+#pragma GCC visibility push(hidden)
+
+enum {
+    HEADER = 12, OPT = 11, LEAST_LIMIT = 512, MAX_NAME = 255, MAX_LABEL = 63, MAX_OCTETS = 65535,
+    A = 1, CNAME = 5, SOA = 6, AAAA = 28, TYPE_OPT = 41, NXDOMAIN = 3, REFUSED = 5,
+    TC = 0x02, AD = 0x20 /* in their octets of the header */
+};
+
+static inline unsigned short number16(const unsigned char *from)
+{
+    return (unsigned short)(from[0] << 8 | from[1]);
+}
+
+static inline void write16(unsigned char *to, unsigned number)
+{
+    to[0] = (unsigned char)(number >> 8);
+    to[1] = (unsigned char)number;
+}
+
+/* RD + 2 AD + 4 OPT of a plain query, -1 for any other: _PLAIN in table.py. */
+int kind_of(const unsigned char *packet, size_t length);
+
+/* What a dict has for some octets, borrowed; NULL for nothing. */
+PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length);
+
+/* Who sent a query, as Python's sockets say it. */
+PyObject *client_of(const struct sockaddr_storage *from);
+
+/* Where a duration is counted: histogram.TIME_S. */
+unsigned char time_bucket(double seconds);
+
+#pragma GCC visibility pop
+#endif
