@@ -63,6 +63,7 @@ every 30 s; CoreDNS never becomes ready.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import os
 import urllib.parse
@@ -197,6 +198,8 @@ class Kubernetes(Plugin):
             case "kubeconfig":
                 if len(args) not in (1, 2):
                     raise line.error("takes a file, and a context")
+                if importlib.util.find_spec("kubernetes") is None:  # a slim install
+                    raise line.error("needs the Python package kubernetes: pip install kubernetes")
                 context = args[1] if len(args) == 2 else ""
                 source = source._replace(kubeconfig=self._file(args[0], line), context=context)
             case "apiserver_qps":

@@ -326,8 +326,8 @@ def test_who_needs_no_kubeconfig_does_without_the_kubernetes_package():
     with FaultyApi(cluster(1)) as api:
         program = (
             "import sys\n"
-            "from clusterdns.cluster import watch\n"
-            "from clusterdns.cluster.apiclient import ApiClient\n"
+            "from clusterdns.cluster.api import watch\n"
+            "from clusterdns.cluster.api.client import ApiClient\n"
             "from clusterdns.cluster.source import Source\n"
             f"client = ApiClient(Source('', ('services',), endpoint='{api.url}'))\n"
             "client.get('/api/v1/services', {}, read_timeout_s=5).close()\n"
