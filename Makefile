@@ -6,7 +6,7 @@ T ?= 60
 # Tests mostly wait for a server; a file's tests stay together, they share its fixtures.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: lab test lint check bench bench-check fuzz e2e image clean
+.PHONY: lab test lint check bench bench-check docs fuzz e2e image clean
 
 # Show the lab as Pods see it, then serve it and print what to ask.
 lab: $(VENV)/installed
@@ -36,6 +36,12 @@ bench: $(VENV)/installed
 # Has the packet path become slower than recorded? Ratios to the echo server, two minutes.
 bench-check: $(VENV)/installed
 	$(BIN)/python tests/bench/check.py
+
+# Write the parts of the README that are made of the code and of the recorded benchmark.
+docs: $(VENV)/installed
+	PYTHONPATH=tests/support $(BIN)/python -m plugintable
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python tests/bench/report.py
 
 # Every fuzz target for T seconds.
 fuzz: $(VENV)/installed

@@ -13,15 +13,15 @@ from clusterdns.corefile.lexer import shorten
 from clusterdns.corefile.parser import ServerBlock
 from clusterdns.errors import ConfigError
 
-# The order of the chain (CoreDNS 1.14.7: core/dnsserver/zdirectives.go).
+# The order of the chain (CoreDNS 1.15.0: core/dnsserver/zdirectives.go).
 COREDNS_ORDER: tuple[str, ...] = (
     "root", "metadata", "geoip", "cancel", "proxyproto", "quic", "grpc_server", "https",
     "https3", "timeouts", "multisocket", "reload", "nsid", "bufsize", "bind", "debug", "trace",
     "ready", "health", "pprof", "shed", "prometheus", "errors", "log", "dnstap", "local",
-    "dns64", "any", "chaos", "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache",
-    "header", "dnssec", "tls", "minimal", "template", "transfer", "hosts", "route53", "azure",
-    "clouddns", "k8s_external", "kubernetes", "file", "auto", "secondary", "etcd", "loop",
-    "forward", "grpc", "erratic", "whoami", "on", "sign", "view", "nomad",
+    "dns64", "siit", "any", "chaos", "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache",
+    "header", "dnssec", "tls", "minimal", "template", "transfer", "dynupdate", "hosts",
+    "route53", "azure", "clouddns", "k8s_external", "kubernetes", "file", "auto", "secondary",
+    "etcd", "loop", "forward", "grpc", "erratic", "whoami", "on", "sign", "view", "nomad",
 )  # fmt: skip
 # With the directives of our own, each behind the one named: `search` sees names before the cache
 # does, as `autopath` does, and what keeps names from the upstream sees only those nobody knew.

@@ -1,8 +1,9 @@
-"""Put what ``run.py --json FILE`` has measured into the README: ``python tests/bench/report.py [FILE]``.
+"""Put what ``run.py --json FILE`` has measured into the pages: ``python tests/bench/report.py [FILE]``.
 
-The table goes between the README's two marks, the picture beside this file. Both show, for each
-scenario and server, CPU per query in units of the C echo server's in the same rounds. Without FILE the
-document that is recorded here is taken; with it, FILE is recorded.
+The tables go between two marks of docs/benchmarks.md, some rows of the first between those of the
+README, the picture beside this file. All show, for each scenario and server, CPU per query in units of
+the C echo server's in the same rounds. Without FILE the document that is recorded here is taken; with
+it, FILE is recorded.
 
 The picture needs matplotlib: ``pip install '.[bench]'``.
 """
@@ -11,14 +12,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 RECORD = Path(__file__).with_name("recorded.json")
 PICTURE = Path(__file__).with_name("cpu.svg")
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- benchmark -->\n", "<!-- /benchmark -->\n"
 ECHO = "echo"
+# What the README shows: what clusters ask for most, and the rows where we do worst.
+SUMMARY = ("mixed", "a", "cached external", "random nxdomain", "uncached external", "tcp")
 # From light to dark: ours stand out.
 COLORS = {
     "clusterdns": "#0b5cad",
@@ -36,10 +42,26 @@ def main() -> int:
     if len(sys.argv) > 1:
         RECORD.write_text(Path(sys.argv[1]).read_text())
     document: Document = json.loads(RECORD.read_text())
-    before, _, rest = README.read_text().partition(BEGIN)
-    README.write_text(before + BEGIN + table(document) + END + rest.partition(END)[2])
+    put(README, summary(document))
+    put(PAGE, table(document))
     draw(document)
     return 0
+
+
+def put(page: Path, text: str) -> None:
+    """Write ``text`` between the two marks of a page."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(before + BEGIN + text + END + rest.partition(END)[2])
+
+
+def shown(page: Path) -> str:
+    """Return what is between the two marks of a page."""
+    return page.read_text().partition(BEGIN)[2].partition(END)[0]
+
+
+def summary(document: Document) -> str:
+    """Return the README's rows in Markdown, and what they were measured with."""
+    return "\n".join([*_table(document, 0, SUMMARY), _versions(document)]) + "\n"
 
 
 def ratios(document: Document, rate: int = 0) -> dict[str, dict[str, float]]:
@@ -59,18 +81,23 @@ def names(document: Document) -> list[str]:
 
 def table(document: Document) -> str:
     """Return a table in Markdown for each rate, with the versions below."""
+    rates = sorted(document["plan"]["rates"])
+    tables = [line for rate in rates for line in _table(document, rate)]
+    return "\n".join([*tables, _versions(document)]) + "\n"
+
+
+def _versions(document: Document) -> str:
     versions = ", ".join(f"{name} {text}" for name, text in document["versions"].items())
     plan = document["plan"]
-    below = (
+    return (
         f"{plan['services']:,} Services with {plan['endpoints']} endpoints each; medians of"
         f" {plan['rounds']} rounds of {plan['seconds']} s. {versions}."
     )
-    tables = [line for rate in sorted(plan["rates"]) for line in _table(document, rate)]
-    return "\n".join([*tables, below]) + "\n"
 
 
-def _table(document: Document, rate: int) -> list[str]:
-    shown = names(document)
+def _table(document: Document, rate: int, scenarios: Sequence[str] = ()) -> list[str]:
+    """Return the lines of one table, of all scenarios if none is named."""
+    servers = names(document)
     echo_us = {
         row["scenario"]: row["us_per_query"]
         for row in document["rows"]
@@ -78,11 +105,13 @@ def _table(document: Document, rate: int) -> list[str]:
     }
     title = f"{rate:,} queries a second" if rate else "as fast as it goes"
     lines = [
-        f"| {title} | echo, µs | " + " | ".join(shown) + " |",
-        "|---|---|" + "---|" * len(shown),
+        f"| {title} | echo, µs | " + " | ".join(servers) + " |",
+        "|---|---|" + "---|" * len(servers),
     ]
-    for scenario, found in ratios(document, rate).items():
-        cells = [f"{found[name]:.2f}" if name in found else "" for name in shown]
+    measured = ratios(document, rate)
+    for scenario in scenarios or measured:
+        found = measured[scenario]
+        cells = [f"{found[name]:.2f}" if name in found else "" for name in servers]
         lines.append(f"| {scenario} | {echo_us[scenario]:.2f} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
@@ -96,10 +125,10 @@ def draw(document: Document) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "clusterdns", "font.size": 9})
     from matplotlib import pyplot
 
-    found, shown = ratios(document), names(document)
+    found, servers = ratios(document), names(document)
     figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(found) * 1.6 + 1.2))
-    height = 0.86 / len(shown)
-    for i, name in enumerate(shown):
+    height = 0.86 / len(servers)
+    for i, name in enumerate(servers):
         places = [n + i * height for n, each in enumerate(found.values()) if name in each]
         values = [each[name] for each in found.values() if name in each]
         bars = axes.barh(places, values, height, color=COLORS[name], label=name)

@@ -1,4 +1,4 @@
-"""bench: the gate fails when it should, and the README says what was recorded."""
+"""bench: the gate fails when it should, and the pages say what was recorded."""
 
 from __future__ import annotations
 
@@ -69,13 +69,31 @@ def test_everything_quick_is_recorded():
     assert all(0.5 < ratio < 100 for ratio in recorded.values())
 
 
-def test_the_readme_has_the_table_of_the_record():
+def test_the_pages_have_the_tables_of_the_record():
     document = json.loads(report.RECORD.read_text())
-    text = report.README.read_text()
-    shown = text[text.index(report.BEGIN) + len(report.BEGIN) : text.index(report.END)]
-    assert report.table(document) == shown
+    assert report.table(document) == report.shown(report.PAGE)
+    assert report.summary(document) == report.shown(report.README)
     assert {one.title for one in run.inputs.SCENARIOS} == report.ratios(document).keys()
     assert report.PICTURE.read_text().startswith("<?xml")
+
+
+def test_the_summary_has_the_worst_rows_of_each_of_ours():
+    document = json.loads(report.RECORD.read_text())
+    for name in ("clusterdns", "clusterdns (Python)"):
+        beside = {
+            scenario: found[name] / found["coredns"]
+            for scenario, found in report.ratios(document).items()
+            if "churn" not in scenario
+        }
+        assert max(beside, key=beside.__getitem__) in report.SUMMARY
+
+
+def test_a_page_keeps_what_is_around_the_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}old\n{report.END}after\n")
+    report.put(page, "new\n")
+    assert "new\n" == report.shown(page)
+    assert f"before\n{report.BEGIN}new\n{report.END}after\n" == page.read_text()
 
 
 def test_the_picture_is_drawn(monkeypatch, tmp_path):

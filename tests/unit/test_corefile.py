@@ -468,7 +468,7 @@ def test_nearest(expected, word):
 
 
 def test_coredns_order():
-    assert (len(COREDNS_ORDER), len(set(COREDNS_ORDER))) == (60, 60)
+    assert (len(COREDNS_ORDER), len(set(COREDNS_ORDER))) == (62, 62)
     assert (COREDNS_ORDER[0], COREDNS_ORDER[-1]) == ("root", "nomad")
 
 

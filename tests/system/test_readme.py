@@ -1,0 +1,234 @@
+"""What a reader is told to type: every command of the pages names what there is, links lead somewhere.
+
+The commands are lines of blocks, and words in backticks that begin with a program. Each program has a
+check here; one without is a failure, so that nothing is told that nobody has looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import dns.rcode
+import peers
+import plugintable
+import pytest
+import yaml
+
+from clusterdns.__main__ import LAB_PORT, _flags
+from clusterdns.chain import plugin
+from clusterdns.config.compile import compile_text
+from clusterdns.corefile.checks import COREDNS_ORDER
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+COMMAND_PAGES = ("README.md", "CONTRIBUTING.md", "docs/benchmarks.md")
+PAGES = sorted(
+    path
+    for folder in ("", "deploy", "docs", "tests", "zones")
+    for path in (ROOT / folder).glob("**/*.md" if folder else "*.md")
+)
+SUBCOMMANDS = ("check", "lab", "translate")
+OBJECTS = [
+    each
+    for path in sorted((ROOT / "deploy" / "base").glob("*.yaml"))
+    for each in yaml.safe_load_all(path.read_text())
+    if "metadata" in each
+]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def blocks(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the language and the lines of every block of code, fenced or indented."""
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
+        yield found[1], found[2].splitlines()
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    for found in re.finditer(r"(?<=\n\n)((?: {4,}\S.*\n)+)", text):
+        yield "", [line.strip() for line in found[1].splitlines()]
+
+
+def commands(page: str) -> Iterator[str]:
+    text = (ROOT / page).read_text()
+    for language, lines in blocks(text):
+        if language in ("", "sh"):
+            yield from lines
+    programs = "|".join(map(re.escape, sorted(CHECKS)))
+    for found in re.findall(rf"`((?:{programs}) [^`]+|deploy/[\w/]+\.sh[^`]*)`", text):
+        if not found.rpartition(" ")[2].isupper():  # names an argument of the reader's
+            yield found
+
+
+def check_make(words: list[str]) -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert {word for word in words if "=" not in word} <= {*targets}
+
+
+def check_clusterdns(words: list[str]) -> None:
+    if words[0] == "help":
+        assert {*words[1:]} <= {*plugin.available()}
+    elif words[0] in SUBCOMMANDS:
+        command = [sys.executable, "-m", "clusterdns", words[0], "--help"]
+        assert not subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+    else:
+        _flags().parse_args(words)
+
+
+def check_pip(words: list[str]) -> None:
+    assert words[0] in ("install", "wheel")
+    if "-r" in words:
+        assert (ROOT / words[words.index("-r") + 1]).is_file()
+
+
+def check_python(words: list[str]) -> None:
+    assert (ROOT / words[0]).is_file()
+
+
+def check_pytest(words: list[str]) -> None:
+    assert (ROOT / words[0]).is_file()
+
+
+def check_dig(words: list[str]) -> None:
+    assert ["@localhost", "-p", str(LAB_PORT)] == words[:3]  # asked of the lab below
+
+
+def check_apt_get(words: list[str]) -> None:
+    assert "install" == words[0]
+
+
+def check_kubectl(words: list[str]) -> None:
+    """Names in the command are those of kubeadm's manifests, files are there."""
+    kinds = {"configmap", "deployment", "service"}
+    there = {(each["kind"].lower(), each["metadata"]["name"]) for each in OBJECTS}
+    labels = {
+        f"{key}={value}"
+        for each in OBJECTS
+        for key, value in each["metadata"].get("labels", {}).items()
+    }
+    for i, word in enumerate(words):
+        following = words[i + 1] if i + 1 < len(words) else ""
+        if word in ("-k", "-f"):
+            assert (ROOT / following).exists()
+        elif word == "-l":
+            assert following in labels
+        elif word in kinds:
+            assert (word, following) in there
+        elif word.partition("/")[0] in kinds:
+            assert tuple(word.split("/")) in there
+
+
+CHECKS = {
+    "apt-get": check_apt_get,
+    "clusterdns": check_clusterdns,
+    "dig": check_dig,
+    "kubectl": check_kubectl,
+    "make": check_make,
+    "pip": check_pip,
+    "pytest": check_pytest,
+    "python": check_python,
+}
+
+
+def check(command: str) -> None:
+    for part in command.partition("#")[0].partition(">")[0].split("|"):
+        program, *words = shlex.split(part)
+        program = program.removeprefix(".venv/bin/")
+        if program.startswith("deploy/"):
+            assert os.access(ROOT / program, os.X_OK), f"{program} is no program"
+            text = (ROOT / program).read_text()
+            assert all(word in text for word in words if word.startswith("-")), command
+        else:
+            assert program in CHECKS, f"no check for {program}"
+            CHECKS[program](words)
+
+
+@pytest.mark.parametrize(
+    "command", sorted({command for page in COMMAND_PAGES for command in commands(page)})
+)
+def test_a_command_names_what_there_is(command):
+    check(command)
+
+
+def test_commands_were_found():
+    found = {command for page in COMMAND_PAGES for command in commands(page)}
+    assert {"make lab", "clusterdns lab", "pip install .", "clusterdns help kubernetes"} <= found
+    assert len(found) > 25
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make nothing", "clusterdns -nosuch", "clusterdns help nosuch", "pip install -r nosuch.txt",
+        "python tests/nosuch.py", "kubectl apply -k deploy/nosuch", "deploy/nosuch.sh",
+        "kubectl -n kube-system edit configmap nosuch", "deploy/switch.sh --nosuch", "rm file",
+    ],
+)  # fmt: skip
+def test_a_command_that_names_nothing_is_found(command):
+    with pytest.raises((AssertionError, SystemExit)):
+        check(command)
+
+
+def test_what_is_to_be_asked_has_an_answer(lab):
+    questions = [
+        command.split()[4:] for command in commands("README.md") if command.startswith("dig ")
+    ]
+    assert questions
+    for *options, qname in questions:
+        query = dns.message.make_query(qname, "A").to_wire()
+        ask = peers.ask_tcp if "+tcp" in options else peers.ask_udp
+        reply = ask(lab.address, query)
+        assert reply is not None
+        message = dns.message.from_wire(reply)
+        assert (dns.rcode.NOERROR, True) == (message.rcode(), bool(message.answer))
+
+
+def test_the_corefile_compiles(monkeypatch):
+    monkeypatch.chdir(ROOT / "zones")
+    (text,) = ["\n".join(lines) for language, lines in blocks(README.read_text())
+               if language == "corefile"]  # fmt: skip
+    compiled = compile_text(text, "README.md", port=53, environ={}, warn=pytest.fail)
+    assert [".:53"] == compiled.zones
+
+
+def test_the_plugins_are_those_of_the_code():
+    assert plugintable.table() == plugintable.shown(), "run `make docs`"
+
+
+def test_every_plugin_of_coredns_is_named():
+    words = set(re.findall(r"[a-z0-9_]+", plugintable.shown()))
+    assert {*COREDNS_ORDER, *plugin.available()} - {plugintable.HOOK} <= words
+
+
+@pytest.mark.peer
+def test_the_plugins_of_coredns_are_those_of_the_real_one():
+    listed = subprocess.run(
+        [peers.coredns_path(), "-plugins"], capture_output=True, text=True, check=True
+    ).stdout
+    assert {*COREDNS_ORDER} == {*listed.split()}
+
+
+def test_the_readme_says_which_coredns():
+    assert f"replaces CoreDNS {peers.COREDNS_VERSION}" in README.read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(page.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as most renderers make them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
