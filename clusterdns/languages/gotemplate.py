@@ -733,7 +733,7 @@ def _field(receiver: object, name: str, args: Sequence[object]) -> object:
 def _printed(value: object) -> str:
     if isinstance(value, Struct):
         raise TemplateError(f"can't print {value.type_text}")
-    return goformat.text(value)
+    return goformat.text(_NO_VALUE if value is None else value)
 
 
 def _truth(value: object) -> bool:
@@ -817,7 +817,7 @@ def _print_values(*values: object) -> str:
 
 
 def _println(*values: object) -> str:
-    return " ".join(map(_printed, values)) + "\n"
+    return " ".join(map(goformat.text, values)) + "\n"
 
 
 def _printf(form: object, *values: object) -> str:

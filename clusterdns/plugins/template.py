@@ -4,6 +4,8 @@ Syntax:
 
     template CLASS TYPE [ZONES...] {
         match REGEXP...
+        var NAME EXPRESSION
+        expr EXPRESSION
         answer TEMPLATE...
         additional TEMPLATE...
         authority TEMPLATE...
@@ -14,7 +16,7 @@ Syntax:
 
 A question of CLASS and TYPE, either of which may be ANY, for a name in ZONES, by default the server
 block's keys, is answered if its name, in lower case and with its last dot, matches one of the
-REGEXPs, by default any. If not, it is SERVFAIL, or with `fallthrough`
+REGEXPs, by default any, and if every `expr` is true. If not, it is SERVFAIL, or with `fallthrough`
 the next `template` is tried, and then the plugins behind. The answer has RCODE `rcode`, by default
 NOERROR, and a record for each TEMPLATE, which makes the text of one as it stands in a master file;
 without a TTL it is 3600. SERVFAIL has no records. An alias that answers a question for an address
@@ -22,10 +24,16 @@ is followed by what its target has. `ederror` tells a client with EDNS why (RFC 
 
 TEMPLATEs are those of Go's text/template. They take of their data `.Zone`, the longest of ZONES
 that holds the name, `.Name`, `.Class`, `.Type`, `.Regex`, `.Match`, a list of the whole match and
-its groups, `.Group`, a map of the groups by number and name,
+its groups, `.Group`, a map of the groups by number and name, `.Var`, a map of the `var`s,
 `.Question` with `Name`, `Qtype` and `Qclass`, `.Remote`, the client's address, `.Meta LABEL`, see
 `metadata`, and of `.Message` `Id`, `Opcode` and the flags. There is one more function, `parseInt
 TEXT BASE BITS`.
+
+EXPRESSIONs are those of expr-lang, without `now`, `date`, `duration` and `timezone`. The words of
+one are joined; one with `#` is put in quotes. Besides the language's own, their functions are
+`name()`, `type()`, `class()`, `proto()`, `size()`, `client_ip()`, `port()`, `id()`, `opcode()`,
+`do()`, `bufsize()`, `server_ip()`, `server_port()`, `metadata(LABEL)`, `incidr(ADDRESS, CIDR)` and
+`group(NAME OR NUMBER)`; their variables are those declared above.
 
 What depends on nothing but the question is answered from memory when it is asked again.
 
@@ -47,17 +55,19 @@ Metrics: `coredns_template_matches_total{server, zone, view, class, type}`, ques
 answered; `coredns_template_template_failures_total` and `coredns_template_rr_failures_total` with
 the labels `section` and `template` too, templates that could not be evaluated, or made no record.
 
-Differences from CoreDNS: `var` and `expr` are not supported yet. A
-template that makes nothing makes no record. A client that sends no OPT gets none, and `ederror`
-does not set DO. With REFUSED and the like one reply is sent. At most two aliases are followed.
-`.Message` has no records, and neither it nor `.Question` can be printed as a whole. A record may
-not include a file.
+Differences from CoreDNS: a rule with an EXPRESSION that cannot be evaluated is not about the
+question; that is logged every 10 seconds at most. A template that makes nothing makes no record. A
+client that sends no OPT gets none, and `ederror` does not set DO. With REFUSED and the like one
+reply is sent. At most two aliases are followed. `.Message` has no records, and neither it nor
+`.Question` can be printed as a whole. A record may not include a file.
 """
 
 from __future__ import annotations
 
 import functools
+import ipaddress
 import math
+import re
 from collections import Counter
 from collections.abc import Generator
 from typing import NamedTuple
@@ -69,6 +79,9 @@ from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
+from clusterdns.languages import expression, exprvalues
+from clusterdns.languages.expression import Expression
+from clusterdns.languages.exprvalues import ExpressionError, Signature, Type
 from clusterdns.languages.gotemplate import AnyMap, Struct, Template, TemplateError
 from clusterdns.languages.regexp import Regexp, RegexpError
 from clusterdns.metrics.tally import Sample
@@ -80,14 +93,29 @@ from clusterdns.wire.response import Response, failure
 from clusterdns.wire.rr import RR
 
 SECTIONS = ("answer", "additional", "authority")
+LOG_PAUSE_S = 10.0  # between two lines about expressions of the same rule
 MAX_ALIASES = 2  # that are followed: each may lead to as many, nine deep
 # What a template takes that another client, or another query of this one, may have otherwise.
 _OF_THE_QUERY = frozenset(("Remote", "Meta", "Message"))
+_TEXT, _NUMBER = exprvalues.STRING, exprvalues.INT
+_ENVIRONMENT: dict[str, Type | Signature] = {
+    **{word: Signature((), _TEXT) for word in ("name", "type", "class")},
+    "incidr": Signature((_TEXT, _TEXT), exprvalues.BOOL),
+    "group": Signature((exprvalues.ANY,), _TEXT),
+}
+_ENVIRONMENT_OF_THE_QUERY: dict[str, Type | Signature] = {
+    **{word: Signature((), _TEXT) for word in ("proto", "client_ip", "port")},
+    **{word: Signature((), _TEXT) for word in ("server_ip", "server_port")},
+    **{word: Signature((), _NUMBER) for word in ("size", "id", "opcode", "bufsize")},
+    "do": Signature((), exprvalues.BOOL),
+    "metadata": Signature((_TEXT,), _TEXT),
+}
 _TYPES = {text: number for number, text in rr.TYPE_TEXT.items()}
 _CLASSES = {text: number for number, text in rr.CLASS_TEXT.items()}
 _RCODES = {text: number for number, text in rr.RCODE_TEXT.items()} | {"BADSIG": 16}
 _ADDRESSES = (rr.A, rr.AAAA)
 _ANY_CLASS = 255
+_VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _log = plugin_logger("template")
 
 
@@ -125,6 +153,10 @@ class _Rule:
         self.qclass, self.qtype = _CLASSES[qclass], _TYPES[qtype]
         self.zones = arguments.zone_names(zones, directive) or block.zones
         self.regexps: list[Regexp] = []
+        self.variables: list[tuple[str, Expression]] = []
+        self.conditions: list[Expression] = []
+        self._environment = {**_ENVIRONMENT, **_ENVIRONMENT_OF_THE_QUERY}
+        self.quiet_until = 0.0
         self.fallthrough: tuple[WireName, ...] = ()
         self.rcode = rr.NOERROR
         self.edns: message.Edns | None = None
@@ -135,13 +167,23 @@ class _Rule:
             each for some in self.made.values() for one in some for each in one.template.fields
         }
         wholes = (one.template.uses_whole for some in self.made.values() for one in some)
-        self.is_same_for_all = fields.isdisjoint(_OF_THE_QUERY) and not any(wholes)
+        expressions = [*(each for _, each in self.variables), *self.conditions]
+        taken = {each for one in expressions for each in one.names}
+        self.is_same_for_all = (
+            fields.isdisjoint(_OF_THE_QUERY)
+            and not any(wholes)
+            and taken.isdisjoint(_ENVIRONMENT_OF_THE_QUERY)
+        )
 
     def _read(self, line: Directive) -> None:
         """Take in one line of the block. Raises ConfigError."""
         match line.name:
             case "match":
                 self.regexps += [_regexp(text, line) for text in arguments.some(line)]
+            case "var":
+                self._declare(line)
+            case "expr":
+                self.conditions.append(self._expression(arguments.some(line), line))
             case "answer" | "additional" | "authority":
                 self.made[line.name] += [_made(text, line) for text in arguments.some(line)]
             case "rcode":
@@ -160,6 +202,34 @@ class _Rule:
                 pass  # CoreDNS takes and ignores it
             case _:
                 raise line.error("unknown property")
+
+    def _declare(self, line: Directive) -> None:
+        if len(line.args) < 2:
+            raise line.error("wants NAME EXPRESSION")
+        word = line.args[0]
+        if not _VARIABLE.fullmatch(word):
+            raise line.error(f"invalid variable name {word!r}")
+        if word in self._environment or not expression.is_name(word):
+            raise line.error(f"variable name {word!r} is reserved")
+        made = self._expression(line.args[1:], line)
+        self.variables.append((word, made))
+        self._environment[word] = exprvalues.ANY if made.type == exprvalues.NIL else made.type
+
+    def _expression(self, words: tuple[str, ...], line: Directive) -> Expression:
+        try:
+            return Expression(" ".join(words), self._environment)
+        except ExpressionError as error:
+            raise line.error(f"could not compile expression: {error}") from error
+
+    def holds(self, values: dict[str, object]) -> bool:
+        """Tell whether all conditions are true; ``values`` are given the variables, too.
+
+        Raises:
+            ExpressionError: one cannot be evaluated.
+        """
+        for word, made in self.variables:
+            values[word] = made.run(values)
+        return all(condition.run(values) is True for condition in self.conditions)
 
     def zone_of(self, question: Question) -> WireName | None:
         """Return the zone of ours a question lies in if its class and type are ours, or None."""
@@ -183,7 +253,7 @@ class _Rule:
     @property
     def takes_all(self) -> bool:
         """Whether names do not matter, in its zones."""
-        return not self.regexps
+        return not self.regexps and not self.conditions and not self.variables
 
 
 def _regexp(text: str, line: Directive) -> Regexp:
@@ -309,9 +379,24 @@ class TemplatePlugin(Plugin):
             "Message": _message(query, question),
             "Var": AnyMap(),
         }
+        if rule.variables or rule.conditions:
+            values = _environment_of(question, query, groups)
+            try:
+                if not rule.holds(values):
+                    return None
+            except ExpressionError as error:
+                self._complain(rule, qname, error)
+                return None
+            fields["Var"] = AnyMap((word, values[word]) for word, _ in rule.variables)
         methods = {"Meta": functools.partial(_meta, query)}
         struct = Struct("*template.templateData", fields, methods)
         return _Data(zone, class_text, type_text, struct)
+
+    def _complain(self, rule: _Rule, qname: str, error: ExpressionError) -> None:
+        now = self._worker.now() if self._worker else 0.0
+        if now >= rule.quiet_until:
+            rule.quiet_until = now + LOG_PAUSE_S
+            _log.warning("expression for %s cannot be evaluated: %s", qname, error)
 
     def _obey(
         self, rule: _Rule, data: _Data, question: Question
@@ -443,3 +528,42 @@ def _meta(query: Query | None, label: object) -> str:
     if not isinstance(label, str):
         raise TemplateError("wrong type for value; expected string")
     return metadata.value(query, label) if query is not None else ""
+
+
+def _environment_of(
+    question: Question, query: Query | None, groups: dict[str, str]
+) -> dict[str, object]:
+    """Return what the functions of expressions are for a question (CoreDNS: pkg/expression)."""
+    client, server = (query.client, query.server) if query else (("", 0), ("", 0))
+    return {
+        "name": lambda: name.text(question.folded),
+        "type": lambda: rr.type_text(question.qtype),
+        "class": lambda: rr.class_text(question.qclass),
+        "incidr": _in_cidr,
+        "group": lambda key: groups.get(str(key), "") if type(key) in (int, str) else "",
+        "proto": lambda: query.transport if query else "",
+        "size": lambda: query.octets if query else 0,
+        "client_ip": lambda: client[0],
+        "port": lambda: str(client[1]),
+        "id": lambda: query.ident if query else 0,
+        "opcode": lambda: query.opcode if query else 0,
+        "do": lambda: question.do,
+        "bufsize": lambda: query.limit if query else 0,
+        "server_ip": lambda: server[0],
+        "server_port": lambda: str(server[1]),
+        "metadata": lambda label: metadata.value(query, label) if query else "",
+    }
+
+
+def _in_cidr(address: str, cidr: str) -> bool:
+    """Tell whether an address lies in a network (Go: net.ParseIP, net.ParseCIDR)."""
+    found = name.canonical_address(address)
+    if found is None:
+        raise ExpressionError("first argument is not an IP address")
+    at, slash, length = cidr.partition("/")
+    if not slash or not (length.isascii() and length.isdigit()) or "%" in at:
+        raise ExpressionError(f"invalid CIDR address: {cidr:.50}")
+    try:
+        return ipaddress.ip_address(found) in ipaddress.ip_network(cidr, strict=False)
+    except ValueError as error:
+        raise ExpressionError(f"invalid CIDR address: {cidr:.50}") from error

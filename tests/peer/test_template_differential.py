@@ -12,6 +12,9 @@ import re
 from pathlib import Path
 
 import beside
+import dns.message
+import dns.rcode
+import peers
 import pytest
 
 pytestmark = pytest.mark.peer
@@ -43,6 +46,18 @@ TEMPLATES = (
     "{{ .Name }} 60 IN A 1.2.3.4 ; a comment", "{{ .Name }} 60 IN A 1.2.3.4 5", "{{ .Name }} 60 IN TXT ( a b )",
     "{{ .Name }} 60 IN TXT {{ if and (eq .Type `A`) (ne .Class `CH`) }}yes{{ else }}no{{ end }}",
     "{{ .Name }} 60 IN TXT {{ slice .Name 0 1 }} {{ html `<` }} {{ not .Group.a }}",
+)  # fmt: skip
+VARIABLES = (
+    ("n", "len(name())"), ("s", "split(name(), '.')"), ("f", "first(split(name(), '.'))"),
+    ("b", "type() == 'A' and class() == 'IN'"), ("g", "group('a')"), ("h", "group(0) + group(1) + group(9)"),
+    ("m", "{k: type(), l: [1, 2.5]}"), ("r", "replace(name(), '.', '-')"), ("c", "client_ip() + proto()"),
+    ("o", "opcode() + (do() ? 1 : 0)"), ("u", "upper(name()) contains 'A'"), ("z", "nil"), ("p", "bufsize() + size()"),
+    ("i", "server_ip() + metadata('a/b')"), ("x", "let y = 2; map(1..3, # * y)"), ("q", "name()[:2] matches '^[a-i]'"),
+)  # fmt: skip
+CONDITIONS = (
+    "true", "name() startsWith 'a'", "len(name()) % 2 == 0", "incidr(client_ip(), '127.0.0.0/8')", "type() in ['A', 'TXT']",
+    "not (name() contains '-')", "any([1, 2, 3], # > 2)", "'text' ?? 'other'", "proto() == 'udp' || name() endsWith '.test.'",
+    "metadata('a/b') == ''", "get({a: true}, 'a')", "1", "nil", "group('x') == '' ?: false",
 )  # fmt: skip
 CLASSES = ("IN", "IN", "IN", "ANY", "CH")
 QTYPES = ("A", "AAAA", "TXT", "ANY", "MX", "SRV", "CNAME", "PTR")
@@ -87,13 +102,20 @@ class Block:
         lines = []
         for regexp in dice.sample(REGEXPS, dice.randint(1, 2)):
             lines += [f"match {quoted(regexp)}"] if regexp else []
+        variables = dice.sample(VARIABLES, dice.choice((0, 0, 1, 3)))
+        lines += [f"expr {quoted(dice.choice(CONDITIONS))}"] if dice.random() < 0.3 else []
         for section, most in (("answer", 3), ("additional", 1), ("authority", 1)):
             for _ in range(dice.randint(section == "answer", most)):
                 lines.append(f"{section} {quoted(dice.choice(TEMPLATES))}")
+        for word, _ in variables:
+            lines.append(
+                f'answer "{{{{ .Name }}}} 60 IN TXT w{{{{ .Var.{word} }}}} {{{{ .Var.no }}}}"'
+            )
         lines += [f"rcode {dice.choice(RCODES)}"] if dice.random() < 0.3 else []
         zones = ("", f" {self.zone}", f" sub.{self.zone}")
         lines += [f"fallthrough{dice.choice(zones)}"] if dice.random() < 0.6 else []
         dice.shuffle(lines)
+        lines = [f"var {word} {quoted(text)}" for word, text in variables] + lines
         head = f"template {dice.choice(CLASSES)} {dice.choice(QTYPES)}{dice.choice(zones)}"
         return f"    {head} {{\n" + "".join(f"        {line}\n" for line in lines) + "    }\n"
 
@@ -149,7 +171,39 @@ def test_every_template_makes_the_same_records(template, tmp_path):
     assert not found, "\n".join(found[:3])
 
 
+def test_what_cannot_be_evaluated_is_not_about_the_question(tmp_path):
+    """CoreDNS says SERVFAIL, whatever `fallthrough` says, and logs nothing."""
+    corefile = """. {
+    template IN A {
+        match "^(.*)[.]x[.]$"
+        expr incidr(group(1), '10.0.0.0/8')
+        answer "{{ .Name }} 60 IN A 10.0.0.1"
+        fallthrough
+    }
+    template IN A {
+        answer "{{ .Name }} 60 IN A 10.0.0.2"
+    }
+}
+"""
+    with peers.clusterdns(corefile, tmp_path) as ours, peers.coredns(corefile, tmp_path) as theirs:
+        for qname, found in {"10.1.2.3.x.": "10.0.0.1", "8.8.8.8.x.": "10.0.0.2"}.items():
+            for server in (ours, theirs):
+                reply = dns.message.from_wire(
+                    peers.ask_udp(server.address, beside.query(qname)) or b""
+                )
+                assert found == reply.answer[0][0].to_text()
+        packet = beside.query("none.x.")
+        their_reply = dns.message.from_wire(peers.ask_udp(theirs.address, packet) or b"")
+        assert dns.rcode.SERVFAIL == their_reply.rcode()
+        for _ in range(3):
+            our_reply = dns.message.from_wire(peers.ask_udp(ours.address, packet) or b"")
+            assert "10.0.0.2" == our_reply.answer[0][0].to_text()
+        assert 1 == ours.output.count("plugin/template: expression for none.x. cannot be evaluated")
+
+
 TAKEN = (
+    "template IN A {\n var a 1\n var b a + 1\n expr b == 2\n}", "template IN A {\n expr group(1) == 'x'\n}",
+    'template IN A {\n expr "any([1], # > 0)"\n}', "template IN A {\n expr 1\n expr 'a'\n}",
     "template IN A", "template ANY ANY {\n}", "template CH TXT a.test b.test", "template IN A {\n match a b c\n}",
      "template IN A {\n rcode NXDOMAIN\n}", "template IN A {\n ederror 15 a\n}",
     "template IN A {\n ederror 65535\n}", "template IN A {\n fallthrough a.test\n upstream\n}", 'template IN A {\n answer "no record"\n}',
@@ -157,6 +211,11 @@ TAKEN = (
     'template IN A {\n answer "{{ .Nothing }}"\n}', "template HS MX",
 )  # fmt: skip
 REFUSED = (
+    "template IN A {\n var a\n}", "template IN A {\n var a-b 1\n}", "template IN A {\n var len 1\n}",
+    "template IN A {\n var not 1\n}", "template IN A {\n var name 1\n}", "template IN A {\n var a 1\n var a 1\n}",
+    "template IN A {\n expr\n}", "template IN A {\n expr nothing()\n}", "template IN A {\n expr name() + 1\n}",
+    "template IN A {\n var a 1\n expr a + 'x'\n}", "template IN A {\n expr type('x')\n}", "template IN A {\n var a 1 +\n}",
+    "template IN A {\n expr b\n var b 1\n}", "template IN A {\n expr incidr('a')\n}",
     "template IN A {\n answer {{ .Name }}\n}",
     "template", "template IN", "template XX A", "template IN XX", "template in A", "template IN a", "template IN A {\n bogus\n}",
     "template IN A {\n match\n}", 'template IN A {\n match "("\n}', 'template IN A {\n match "(?=a)"\n}',

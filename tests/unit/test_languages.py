@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 import time
 from pathlib import Path
@@ -10,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterdns.languages import goformat
+from clusterdns.languages import exprvalues, goformat
+from clusterdns.languages.expression import Expression, is_name
+from clusterdns.languages.exprvalues import ExpressionError, Signature
 from clusterdns.languages.goformat import FormatError, sprintf
 from clusterdns.languages.gotemplate import AnyMap, Struct, Template, TemplateError
 from clusterdns.languages.regexp import MAX_CHARACTERS, Regexp, RegexpError
@@ -221,3 +225,127 @@ def test_any_text_is_a_template_or_none(text):
         template.render(DATA)
     except TemplateError:
         pass
+
+
+# ---- expressions
+
+# What expr-lang 1.17 makes of each in the environment below: the text, whether it fails to
+# `compile` or to `run`, and its value as JSON otherwise, "" where JSON has none.
+EXPR = json.loads(Path(__file__).with_name("expressions.json").read_text())
+TEXT = exprvalues.STRING
+ENVIRONMENT = {
+    "incidr": Signature((TEXT, TEXT), exprvalues.BOOL),
+    "type": Signature((), TEXT),
+    "name": Signature((), TEXT),
+    "size": Signature((), exprvalues.INT),
+    "do": Signature((), exprvalues.BOOL),
+    "client_ip": Signature((), TEXT),
+    "metadata": Signature((TEXT,), TEXT),
+    "group": Signature((exprvalues.ANY,), TEXT),
+    "v": TEXT,
+    "n": exprvalues.INT,
+    "anyv": exprvalues.ANY,
+    "l": exprvalues.STRINGS,
+}
+
+
+def incidr(address, cidr):
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(cidr)
+    except ValueError as error:
+        raise ExpressionError(str(error)) from error
+
+
+VALUES = {
+    "incidr": incidr,
+    "type": lambda: "A",
+    "name": lambda: "a-1.example.",
+    "size": lambda: 40,
+    "do": lambda: False,
+    "client_ip": lambda: "10.0.0.1",
+    "metadata": lambda label: f"m-{label}",
+    "group": lambda key: str(key) if type(key) in (int, str) else "",
+    "v": "text",
+    "n": 5,
+    "anyv": None,
+    "l": ["a", "b"],
+}
+
+
+def plain(value):
+    """Return a value as JSON would have it: Go prints a whole float as a whole number."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(("text", "outcome", "made"), EXPR)
+def test_expressions_are_those_of_expr_lang(text, outcome, made):
+    if outcome == "compile":
+        with pytest.raises(ExpressionError):
+            Expression(text, ENVIRONMENT)
+        return
+    expression = Expression(text, ENVIRONMENT)
+    if outcome == "run":
+        with pytest.raises(ExpressionError):
+            expression.run(VALUES)
+        return
+    value = expression.run(VALUES)
+    if made in ("+Inf", "-Inf"):
+        assert float(made) == value
+    elif made:
+        expected = plain(json.loads(made))
+        assert expected == plain(value)
+        assert type(expected) is type(plain(value))
+
+
+def test_names_and_types():
+    expression = Expression("let a = name(); any(l, # == a) and n > 1", ENVIRONMENT)
+    assert {"name", "l", "n"} == expression.names
+    assert exprvalues.BOOL == expression.type
+    assert exprvalues.STRINGS == Expression('split(v, ".")', ENVIRONMENT).type
+    assert exprvalues.ANY == Expression("anyv", ENVIRONMENT).type
+    assert [is_name(word) for word in ("a_1", "len", "not", "nil", "1a", "a-b")] == [True] + [
+        False
+    ] * 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "map(1..9999, map(1..9999, map(1..9999, #)))",
+        "1..100000000",
+        "map(1..9999, sort(1..9999))",
+        "let a = [1,1,1,1,1,1,1,1]; let b = [a,a,a,a,a,a,a,a]; let c = [b,b,b,b,b,b,b,b]; "
+        "let d = [c,c,c,c,c,c,c,c]; let e = [d,d,d,d,d,d,d,d]; string([e,e,e,e,e,e,e,e])",
+        "map(1..999, 1..9999)",
+        'repeat("a", 100000000)',
+        'reduce(1..9999, #acc + "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "a")',
+        'replace(repeat("a", 99999), "", repeat("b", 99999))',
+    ],
+)
+def test_the_work_of_an_expression_is_bounded(text):
+    began = time.monotonic()
+    with pytest.raises(ExpressionError):
+        Expression(text, {}).run({})
+    assert time.monotonic() - began < 2
+
+
+def test_the_depth_of_an_expression_is_bounded():
+    for text in (
+        "(" * 5000,
+        "[" * 5000,
+        "not " * 5000 + "true",
+        "-" * 5000 + "1",
+        "a." * 9999 + "b",
+    ):
+        with pytest.raises(ExpressionError):
+            Expression(text, {"a": exprvalues.ANY}).run({"a": None})
+
+
+@given(st.text(alphabet="{}[]()#.|?:;,+-*/%!=<>&'\"`ab1 inotrlef", max_size=40))
+def test_any_text_is_an_expression_or_none(text):
+    with contextlib.suppress(ExpressionError):
+        Expression(text, ENVIRONMENT).run(VALUES)
