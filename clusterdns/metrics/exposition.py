@@ -106,10 +106,10 @@ FAMILIES: dict[str, Family] = {
         "Counter of queries that shared an upstream query with an equal one under way."
     ),
     "clusterdns_forward_hedges_total": Family(
-        "Counter of queries sent to another server because this one was late.", ("to",)
+        "Counter of queries sent to another server too because this one was slow.", ("to",)
     ),
     "clusterdns_forward_mismatches_total": Family(
-        "Counter of datagrams dropped because they were no reply to the query.", ("to",)
+        "Counter of datagrams dropped because they did not match the query.", ("to",)
     ),
     "proxy_request_duration_seconds": Family(
         "Histogram of the time each request took.", ("proxy_name", "to", "rcode"), bounds=TIME_S
@@ -159,18 +159,18 @@ FAMILIES: dict[str, Family] = {
         bounds=DEFAULT_S,
     ),
     "clusterdns_forwarding_loop": Family(
-        "Workers that have found out that what they forward comes back.", ("server",), is_gauge=True
+        "The number of workers that have detected a forwarding loop.", ("server",), is_gauge=True
     ),
     "clusterdns_shed_queries_total": Family(
-        "Counter of queries dropped because too many that had to be worked out came before.",
+        "Counter of queries dropped because the miss queue was full.",
         ("server",),
     ),
     "autopath_success_total": Family("Counter of requests that did autopath.", ("server",)),
     "clusterdns_search_success_total": Family(
-        "Counter of names found further along the search path.", ("server",)
+        "Counter of short names resolved along the search path.", ("server",)
     ),
     "clusterdns_leaks_prevented_total": Family(
-        "Counter of questions about names that mean nothing outside, not forwarded.",
+        "Counter of queries answered here because the name means nothing outside the cluster.",
         ("server", "reason"),
     ),
     "clusterdns_kubernetes_event_age_seconds": Family(
@@ -180,7 +180,7 @@ FAMILIES: dict[str, Family] = {
         "Seconds since the last bookmark of a watch.", _WATCH, is_gauge=True
     ),
     "clusterdns_kubernetes_contact_age_seconds": Family(
-        "Seconds since the API server was last heard about a kind of object.",
+        "Seconds since the API server last sent anything about a kind of object.",
         _WATCH,
         is_gauge=True,
     ),
@@ -188,18 +188,18 @@ FAMILIES: dict[str, Family] = {
         "The number of objects that are served.", _WATCH, is_gauge=True
     ),
     "clusterdns_kubernetes_stale_objects": Family(
-        "The number of objects that are served without being watched just now.",
+        "The number of objects that are served while their watch is down.",
         _WATCH,
         is_gauge=True,
     ),
     "clusterdns_kubernetes_snapshot_age_seconds": Family(
-        "Age of the snapshot that stands in for the API server; absent where none does.",
+        "Age of the snapshot that is served while the API server is down; absent otherwise.",
         ("source",),
         is_gauge=True,
     ),
     "clusterdns_kubernetes_relists_total": Family("Counter of lists of all objects.", _WATCH),
     "clusterdns_kubernetes_reconnects_total": Family(
-        "Counter of watches taken up where the one before ended.", _WATCH
+        "Counter of watches resumed where the one before ended.", _WATCH
     ),
     "clusterdns_kubernetes_skipped_objects_total": Family(
         "Counter of objects and events that could not be read.", _WATCH
@@ -208,7 +208,7 @@ FAMILIES: dict[str, Family] = {
         "Counter of comparisons with the API server.", _WATCH
     ),
     "clusterdns_kubernetes_audit_divergences_total": Family(
-        "Counter of objects that were not what the API server had, and were healed.", _WATCH
+        "Counter of objects that differed from the API server's and were repaired.", _WATCH
     ),
     "reload_version_info": Family(
         "A metric with a constant '1' value labeled by hash, and value which type of hash "

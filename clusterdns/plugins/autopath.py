@@ -1,16 +1,16 @@
-"""autopath - walk the client's search path here, so that it need not ask for every name of it.
+"""autopath - walk the client's search path in the server, to save the client queries.
 
 Syntax:
 
     autopath [ZONES...] RESOLV-CONF
     autopath [ZONES...] @PLUGIN
 
-A name below the first domain of the search path is looked up in each of its domains, and then as it
-is. The first reply that is not NXDOMAIN is returned, with an alias from the name that was asked to
-the name that was found; if there is none, the reply for the first name. RESOLV-CONF is a file whose
-`search` line is the path of every client; it is read at the start. With `@kubernetes` the path is
-that of the Pod that asks, which needs `pods verified`; nothing is done for anybody else. ZONES
-default to the keys of the server block.
+A name below the first domain of the search path is looked up in each domain of the path, and then
+as it stands. The reply is the first one that is not NXDOMAIN, with a CNAME from the name that was
+asked to the name that was found. If all are NXDOMAIN, the reply is that for the first name.
+RESOLV-CONF is a file whose `search` line is the path of every client; it is read at the start. With
+`@kubernetes` the path is that of the client's Pod, which needs `pods verified`; for clients that
+are no Pods nothing changes. ZONES default to the keys of the server block.
 
 Examples:
 
@@ -25,9 +25,9 @@ Examples:
 
 Metrics: `coredns_autopath_success_total{server}` counts replies that are not NXDOMAIN.
 
-Differences from CoreDNS: with `@PLUGIN`, a name that exists as it was asked is answered without a
-look at the client, and not counted as a success. The question comes back as the client spelled it,
-also when nothing was found. A domain of the file that is no domain name is passed over.
+Differences from CoreDNS: with `@PLUGIN`, a name that exists as it was asked is answered without
+looking up the client, and is not counted as a success. The question is echoed as the client spelled
+it, even if nothing was found. A domain of the file that is no valid domain name is skipped.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Syntax:
         except ADDRESS|INTERFACE...
     }
 
-May be repeated; the addresses add up.
+The directive may be repeated; the addresses add up.
 
 Examples:
 

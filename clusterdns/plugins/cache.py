@@ -14,18 +14,18 @@ Syntax:
         serve_stale_policy prefer_positive
     }
 
-TTL is the longest time in seconds that anything is kept, by default 3600 for success and 1800 for
-denial; MINTTL, by default 5, is the shortest. All records of a reply get one TTL, the smallest
-among them, within these bounds. CAPACITY is the number of replies kept, 9984 by default. `servfail`
-keeps SERVFAIL for DURATION, 5s by default. `keepttl` answers with the TTL of the start, not what is
-left.
+TTL is the longest time in seconds that a reply is kept, by default 3600 for success and 1800 for
+denial; MINTTL, by default 5, is the shortest. All records of a reply get the smallest TTL among
+them, within these bounds. CAPACITY is the number of replies kept, 9984 by default. `servfail` keeps
+SERVFAIL for DURATION, 5s by default. `keepttl` answers with the original TTL instead of the
+remaining one.
 
-`prefetch` asks again for what was asked for AMOUNT times with no pause over DURATION, 1m by
-default, when PERCENTAGE, 10% by default, of its TTL is left. `serve_stale` answers with what has
-ended for DURATION, 1h by default: at once, asking again meanwhile (`immediate`, the default), or if
-nothing better comes within TIMEOUT (`verify`). Its records get RESPTTL, 0s by default; after a
-refresh that failed none is tried for RECHECK. With `prefer_positive` a denial never takes the place
-of an answer that may still be served.
+`prefetch` refreshes a reply when PERCENTAGE (10% by default) of its TTL is left, if it was asked
+for AMOUNT times without a pause longer than DURATION (1m by default). `serve_stale` answers with an
+expired reply for DURATION (1h by default): at once, with a refresh in the background (`immediate`,
+the default), or only if the refresh does not end within TIMEOUT (`verify`). Stale records have the
+TTL RESPTTL, 0s by default. After a failed refresh none is tried for RECHECK. With `prefer_positive`
+a denial never replaces a stale answer that may still be served.
 
 Examples:
 
@@ -40,10 +40,10 @@ Examples:
         whoami
     }
 
-Differences from CoreDNS: what plugins know from memory - `kubernetes`, `file` - is not kept here,
-since it can be had at the same price and is never stale; its TTLs are bounded all the same. The
-least recently used of the replies asked for once makes room for a new one, where CoreDNS drops a
-random one; all replies together take 2 KiB of memory each at most on average, so CAPACITY large
+Differences from CoreDNS: answers that plugins give from memory (`kubernetes`, `file`) are not
+cached, because the plugin costs no more and is never stale. Their TTLs are bounded all the same.
+The least recently used of the replies asked for once makes room for a new one, where CoreDNS drops
+a random one; all replies together take 2 KiB of memory each at most on average, so CAPACITY large
 ones are not kept. Owner names are spelled as the current query spells the question. A client that
 sends OPT is told of a stale answer by an Extended DNS Error, 3 or, for NXDOMAIN, 19 (RFC 8914). A
 reply that has been verified takes the place of a stale denial. A reply is not refreshed in its

@@ -7,10 +7,10 @@ Syntax:
         consolidate DURATION REGEXP [warning|error|info|debug] [show_first]
     }
 
-Every response that stands for an error is logged as
-`[ERROR] plugin/errors: <rcode> <name> <type>: <error>`. `consolidate` counts errors that match
-REGEXP and logs their number once a DURATION instead. `stacktrace` is taken and changes nothing: a
-bug's traceback is always logged, once for each place.
+Every error response is logged as `[ERROR] plugin/errors: <rcode> <name> <type>: <error>`.
+`consolidate` counts errors that match REGEXP and logs only their number, once per DURATION.
+`stacktrace` is accepted and has no effect: the traceback of a bug is always logged, once per place
+in the code.
 
 Examples:
 

@@ -6,14 +6,14 @@ Syntax:
         except ZONES...
     }
 
-In a cluster with one address family, half of all questions ask for addresses nobody can reach. With
-`ipv4`, a question for AAAA that would be forwarded is answered with NODATA at once and no upstream
-server is asked; with `ipv6`, a question for A. Never with NXDOMAIN: the name may have an address of
-the other family. The hints of that family are taken out of HTTPS and SVCB records (RFC 9460 section
-7.3).
+In a cluster with one address family, half of all queries ask for addresses that no Pod can reach.
+With `ipv4`, a question for AAAA that would be forwarded is answered with NODATA at once and no
+upstream server is asked; with `ipv6`, a question for A. The answer is never NXDOMAIN, because the
+name may have an address of the other family. The hints of that family are taken out of HTTPS and
+SVCB records (RFC 9460 section 7.3).
 
-It stands behind `kubernetes`, `file` and `hosts`: names that are known here have the addresses they
-have. ZONES default to the keys of the server block.
+The plugin runs after `kubernetes`, `file` and `hosts`: names that are known there keep all their
+addresses. ZONES default to the keys of the server block.
 
 Examples:
 
@@ -29,8 +29,9 @@ Examples:
     }
 
 Limits: this is not in CoreDNS. A name that does not exist is NXDOMAIN for one type and NODATA for
-the other; stub resolvers take that for what it is. A question with DO set is passed on, and so is
-its reply: what is made up cannot be signed. A record that lists the hint as mandatory stays whole.
+the other; stub resolvers handle that. A query with DO set is forwarded and its reply is passed on
+unchanged, because a synthesized reply cannot be signed. A record that lists the hint as mandatory
+stays whole.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ Syntax:
         fallthrough [ZONES...]
     }
 
-DBFILE is an RFC 1035 master file, relative to `root`; ZONES default to the server block's keys.
-Every `reload`, 1m by default and never with 0, it is looked at again, and taken up when the SOA
-serial has changed, or with `reload_by_mtime` when the file has: its time of change, later or
+DBFILE is an RFC 1035 master file, relative to `root`; ZONES default to the server block's keys. The
+file is checked every `reload` (1m by default, 0 for never). It is read again when the SOA serial
+has changed, or with `reload_by_mtime` when the file has changed: its time of change, later or
 earlier, its size, or that it is another file. While there is no such file, its zones are answered
 with SERVFAIL; with `reload 0` that is a mistake. A file with a mistake leaves the last good one in
 force. `$INCLUDE` is relative to the directory of DBFILE. `transfer` hands the zones on.

@@ -1,4 +1,4 @@
-"""forward - ask upstream servers about names that are not known here.
+"""forward - ask upstream servers about names that this server does not know.
 
 Syntax:
 
@@ -25,18 +25,19 @@ Syntax:
         resolver ADDRESS...
     }
 
-Names in FROM are asked of the servers TO: addresses with an optional port, `tls://` before those
-that are asked over TLS (RFC 7858), host names, which are looked up at the start, or a file such as
-`/etc/resolv.conf`, whose name servers are taken, and taken anew within 5 s when it changes; the
-last good ones stay if it names none. May be repeated; the first that matches is used.
+Queries for names below FROM go to the servers TO. These are addresses with an optional port, with
+`tls://` in front for DNS over TLS (RFC 7858); host names, which are looked up at the start; or a
+file such as `/etc/resolv.conf`, whose name servers are used. Such a file is read again within 5 s
+of a change; if it then names no server, the last good ones stay. The directive may be repeated; the
+first one that matches is used.
 
 Over TLS a server proves the address it is asked at, or the name that `tls_servername` says, or its
 own in `tls://192.0.2.1%dns.example`, to the system's CAs or to CA. A host name is looked up at the
 addresses of `resolver`, 2 s a query, or else as the system does.
 
-`policy fastest` asks the servers that have been fastest of late, and another as well if there is no
-reply in four times that, 100 ms at least; the first reply counts. SERVFAIL and REFUSED are asked of
-one more server.
+`policy fastest` asks the server that was fastest recently. If there is no reply within four times
+its usual time, and 100 ms at least, it asks another server too, and the first reply counts. After
+SERVFAIL or REFUSED it asks one more server.
 
 Examples:
 
@@ -53,8 +54,8 @@ Examples:
     }
 
 Differences from CoreDNS: every query over UDP leaves from a port of its own. Equal queries that are
-under way at the same time share one query upstream. A reply to another question is waited out:
-FORMERR comes only if there is no right one in time. A client that sends no OPT gets none. After
+under way at the same time share one query upstream. A reply to another question is ignored; FORMERR
+is returned only if no right one arrives in time. A client that sends no OPT gets none. After
 `failover` a server's reply counts more than the error of the ones behind it. `health_check 0` is
 taken as 0.5s, and a check does not wait for the end of the one before. A file that names no server
 is no mistake: it may name some later. `max_concurrent` holds for each worker of `multisocket`.

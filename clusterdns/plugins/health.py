@@ -6,8 +6,8 @@ Syntax:
         lameduck DURATION
     }
 
-ADDRESS defaults to `:8080`, the path is `/health`. `lameduck` goes on serving for DURATION after
-the signal to stop.
+ADDRESS defaults to `:8080`, the path is `/health`. With `lameduck` the server goes on answering for
+DURATION after the signal to stop.
 
 Examples:
 
@@ -18,7 +18,7 @@ Examples:
         whoami
     }
 
-Differences from CoreDNS: queries that arrive while the sockets are drained are answered.
+Differences from CoreDNS: queries that arrive during the shutdown are still answered.
 """
 
 from __future__ import annotations

@@ -32,16 +32,16 @@ not in CoreDNS:
 
 * `manifests` reads the cluster from the YAML and JSON manifests in DIR, and again whenever a file
   there changes.
-* `snapshot` keeps what is known of the cluster in FILE, so that a start while the API server is
-  down serves that, counted as stale, until the server answers. The directory must be writable.
-* `audit` says how often what is known is compared with the API server; what differs is healed and
-  counted. 5m by default, 0s for never.
+* `snapshot` saves the known objects in FILE. A start while the API server is down serves them, and
+  counts them as stale, until the server answers. The directory of FILE must be writable.
+* `audit` sets how often the known objects are compared with the API server; differences are
+  repaired and counted. The default is 5m; 0s turns audits off.
 
-The other options mean what they mean in CoreDNS. `apiserver_max_inflight` is taken and not needed:
-there is one request at a time for each kind of object. `multicluster` answers in ZONES, which must
-be among those served, for the ServiceImports of the multi-cluster services API; the ClusterRole
-then needs list and watch for `serviceimports` in `multicluster.x-k8s.io`. With `pods verified`,
-`autopath @kubernetes` knows the namespace of each Pod.
+The other options mean what they mean in CoreDNS. `apiserver_max_inflight` is accepted and has no
+effect: there is at most one request at a time for each kind of object. `multicluster` answers in
+ZONES, which must be among those served, for the ServiceImports of the multi-cluster services API;
+the ClusterRole then needs list and watch for `serviceimports` in `multicluster.x-k8s.io`. With
+`pods verified`, `autopath @kubernetes` knows the namespace of each Pod.
 
 Examples:
 
@@ -55,9 +55,9 @@ Examples:
 
 Differences from CoreDNS: an external name that is no domain name is answered with SERVFAIL, and the
 address of an endpoint that belongs to no Service with NXDOMAIN, where CoreDNS sends nothing. A
-broken connection to the API server is taken up again within 5 s of its return. Where `multicluster`
-is given and the cluster knows no ServiceImports, there are none, and they are looked for again
-every 30 s; CoreDNS never becomes ready.
+broken connection to the API server is resumed within 5 s of its return. Where `multicluster` is
+given and the cluster knows no ServiceImports, there are none, and they are looked for again every
+30 s; CoreDNS never becomes ready.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ Examples:
         whoami
     }
 
-Differences from CoreDNS: `weighted` is not served yet. A remembered answer holds up to
-sixteen orders, each address first in its turn, and the client's query ID picks one; with more
-addresses than that the orders are drawn anew every second.
+Differences from CoreDNS: `weighted` is not served yet. An answer in the answer table holds up to
+sixteen orders, with each address first in one of them, and the query ID picks one. With more than
+sixteen addresses the orders are drawn anew every second.
 """
 
 from __future__ import annotations

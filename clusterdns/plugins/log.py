@@ -8,8 +8,8 @@ Syntax:
 
 NAMES are the zones to log, `.` by default. FORMAT holds `{...}` tokens; `{common}` and `{combined}`
 are the ready-made ones; `{/plugin/name}` is a label, see `metadata`. CLASSES are `success`,
-`denial`, `error` and `all`, the default. May be repeated; the first rule whose zone holds the name
-is used.
+`denial`, `error` and `all`, the default. The directive may be repeated; the first rule whose zone
+contains the name is used.
 
 Examples:
 

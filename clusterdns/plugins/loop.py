@@ -1,13 +1,14 @@
-"""loop - find out whether what is forwarded comes back.
+"""loop - detect forwarding loops, and break them.
 
 Syntax:
 
     loop
 
-At the start every worker sends a question for a random name to the server itself. If it arrives at
-a worker more than twice, an upstream server sends it back: `forward` then answers with SERVFAIL,
-which ends the loop. A loop that closes later makes questions come back while they are still out:
-one that does, and gets no answer for half a second, has the test made again, once a second at most.
+At the start every worker sends a query for a random name to the server itself. If the query arrives
+at a worker more than twice, an upstream server sends it back: `forward` then answers SERVFAIL,
+which breaks the loop. A loop that closes later is found, too: queries then come back while they are
+in flight. If such a query has no answer for half a second, the test is repeated, at most once a
+second.
 
 Examples:
 
@@ -16,10 +17,10 @@ Examples:
         forward . 192.0.2.53
     }
 
-Differences from CoreDNS: the process goes on, so that the names it knows itself still resolve, and
-the test is repeated every 30 s: when the loop is gone, names are forwarded again. A loop is logged
-once, with the servers that are forwarded to. Clients with EDNS get an Extended DNS Error with the
-SERVFAIL (RFC 8914, 23). CoreDNS finds no loop that closes after the start.
+Differences from CoreDNS: the process does not exit, so that the names it knows itself still
+resolve, and the test is repeated every 30 s. When the loop is gone, names are forwarded again. A
+loop is logged once, with the upstream servers. Clients with EDNS get an Extended DNS Error with the
+SERVFAIL (RFC 8914, 23). CoreDNS does not find loops that close after the start.
 
 Metrics: `clusterdns_forwarding_loop{server}` is the number of workers that know of a loop.
 """

@@ -1,11 +1,12 @@
-"""multisocket - let several processes read the sockets.
+"""multisocket - serve with several worker processes.
 
 Syntax:
 
     multisocket [N]
 
-N is the number of workers, by default that of the processors this process may use. Each worker has
-a store, tables and a cache of its own, so memory grows with N. Without `multisocket` there is one.
+N is the number of workers; the default is the number of processors that this process may use. Each
+worker has its own store, answer table and cache, so memory grows with N. Without `multisocket`
+there is one worker.
 
 Examples:
 

@@ -1,4 +1,4 @@
-"""private - answer names that mean nothing outside, so that no upstream server hears of them.
+"""private - answer names that mean nothing outside the cluster, instead of forwarding them.
 
 Syntax:
 
@@ -6,7 +6,7 @@ Syntax:
         except ZONES...
     }
 
-What the plugins in front do not know is answered here, and not forwarded, if it lies in
+A name that no plugin in front knows is answered here, and not forwarded, if it is in
 
 * a special-use domain: `alt` (RFC 9476), `home.arpa` (RFC 8375), `internal` (ICANN), `invalid`,
   `localhost` and `test` (RFC 6761), `local` (RFC 6762), `onion` (RFC 7686), `resolver.arpa`
@@ -16,12 +16,12 @@ What the plugins in front do not know is answered here, and not forwarded, if it
 * ZONES, such as the cluster's, whose names `fallthrough` would send outside;
 * or if it is a single label and is asked for what a host has: A, AAAA, HTTPS, MX, SRV, SVCB, TXT.
 
-The answer is that of an empty zone: SOA and NS at its apex, NXDOMAIN below. `localhost` and what is
-below it have the addresses 127.0.0.1 and ::1.
+The answer is that of an empty zone: SOA and NS at its apex, NXDOMAIN below. `localhost` and the
+names below it have the addresses 127.0.0.1 and ::1.
 
-`except` lets names out, for an Active Directory domain below `local` or a reverse zone that has
-servers; so do the keys of the server block. The longest of all these zones that a name lies in
-decides.
+`except` forwards names all the same, such as an Active Directory domain below `local` or a reverse
+zone that has servers. The keys of the server block have the same effect. Of all these zones, the
+longest one that contains the name decides.
 
 Examples:
 

@@ -16,8 +16,8 @@ Examples:
         whoami
     }
 
-Differences from CoreDNS: ready is said only after the DNS sockets are being read, and not while
-`clusterdns` is stopping.
+Differences from CoreDNS: the answer is 200 only when the DNS sockets are being read, and not while
+the server stops.
 """
 
 from __future__ import annotations

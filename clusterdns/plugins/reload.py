@@ -1,12 +1,12 @@
-"""reload - take up a changed Corefile without a restart.
+"""reload - apply a changed Corefile without a restart.
 
 Syntax:
 
     reload [INTERVAL [JITTER]]
 
 Every INTERVAL (30s by default, at least 2s), moved by up to half of JITTER (15s by default), the
-Corefile is read again. If its content has changed, new workers take over from the old ones; not one
-query is lost. A Corefile with a mistake is reported, and the last good one stays in force.
+Corefile is read again. If its content has changed, new workers take over from the old ones, and no
+query is lost. A mistake in the Corefile is logged, and the last good Corefile stays in force.
 
 Examples:
 

@@ -1,4 +1,4 @@
-"""search - find a Pod's short name further along its search path, at the first question.
+"""search - resolve a Pod's short name along its search path, at the first query.
 
 Syntax:
 
@@ -19,9 +19,9 @@ zones. `domains` are those that Pods inherit from their nodes; without it, those
 `/etc/resolv.conf`. `namespaces` picks those to do this for, all that exist by default. Names with
 fewer dots than N, 2 by default and 1 at least, are looked for in the cluster only.
 
-Three things keep an answer from being wrong. A name without a dot is left to the client: below NS
-it may be a Service that is gone. So is a name below one of the Services of NS: it may be an
-endpoint that is not ready. And so is a name whose search ends in a failure.
+Three kinds of names are left to the client, because an early answer could be wrong. One is a name
+without a dot: below NS it may be a Service that is gone. The second is a name below a Service of
+NS: it may be an endpoint that is not ready. The third is a name whose search ends in a failure.
 
 Examples:
 
