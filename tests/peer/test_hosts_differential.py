@@ -168,6 +168,25 @@ def test_reloads_take_up_the_same(tmp_path):
             time.sleep(0.05)
 
 
+def test_metrics_are_the_same(tmp_path):
+    (tmp_path / "hosts").write_text("10.0.0.1 a b\nfd00::1 a *.c\n10.0.0.2 b\n")
+    found = []
+    for run in (peers.clusterdns, peers.coredns):
+        port = peers.free_port()
+        corefile = f""". {{
+    prometheus 127.0.0.1:{port}
+    multisocket 2
+    hosts hosts {{
+        192.0.2.1 inline
+    }}
+}}
+"""
+        with run(corefile, tmp_path):
+            found.append(beside.samples(port, "coredns_hosts_"))
+    assert found[0] == found[1]
+    assert 2 == len(found[0])
+
+
 # Corefiles that both take, or both refuse.
 TAKEN = (
     "hosts", "hosts missing", "hosts . ", "hosts hosts", "hosts hosts example.org",

@@ -171,6 +171,45 @@ def test_every_template_makes_the_same_records(template, tmp_path):
     assert not found, "\n".join(found[:3])
 
 
+def test_metrics_are_the_same(tmp_path):
+    found = []
+    for run in (peers.clusterdns, peers.coredns):
+        metrics = peers.free_port()
+        corefile = f"""z.test a.test {{
+    prometheus 127.0.0.1:{metrics}
+    template IN A a.test {{
+        match ^ok
+        answer "{{{{ .Name }}}} 60 IN A 10.0.0.1"
+        fallthrough
+    }}
+    template ANY ANY {{
+        match ^bad
+        answer "{{{{ .Nothing }}}}"
+        fallthrough
+    }}
+    template IN TXT {{
+        authority "no {{{{if  .Name}}}} record {{{{- end }}}}"
+    }}
+}}
+"""
+        with run(corefile, tmp_path) as server:
+            for qname in (
+                "ok.a.test.",
+                "ok.a.test.",
+                "ok.a.test.",
+                "bad.a.test.",
+                "bad.z.test.",
+                "no.z.test.",
+            ):
+                for qtype in ("A", "TXT"):
+                    assert peers.ask_udp(server.address, beside.query(qname, qtype))
+            some = beside.samples(metrics, "coredns_template_").items()
+            text = {tuple(map(str, key)): value for key, value in some}
+            found.append({str(key).replace(f":{server.port}'", ":53'"): text[key] for key in text})
+    assert found[1] == found[0]
+    assert 6 <= len(found[0])
+
+
 def test_what_cannot_be_evaluated_is_not_about_the_question(tmp_path):
     """CoreDNS says SERVFAIL, whatever `fallthrough` says, and logs nothing."""
     corefile = """. {

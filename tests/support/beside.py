@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import compare
 import dns.flags
 import dns.message
 import peers
+from prometheus_client.parser import text_string_to_metric_families
 
 STRICT = compare.Rules()
 UNORDERED = compare.Rules(is_ordered=False, is_additional_ordered=False)
@@ -71,6 +73,18 @@ def differences(
                     asked = dns.message.from_wire(packet).question[0].to_text()
                     found.append(f"{transport} {asked}: {said}")
     return found
+
+
+def samples(port: int, prefix: str) -> dict[tuple[object, ...], float]:
+    """Return what a server at a port of loopback exposes under names that begin with ``prefix``."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        text = response.read().decode()
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith(prefix) and not sample.name.endswith("_created")
+    }
 
 
 def start(corefile: str, directory: Path) -> tuple[str, str]:

@@ -294,9 +294,16 @@ def test_unknown_names_take_the_relay_and_known_ones_do_not(tmp_path):
     path = tmp_path / "NodeHosts"
     path.write_text("10.0.0.1 node-1\n10.0.0.2 *.wild.test\n")
 
-    async def run(upstream: FaultyUpstream) -> None:
+    async def run(upstream: FaultyUpstream) -> None:  # as k3s has it
         corefile = f""".:53 {{
             errors
+            kubernetes cluster.local in-addr.arpa ip6.arpa {{
+                manifests .
+                pods insecure
+                fallthrough in-addr.arpa ip6.arpa
+            }}
+            prometheus
+            loop
             hosts {path} {{
                 10.0.0.9 inline.test
                 ttl 60
