@@ -22,6 +22,13 @@ _BASES = {"d": "d", "b": "b", "o": "o", "O": "o", "x": "x", "X": "X"}
 _PREFIXES = {"b": "0b", "o": "0", "O": "0o", "x": "0x", "X": "0X"}
 
 
+_ESCAPE = re.compile(r"\\(?:([0-7]{3})|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))")
+_SIMPLE = {
+    "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\",
+    '"': '"', "'": "'", "`": "`",
+}  # fmt: skip
+
+
 class FormatError(ValueError):
     """A format that would make too long a text."""
 
@@ -206,3 +213,24 @@ def _string(verb: str, flags: str, precision: int | None, value: str) -> str | N
     if verb == "q" or (verb == "v" and "#" in flags):
         return json.dumps(value, ensure_ascii=False)
     return value if verb in "sv" else None
+
+
+def unquoted(quoted: str) -> str:
+    """Return the text between quotes with its escapes undone.
+
+    Raises:
+        ValueError: one means nothing.
+    """
+
+    def replace(escape: re.Match[str]) -> str:
+        octal, *hexes, simple = escape.groups()
+        try:
+            if octal:
+                return chr(int(octal, 8))
+            if simple is None:
+                return chr(int(next(each for each in hexes if each), 16))
+            return _SIMPLE[simple]
+        except (KeyError, ValueError, OverflowError) as error:
+            raise ValueError(f"bad escape {escape[0]}") from error
+
+    return _ESCAPE.sub(replace, quoted)
