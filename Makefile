@@ -37,9 +37,10 @@ bench: $(VENV)/installed
 bench-check: $(VENV)/installed
 	$(BIN)/python tests/bench/check.py
 
-# Write the parts of the README that are made of the code and of the recorded benchmark.
+# Write what is made of the code and of the recorded benchmark: in the README, docs/ and the chart.
 docs: $(VENV)/installed
 	PYTHONPATH=tests/support $(BIN)/python -m plugintable
+	$(BIN)/clusterdns -plugins | sed -n 's/^  dns\.//p' >deploy/helm/clusterdns/plugins.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python tests/bench/report.py
 

@@ -511,8 +511,8 @@ def test_the_schema_names_a_mistake(value, reason):
 @pytest.mark.parametrize(
     ("values", "reasons"),
     [
-        (["servers[0].plugins[0].name=hosts"],
-         ['servers[0].plugins[0].name: clusterdns has no plugin "hosts"; it has autopath bind cache',
+        (["servers[0].plugins[0].name=dnssec"],
+         ['servers[0].plugins[0].name: clusterdns has no plugin "dnssec"; it has ',
           "livenessProbe.enabled: no server has the plugin health",
           "readinessProbe.enabled: no server has the plugin ready"]),
         (["servers[0].plugins[0].name=errors", "servers[0].zones[0].scheme=tls://", *KEPT],

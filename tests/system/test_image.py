@@ -156,7 +156,7 @@ def _assemble(out: Path, cache: Path) -> None:
         check=False,
     )
     if OFFLINE.search(done.stderr):
-        pytest.skip("needs deb.debian.org and PyPI, or a filled cache")
+        pytest.skip("needs the archives of Debian and of Python, or a filled cache")
     assert not done.returncode, done.stderr
 
 
