@@ -52,8 +52,10 @@ so is a word behind `no_reverse`. A change is in force at once also for what `ca
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import stat
+import time
 from typing import NamedTuple
 
 from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end
@@ -71,6 +73,7 @@ from clusterdns.wire.rr import RR
 
 MAX_FILE_OCTETS = 16 * 2**20
 MAX_COMPLAINTS = 20  # of one reading: a file may be all wrong
+MAX_RECORDS = 4700  # more than fit into any message
 MIN_RELOAD_S = 0.1  # more often costs more than anybody gains
 MAX_SHARED = 65_536  # names whose parents are kept, to tell which denials hold for names below
 START_TIMEOUT_S = 5.0  # for a file system that does not answer
@@ -188,7 +191,13 @@ class Hosts(Plugin):
             if complaints <= MAX_COMPLAINTS:
                 _log.error("%s, line %d: %s", source, number, reason)
 
-        return hostsfile.parse(octets, self._zones, complain, reverses=self._reverses)
+        return hostsfile.parse(
+            octets,
+            self._zones,
+            complain,
+            reverses=self._reverses,
+            pause=functools.partial(time.sleep, 0),  # lets the thread that answers go first
+        )
 
     # ---- the file
 
@@ -278,7 +287,7 @@ class Hosts(Plugin):
         return None if self._falls_through(qname) else failure(rr.SERVFAIL)
 
     def _found(self, qname: WireName, rtype: int, rdatas: tuple[bytes, ...]) -> Response:
-        records = tuple(RR(qname, rtype, self._ttl, rdata) for rdata in rdatas)
+        records = tuple(RR(qname, rtype, self._ttl, rdata) for rdata in rdatas[:MAX_RECORDS])
         return Response(rr.NOERROR, AA, records, facts=self._facts)
 
     def _addresses(self, qname: WireName, qtype: int) -> tuple[bytes, ...]:
@@ -289,7 +298,8 @@ class Hosts(Plugin):
         address = name.reverse_address(qname)
         if address is None:
             return ()
-        return self._file.reverse.get(address, ()) + self._inline.reverse.get(address, ())
+        file, inline = self._file.reverse, self._inline.reverse
+        return file.get(address, ()) + inline.get(address, ())
 
     def _falls_through(self, qname: WireName) -> bool:
         return name.is_within_any(qname, self._fallthrough)

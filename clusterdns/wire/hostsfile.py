@@ -16,6 +16,7 @@ from clusterdns.wire import name, rr
 from clusterdns.wire.name import ROOT, WireName
 
 MAX_FIELD_OCTETS = 1024  # CoreDNS's; no name is half as long
+_LINES_AT_A_STRETCH = 128  # less than a millisecond
 _NONE: tuple[bytes, ...] = ()
 
 # Takes the number of a line, from 1, and what is wrong with it.
@@ -82,47 +83,94 @@ def parse(
     complain: Complain,
     *,
     reverses: bool = True,
+    pause: Callable[[], None] = lambda: None,
 ) -> Hosts:
     """Return what a hosts file says of names in ``zones``; linear in its length.
 
-    ``reverses``: addresses lead back to the names that are no wildcards.
+    ``reverses``: addresses lead back to the names that are no wildcards. ``pause`` is called again
+    and again, for who shares the interpreter with a thread that must not wait.
     """
-    zones, is_everywhere = tuple(zones), ROOT in zones
-    names: dict[WireName, tuple[list[bytes], list[bytes]]] = {}
-    below: dict[WireName, tuple[list[bytes], list[bytes]]] = {}
-    reverse: dict[str, list[bytes]] = {}
+    reader = _Reader(tuple(zones), complain, reverses=reverses)
     for number, line in enumerate(octets.split(b"\n"), 1):
+        if not number % _LINES_AT_A_STRETCH:
+            pause()
         fields = line.partition(b"#")[0].split()
-        if len(fields) < 2:
-            continue
+        if len(fields) > 1:
+            reader.read(number, fields)
+    return reader.hosts()
+
+
+class _Address(NamedTuple):
+    """An address: whether of IPv6, as RDATA, and as canonical text."""
+
+    is_six: bool
+    rdata: bytes
+    text: str
+
+
+class _Reader:
+    """Collects the lines of a file."""
+
+    def __init__(self, zones: tuple[WireName, ...], complain: Complain, *, reverses: bool) -> None:
+        self._zones = zones
+        self._is_everywhere = ROOT in zones
+        self._complain = complain
+        self._reverses = reverses
+        self._names: dict[WireName, tuple[list[bytes], list[bytes]]] = {}
+        self._below: dict[WireName, tuple[list[bytes], list[bytes]]] = {}
+        self._reverse: dict[str, list[bytes]] = {}
+        self._last: tuple[bytes, _Address | None] = (b"", None)  # lines often have the same one
+
+    def read(self, number: int, fields: list[bytes]) -> None:
+        """Take in a line."""
         if len(fields[0]) > MAX_FIELD_OCTETS:
-            complain(number, f"address longer than {MAX_FIELD_OCTETS} bytes, dropping the line")
-            continue
-        address = _text(fields[0]).partition("%")[0]  # an IPv6 zone means nothing to others
-        found = rr.address_rdata(address)
-        if found is None:
-            continue
-        rtype, rdata = found
+            reason = f"address longer than {MAX_FIELD_OCTETS} bytes, dropping the line"
+            self._complain(number, reason)
+            return
+        if fields[0] != self._last[0]:
+            self._last = (fields[0], _address(fields[0]))
+        address = self._last[1]
+        if address is None:
+            return
         for field in fields[1:]:
             if len(field) > MAX_FIELD_OCTETS:
-                complain(number, f"name longer than {MAX_FIELD_OCTETS} bytes, dropping the name")
+                reason = f"name longer than {MAX_FIELD_OCTETS} bytes, dropping the name"
+                self._complain(number, reason)
                 continue
             folded = _folded(field)
-            if folded is None or not (is_everywhere or name.is_within_any(folded, zones)):
-                continue
-            is_wildcard = field == b"*" or field.startswith(b"*.")
-            if is_wildcard:
-                folded = WireName(folded[2:])
-            both = (below if is_wildcard else names).setdefault(folded, ([], []))
-            both[rtype != rr.A].append(rdata)
-            if reverses and not is_wildcard:
-                canonical = name.canonical_address(address) or address
-                reverse.setdefault(canonical, []).append(folded)
-    hosts = Hosts()
-    hosts.names = {key: Addresses(tuple(v4), tuple(v6)) for key, (v4, v6) in names.items()}
-    hosts.below = {key: Addresses(tuple(v4), tuple(v6)) for key, (v4, v6) in below.items()}
-    hosts.reverse = {key: tuple(found) for key, found in reverse.items()}
-    return hosts
+            if folded is not None and (
+                self._is_everywhere or name.is_within_any(folded, self._zones)
+            ):
+                self._put(field, folded, address)
+
+    def _put(self, field: bytes, folded: WireName, address: _Address) -> None:
+        is_wildcard = field == b"*" or field.startswith(b"*.")
+        names = self._names
+        if is_wildcard:
+            names, folded = self._below, WireName(folded[2:])
+        both = names.get(folded)
+        if both is None:
+            both = names[folded] = ([], [])
+        both[address.is_six].append(address.rdata)
+        if self._reverses and not is_wildcard:
+            self._reverse.setdefault(address.text, []).append(folded)
+
+    def hosts(self) -> Hosts:
+        """Return what has been read."""
+        hosts = Hosts()
+        for kept, read in ((hosts.names, self._names), (hosts.below, self._below)):
+            kept.update((key, Addresses(tuple(v4), tuple(v6))) for key, (v4, v6) in read.items())
+        hosts.reverse.update((key, tuple(names)) for key, names in self._reverse.items())
+        return hosts
+
+
+def _address(field: bytes) -> _Address | None:
+    """Return the address that a field is, without its IPv6 zone, which means nothing to others."""
+    text = field.decode("utf-8", "replace").partition("%")[0]
+    found = rr.address_rdata(text)
+    if found is None:
+        return None
+    return _Address(found[0] != rr.A, found[1], name.canonical_address(text) or text)
 
 
 def is_address(text: str) -> bool:
@@ -130,13 +178,16 @@ def is_address(text: str) -> bool:
     return rr.address_rdata(text.partition("%")[0]) is not None
 
 
-def _text(field: bytes) -> str:
-    return field.decode("utf-8", "replace")
-
-
 def _folded(field: bytes) -> WireName | None:
     """Return a field as a name, None if it is none."""
-    try:
-        return name.fold(name.parse(field.decode("utf-8")))
-    except (FormError, UnicodeDecodeError):
-        return None
+    if b"\\" in field:
+        try:
+            return name.fold(name.parse(field.decode("utf-8")))
+        except (FormError, UnicodeDecodeError):
+            return None
+    labels = field.removesuffix(b".").lower().split(b".")
+    if labels == [b""]:
+        return ROOT if field == b"." else None
+    wire = b"".join([b"%c%b" % (len(label) & 0xFF, label) for label in labels]) + ROOT
+    is_name = all(0 < len(label) <= name.MAX_LABEL_OCTETS for label in labels)
+    return WireName(wire) if is_name and len(wire) <= name.MAX_NAME_OCTETS else None

@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+import dns.flags
 import dns.message
 import pytest
 from beside import query
@@ -22,6 +23,7 @@ from clusterdns.metrics import ledger
 from clusterdns.plugins import hosts
 from clusterdns.serving import native
 from clusterdns.wire import hostsfile, name, rr
+from clusterdns.wire.message import Question
 from clusterdns.wire.name import ROOT
 
 NAMESPACE = {"kind": "Namespace", "metadata": {"name": "default"}}
@@ -86,6 +88,39 @@ def test_long_fields_cost_no_other_line():
         "1 name longer than 1024 bytes, dropping the name",
         "2 address longer than 1024 bytes, dropping the line",
     ] == found.complaints  # type: ignore[attr-defined]
+
+
+def test_what_is_no_name():
+    long = ".".join(["x" * 63] * 4)
+    found = read(f"10.0.0.1 a..b .a a... {'x' * 64} {long} ok. . \\ a\\.b \\256 " + "m\u00fcnchen")
+    expected = {folded(each) for each in ("ok", ".", "a\\.b", "m\u00fcnchen")}
+    assert expected == found.names.keys()
+
+
+def test_a_large_file_is_read_with_pauses():
+    pauses = []
+    text = b"\n".join(b"0.0.0.0 ads%d.example.com" % i for i in range(20_000))
+    found = hostsfile.parse(text, [ROOT], pytest.fail, pause=lambda: pauses.append(1))
+    assert 40_000 == found.entries
+    assert 100 < len(pauses)
+
+
+def test_an_address_of_very_many_names_makes_a_bounded_answer(tmp_path):
+    path = tmp_path / "hosts"
+    path.write_text("".join(f"0.0.0.0 ads{i}.example.com\n" for i in range(20_000)))
+
+    async def run() -> None:
+        async with InProcess(f". {{\nhosts {path}\n}}", [NAMESPACE]) as server:
+            view = server.configuration.views[0]
+            qname = folded("0.0.0.0.in-addr.arpa")
+            response = view.answer(Question(qname, qname, rr.PTR))
+            assert response is not None
+            assert hosts.MAX_RECORDS == len(response.answer)
+            reply = await server.ask_chain(query("0.0.0.0.in-addr.arpa.", "PTR"), "udp")
+            assert reply is not None
+            assert dns.flags.TC & dns.message.from_wire(reply).flags
+
+    asyncio.run(run())
 
 
 def test_without_reverse_names():
