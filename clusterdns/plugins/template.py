@@ -65,14 +65,13 @@ reply is sent. At most two aliases are followed. `.Message` has no records, and 
 from __future__ import annotations
 
 import functools
-import ipaddress
 import math
 import re
 from collections import Counter
 from collections.abc import Generator
 from typing import NamedTuple
 
-from clusterdns.chain import metadata
+from clusterdns.chain import conditions, metadata
 from clusterdns.chain.asking import answer_by, handle_by
 from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
@@ -97,19 +96,7 @@ LOG_PAUSE_S = 10.0  # between two lines about expressions of the same rule
 MAX_ALIASES = 2  # that are followed: each may lead to as many, nine deep
 # What a template takes that another client, or another query of this one, may have otherwise.
 _OF_THE_QUERY = frozenset(("Remote", "Meta", "Message"))
-_TEXT, _NUMBER = exprvalues.STRING, exprvalues.INT
-_ENVIRONMENT: dict[str, Type | Signature] = {
-    **{word: Signature((), _TEXT) for word in ("name", "type", "class")},
-    "incidr": Signature((_TEXT, _TEXT), exprvalues.BOOL),
-    "group": Signature((exprvalues.ANY,), _TEXT),
-}
-_ENVIRONMENT_OF_THE_QUERY: dict[str, Type | Signature] = {
-    **{word: Signature((), _TEXT) for word in ("proto", "client_ip", "port")},
-    **{word: Signature((), _TEXT) for word in ("server_ip", "server_port")},
-    **{word: Signature((), _NUMBER) for word in ("size", "id", "opcode", "bufsize")},
-    "do": Signature((), exprvalues.BOOL),
-    "metadata": Signature((_TEXT,), _TEXT),
-}
+_GROUP: dict[str, Type | Signature] = {"group": Signature((exprvalues.ANY,), exprvalues.STRING)}
 _TYPES = {text: number for number, text in rr.TYPE_TEXT.items()}
 _CLASSES = {text: number for number, text in rr.CLASS_TEXT.items()}
 _RCODES = {text: number for number, text in rr.RCODE_TEXT.items()} | {"BADSIG": 16}
@@ -155,7 +142,7 @@ class _Rule:
         self.regexps: list[Regexp] = []
         self.variables: list[tuple[str, Expression]] = []
         self.conditions: list[Expression] = []
-        self._environment = {**_ENVIRONMENT, **_ENVIRONMENT_OF_THE_QUERY}
+        self._environment = {**conditions.OF_THE_QUESTION, **conditions.OF_THE_QUERY, **_GROUP}
         self.quiet_until = 0.0
         self.fallthrough: tuple[WireName, ...] = ()
         self.rcode = rr.NOERROR
@@ -172,7 +159,7 @@ class _Rule:
         self.is_same_for_all = (
             fields.isdisjoint(_OF_THE_QUERY)
             and not any(wholes)
-            and taken.isdisjoint(_ENVIRONMENT_OF_THE_QUERY)
+            and taken.isdisjoint(conditions.OF_THE_QUERY)
         )
 
     def _read(self, line: Directive) -> None:
@@ -264,7 +251,7 @@ def _regexp(text: str, line: Directive) -> Regexp:
 
 
 def _made(text: str, line: Directive) -> _Made:
-    """Return a template; a constant one that makes no record is a mistake at once."""
+    """Return a template, and the record it makes if that is always the same one."""
     try:
         template = Template(text, {"parseInt": _parse_int}, name=line.name)
     except TemplateError as error:
@@ -380,7 +367,8 @@ class TemplatePlugin(Plugin):
             "Var": AnyMap(),
         }
         if rule.variables or rule.conditions:
-            values = _environment_of(question, query, groups)
+            values = conditions.functions(question, query)
+            values["group"] = functools.partial(_group, groups)
             try:
                 if not rule.holds(values):
                     return None
@@ -524,46 +512,12 @@ def _message(query: Query | None, question: Question) -> Struct:
     return Struct("*dns.Msg", {**fields, "Rcode": flags & 15, "Question": [_question(question)]})
 
 
+def _group(groups: dict[str, str], key: object) -> str:
+    """Return the text of a group by number or name, "" if there is none."""
+    return groups.get(str(key), "") if type(key) in (int, str) else ""
+
+
 def _meta(query: Query | None, label: object) -> str:
     if not isinstance(label, str):
         raise TemplateError("wrong type for value; expected string")
     return metadata.value(query, label) if query is not None else ""
-
-
-def _environment_of(
-    question: Question, query: Query | None, groups: dict[str, str]
-) -> dict[str, object]:
-    """Return what the functions of expressions are for a question (CoreDNS: pkg/expression)."""
-    client, server = (query.client, query.server) if query else (("", 0), ("", 0))
-    return {
-        "name": lambda: name.text(question.folded),
-        "type": lambda: rr.type_text(question.qtype),
-        "class": lambda: rr.class_text(question.qclass),
-        "incidr": _in_cidr,
-        "group": lambda key: groups.get(str(key), "") if type(key) in (int, str) else "",
-        "proto": lambda: query.transport if query else "",
-        "size": lambda: query.octets if query else 0,
-        "client_ip": lambda: client[0],
-        "port": lambda: str(client[1]),
-        "id": lambda: query.ident if query else 0,
-        "opcode": lambda: query.opcode if query else 0,
-        "do": lambda: question.do,
-        "bufsize": lambda: query.limit if query else 0,
-        "server_ip": lambda: server[0],
-        "server_port": lambda: str(server[1]),
-        "metadata": lambda label: metadata.value(query, label) if query else "",
-    }
-
-
-def _in_cidr(address: str, cidr: str) -> bool:
-    """Tell whether an address lies in a network (Go: net.ParseIP, net.ParseCIDR)."""
-    found = name.canonical_address(address)
-    if found is None:
-        raise ExpressionError("first argument is not an IP address")
-    at, slash, length = cidr.partition("/")
-    if not slash or not (length.isascii() and length.isdigit()) or "%" in at:
-        raise ExpressionError(f"invalid CIDR address: {cidr:.50}")
-    try:
-        return ipaddress.ip_address(found) in ipaddress.ip_network(cidr, strict=False)
-    except ValueError as error:
-        raise ExpressionError(f"invalid CIDR address: {cidr:.50}") from error

@@ -1,0 +1,71 @@
+"""What expressions in a Corefile may ask about a query: functions that `template` and `view` share.
+
+Those of ``OF_THE_QUESTION`` depend on nothing but the question: what is decided by them may be
+remembered. (CoreDNS: plugin/pkg/expression)
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+from clusterdns.chain import metadata
+from clusterdns.languages.exprvalues import BOOL, INT, STRING, ExpressionError, Signature, Type
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import Query, Question
+
+OF_THE_QUESTION: dict[str, Type | Signature] = {
+    **{word: Signature((), STRING) for word in ("name", "type", "class")},
+    "incidr": Signature((STRING, STRING), BOOL),
+}
+OF_THE_QUERY: dict[str, Type | Signature] = {
+    **{word: Signature((), STRING) for word in ("proto", "client_ip", "port")},
+    **{word: Signature((), STRING) for word in ("server_ip", "server_port")},
+    **{word: Signature((), INT) for word in ("size", "id", "opcode", "bufsize")},
+    "do": Signature((), BOOL),
+    "metadata": Signature((STRING,), STRING),
+}
+
+
+def functions(question: Question, query: Query | None) -> dict[str, object]:
+    """Return what the functions are for a question; without a query, those of one are empty."""
+    found: dict[str, Callable[..., object]] = {
+        "name": lambda: name.text(question.folded),
+        "type": lambda: rr.type_text(question.qtype),
+        "class": lambda: rr.class_text(question.qclass),
+        "incidr": in_cidr,
+        "do": lambda: question.do,
+    }
+    if query is None:
+        return {**found}
+    return {
+        **found,
+        "proto": lambda: query.transport,
+        "size": lambda: query.octets,
+        "client_ip": lambda: query.client[0],
+        "port": lambda: str(query.client[1]),
+        "id": lambda: query.ident,
+        "opcode": lambda: query.opcode,
+        "bufsize": lambda: query.limit,
+        "server_ip": lambda: query.server[0],
+        "server_port": lambda: str(query.server[1]),
+        "metadata": lambda label: metadata.value(query, label),
+    }
+
+
+def in_cidr(address: str, cidr: str) -> bool:
+    """Tell whether an address lies in a network (Go: net.ParseIP, net.ParseCIDR).
+
+    Raises:
+        ExpressionError: one of them is none.
+    """
+    found = name.canonical_address(address)
+    if found is None:
+        raise ExpressionError("first argument is not an IP address")
+    at, slash, length = cidr.partition("/")
+    if not slash or not (length.isascii() and length.isdigit()) or "%" in at:
+        raise ExpressionError(f"invalid CIDR address: {cidr:.50}")
+    try:
+        return ipaddress.ip_address(found) in ipaddress.ip_network(cidr, strict=False)
+    except ValueError as error:
+        raise ExpressionError(f"invalid CIDR address: {cidr:.50}") from error
