@@ -232,3 +232,15 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as most renderers make them."""
     heads = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
     return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+def test_the_page_of_the_tests_names_what_there_is():
+    text = (ROOT / "tests" / "README.md").read_text()
+    files = {path.name: path for path in (ROOT / "tests").rglob("*.py")}
+    named = set(re.findall(r"`(?:\w+/)*(\w+\.py)`", text))
+    assert len(named) > 25
+    assert named <= files.keys()
+    for stem, test in re.findall(r"`(test_\w+)::(test_\w+)\*?`", text):
+        assert f"def {test}" in files[f"{stem}.py"].read_text(), test
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
+    assert set(re.findall(r"^\| `(\w+)/` \|", text, re.M)) == folders - {"__pycache__"}
