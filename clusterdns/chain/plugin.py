@@ -26,7 +26,7 @@ from clusterdns.corefile.checks import ORDER
 from clusterdns.corefile.parser import Directive
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import rr
-from clusterdns.wire.message import Query, Question
+from clusterdns.wire.message import MAX_OCTETS, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
 
@@ -135,6 +135,8 @@ class Plugin:
     order: ClassVar[int] = 0  # place in CoreDNS's fixed order, set by `load`
     handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
     denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
+    reads_options: ClassVar[bool] = False  # true for what has to see queries with EDNS options
+    most_octets: int = MAX_OCTETS  # of datagrams that are replies, whatever clients allow
 
     def __init__(self, directive: Directive, block: Block) -> None:
         """Read the directive. Raises ConfigError."""

@@ -26,6 +26,8 @@ class Route:
         # Names for the chain, and names directly below which all are; both may change all the time.
         self.held: list[tuple[Mapping[WireName, object], Mapping[WireName, object]]] = []
         self.left = 0  # the type that is for the chain, 0 for none
+        self.starts: bytes | None = None  # names that begin with these octets are for the chain
+        self.passed: list[Callable[[int], None]] = []  # told how many have gone this way
         self.shuffles = False
         self.cached: Cached | None = None
         self.forwarded: Forwarded | None = None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from clusterdns.chain.metadata import Collector
 from clusterdns.chain.plugin import Block, Plugin, fold
 from clusterdns.wire import name, rr
-from clusterdns.wire.message import Query, Question
+from clusterdns.wire.message import MAX_OCTETS, OPCODE_QUERY, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response, failure
 
@@ -35,6 +35,8 @@ class View:
         names = {plugin.name for plugin in plugins}
         self.opens_classes = not names.isdisjoint(_OPENS_CLASSES)
         self.is_measured = "prometheus" in names
+        self.most_octets = min((plugin.most_octets for plugin in plugins), default=MAX_OCTETS)
+        self._reads_options = any(plugin.reads_options for plugin in self.chain)
         self.writer = self._label_of_writer()
         longest_first = sorted(block.zones, key=len, reverse=True)
         self._zone_labels = [(zone, name.text(zone)) for zone in longest_first]
@@ -43,6 +45,16 @@ class View:
         """Return what the chain says, waiting if it must."""
         self.collect(query)
         return await self._handle(query)
+
+    def bound(self, query: Query) -> None:
+        """Lower the payload size that a query's OPT names to what `bufsize` allows."""
+        if query.edns is not None and query.edns.size > self.most_octets:
+            query.edns = query.edns._replace(size=self.most_octets)
+
+    def may_know(self, query: Query) -> bool:
+        """Tell whether a query is to be answered from memory, as far as that can."""
+        has_options = query.edns is not None and query.edns.options
+        return query.opcode == OPCODE_QUERY and not (has_options and self._reads_options)
 
     def collect(self, query: Query) -> None:
         """Give a query the labels of this block, if it collects them."""
@@ -84,7 +96,10 @@ class Router:
 
     def __init__(self, views: dict[WireName, list[View]]) -> None:
         self.views = views
-        self.opens_classes = any(v.opens_classes for some in views.values() for v in some)
+        all_views = [view for some in views.values() for view in some]
+        self.opens_classes = any(view.opens_classes for view in all_views)
+        most = [view.most_octets for view in all_views] or [MAX_OCTETS]
+        self.bounds = (min(most), max(most))  # of the octets that replies to some may have
 
     def route(self, question: Question) -> View | None:
         """Return the view that answers ``question``, or None for nobody."""

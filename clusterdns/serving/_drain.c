@@ -23,7 +23,7 @@ static struct mmsghdr queries[BATCH], replies[BATCH];
 
 typedef struct {
     PyObject *lasting, *passing; /* question octets -> answer */
-    PyObject *limits;            /* OPT octets -> octets a client takes */
+    PyObject *limits;            /* OPT octets -> octets a client takes, or the OPT of the reply */
     PyObject *hits;              /* counts by slot */
     double now;
     int is_stream;               /* the limit of a datagram does not hold */
@@ -98,8 +98,9 @@ static int compose(const Table *table, unsigned char *packet, size_t length, str
     PyObject *answer = answer_to(table, question, (size_t)(opt - question));
     if (!answer)
         return 0;
+    PyObject *allowed = has_opt ? look_up(table->limits, opt, OPT) : NULL;
     if (has_opt)
-        limit = number_of(look_up(table->limits, opt, OPT));
+        limit = number_of(allowed);
     Py_ssize_t orders = PyTuple_GET_SIZE(answer) - 3;
     PyObject *head = PyTuple_GET_ITEM(PyTuple_GET_ITEM(answer, 2), kind);
     PyObject *body = PyTuple_GET_ITEM(answer, 3 + packet[1] % orders);
@@ -110,6 +111,12 @@ static int compose(const Table *table, unsigned char *packet, size_t length, str
     reply[2] = (struct iovec){question, (size_t)(opt - question)};
     reply[3] = piece_of(body);
     reply[4] = (struct iovec){opt, tail};
+    if (allowed && PyBytes_Check(allowed) && PyBytes_GET_SIZE(allowed) == OPT) { /* `bufsize` */
+        const unsigned char *size = (const unsigned char *)PyBytes_AS_STRING(allowed) + 3;
+        limit = size[0] << 8 | size[1];
+        limit = limit > LEAST_LIMIT ? limit : LEAST_LIMIT;
+        reply[4] = piece_of(allowed);
+    }
     for (int i = 0; i < PIECES; i++)
         total += reply[i].iov_len;
     if (table->is_stream && limit > 0)

@@ -19,6 +19,8 @@ class Lane:
     stale: float
     policy: int
     most: int
+    most_octets: int
+    starts: bytes | None
     left: int
     success_least: int
     success_most: int

@@ -41,6 +41,8 @@ typedef struct {
     int left; /* the type that is for Python, 0 for none */
     unsigned turn; /* of round_robin: goes round by itself */
     unsigned success_least, success_most, denial_least, denial_most; /* TTLs */
+    int most_octets;  /* of a reply, whatever size an OPT names */
+    PyObject *starts; /* octets: names that begin with them are for Python; or None */
     char is_cached, shuffles;
     char refuses; /* what there is no room for; else Python sees it */
 } Lane;
@@ -133,6 +135,16 @@ static unsigned short limit_of(const unsigned char *opt)
     if (memcmp(opt, "\0\0\x29", 3) || memcmp(opt + 5, "\0\0\0\0\0\0", 6))
         return 0;
     return size > LEAST_LIMIT ? size : LEAST_LIMIT;
+}
+
+/* Whether Python wants to see a folded question, for its type or for how its name begins. */
+static int is_left(const Lane *lane, const unsigned char *question, size_t length)
+{
+    PyObject *starts = lane->starts;
+    if (number16(question + length - 4) == lane->left)
+        return 1;
+    return starts && PyBytes_Check(starts) && (size_t)PyBytes_GET_SIZE(starts) < length &&
+           !memcmp(question, PyBytes_AS_STRING(starts), (size_t)PyBytes_GET_SIZE(starts));
 }
 
 /* The lane of the longest zone that a folded name lies in, borrowed; NULL for none. */
@@ -306,7 +318,7 @@ static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t
 int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t length,
                 const struct sockaddr_storage *client, double now)
 {
-    unsigned char question[MAX_NAME + 4];
+    unsigned char question[MAX_NAME + 4], bounded[MAX_QUERY];
     int kind = kind_of(packet, length);
     size_t tail = kind >= 0 && kind >> 2 ? OPT : 0, asked = length - HEADER - tail;
     if (!zones || !first_free || unsent_count == BATCH)
@@ -319,8 +331,14 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
     Lane *lane = lane_of(zones, question, asked - 4);
     if (!lane || !lane->under_way || !lane->known || !lane->targets || !lane->counts)
         return 0;
-    if (lane->left == number16(question + asked - 4) || is_held(lane, question, asked - 4))
+    if (is_left(lane, question, asked) || is_held(lane, question, asked - 4))
         return 0;
+    if (tail && number16(packet + length - OPT + 3) > lane->most_octets) {
+        memcpy(bounded, packet, length);
+        write16(bounded + length - OPT + 3, (unsigned)lane->most_octets);
+        packet = bounded;
+        limit = limit_of(packet + length - OPT);
+    }
     PyObject *key = PyBytes_FromStringAndSize((char *)question, (Py_ssize_t)asked);
     int is_new = key && !is_known(lane, key, now), has_room = lane->busy < lane->most;
     const struct target *target = is_new && has_room ? target_of(lane) : NULL;
@@ -547,6 +565,7 @@ static void lane_dealloc(Lane *lane)
     Py_XDECREF(lane->denial);
     Py_XDECREF(lane->counts);
     Py_XDECREF(lane->held);
+    Py_XDECREF(lane->starts);
     Py_TYPE(lane)->tp_free((PyObject *)lane);
 }
 
@@ -560,6 +579,7 @@ static int lane_init(Lane *lane, PyObject *arguments, PyObject *Py_UNUSED(words)
     Py_XSETREF(lane->under_way, Py_NewRef(under_way));
     Py_XSETREF(lane->targets, Py_NewRef(targets));
     Py_XSETREF(lane->counts, Py_NewRef(counts));
+    lane->most_octets = 65535;
     return 0;
 }
 
@@ -578,6 +598,8 @@ static PyMemberDef lane_members[] = {
     FIELD(stale, T_DOUBLE, 0),
     FIELD(policy, T_INT, 0),
     FIELD(most, T_INT, 0),
+    FIELD(most_octets, T_INT, 0),
+    FIELD(starts, T_OBJECT, 0),
     FIELD(left, T_INT, 0),
     FIELD(success_least, T_UINT, 0),
     FIELD(success_most, T_UINT, 0),

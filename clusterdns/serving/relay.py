@@ -61,6 +61,7 @@ class _Track:
         self.server = server
         self.view = view
         self.cached = route.cached
+        self.passed = route.passed
         self.forwarded: Forwarded = route.forwarded
         self.zone = view.zone_label(route.zone)
 
@@ -139,6 +140,8 @@ class Relay:
         lane.patience = route.forwarded.patience_s
         lane.policy = _POLICIES[pool.rules.policy]
         lane.shuffles = route.shuffles
+        lane.most_octets = view.most_octets
+        lane.starts = route.starts
         lane.left = route.left
         lane.held = tuple(each for pair in route.held for each in pair)
         if cached is not None:
@@ -251,6 +254,8 @@ class Relay:
                 self._upstreams[_MISMATCH.unpack(octets)[0]].mismatches += times
                 continue
             listener, _, server, rtype, size, reply, rcode, has_opt, bucket = _COUNT.unpack(octets)
+            for told in track.passed:
+                told(times)
             if track.cached is not None:
                 track.cached.misses += times
             is_refused, writer = server == _NOBODY, ""

@@ -106,14 +106,15 @@ class Server:
         view = self.router.route(question)
         if view is None or not view.chain:
             return self._finish(query, None, REFUSED, hits)
-        response = view.answer(question) if query.opcode == message.OPCODE_QUERY else None
+        view.bound(query)
+        response = view.answer(question) if view.may_know(query) else None
         if response is None:
             return self._wait(query, view, hits, send)
         if response is DROP:
             return None
         kind = self._kind(query, view, response)
         reply = None
-        if self._remember(query, response, view, kind):  # and so rendered already
+        if self._remember(packet, query, response, view, kind):  # and so rendered already
             is_stream = query.transport == "tcp"
             reply = self.table.reply(packet, self.clock(), _UNCOUNTED, is_stream)
         if reply is None:
@@ -121,7 +122,9 @@ class Server:
         self.tally.once(kind, hits, query.edns is not None)
         return reply
 
-    def _remember(self, query: Query, response: Response, view: View, kind: Kind) -> bool:
+    def _remember(
+        self, packet: bytes, query: Query, response: Response, view: View, kind: Kind
+    ) -> bool:
         """Put the response into the table, if it may be repeated; tell whether it is there."""
         question = query.question
         if response.denies:
@@ -139,7 +142,7 @@ class Server:
             query.edns is not None
             and query.octets == len(question.wire) + message.HEADER_OCTETS + OPT_OCTETS
         ):
-            self.table.admit_opt(message.write_opt(query.edns))
+            self.table.admit_opt(packet[-OPT_OCTETS:], self.router.bounds)
         if self.tally.is_full:
             self.table.clear()
             self.tally.restart()

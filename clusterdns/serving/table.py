@@ -34,7 +34,7 @@ from clusterdns.wire.response import Response, render
 Kept = TypeVar("Kept")
 Answer = tuple[Any, ...]  # (until, slot, heads, body, ...), see above
 # The answers that last and that pass, limits by OPT, and where hits are counted.
-Maps = tuple[dict[bytes, Answer], dict[bytes, Answer], dict[bytes, int], list[int]]
+Maps = tuple[dict[bytes, Answer], dict[bytes, Answer], dict[bytes, int | bytes], list[int]]
 Cut = dict[tuple[int, bytes], Answer]  # by octets of the question, and its type and class
 
 # The header behind the ID of a plain query: opcode QUERY, one question, RD and AD as they like, no
@@ -46,6 +46,7 @@ _PLAIN = {
     for kind in range(8)
 }
 _OPT_OCTETS = 11  # one OPT record without options
+NO_BOUNDS = (message.MAX_OCTETS, message.MAX_OCTETS)
 _MAX_LIMITS = 4096
 _MAX_CUTS = 4096
 _MAX_RENEWED = 4096  # answers at a time: others wait meanwhile; what is more is forgotten
@@ -69,7 +70,7 @@ class AnswerTable:
         self._cuts: _Shelf[tuple[Cut, tuple[Hashable, ...]]] = _Shelf(_MAX_CUTS)
         self._below_cuts = 0  # answers in all of them
         self._seen: set[int] = set()
-        self._limits: dict[bytes, int] = {}
+        self._limits: dict[bytes, int | bytes] = {}  # by OPT: octets, or the OPT of the reply
         self._heads: dict[tuple[int, ...], tuple[bytes, ...]] = {}
 
     def reply(
@@ -87,7 +88,11 @@ class AnswerTable:
             question, opt, limit = packet[12:], b"", 512
         else:
             question, opt = packet[12:-_OPT_OCTETS], packet[-_OPT_OCTETS:]
-            limit = self._limits.get(opt, 0)
+            bound = self._limits.get(opt, 0)
+            if isinstance(bound, bytes):
+                opt, limit = bound, _octets_of(bound)
+            else:
+                limit = bound
         answer = self._lasting.answers.get(question) or self._passing.answers.get(question)
         if answer is None:
             answer = self._denial(question)
@@ -129,12 +134,22 @@ class AnswerTable:
         """Return what ``_drain.c`` looks into, and where it counts: struct Table."""
         return self._lasting.answers, self._passing.answers, self._limits, hits
 
-    def admit_opt(self, opt: bytes) -> None:
-        """Let queries with this OPT take the fast path if it is bare: version 0, no flags."""
-        if len(opt) == _OPT_OCTETS and opt[:3] == b"\0\0\x29" and opt[5:] == b"\0\0\0\0\0\0":
-            if len(self._limits) >= _MAX_LIMITS:
-                self._limits.clear()
-            self._limits[opt] = max(512, opt[3] << 8 | opt[4])
+    def admit_opt(self, opt: bytes, bounds: tuple[int, int] = NO_BOUNDS) -> None:
+        """Let queries with this OPT take the fast path if it is bare: version 0, no flags.
+
+        ``bounds`` are the least and the most that `bufsize` allows in a server block of the
+        listener. Where they differ, what names a larger size stays a miss: whose block it is for
+        decides.
+        """
+        if len(opt) != _OPT_OCTETS or opt[:3] != b"\0\0\x29" or opt[5:] != b"\0\0\0\0\0\0":
+            return
+        least, most = bounds
+        if len(self._limits) >= _MAX_LIMITS:
+            self._limits.clear()
+        if (opt[3] << 8 | opt[4]) <= least:
+            self._limits[opt] = _octets_of(opt)
+        elif least == most:
+            self._limits[opt] = opt[:3] + least.to_bytes(2, "big") + opt[5:]
 
     def remember(
         self, question: Question, response: Response, now: float, slot: Callable[[], int]
@@ -270,6 +285,11 @@ class AnswerTable:
         if heads is None:
             heads = self._heads[key] = tuple(_head(kind, *key) for kind in range(8))
         return (heads, *bodies)
+
+
+def _octets_of(opt: bytes) -> int:
+    """Return how many octets a datagram may have for a client with this OPT."""
+    return max(message.MIN_UDP_OCTETS, opt[3] << 8 | opt[4])
 
 
 def _renewed(answer: Answer, renewal: Renewal) -> Answer | None:

@@ -33,10 +33,6 @@ MAX_OCTETS = 65535
 # 8,000 that every record of a 64 KiB message enters at its end cost 5 s.
 MAX_POINTERS = 126
 
-# EDNS options a reply repeats unchanged (CoreDNS: request/edns0.go supportedOptionsFilter):
-# NSID, EXPIRE, COOKIE, TCP-KEEPALIVE, PADDING.
-_ECHOED_OPTIONS = frozenset((3, 9, 10, 11, 12))
-
 _EXTENDED_ERROR = 15  # RFC 8914 section 2
 # How many octets an option may have: LLQ, UL, EXPIRE, TCP-KEEPALIVE, EDE.
 _OPTION_OCTETS = {
@@ -392,22 +388,22 @@ def extended_error(info_code: int, text: str = "") -> Edns:
 def reply_edns(asked: Edns, own: Edns | None = None) -> Edns:
     """Return the OPT of a reply to a query with the OPT ``asked`` (CoreDNS: request.go SizeAndDo).
 
-    The client's own payload size and flags (the low eight cleared) come back; of its options the
-    ones known to be harmless. ``own`` is the OPT the reply already has, whose options stay.
+    The client's own payload size and flags (the low eight cleared) come back, and none of its
+    options. ``own`` is the OPT the reply already has, whose options stay.
     """
     if own is not None:
         return Edns(asked.size, 0, (own.flags & 0xFF00) | (asked.flags & EDNS_DO), own.options)
-    return Edns(asked.size, 0, asked.flags & 0xFF00, _echoed(asked.options))
+    return Edns(asked.size, 0, asked.flags & 0xFF00)
 
 
-def _echoed(options: bytes) -> bytes:
-    kept, i = b"", 0
-    while i < len(options):
-        end = i + 4 + (options[i + 2] << 8 | options[i + 3])
-        if (options[i] << 8 | options[i + 1]) in _ECHOED_OPTIONS:
-            kept += options[i:end]
+def options(octets: bytes) -> list[tuple[int, bytes]]:
+    """Return the options of an OPT that passed the gate: (code, data), in their order."""
+    found, i = [], 0
+    while i < len(octets):
+        end = i + 4 + (octets[i + 2] << 8 | octets[i + 3])
+        found.append((octets[i] << 8 | octets[i + 1], octets[i + 4 : end]))
         i = end
-    return kept
+    return found
 
 
 def to_text(packet: bytes) -> str:

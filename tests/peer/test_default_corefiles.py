@@ -66,10 +66,10 @@ CLUSTER = (
 
 def adapted(text: str, mounted: Path, api: str, upstream: str) -> str:
     """Return a Corefile with the ports and servers of this test."""
-    text = re.sub(r"^(\S+):53(?= )", r"\1:{PORT}", text, flags=re.MULTILINE)
+    text = re.sub(r"^(\S+):(?:53|5353)(?= )", r"\1:{PORT}", text, flags=re.MULTILINE)
     for word in ("health", "ready", "prometheus"):
         at = f"127.0.0.1:{peers.free_port()}"
-        text = re.sub(rf"^(\s+{word})\b( :\d+)?", rf"\1 {at}", text, flags=re.MULTILINE)
+        text = re.sub(rf"^(\s+{word})\b( \S*:\d+)?", rf"\1 {at}", text, flags=re.MULTILINE)
     text = re.sub(
         r"^(\s+)(kubernetes .*\{)$", rf"\1\2\n\1   endpoint {api}", text, flags=re.MULTILINE
     )

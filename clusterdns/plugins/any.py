@@ -1,0 +1,52 @@
+"""any - answer questions for all types of a name with one short record (RFC 8482).
+
+Syntax:
+
+    any
+
+A question of type ANY, about whatever name, is answered with `HINFO "ANY obsoleted" "See RFC
+8482"`, so that nobody makes a large reply of a small query with a forged source.
+
+Examples:
+
+    . {
+        any
+        forward . 192.0.2.53
+    }
+"""
+
+from __future__ import annotations
+
+from clusterdns.chain.knowing import Knowing
+from clusterdns.chain.plugin import Block, no_arguments
+from clusterdns.chain.route import Route
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire import rr
+from clusterdns.wire.message import Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
+
+TTL_S = 8482  # as the RFC is numbered (CoreDNS: plugin/any)
+_RDATA = rr.txt_rdata("ANY obsoleted") + rr.txt_rdata("See RFC 8482")
+
+
+class Any(Knowing):
+    """Answers questions of one type."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        no_arguments(directive)
+
+    def respond(self, question: Question) -> Response | None:
+        """Return the record for a question of type ANY."""
+        if question.qtype != rr.ANY:
+            return None
+        return Response(flags=0, answer=(RR(question.qname, rr.HINFO, TTL_S, _RDATA),))
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: addresses are not asked of it."""
+        return True
+
+    def relay(self, route: Route) -> bool:
+        """Let pass: only questions for addresses are relayed."""
+        return True

@@ -1,0 +1,59 @@
+"""bufsize - bound the size of datagrams, whatever size clients allow.
+
+Syntax:
+
+    bufsize [OCTETS]
+
+A query over UDP that allows replies of more than OCTETS in its OPT record is treated as one that
+allows OCTETS: its reply is cut there, the reply's OPT names OCTETS, and so does the query sent on
+to an upstream server. OCTETS is from 512 to 4096, by default 1232, which needs no fragments on any
+IPv6 path (DNS flag day 2020). Queries without EDNS and over TCP have the limits they have anyway;
+the OPT of a reply over TCP names OCTETS, too.
+
+Examples:
+
+    . {
+        bufsize 1232
+        forward . 192.0.2.53
+    }
+
+Remembered answers and the relay keep to the bound at no cost where all server blocks of a port
+have the same one. Where they differ, queries that allow more than the least of them are answered
+by the chain.
+"""
+
+from __future__ import annotations
+
+from clusterdns.chain.plugin import AnswerNext, Block, Plugin
+from clusterdns.chain.route import Route
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire.message import MIN_UDP_OCTETS, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
+
+DEFAULT_OCTETS = 1232
+MAX_OCTETS = 4096
+
+
+class Bufsize(Plugin):
+    """Says the bound; the listener lowers what queries allow (``View.bound``)."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        self.most_octets = DEFAULT_OCTETS
+        if directive.args:
+            self.most_octets = arguments.number(directive, least=MIN_UDP_OCTETS, most=MAX_OCTETS)
+        if directive.block:
+            raise directive.block[0].error("unknown property")
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what the plugins behind say."""
+        return next(question)
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: no name matters here."""
+        return True
+
+    def relay(self, route: Route) -> bool:
+        """Let pass: lanes have the bound of their server block."""
+        return True

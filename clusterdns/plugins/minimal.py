@@ -1,0 +1,45 @@
+"""minimal - leave out of replies what was not asked for.
+
+Syntax:
+
+    minimal
+
+The authority and additional sections of positive answers are taken out. Denials, referrals and
+errors stay as they are: a client needs the SOA of the one and the NS records of the other.
+
+Examples:
+
+    example.org {
+        minimal
+        file db.example.org
+    }
+
+Differences from CoreDNS: a reply to NOTIFY or to a zone transfer passes without an error line.
+"""
+
+from __future__ import annotations
+
+from clusterdns.chain.knowing import Changing
+from clusterdns.chain.plugin import Block, no_arguments
+from clusterdns.chain.route import Route
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire.message import Question
+from clusterdns.wire.outcome import Outcome, outcome_of
+from clusterdns.wire.response import Response
+
+
+class Minimal(Changing):
+    """Keeps the answer section of what answers."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        no_arguments(directive)
+
+    def changed(self, question: Question, response: Response) -> Response:
+        """Return a positive answer without the other sections."""
+        if outcome_of(question, response) is not Outcome.NOERROR:
+            return response
+        return response.with_sections((response.answer, (), ()))._replace(edns=None)
+
+    def relay(self, route: Route) -> bool:
+        """Let pass: a plain reply has answers, or one SOA and no answer."""
+        return True

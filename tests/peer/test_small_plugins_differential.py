@@ -1,0 +1,187 @@
+"""Small plugins beside a real CoreDNS: random options, and questions that they are about.
+
+Each server block has options of one plugin that a seed chose, over a zone file or an upstream
+server; ``MISTAKES`` are Corefiles that both refuse, or both take.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import beside
+import compare
+import dns.edns
+import dns.flags
+import dns.message
+import peers
+import pytest
+
+pytestmark = pytest.mark.peer
+
+ZONE = """@ 60 SOA ns hostmaster 1 2 3 4 5
+@ 60 NS ns
+@ 60 NS ns2
+@ 60 MX 1 ns
+ns 60 A 192.0.2.1
+ns2 60 A 192.0.2.2
+both 60 A 192.0.2.3
+both 70 AAAA 2001:db8::3
+four 900 A 192.0.2.4
+four 900 A 192.0.2.5
+six 60 AAAA 2001:db8::6
+six 60 AAAA 64:ff9b::c000:207
+six 60 AAAA 64:ff9b:0:0:1::1
+alias 60 CNAME four
+alias6 60 CNAME six
+sub 60 NS ns.sub
+ns.sub 60 A 192.0.2.9
+""" + "".join(f"big 60 A 198.51.100.{i}\n" for i in range(1, 250)) + "".join(
+    f"mid 60 TXT \"{'x' * 60}{i}\"\n" for i in range(12)
+)  # fmt: skip
+LABELS = (
+    "",
+    "both",
+    "four",
+    "six",
+    "alias",
+    "alias6",
+    "big",
+    "mid",
+    "sub",
+    "x.sub",
+    "none",
+    "Four",
+)
+QTYPES = ("A", "AAAA", "A", "AAAA", "TXT", "MX", "NS", "SOA", "ANY", "HINFO", "CNAME")
+FORWARDED = "forward . 127.0.0.1:{PORT}"
+
+
+def some(dice: random.Random, *words: str) -> str:
+    return dice.choice(words)
+
+
+def bufsize(dice: random.Random) -> str:
+    return f"bufsize {some(dice, '', '512', '1232', '700', '4096')}"
+
+
+def chaos(dice: random.Random) -> str:
+    return f"chaos v{dice.randrange(9)} {some(dice, 'Me', 'Me Me', 'Ä')}"
+
+
+def minimal(dice: random.Random) -> str:
+    return "minimal"
+
+
+def any_(dice: random.Random) -> str:
+    return "any"
+
+
+def nsid(dice: random.Random) -> str:
+    return f"nsid {some(dice, 'one', 'one two', 'Zwölf')}"
+
+
+def cancel(dice: random.Random) -> str:
+    return f"cancel {some(dice, '', '4s', '1500ms', '1h')}"
+
+
+def header(dice: random.Random) -> str:
+    lines = [
+        f"{some(dice, 'query', 'response', 'Response')} {some(dice, 'set', 'CLEAR')} "
+        f"{' '.join(dice.choices(('aa', 'ra', 'rd', 'AA', 'Rd'), k=dice.randint(1, 3)))}"
+        for _ in range(dice.randint(1, 4))
+    ]
+    return "header {\n" + "\n".join(lines) + "\n}"
+
+
+def local(dice: random.Random) -> str:
+    return some(
+        dice, "local", *(f"local {{\nlocalhost_prefix {word}\n}}" for word in ("on", "off"))
+    )
+
+
+PLUGINS = (bufsize, chaos, minimal, any_, nsid, cancel, header, local)
+
+
+def block(dice: random.Random, number: int, plugin: object) -> str:
+    lines = [plugin(dice)]  # type: ignore[operator]
+    lines += dice.sample(("bufsize 900", "minimal", "errors", "cancel", "any"), k=dice.randrange(3))
+    lines = [line for i, line in enumerate(lines) if line.split()[0] not in {each.split()[0] for each in lines[:i]}]  # fmt: skip
+    source = dice.choice(("file db\n", "file db\n", "erratic {\ndrop 0\n}\n"))
+    return f"z{number}.test localhost.z{number}.test {{\n" + "\n".join(lines) + f"\n{source}}}\n"
+
+
+def packet(dice: random.Random, qname: str, qtype: str = "", qclass: str = "IN") -> bytes:
+    """Return the packet of a question asked in one of many ways."""
+    made = dns.message.make_query(qname, qtype or dice.choice(QTYPES), qclass)
+    made.flags = dice.choice((dns.flags.RD, 0, dns.flags.RD | dns.flags.CD, dns.flags.AD))
+    if dice.random() < 0.6:
+        options = [dns.edns.GenericOption(3, b"")] if dice.random() < 0.3 else []
+        flags = dns.flags.DO if dice.random() < 0.2 else 0
+        made.use_edns(0, flags, dice.choice((512, 700, 1232, 4096, 100)), options=options)
+    return made.to_wire()
+
+
+def packets(dice: random.Random, corefile: str, count: int) -> Iterator[bytes]:
+    zones = re.findall(r"^(z\d+\.test)", corefile, re.MULTILINE)
+    for zone in zones:
+        for _ in range(count):
+            label = dice.choice((*LABELS, "localhost", "localhost.four", "localhostx"))
+            yield packet(dice, f"{label}.{zone}".removeprefix("."))
+
+
+def without_nsid_bit(reply: bytes | None) -> bytes | None:
+    """Return a reply with NSID without the DO bit, which CoreDNS sets there."""
+    if reply is None:
+        return None
+    message = dns.message.from_wire(reply, one_rr_per_rrset=True, ignore_trailing=False)
+    if any(option.otype == 3 for option in message.options):
+        at = reply.rindex(b"\0\0\x29")
+        return reply[: at + 7] + bytes((reply[at + 7] & 0x7F,)) + reply[at + 8 :]
+    return reply
+
+
+def differences(corefile: str, asked: list[bytes], directory: Path) -> list[str]:
+    found = []
+    with (
+        peers.clusterdns(corefile, directory) as ours,
+        peers.coredns(corefile, directory) as theirs,
+    ):
+        for each in asked:
+            for ask in (peers.ask_udp, peers.ask_tcp, peers.ask_udp):  # and from the table
+                their_reply, our_reply = ask(theirs.address, each), ask(ours.address, each)
+                is_random = b"authors" in each
+                said = compare.difference(
+                    each, without_nsid_bit(their_reply), without_nsid_bit(our_reply),
+                    beside.UNORDERED if is_random else beside.STRICT,
+                )  # fmt: skip
+                found += [f"{ask.__name__} {said}"] if said else []
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_options_and_questions(seed, tmp_path):
+    dice = random.Random(seed)
+    (tmp_path / "db").write_text(ZONE)
+    corefile = "".join(block(dice, i, plugin) for i, plugin in enumerate((*PLUGINS, *PLUGINS)))
+    corefile += (
+        "localhost in-addr.arpa bind server {\n" + local(dice) + "\n" + chaos(dice) + "\n}\n"
+    )
+    asked = list(packets(dice, corefile, 12))
+    for qname in (
+        "version.bind",
+        "Version.Server",
+        "authors.bind",
+        "hostname.bind",
+        "id.server",
+        "x.bind",
+    ):
+        asked += [packet(dice, qname, qtype, "CH") for qtype in ("TXT", "TXT", "A", "ANY")]
+        asked.append(packet(dice, qname, "TXT"))
+    for qname in ("localhost", "x.Localhost", "127.in-addr.arpa", "1.0.0.127.in-addr.arpa",
+                  "2.0.0.127.in-addr.ARPA", "0.in-addr.arpa", "9.in-addr.arpa"):  # fmt: skip
+        asked += [packet(dice, qname, qtype) for qtype in (*QTYPES, "PTR")]
+    found = differences(corefile, asked, tmp_path)
+    assert not found, corefile + f"{len(found)} differences\n" + "\n".join(found[:5])
