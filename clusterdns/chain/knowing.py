@@ -1,7 +1,7 @@
 """Plugins of one thought: what is asked, or what is answered, is all they look at.
 
 ``Knowing`` answers some questions from what it knows and lets the plugins behind answer the others;
-``Changing`` rewrites what they say. Both say the same in either fold of the chain, so what they say
+``Changing`` rewrites what they say. Both say the same by either method, so what they say
 may be remembered, and neither minds which name it is about.
 """
 
