@@ -97,6 +97,17 @@ def check_dig(words: list[str]) -> None:
     assert ["@localhost", "-p", str(LAB_PORT)] == words[:3]  # asked of the lab below
 
 
+def check_python3(words: list[str]) -> None:
+    assert ["-m", "venv"] == words[:2]
+
+
+def check_docker(words: list[str]) -> None:
+    """The image is the one that `make image` builds; what follows it goes to clusterdns."""
+    assert "run" == words[0]
+    assert "docker build -t clusterdns ." in (ROOT / "Makefile").read_text()
+    check_clusterdns(words[words.index("clusterdns") + 1 :])
+
+
 def check_apt_get(words: list[str]) -> None:
     assert "install" == words[0]
 
@@ -126,11 +137,13 @@ CHECKS = {
     "apt-get": check_apt_get,
     "clusterdns": check_clusterdns,
     "dig": check_dig,
+    "docker": check_docker,
     "kubectl": check_kubectl,
     "make": check_make,
     "pip": check_pip,
     "pytest": check_pytest,
     "python": check_python,
+    "python3": check_python3,
 }
 
 
