@@ -27,7 +27,7 @@ lint: $(VENV)/installed
 check: lint
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not peer and not slow"
 
-# CPU per query beside CoreDNS, Knot, Unbound, dnsmasq and a C echo server, half an hour; into the README.
+# CPU per query beside CoreDNS, Knot, Unbound, dnsmasq and a C echo server, half an hour; into README and docs/.
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python tests/bench/run.py --json bench.json

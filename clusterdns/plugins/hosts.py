@@ -11,20 +11,20 @@ Syntax:
         fallthrough_unsupported
     }
 
-FILE is /etc/hosts by default, relative to `root`; ZONES default to the server block's keys, and
-names outside them are left out. Further entries may stand in the block, before `fallthrough`. A
-name is answered with all its addresses, those of the file first; `*.example.org` stands for every
-name with one label more that has no entry itself. Each address leads back to its names (PTR),
-unless `no_reverse` is there. The TTL is 3600, or `ttl`, 1 to 65535.
+FILE is /etc/hosts by default, relative to `root`. ZONES default to the server block's keys; names
+outside of them are ignored. The block may hold further entries, before `fallthrough`. The answer
+has all addresses of the name, those of the file first. `*.example.org` matches every name with one
+more label that has no entry of its own. A PTR query for an address returns its names, unless
+`no_reverse` is given. The TTL is 3600, or `ttl`, 1 to 65535.
 
-A name that is not there is SERVFAIL, since there is no SOA to deny it with, or with `fallthrough`
-what the plugins behind say of names in ZONES, all without any. Other types of a name that is there
-are answered with nothing; with `fallthrough_unsupported`, which wants `fallthrough`, all types but
-A, AAAA and PTR are for the plugins behind. A reverse name that is not there is for them always.
+A name without an entry gets SERVFAIL, because there is no SOA for a denial. With `fallthrough`,
+names in ZONES (all names if none are given) go to the plugins behind instead. Other types of a name
+with an entry get NODATA; with `fallthrough_unsupported`, which requires `fallthrough`, all types
+but A, AAAA and PTR go to the plugins behind. A reverse name without an entry always does.
 
-Every `reload`, 5s by default and never with 0, the file is looked at again, and read if it has
-changed. It need not be there at first. What is no regular file, or has more than 16 MiB, is not
-read; what was read last stays in force.
+The file is checked every `reload` (5s by default, 0 for never) and read again if it has changed. It
+may be missing at the start. A file that is no regular file, or has more than 16 MiB, is not read;
+the last one that was read stays in force.
 
 Examples:
 
@@ -43,10 +43,10 @@ Examples:
 Metrics: `coredns_hosts_entries{hostsfile}`, entries and reverse names of file and Corefile;
 `coredns_hosts_reload_timestamp_seconds`, the time of change of the file that was read last.
 
-Differences from CoreDNS: a file has changed when its time, size or inode is another one. A FIFO is
-not waited for. Names are compared as octets, so one with letters outside ASCII is found. A name
-that is no domain name has no reverse. A lone word in the block that is no option is a mistake, and
-so is a word behind `no_reverse`. A change is in force at once also for what `cache` has kept.
+Differences from CoreDNS: a file counts as changed if its time, size or inode differs. A FIFO is not
+read. Names are compared as octets, so names with letters outside ASCII are found. A name that is no
+domain name has no PTR record. A lone word in the block that is no option is a mistake, and so is a
+word after `no_reverse`. A change takes effect at once, also for replies that `cache` holds.
 """
 
 from __future__ import annotations
