@@ -1,11 +1,11 @@
-"""metadata - let plugins say more of a query, by labels, for others to use.
+"""metadata - give labels to queries, which other plugins can use.
 
 Syntax:
 
     metadata [ZONES...]
 
-Queries in ZONES, by default those of the server block, get labels of the form `plugin/name`. They
-are worked out when somebody wants one: `log` in a `{/plugin/name}` token, `rewrite` in a
+Queries in ZONES, by default those of the server block, get labels of the form `plugin/name`. A
+label is computed only when a plugin asks for it: `log` in a `{/plugin/name}` token, `rewrite` in a
 `{plugin/name}` of a replacement or an EDNS option, `template` as `{{ .Meta "plugin/name" }}`, and
 `view` as `metadata('plugin/name')`.
 
@@ -24,7 +24,7 @@ Examples:
         forward . 192.0.2.53
     }
 
-Differences from CoreDNS: labels cost nothing while nobody asks for one.
+Differences from CoreDNS: labels cost nothing until a plugin asks for one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""template - answer with records that templates make of the question.
+r"""template - answer with records that are made from templates.
 
 Syntax:
 
@@ -35,7 +35,7 @@ one are joined; one with `#` is put in quotes. Besides the language's own, their
 `do()`, `bufsize()`, `server_ip()`, `server_port()`, `metadata(LABEL)`, `incidr(ADDRESS, CIDR)` and
 `group(NAME OR NUMBER)`; their variables are those declared above.
 
-What depends on nothing but the question is answered from memory when it is asked again.
+A repeated query is answered from the answer table if the templates depend on the question alone.
 
 Examples:
 
