@@ -120,8 +120,10 @@ class FaultyUpstream:
         self.address = f"127.0.0.1:{self.port}"
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_running = threading.Event()  # before that, `stop` would break the start
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+        self._is_running.wait(5)
 
     def __enter__(self) -> FaultyUpstream:
         return self
@@ -148,6 +150,7 @@ class FaultyUpstream:
         server = None
         if self._tcp_mode != "refused":
             server = self._loop.run_until_complete(asyncio.start_server(self._talk, sock=self._tcp))
+        self._loop.call_soon(self._is_running.set)
         self._loop.run_forever()
         if server is not None:
             server.close()

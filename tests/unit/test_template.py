@@ -157,6 +157,33 @@ def test_a_record_that_stands_alone(tmp_path):
         masterfile.record(f"$INCLUDE {tmp_path / 'secret'}")
 
 
+def test_labels_of_other_plugins():
+    corefile = """. {
+        metadata
+        template IN TXT cluster.local {
+            var s metadata('kubernetes/service')
+            answer "{{ .Name }} 60 IN TXT x{{ .Meta `kubernetes/service` }} {{ .Var.s }}"
+        }
+        kubernetes cluster.local {
+            manifests .
+        }
+    }"""
+    ports = [{"name": "http", "protocol": "TCP", "port": 80}]
+    service = {
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"], "ports": ports},
+    }
+
+    async def run() -> None:
+        async with InProcess(corefile, [NAMESPACE, service]) as server:
+            packet = query("web.default.svc.cluster.local.", "TXT")
+            reply = dns.message.from_wire(await server.ask_chain(packet, "udp") or b"")
+            assert '"xweb" "web"' == reply.answer[0][0].to_text()
+
+    asyncio.run(run())
+
+
 # ---- the fast path
 
 
