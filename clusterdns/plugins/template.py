@@ -120,7 +120,7 @@ class _Failure(Exception):
 class _Data(NamedTuple):
     """What is known of a question that a rule is about."""
 
-    zone: WireName
+    zone: str
     qclass: str
     qtype: str
     fields: Struct
@@ -150,14 +150,15 @@ class _Rule:
         self.made: dict[str, list[_Made]] = {section: [] for section in SECTIONS}
         for line in directive.block:
             self._read(line)
-        fields = {
+        self.zone_texts = {zone: name.text(zone) for zone in self.zones}
+        self.fields = {
             each for some in self.made.values() for one in some for each in one.template.fields
         }
         wholes = (one.template.uses_whole for some in self.made.values() for one in some)
         expressions = [*(each for _, each in self.variables), *self.conditions]
         taken = {each for one in expressions for each in one.names}
         self.is_same_for_all = (
-            fields.isdisjoint(_OF_THE_QUERY)
+            self.fields.isdisjoint(_OF_THE_QUERY)
             and not any(wholes)
             and taken.isdisjoint(conditions.OF_THE_QUERY)
         )
@@ -354,18 +355,20 @@ class TemplatePlugin(Plugin):
         class_text = rr.CLASS_TEXT.get(rule.qclass if qclass == _ANY_CLASS else qclass, "")
         type_text = rr.TYPE_TEXT.get(rule.qtype if qtype == rr.ANY else qtype, "")
         fields: dict[str, object] = {
-            "Zone": name.text(zone),
+            "Zone": rule.zone_texts[zone],
             "Name": qname,
             "Regex": regexp.text if regexp else ".*",
             "Match": list(match),
             "Group": groups,
             "Class": class_text,
             "Type": type_text,
-            "Question": _question(question),
             "Remote": query.client[0] if query else "",
-            "Message": _message(query, question),
             "Var": AnyMap(),
         }
+        if "Question" in rule.fields:
+            fields["Question"] = _question(question)
+        if "Message" in rule.fields:
+            fields["Message"] = _message(query, question)
         if rule.variables or rule.conditions:
             values = conditions.functions(question, query)
             values["group"] = functools.partial(_group, groups)
@@ -378,7 +381,7 @@ class TemplatePlugin(Plugin):
             fields["Var"] = AnyMap((word, values[word]) for word, _ in rule.variables)
         methods = {"Meta": functools.partial(_meta, query)}
         struct = Struct("*template.templateData", fields, methods)
-        return _Data(zone, class_text, type_text, struct)
+        return _Data(rule.zone_texts[zone], class_text, type_text, struct)
 
     def _complain(self, rule: _Rule, qname: str, error: ExpressionError) -> None:
         now = self._worker.now() if self._worker else 0.0
@@ -450,8 +453,7 @@ class TemplatePlugin(Plugin):
             raise _Failure(f"template: {section}: {error}") from error
 
     def _labels(self, data: _Data) -> tuple[str, ...]:
-        zone = name.text(data.zone)
-        return self._block.server, zone, self._block.view, data.qclass, data.qtype
+        return self._block.server, data.zone, self._block.view, data.qclass, data.qtype
 
     # ---- what need not come by here
 

@@ -11,6 +11,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from typing import NewType
 
@@ -24,6 +25,7 @@ MAX_LABEL_OCTETS = 63
 
 _IN_ADDR_ARPA = (b"in-addr", b"arpa")
 _IP6_ARPA = (b"ip6", b"arpa")
+_PLAIN = re.compile(rb"[!#$%&*+,\-/0-9:<=>?A-Z\[\]^_`a-z{|}~]+")  # no octet is escaped
 _SPECIAL = frozenset(b" \"'().;@\\")  # the octets miekg/dns escapes with a backslash
 
 
@@ -89,6 +91,8 @@ def text(wire: bytes) -> str:
 
 def label_text(label: bytes) -> str:
     r"""Return one label as text: ``\.`` for special octets, ``\DDD`` for unprintable ones."""
+    if _PLAIN.fullmatch(label):
+        return label.decode("ascii")
     printed = []
     for octet in label:
         if octet in _SPECIAL:

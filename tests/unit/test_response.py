@@ -416,3 +416,11 @@ def test_what_is_filed_is_bounded_however_often_answers_come_and_go():
         filed = subject.table._passing._filed.values()
         count = sum(1 if isinstance(keys, bytes) else len(keys) for keys in filed)
         assert count == subject.table._passing._filings <= 202
+
+
+def test_every_octet_of_a_label_is_printed_as_miekg_does():
+    for octet in range(256):
+        printed = f"\\{octet:03d}"
+        if 0x20 < octet < 0x7F or octet in b" \"'().;@\\":
+            printed = "\\" * (octet in b" \"'().;@\\") + chr(octet)
+        assert f"a{printed}b." == name.text(bytes((3, 0x61, octet, 0x62, 0)))
