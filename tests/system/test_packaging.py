@@ -1,8 +1,8 @@
 """The distributions: what the source one holds, and that each serves where nothing else is.
 
 The source distribution and the wheel are built of a copy of the checkout and installed in environments
-of their own, with what they depend on. All of it takes some 30 s and needs a package index; without
-one the tests skip.
+of their own: the wheel with all that it depends on, the other one slim. All of it takes some 20 s and
+needs a package index; without one the tests skip.
 """
 
 from __future__ import annotations
@@ -98,15 +98,9 @@ def from_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def from_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution without the kubernetes package: the slim install of the README."""
     programs = environment(tmp_path_factory.mktemp("from-sdist"))
-    pip("install", "--no-compile", sdist, python=programs / "python")
-    return programs
-
-
-@pytest.fixture(scope="module")
-def slim(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    programs = environment(tmp_path_factory.mktemp("slim"))
-    pip("install", "--no-compile", "--no-deps", wheel, python=programs / "python")
+    pip("install", "--no-compile", "--no-deps", sdist, python=programs / "python")
     pip("install", "--no-compile", "-r", SLIM, python=programs / "python")
     return programs
 
@@ -159,9 +153,9 @@ def addresses(server: peers.Server, qname: str) -> list[str]:
     return [item.to_text() for rrset in dns.message.from_wire(reply).answer for item in rrset]
 
 
-def test_a_slim_install_serves_from_an_api_server(slim, tmp_path):
+def test_a_slim_install_serves_from_an_api_server(from_sdist, tmp_path):
     """What a Pod does; whoever names a kubeconfig is told what is missing."""
-    assert not list(slim.parent.rglob("site-packages/kubernetes"))
+    assert not list(from_sdist.parent.rglob("site-packages/kubernetes"))
     manifests = [
         each
         for path in (ROOT / "zones" / "cluster").glob("*.yaml")
@@ -174,12 +168,12 @@ def test_a_slim_install_serves_from_an_api_server(slim, tmp_path):
             f".:{{PORT}} {{\n errors\n prometheus 127.0.0.1:{http}\n cache 30\n"
             f" kubernetes cluster.local {{\n  endpoint {api.url}\n }}\n}}\n"
         )
-        with peers.running([str(slim / "clusterdns")], corefile, tmp_path) as server:
+        with peers.running([str(from_sdist / "clusterdns")], corefile, tmp_path) as server:
             peers.wait_until_answering(server)
             assert ["10.96.1.1"] == addresses(server, QNAME)
     (tmp_path / "config").write_text("kind: Config\n")
     corefile = ". {\n kubernetes cluster.local {\n  kubeconfig config\n }\n}\n"
-    with peers.running([str(slim / "clusterdns")], corefile, tmp_path) as server:
+    with peers.running([str(from_sdist / "clusterdns")], corefile, tmp_path) as server:
         assert 1 == server.process.wait(10)
         assert re.search(r":3: kubeconfig: .*pip install kubernetes", server.output)
 
