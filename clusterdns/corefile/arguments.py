@@ -95,6 +95,17 @@ def address(line: Directive) -> str:
         raise line.error(f"{line.args[0]!r} is no IP address") from error
 
 
+def network(text: str, line: Directive) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return an IP network in CIDR notation, an address alone as a network of one."""
+    length = text.partition("/")[2]
+    try:
+        if "%" in text or ("/" in text and not length.isdigit()):
+            raise ValueError("no CIDR notation")
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise line.error(f"{shorten(text)!r} is no network such as 10.0.0.0/8") from error
+
+
 def zone_names(texts: tuple[str, ...] | list[str], line: Directive) -> tuple[WireName, ...]:
     """Return zones, CIDR text expanded, in wire form."""
     return tuple(name.fold(name.parse(text)) for text in zones(texts, line))

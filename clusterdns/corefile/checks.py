@@ -28,6 +28,33 @@ COREDNS_ORDER: tuple[str, ...] = (
 _OWN = {"autopath": ("search",), "loop": ("private", "families")}
 ORDER = tuple(word for each in COREDNS_ORDER for word in (each, *_OWN.get(each, ())))
 
+# Directives that CoreDNS has had, or has, and that this is not going to have, with the reason.
+_REFUSED = {
+    "azure": "reads zones from Azure DNS, which clusterdns does not",
+    "clouddns": "reads zones from Google Cloud DNS, which clusterdns does not",
+    "etcd": "reads names from etcd, which clusterdns does not",
+    "federation": "CoreDNS has removed it, and Kubernetes has no federation",
+    "geoip": "clusterdns reads no GeoIP databases",
+    "grpc": "clusterdns does not speak gRPC; use forward",
+    "grpc_server": "clusterdns does not speak gRPC",
+    "https3": "clusterdns does not speak HTTP/3",
+    "nomad": "reads names from Nomad, which clusterdns does not",
+    "pprof": "serves profiles of Go programs, which clusterdns is not",
+    "proxy": "CoreDNS has removed it; use forward",
+    "quic": "clusterdns does not speak QUIC",
+    "reverse": "CoreDNS has removed it; use template",
+    "route53": "reads zones from Amazon Route 53, which clusterdns does not",
+    "trace": "sends traces of the plugins of CoreDNS, which clusterdns does not",
+    "upstream": "CoreDNS has removed it, and nothing takes its place",
+}
+# Options likewise, by directive and option.
+_REFUSED_OPTIONS = {
+    ("kubernetes", "resyncperiod"): "CoreDNS has removed it; leave it out",
+    ("kubernetes", "upstream"): "CoreDNS has removed it; leave it out, names outside are "
+    "asked of this server itself",
+    ("forward", "protocol"): "is of proxy, which CoreDNS has removed; see force_tcp and tls",
+}
+
 _MAX_GUESSED_CHARACTERS = 40  # no directive is half as long; keeps `nearest` cheap
 
 
@@ -37,12 +64,18 @@ def check_directives(
     """Check that every directive is one of ``known``.
 
     Raises:
-        ConfigError: it is one of ``unsupported``, or none at all; with the nearest one.
+        ConfigError: it is one of ``unsupported``, with the reason where there is one, or none at
+            all, with the nearest one; or one of its options is gone.
     """
     for block in blocks:
         for directive in block.directives:
+            for line in directive.block:
+                if (directive.name, line.name) in _REFUSED_OPTIONS:
+                    raise line.error(_REFUSED_OPTIONS[directive.name, line.name])
             if directive.name in known:
                 continue
+            if directive.name in _REFUSED:
+                raise directive.error(_REFUSED[directive.name])
             if directive.name in unsupported:
                 raise directive.error("not supported by clusterdns yet")
             guess = nearest(directive.name, [*known, *unsupported])

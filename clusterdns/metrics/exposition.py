@@ -165,6 +165,18 @@ FAMILIES: dict[str, Family] = {
         "Counter of queries dropped because the miss queue was full.",
         ("server",),
     ),
+    "acl_allowed_requests_total": Family(
+        "Counter of DNS requests being allowed.", ("server", "view")
+    ),
+    "acl_blocked_requests_total": Family("Counter of DNS requests being blocked.", _PLACE),
+    "acl_filtered_requests_total": Family("Counter of DNS requests being filtered.", _PLACE),
+    "acl_dropped_requests_total": Family("Counter of DNS requests being dropped.", _PLACE),
+    "dns64_requests_translated_total": Family(
+        "Counter of DNS requests translated by dns64.", ("server",)
+    ),
+    "siit_requests_translated_total": Family(
+        "Counter of DNS requests translated by siit.", ("server",)
+    ),
     "autopath_success_total": Family("Counter of requests that did autopath.", ("server",)),
     "clusterdns_search_success_total": Family(
         "Counter of short names resolved along the search path.", ("server",)

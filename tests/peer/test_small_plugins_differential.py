@@ -102,11 +102,39 @@ def local(dice: random.Random) -> str:
     )
 
 
-PLUGINS = (bufsize, chaos, minimal, any_, nsid, cancel, header, local)
+def acl(dice: random.Random) -> str:
+    lines = []
+    for _ in range(dice.randint(1, 4)):
+        line = some(dice, "allow", "block", "filter", "BLOCK")
+        if dice.random() < 0.6:
+            line += f" type {' '.join(dice.choices(('A', 'AAAA', 'TXT', 'MX', '*'), k=dice.randint(1, 2)))}"
+        if dice.random() < 0.7:
+            nets = ("127.0.0.0/8", "10.0.0.0/8", "127.0.0.1", "::1", "fd00::/8", "*", "126.1.1.1/7")
+            line += f" net {' '.join(dice.choices(nets, k=dice.randint(1, 3)))}"
+        lines.append(line)
+    zones = some(dice, "", "", "ZONE", "sub.ZONE four.ZONE", "other.test")
+    return f"acl {zones} {{\n" + "\n".join(lines) + "\n}"
+
+
+def dns64(dice: random.Random) -> str:
+    lengths = dice.choice((32, 40, 48, 56, 64, 96))
+    lines = [f"prefix 2001:db8:1:2::/{lengths}"] if dice.random() < 0.7 else []
+    lines += ["translate_all"] if dice.random() < 0.4 else []
+    lines += ["allow_ipv4"] if dice.random() < 0.8 else []
+    return "dns64 {\n" + "\n".join(lines) + "\n}" if lines else "dns64"
+
+
+def siit(dice: random.Random) -> str:
+    lines = [f"ipv6_prefix {some(dice, '64:ff9b::/96', '64:ff9b::/64', '2001:db8::/32')}"]
+    lines += [f"eam 203.0.113.{i} 2001:db8::{i}" for i in (3, 6) if dice.random() < 0.5]
+    return "siit {\n" + "\n".join(lines[dice.randrange(2) :]) + "\n}" if lines[1:] else "siit"
+
+
+PLUGINS = (bufsize, chaos, minimal, any_, nsid, cancel, header, local, acl, dns64, siit)
 
 
 def block(dice: random.Random, number: int, plugin: object) -> str:
-    lines = [plugin(dice)]  # type: ignore[operator]
+    lines = [plugin(dice).replace("ZONE", f"z{number}.test")]  # type: ignore[operator]
     lines += dice.sample(("bufsize 900", "minimal", "errors", "cancel", "any"), k=dice.randrange(3))
     lines = [line for i, line in enumerate(lines) if line.split()[0] not in {each.split()[0] for each in lines[:i]}]  # fmt: skip
     source = dice.choice(("file db\n", "file db\n", "erratic {\ndrop 0\n}\n"))
@@ -132,15 +160,22 @@ def packets(dice: random.Random, corefile: str, count: int) -> Iterator[bytes]:
             yield packet(dice, f"{label}.{zone}".removeprefix("."))
 
 
-def without_nsid_bit(reply: bytes | None) -> bytes | None:
-    """Return a reply with NSID without the DO bit, which CoreDNS sets there."""
+def better(packet: bytes, reply: bytes | None) -> bytes | None:
+    """Return a reply without what CoreDNS should not have set in it.
+
+    Where it says NSID or why it refuses, it sets DO, and gives an OPT to who has sent none.
+    """
     if reply is None:
         return None
     message = dns.message.from_wire(reply, one_rr_per_rrset=True, ignore_trailing=False)
-    if any(option.otype == 3 for option in message.options):
-        at = reply.rindex(b"\0\0\x29")
-        return reply[: at + 7] + bytes((reply[at + 7] & 0x7F,)) + reply[at + 8 :]
-    return reply
+    asked = dns.message.from_wire(packet)
+    if not any(option.otype in (3, 15) for option in message.options):
+        return reply
+    at = reply.rindex(b"\0\0\x29")
+    if asked.edns < 0:
+        return reply[:10] + b"\0\0" + reply[12:at]
+    do = 0x80 if asked.ednsflags & dns.flags.DO else 0
+    return reply[: at + 7] + bytes((reply[at + 7] & 0x7F | do,)) + reply[at + 8 :]
 
 
 def differences(corefile: str, asked: list[bytes], directory: Path) -> list[str]:
@@ -154,7 +189,7 @@ def differences(corefile: str, asked: list[bytes], directory: Path) -> list[str]
                 their_reply, our_reply = ask(theirs.address, each), ask(ours.address, each)
                 is_random = b"authors" in each
                 said = compare.difference(
-                    each, without_nsid_bit(their_reply), without_nsid_bit(our_reply),
+                    each, better(each, their_reply), our_reply,
                     beside.UNORDERED if is_random else beside.STRICT,
                 )  # fmt: skip
                 found += [f"{ask.__name__} {said}"] if said else []

@@ -44,7 +44,7 @@ tls://example.net {
 REFUSED = (
     "{}:4: rewrite: not supported by clusterdns yet",
     '{}:5: forwad: unknown directive, did you mean "forward"?',
-    "{}:6: route53: not supported by clusterdns yet",
+    "{}:6: route53: reads zones from Amazon Route 53, which clusterdns does not",
     "{}:11: bogus: unknown property",
     "{}:14: success: wants a whole number of at least 0, got 'none'",
     "{}:18: tls://example.net: tls:// is not supported by clusterdns yet",

@@ -6,6 +6,7 @@ What they answer is compared with a real CoreDNS in `peer/test_small_plugins_dif
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 
 import beside
 import dns.edns
@@ -13,12 +14,16 @@ import dns.flags
 import dns.message
 import pytest
 from faultyupstream import FaultyUpstream, good
+from hypothesis import given
+from hypothesis import strategies as st
 from inprocess import InProcess, in_packet_loop
 from test_relay_route import Listener
 
+from clusterdns.chain import translation
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
 from clusterdns.serving import native
+from clusterdns.wire import message
 
 ENTRIES = "\n".join(f"192.0.2.{i} big.test" for i in range(1, 120))
 needs_c = pytest.mark.skipif(native.compiled is None, reason="not compiled")
@@ -199,6 +204,13 @@ MISTAKES = (
     "local {\nlocalhost_prefix\n}", "local {\nlocalhost_prefix maybe\n}", "erratic {\nx\n}",
     "erratic {\ndrop x\n}", "erratic {\ndrop -1\n}", "erratic {\ndelay 1 x\n}",
     "erratic {\ndrop 1 2\n}", "nsid a\nnsid b",
+    "acl {\npermit\n}", "acl {\nblock net\n}", "acl {\nblock type net 10.0.0.0/8\n}",
+    "acl {\nblock type NONSENSE\n}", "acl {\nblock net 10.0.0.0/33\n}", "acl {\nblock 10.0.0.0/8\n}",
+    "acl {\nblock net 10.0.0.0/255.0.0.0\n}", "dns64 64:ff9b::/72", "dns64 64:ff9b::/96 x",
+    "dns64 10.0.0.0/32", "dns64 64:ff9b::", "dns64 {\nx\n}", "dns64 {\nprefix\n}", "siit x",
+    "siit {\nx\n}", "siit {\neam 1.2.3.4\n}", "siit {\neam ::1 1.2.3.4\n}",
+    "siit {\neam 1.2.3.4 1.2.3.4\n}", "siit {\nipv6_prefix 64:ff9b::/97\n}",
+    "siit {\nipv6_prefix 64:ff9b:0:0:ff00::/96\n}",
 )  # fmt: skip
 
 
@@ -206,3 +218,137 @@ MISTAKES = (
 def test_mistakes_are_told_with_file_and_line(text):
     with pytest.raises(ConfigError, match=r"^Corefile:[2-4]: "):
         compile_text(f"test {{\n{text}\n}}", "Corefile", port=53, environ={}, warn=print)
+
+
+# ---- acl
+
+HOSTS = "hosts /none {\n192.0.2.1 a.test\n192.0.2.2 b.a.test\nfd00::1 six.test\n}"
+
+
+def acl_counts(server: InProcess) -> dict[str, int]:
+    (acl,) = [plugin for plugin in server.configuration.plugins if plugin.name == "acl"]
+    found = dict[str, int]()
+    for name, _, count in acl.samples():
+        found[name] = found.get(name, 0) + count
+    return found
+
+
+def test_acl_is_as_fast_as_ever_where_all_clients_get_the_same():
+    async def main() -> None:
+        rules = "acl b.a.test {\nallow net 10.0.0.0/8\nblock\n}\nacl {\nblock type TXT\n}"
+        async with InProcess(f"test {{\n{rules}\n{HOSTS}\n}}", []) as server:
+            a, b = beside.query("a.test"), beside.query("b.a.test")
+            text = beside.query("a.test", "TXT")
+            for _ in range(3):
+                assert len(await server.ask_chain(a, "udp") or b"") == 40
+                for refused in (b, text):
+                    reply = dns.message.from_wire(await server.ask_chain(refused, "udp") or b"")
+                    assert reply.rcode() == 5
+            assert server.ask_table(a, "udp") is not None
+            assert server.ask_table(b, "udp") is server.ask_table(text, "udp") is None
+            counts = {"acl_allowed_requests_total": 3, "acl_blocked_requests_total": 6}
+            assert counts == acl_counts(server)
+
+    asyncio.run(main())
+
+
+def test_acl_drops_and_says_why_it_refuses():
+    async def main() -> None:
+        rules = (
+            "acl {\ndrop type MX\nfilter type TXT net 127.0.0.1\nblock type A net 127.0.0.0/9\n}"
+        )
+        async with InProcess(f"test {{\n{rules}\n{HOSTS}\n}}", []) as server:
+            assert await server.ask_chain(beside.query("a.test", "MX"), "udp") is None
+            for qtype, rcode, code in (("TXT", 0, 17), ("A", 5, 15)):
+                packet = beside.query("a.test", qtype, edns=1232)
+                reply = dns.message.from_wire(await server.ask_chain(packet, "udp") or b"")
+                assert (rcode, [code]) == (reply.rcode(), [option.code for option in reply.options])
+                assert reply.ednsflags == 0
+            plain = dns.message.from_wire(
+                await server.ask_chain(beside.query("a.test"), "udp") or b""
+            )
+            assert plain.edns == -1
+
+    asyncio.run(main())
+
+
+@needs_c
+def test_acl_leaves_the_relay_what_nobody_is_refused():
+    rules = "acl example.org {\nallow net 127.0.0.0/8\nblock\n}\nacl {\nallow net 10.0.0.0/8\n}"
+    names = ["www.example", "www.example.org"]
+    found = [each for each, _ in relayed(rules, [beside.query(name) for name in names])]
+    assert [True, False] == found
+    closed = relayed("acl {\nallow net 127.0.0.0/8\nblock\n}", [beside.query("www.example")])
+    assert [False] == [each for each, _ in closed]
+
+
+# ---- dns64, siit
+
+TRANSLATING = "dns64 {\nallow_ipv4\n}\nsiit {\neam 203.0.113.5 fd00::1\n}"
+
+
+def test_translated_addresses_are_remembered():
+    async def main() -> None:
+        async with InProcess(f"test {{\n{TRANSLATING}\n{HOSTS}\n}}", []) as server:
+            for qname, qtype, said in (
+                ("a.test", "AAAA", "64:ff9b::c000:201"),
+                ("six.test", "A", "203.0.113.5"),
+            ):
+                packet = beside.query(qname, qtype)
+                for _ in range(3):
+                    reply = dns.message.from_wire(await server.ask_chain(packet, "udp") or b"")
+                    assert [said] == [item.to_text() for rrset in reply.answer for item in rrset]
+                assert server.ask_table(packet, "udp") is not None
+            counts = {
+                name: count for p in server.configuration.plugins for name, _, count in p.samples()
+            }
+            assert counts["dns64_requests_translated_total"] == 3
+            assert counts["siit_requests_translated_total"] == 3
+
+    asyncio.run(main())
+
+
+def test_dns64_is_for_clients_without_ipv4():
+    async def main() -> None:
+        async with InProcess(f"test {{\ndns64\n{HOSTS}\n}}", []) as server:
+            query = message.read_query(beside.query("a.test", "AAAA"))
+            assert isinstance(query, message.Query)
+            (view,) = server.configuration.views
+            assert view.answer(query.question) is None  # the client decides
+            for client, count in (("10.0.0.1", 0), ("::ffff:10.0.0.1", 0), ("fd00::9", 1)):
+                query.client = client, 1
+                assert count == len((await view.handle(query)).answer)
+
+    asyncio.run(main())
+
+
+@needs_c
+@pytest.mark.parametrize(("rules", "taken"), [("dns64", [True, False]), ("siit", [False, True]), (TRANSLATING, [False, False])])  # fmt: skip
+def test_what_is_translated_takes_the_chain(rules, taken):
+    packets = [beside.query("www.example", qtype) for qtype in ("A", "AAAA")]
+    assert taken == [each for each, _ in relayed(rules, packets)]
+
+
+@given(length=st.sampled_from(translation.LENGTHS), ipv4=st.binary(min_size=4, max_size=4),
+       base=st.binary(min_size=8, max_size=8))  # fmt: skip
+def test_an_embedded_address_comes_out_again(length, ipv4, base):
+    network = ipaddress.IPv6Network((base + bytes(8), length), strict=False)
+    prefix = translation.Prefix(network)
+    made = prefix.embed(ipv4)
+    assert made[8] == 0
+    assert ipaddress.IPv6Address(made) in network
+    assert ipv4 == prefix.extract(made)
+
+
+GONE = {
+    "proxy . 1.1.1.1": "Corefile:2: proxy: CoreDNS has removed it; use forward",
+    "pprof": "Corefile:2: pprof: serves profiles of Go programs, which clusterdns is not",
+    "kubernetes cluster.local {\nupstream 1.1.1.1\n}": "Corefile:3: upstream: CoreDNS has removed it;",
+}
+
+
+@pytest.mark.parametrize("text", GONE)
+def test_what_is_gone_is_refused_with_the_reason(text):
+    with pytest.raises(ConfigError) as caught:
+        compile_text(f"test {{\n{text}\n}}", "Corefile", port=53, environ={}, warn=print)
+    assert str(caught.value).startswith(GONE[text])

@@ -1,0 +1,108 @@
+"""What `dns64` and `siit` share: prefixes with IPv4 addresses in them, and made-up records.
+
+Sources: RFC 6052 section 2.2 (addresses), RFC 6147 section 5.1.7 (TTLs).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import NamedTuple
+
+from clusterdns.chain.plugin import DROP
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.wire import rr
+from clusterdns.wire.message import Question
+from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
+
+LENGTHS = (32, 40, 48, 56, 64, 96)  # RFC 6052 section 2.2
+_RESERVED = 8  # the octet that is zero
+_DEFAULT_TTL_S = 600  # of what has no SOA to say otherwise
+
+
+class Prefix(NamedTuple):
+    """An IPv6 network that IPv4 addresses are embedded in."""
+
+    network: ipaddress.IPv6Network
+
+    @property
+    def _places(self) -> list[int]:
+        """Where the four octets of an IPv4 address are."""
+        first = self.network.prefixlen // 8
+        return [i for i in range(first, 16) if i != _RESERVED or first > _RESERVED][:4]
+
+    @property
+    def has_reserved_octet(self) -> bool:
+        """Whether the octet that has to be zero is not."""
+        return self.network.network_address.packed[_RESERVED] != 0
+
+    def embed(self, ipv4: bytes) -> bytes:
+        """Return the IPv6 address that stands for an IPv4 address."""
+        octets = bytearray(self.network.network_address.packed)
+        for place, octet in zip(self._places, ipv4, strict=True):
+            octets[place] = octet
+        return bytes(octets)
+
+    def extract(self, ipv6: bytes) -> bytes | None:
+        """Return the IPv4 address in an IPv6 address, None if there is none."""
+        if ipaddress.IPv6Address(ipv6) not in self.network or ipv6[_RESERVED]:
+            return None
+        return bytes(ipv6[place] for place in self._places)
+
+
+WELL_KNOWN = Prefix(ipaddress.IPv6Network("64:ff9b::/96"))
+
+
+def prefix(text: str, line: Directive) -> Prefix:
+    """Return the prefix that a word stands for.
+
+    Raises:
+        ConfigError: it is no IPv6 network, or of a length that there is not.
+    """
+    network = arguments.network(text, line)
+    if not isinstance(network, ipaddress.IPv6Network) or "/" not in text:
+        raise line.error(f"{text!r} is no IPv6 prefix")
+    if network.prefixlen not in LENGTHS:
+        raise line.error(
+            f"invalid prefix length {str(network)!r}: wants one of {', '.join(map(str, LENGTHS))}"
+        )
+    return Prefix(network)
+
+
+def asking(question: Question, qtype: int) -> Question:
+    """Return the question for the other family; the name is folded, as CoreDNS asks it."""
+    return Question(question.folded, question.folded, qtype, rr.CLASS_IN, question.do, question.cd)
+
+
+def has(response: Response, rtype: int) -> bool:
+    """Tell whether a record of this type is in the answer section."""
+    return any(record.rtype == rtype for record in response.answer)
+
+
+def most_ttl(response: Response) -> int:
+    """Return the TTL that no made-up record exceeds: that of the SOA of the denial it replaces."""
+    ttls = [record.ttl for record in response.authority if record.rtype == rr.SOA]
+    return ttls[-1] if ttls else _DEFAULT_TTL_S
+
+
+def in_place_of(
+    denial: Response, found: Response, flags: int, answer: tuple[RR, ...] | None = None
+) -> Response:
+    """Return what ``found`` says, to the question that ``denial`` was a reply to."""
+    return Response(
+        found.rcode,
+        flags,
+        found.answer if answer is None else answer,
+        found.authority,
+        found.additional,
+        edns=found.edns,
+        lifetime_s=min(denial.lifetime_s, 0 if found.bare else found.lifetime_s),
+        facts=tuple(dict.fromkeys((*denial.facts, *found.facts))),
+        counters=(*denial.counters, *found.counters),
+    )
+
+
+def is_message(response: Response) -> bool:
+    """Tell whether the plugins behind have written something."""
+    return response is not DROP and not response.bare

@@ -1,0 +1,236 @@
+"""acl - allow or refuse queries by the network they come from.
+
+Syntax:
+
+    acl [ZONES...] {
+        allow|block|filter|drop [type QTYPE...|*] [net CIDR...|*]
+    }
+
+The lines of each `acl` whose ZONES hold the name, by default the keys of the server block, are
+tried in order, and the first that matches the type and the client's address decides: `allow`
+answers and looks no further, `block` replies REFUSED, `filter` with no records, `drop` not at
+all. Where no line matches, the next `acl` of the block is tried; in the end the query is allowed.
+An address without a length is a network of one. Clients with EDNS are told by an Extended DNS
+Error (RFC 8914): 15, blocked, or 17, filtered.
+
+Examples:
+
+    . {
+        acl {
+            allow net 10.0.0.0/8 fd00::/8
+            block
+        }
+        acl example.org {
+            filter type AAAA
+        }
+        forward . 192.0.2.53
+    }
+
+Metrics: `coredns_acl_allowed_requests_total{server, view}`, and for each of `blocked`, `filtered`
+and `dropped` `coredns_acl_..._requests_total{server, zone, view}`.
+
+What costs time: a question whose answer is the same for all clients is answered as fast as
+without `acl`. Where a network decides, each query takes the chain, which costs several times as
+much. So name the ZONES that are to be protected, and the types, rather than all. Zones with a
+line other than `allow` are not relayed.
+
+Differences from CoreDNS: a client without EDNS gets no OPT record, and DO is that of the query.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from clusterdns.chain.networks import Networks
+from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.route import Route
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
+
+ALLOWED = "acl_allowed_requests_total"
+COUNTERS = {
+    "block": "acl_blocked_requests_total",
+    "filter": "acl_filtered_requests_total",
+    "drop": "acl_dropped_requests_total",
+}
+_BLOCKED, _FILTERED = 15, 17  # RFC 8914 section 4
+_RESPONSES = {
+    "block": Response(rr.REFUSED, flags=0, edns=message.extended_error(_BLOCKED), lifetime_s=0),
+    "filter": Response(flags=0, edns=message.extended_error(_FILTERED), lifetime_s=0),
+    "drop": DROP,
+}
+_TYPES = {text: rtype for rtype, text in rr.TYPE_TEXT.items()}
+_SECTIONS = ("type", "net")
+
+
+class Policy(NamedTuple):
+    """One line: what is done with which types from which networks; None is all of them."""
+
+    action: str
+    types: frozenset[int] | None
+    networks: Networks | None
+
+
+class Rule(NamedTuple):
+    """One directive: the zones it holds for, the longest first, and its lines."""
+
+    zones: tuple[WireName, ...]
+    policies: tuple[Policy, ...]
+
+
+class Verdict(NamedTuple):
+    """What is done with a query, and the zone in whose name."""
+
+    action: str
+    zone: WireName
+
+
+_ALLOW = Verdict("allow", name.ROOT)
+
+
+class Acl(Plugin):
+    """The rules of all occurrences in a server block."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        self._block = block
+        self._rules = [_rule(directive, block)]
+        self._counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
+
+    @classmethod
+    def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
+        """Return one plugin with the rules of all occurrences, in their order."""
+        plugin = cls(directives[0], block)
+        plugin._rules += [_rule(directive, block) for directive in directives[1:]]
+        return [plugin]
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what all clients get, None if a client's address decides."""
+        verdict = self._judge(question, None)
+        if verdict is None:
+            return None
+        if verdict.action != "allow":
+            return self._deny(verdict)
+        response = next(question)
+        if response is None:
+            return None
+        key = (ALLOWED, (self._block.server, self._block.view))
+        self._counts[key] += 1
+        return response if response is DROP else _also_counting(response, key)
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return what the plugins behind say if they may, or what is said instead."""
+        if query.question is None:
+            return await next(query)
+        verdict = self._judge(query.question, query.client[0]) or _ALLOW
+        if verdict.action != "allow":
+            return self._deny(verdict)
+        self._allowed(1)
+        return await next(query)
+
+    def _judge(self, question: Question, client: str | None) -> Verdict | None:
+        """Return what is done with a query, None if the client decides and is not known."""
+        for rule in self._rules:
+            zone = next((z for z in rule.zones if name.is_within(question.folded, z)), None)
+            if zone is None:
+                continue
+            for policy in rule.policies:
+                if policy.types is not None and question.qtype not in policy.types:
+                    continue
+                if policy.networks is not None:
+                    if client is None:
+                        return None
+                    if client not in policy.networks:
+                        continue
+                if policy.action == "allow":
+                    return _ALLOW
+                return Verdict(policy.action, zone)
+        return _ALLOW
+
+    def _deny(self, verdict: Verdict) -> Response:
+        labels = (self._block.server, name.text(verdict.zone), self._block.view)
+        self._counts[COUNTERS[verdict.action], labels] += 1
+        return _RESPONSES[verdict.action]
+
+    def _allowed(self, times: int) -> None:
+        self._counts[ALLOWED, (self._block.server, self._block.view)] += times
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say whether no zone of a rule lies below ``cut``."""
+        zones = [zone for rule in self._rules for zone in rule.zones]
+        return not any(name.is_within(zone, cut) for zone in zones)
+
+    def relay(self, route: Route) -> bool:
+        """Leave the zones to the chain where somebody may be refused."""
+        for rule in self._rules:
+            if any(policy.action != "allow" for policy in rule.policies) and not route.claim(
+                rule.zones
+            ):
+                return False
+        route.passed.append(self._allowed)
+        return True
+
+    def samples(self) -> list[Sample]:
+        """Return how many queries were allowed and refused."""
+        return [(metric, labels, count) for (metric, labels), count in self._counts.items()]
+
+
+def _also_counting(response: Response, key: tuple[str, tuple[str, ...]]) -> Response:
+    return response._replace(counters=(*response.counters, key))
+
+
+def _rule(directive: Directive, block: Block) -> Rule:
+    """Return the rule of one directive. Raises ConfigError."""
+    zones = arguments.zone_names(directive.args, directive) or block.zones
+    policies = tuple(_policy(line) for line in directive.block)
+    return Rule(tuple(sorted(zones, key=len, reverse=True)), policies)
+
+
+def _policy(line: Directive) -> Policy:
+    """Return the policy of one line: an action, then sections of words."""
+    action = line.name.lower()
+    if action not in ("allow", *COUNTERS):
+        raise line.error("wants allow, block, filter or drop")
+    sections: list[tuple[str, list[str]]] = []
+    for word in line.args:
+        if word.lower() in _SECTIONS:
+            sections.append((word.lower(), []))
+        elif not sections:
+            raise line.error(f"wants type or net, got {word!r}")
+        else:
+            sections[-1][1].append(word)
+    for section, words in sections:
+        if not words:
+            raise line.error(f"nothing behind {section!r}")
+    types, networks = (
+        [word for section, words in sections if section == which for word in words]
+        for which in _SECTIONS
+    )
+    return Policy(action, _types(types, line), _networks(networks, line))
+
+
+def _types(words: list[str], line: Directive) -> frozenset[int] | None:
+    """Return RR types, None for all."""
+    found = set()
+    for word in words or ["*"]:
+        if word == "*":
+            return None
+        if word not in _TYPES:
+            raise line.error(f"{word!r} is no type of records")
+        found.add(_TYPES[word])
+    return frozenset(found)
+
+
+def _networks(words: list[str], line: Directive) -> Networks | None:
+    """Return networks, None for all."""
+    found = Networks()
+    for word in words or ["*"]:
+        if word == "*":
+            return None
+        found.add(arguments.network(word, line))
+    return found

@@ -1,0 +1,138 @@
+"""dns64 - make addresses for clients that have no IPv4 of names that have nothing else (RFC 6147).
+
+Syntax:
+
+    dns64 [PREFIX] {
+        prefix PREFIX
+        translate_all
+        allow_ipv4
+    }
+
+Where a question for AAAA from a client with an IPv6 address has no AAAA record in its answer, the
+name is looked up again, from the first server block on, for A, and each address found becomes an
+IPv6 address in PREFIX, by default 64:ff9b::/96; the network translates them back (NAT64). The
+length of PREFIX is 32, 40, 48, 56, 64 or 96. A name that does not exist stays so; otherwise the
+return code is that of the second look-up. `translate_all` looks up and translates even where
+there are AAAA records, `allow_ipv4` also for clients with an IPv4 address.
+
+Examples:
+
+    . {
+        dns64 64:ff9b:1::/96
+        cache 30
+        forward . 192.0.2.53
+    }
+
+Metrics: `coredns_dns64_requests_translated_total{server}` counts the replies made so.
+
+What costs time: the client's family decides, so a reply that is translated takes the chain each
+time; with `allow_ipv4`, where all clients are alike, it is remembered as any other. Questions for
+AAAA are not relayed.
+"""
+
+from __future__ import annotations
+
+from clusterdns.chain import translation
+from clusterdns.chain.asking import Steps, answer_by, handle_by
+from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.route import Route
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.tally import Sample
+from clusterdns.wire import rr
+from clusterdns.wire.message import TC, Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, failure
+
+TRANSLATED = "dns64_requests_translated_total"
+
+
+class Dns64(Plugin):
+    """Translates A records to AAAA records."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        self._block = block
+        self._prefix = translation.WELL_KNOWN
+        self._translates_all = self._allows_ipv4 = False
+        if len(directive.args) > 1:
+            raise directive.error(f"takes one prefix, got also {directive.args[1]!r}")
+        if directive.args:
+            self._prefix = translation.prefix(directive.args[0], directive)
+        for line in directive.block:
+            match line.name:
+                case "prefix":
+                    self._prefix = translation.prefix(arguments.one(line), line)
+                case "translate_all":
+                    self._translates_all = arguments.flag(line)
+                case "allow_ipv4":
+                    self._allows_ipv4 = arguments.flag(line)
+                case _:
+                    raise line.error("unknown property")
+        self._translated = 0
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what is the same for clients of both families."""
+        response = next(question)
+        if response is None or not self._is_wanted(question, response):
+            return response
+        if not self._allows_ipv4:
+            return None
+        return answer_by(self._look_up(question, response), question, self._block.resolver, next)
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return what the plugins behind say, translated for whom it has to be."""
+        response = await next(query)
+        if query.question is None or not self._is_wanted(query.question, response):
+            return response
+        if not self._allows_ipv4 and _has_ipv4(query.client[0]):
+            return response
+        steps = self._look_up(query.question, response)
+        return await handle_by(steps, query, self._block.resolver, next)
+
+    def _is_wanted(self, question: Question, response: Response) -> bool:
+        """Tell whether a response is one that a translated one may take the place of."""
+        if question.qtype != rr.AAAA or question.qclass != rr.CLASS_IN:
+            return False
+        if not translation.is_message(response):
+            return False
+        if response.rcode == rr.NXDOMAIN and not response.answer:
+            return False
+        return self._translates_all or not translation.has(response, rr.AAAA)
+
+    def _look_up(self, question: Question, denial: Response) -> Steps:
+        """Ask for A and return the reply with AAAA records (CoreDNS: plugin/dns64/dns64.go)."""
+        found = yield translation.asking(question, rr.A)
+        if found is DROP:
+            return failure(rr.SERVFAIL, "dns64: upstream returned no response")
+        most_ttl = translation.most_ttl(denial)
+        answer = tuple(
+            record._replace(
+                rtype=rr.AAAA,
+                ttl=min(record.ttl, most_ttl),
+                rdata=self._prefix.embed(record.rdata),
+            )
+            if record.rtype == rr.A
+            else record
+            for record in found.answer
+        )
+        self._translated += 1
+        made = translation.in_place_of(denial, found, found.flags & TC, answer)
+        return made._replace(counters=(*made.counters, (TRANSLATED, (self._block.server,))))
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: what does not exist is not looked up again."""
+        return True
+
+    def relay(self, route: Route) -> bool:
+        """Leave questions for AAAA to the chain."""
+        return route.leave(rr.AAAA)
+
+    def samples(self) -> list[Sample]:
+        """Return how many replies were translated."""
+        labels = (self._block.server,)
+        return [(TRANSLATED, labels, self._translated)] if self._translated else []
+
+
+def _has_ipv4(address: str) -> bool:
+    found = rr.address_rdata(address.partition("%")[0])
+    return found is not None and found[0] == rr.A
