@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from clusterdns.errors import FormError
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rdata, rr
 from clusterdns.wire.name import WireName
 from clusterdns.wire.rr import RR
 
@@ -42,13 +42,6 @@ _OPTION_OCTETS = {
     11: (0, 2),
     _EXTENDED_ERROR: range(2, MAX_OCTETS),
 }
-
-# RDATA that holds names: octets before the first, and how many there are (RFC 3597 section 4).
-_NAMES_IN_RDATA: dict[int, tuple[int, int]] = {
-    rr.NS: (0, 1), 3: (0, 1), 4: (0, 1), rr.CNAME: (0, 1), rr.SOA: (0, 2), 7: (0, 1), 8: (0, 1),
-    9: (0, 1), rr.PTR: (0, 1), 14: (0, 2), rr.MX: (2, 1), 17: (0, 2), 18: (2, 1), 21: (2, 1),
-    26: (2, 2), rr.SRV: (6, 1), 36: (2, 1), rr.DNAME: (0, 1),
-}  # fmt: skip
 
 
 class Edns(NamedTuple):
@@ -316,14 +309,19 @@ def _read_rdata(packet: bytes, rtype: int, start: int, end: int, names: dict[int
     """Return the RDATA between ``start`` and ``end`` with its names uncompressed."""
     if (rtype == rr.A and end - start != 4) or (rtype == rr.AAAA and end - start != 16):
         raise FormError(start, "address of the wrong length")
-    layout = _NAMES_IN_RDATA.get(rtype)
-    if layout is None:
+    if rtype not in rdata.WITH_NAMES or (start == end and rtype not in rdata.NEVER_EMPTY):
         return packet[start:end]
-    offset = start + layout[0]
+    try:
+        offset, count = rdata.names_in(rtype, packet, start, end)
+    except IndexError as error:
+        raise FormError(start, "RDATA cut short") from error
+    if offset > end:
+        raise FormError(start, "RDATA of the wrong length")
     parts = [packet[start:offset]]
-    for _ in range(layout[1]):
+    while count and (count > 0 or offset < end):
         wire, offset = read_name(packet, offset, names)
         parts.append(wire)
+        count -= 1
     if offset > end or (rtype == rr.SOA and end - offset != 20):
         raise FormError(start, "RDATA of the wrong length")
     parts.append(packet[offset:end])

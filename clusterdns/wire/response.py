@@ -16,18 +16,17 @@ from typing import NamedTuple
 
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import AA, AD, QR, RD, TC, Question
+from clusterdns.wire.rdata import NAMES
 from clusterdns.wire.rr import RR
 
 Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
 
 _MAX_POINTER = 0x3FFF  # RFC 1035 section 4.1.4
 _RR_HEAD = struct.Struct("!HHIH")
-# Names in the RDATA of these types are compressed; SRV targets are only pointed into (RFC 3597
-# section 4, miekg/dns "cdomain-name"): octets before the first name, number of names.
+# What is compressed in RDATA (RFC 3597 section 4): octets before the names, and their number.
 _COMPRESSED = {
-    rr.NS: (0, 1), 3: (0, 1), 4: (0, 1), rr.CNAME: (0, 1), rr.SOA: (0, 2), 7: (0, 1), 8: (0, 1),
-    9: (0, 1), rr.PTR: (0, 1), 14: (0, 2), rr.MX: (2, 1),
-}  # fmt: skip
+    rtype: (names.before, names.number) for rtype, names in NAMES.items() if names.is_compressed
+}
 
 
 class Response(NamedTuple):
@@ -141,7 +140,7 @@ class _Writer:
         owner, rtype, ttl, rdata, rclass = record
         self._write_name(owner, True)
         octets = self.octets
-        layout = _COMPRESSED.get(rtype)
+        layout = _COMPRESSED.get(rtype)  # SRV targets are only pointed into, as miekg/dns does
         octets += _RR_HEAD.pack(rtype, rclass, ttl, len(rdata))
         if layout is None:
             if rtype == rr.SRV:

@@ -19,20 +19,13 @@ from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
+from clusterdns.wire.rdata import HTTPS, NAMES, SVCB
 from clusterdns.wire.rr import RR
 
 MAX_ALIASES = 8
-_SVCB, _HTTPS = 64, 65
-_HOST_AT = {rr.MX: 2, rr.SRV: 6, _SVCB: 2, _HTTPS: 2}  # octets of RDATA before a host
-# Octets before the names in RDATA that CoreDNS folds (plugin/file/zone.go Insert), and how many.
-_FOLDED = {
-    rr.NS: (0, 1),
-    rr.SOA: (0, 2),
-    rr.CNAME: (0, 1),
-    rr.MX: (2, 1),
-    _SVCB: (2, 1),
-    _HTTPS: (2, 1),
-}
+_WITH_HOST = frozenset((rr.MX, rr.SRV, SVCB, HTTPS))  # whose addresses are added
+# Types whose names CoreDNS folds (plugin/file/zone.go Insert).
+_FOLDED = frozenset((rr.NS, rr.SOA, rr.CNAME, rr.MX, SVCB, HTTPS))
 
 RRsets = dict[int, tuple[RR, ...]]
 
@@ -241,7 +234,7 @@ class Zone:
     def _additional(self, records: tuple[RR, ...]) -> tuple[RR, ...]:
         """Return the addresses that the zone has for the hosts which records name, each once."""
         hosts = dict.fromkeys(
-            _host(record).lower() for record in records if record.rtype in _HOST_AT
+            _host(record).lower() for record in records if record.rtype in _WITH_HOST
         )
         return self._addresses(hosts)
 
@@ -281,7 +274,7 @@ def _owned(records: tuple[RR, ...], owner: WireName) -> tuple[RR, ...]:
 
 def _host(record: RR) -> bytes:
     """Return the host that an MX, SRV, SVCB or HTTPS record names."""
-    start = _HOST_AT[record.rtype]
+    start = NAMES[record.rtype].before
     return record.rdata[start : name.end(record.rdata, start)]
 
 
@@ -289,8 +282,8 @@ def _folded(record: RR) -> bytes:
     """Return the RDATA of a record with its names in lower case, as far as CoreDNS folds them."""
     if record.rtype not in _FOLDED:
         return record.rdata
-    start, names = _FOLDED[record.rtype]
+    start, count, *_ = NAMES[record.rtype]
     end = start
-    for _ in range(names):
+    for _ in range(count):
         end = name.end(record.rdata, end)
     return record.rdata[:start] + record.rdata[start:end].lower() + record.rdata[end:]
