@@ -19,7 +19,7 @@ import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from clusterdns.chain.transfers import Transfers
 from clusterdns.corefile.checks import ORDER
@@ -63,6 +63,14 @@ class Resolver(Protocol):
         """Return what the listener says, waiting if it must."""
 
 
+class StreamBounds(NamedTuple):
+    """What `timeouts` sets for TCP connections, None for what it does not; 0 queries is any."""
+
+    first_s: float | None = None
+    idle_s: float | None = None
+    most_queries: int | None = None
+
+
 class Block:
     """The server block a plugin is made for. Setup-only directives shape it as they are made."""
 
@@ -73,6 +81,7 @@ class Block:
         self.hosts: list[str] = []  # `bind`: listen addresses; empty is every address
         self.ports: tuple[int, ...] = ()
         self.debug = False
+        self.streams = StreamBounds()
         self.workers = 1  # `multisocket`: processes that read the sockets
         self.resolver: Resolver | None = None  # set when the block's listener is known
         self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clusterdns.chain.metadata import Collector
-from clusterdns.chain.plugin import Block, Plugin, fold
+from clusterdns.chain.plugin import Block, Plugin, StreamBounds, fold
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import MAX_OCTETS, OPCODE_QUERY, Query, Question
 from clusterdns.wire.name import ROOT, WireName
@@ -99,6 +99,10 @@ class Router:
         all_views = [view for some in views.values() for view in some]
         self.opens_classes = any(view.opens_classes for view in all_views)
         most = [view.most_octets for view in all_views] or [MAX_OCTETS]
+        self.streams = StreamBounds()
+        for view in all_views:  # the last to set something counts
+            said = {k: v for k, v in view.block.streams._asdict().items() if v is not None}
+            self.streams = self.streams._replace(**said)
         self.bounds = (min(most), max(most))  # of the octets that replies to some may have
 
     def route(self, question: Question) -> View | None:

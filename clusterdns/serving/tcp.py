@@ -48,6 +48,18 @@ def end_of(octets: bytes | bytearray, at: int) -> int:
     return end if end <= len(octets) else 0
 
 
+def _skip(octets: bytes, most: int) -> tuple[int, int]:
+    """Return where ``most`` messages end, or all octets, and how many whole messages that is."""
+    at = found = 0
+    while found < most:
+        end = end_of(octets, at)
+        if not end:
+            return len(octets), found
+        at = end
+        found += 1
+    return at, found
+
+
 def frame(reply: bytes) -> bytes:
     """Return a message with its length in front."""
     return len(reply).to_bytes(2, "big") + reply
@@ -61,6 +73,10 @@ class Streams:
         self.hits = server.tally.channel("tcp", "2" if sock.family == socket.AF_INET6 else "1")
         self.connections: OrderedDict[int, Connection] = OrderedDict()  # the quietest one first
         self.poll = select.epoll()
+        limits = server.router.streams
+        self.first_s = limits.first_s or FIRST_TIMEOUT_S
+        self.idle_s = limits.idle_s or IDLE_TIMEOUT_S
+        self.most_queries = limits.most_queries or 0  # of one connection; 0 is any number
         self.answer: Callable[[bytes, int, int, float], tuple[bytes, int, int]] = self.answer_hits
         in_c = getattr(native.compiled, "answer", None)
         if in_c is not None:
@@ -164,7 +180,7 @@ class Connection:
     """One client's stream of queries."""
 
     def __init__(self, streams: Streams, sock: socket.socket, client: tuple[str, int]) -> None:
-        self.deadline = streams.server.clock() + FIRST_TIMEOUT_S
+        self.deadline = streams.server.clock() + streams.first_s
         self._streams = streams
         self._server = streams.server
         self._sock = sock
@@ -174,6 +190,7 @@ class Connection:
         self._rest = bytearray()  # what has come and is not answered
         self._unsent = bytearray()  # while there is any, no more queries are taken
         self._in_flight = 0
+        self._queries = 0  # that have been taken, if their number is bounded
         self._events = select.EPOLLIN  # that are watched for
         self._is_finishing = False  # no more will be read
         self._is_due = False  # a call that goes on with the rest is
@@ -222,6 +239,9 @@ class Connection:
 
     def _answer(self, octets: bytes, now: float) -> int:
         """Answer what may be answered of ``octets`` now, and keep the rest."""
+        most = self._streams.most_queries
+        if most:
+            octets = octets[: _skip(octets, most - self._queries)[0]]
         replies, at, answered = self._streams.answer(octets, 0, BATCH, now)
         is_all = at == len(octets)
         if not is_all:
@@ -230,11 +250,14 @@ class Connection:
             answered += more
             self._rest += octets[at:]
         if at:
-            self.deadline = now + IDLE_TIMEOUT_S
+            self.deadline = now + self._streams.idle_s
             self._streams.connections.move_to_end(self._number)
         if replies:
             self._send(replies)
-        if self._unsent or not is_all:
+        if most:
+            self._queries += _skip(octets[:at], most)[1]
+            self._is_finishing |= self._queries >= most
+        if self._unsent or not is_all or self._is_finishing:
             self._settle()
         return answered
 

@@ -6,8 +6,11 @@ server; ``MISTAKES`` are Corefiles that both refuse, or both take.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -220,3 +223,39 @@ def test_random_options_and_questions(seed, tmp_path):
         asked += [packet(dice, qname, qtype) for qtype in (*QTYPES, "PTR")]
     found = differences(corefile, asked, tmp_path)
     assert not found, corefile + f"{len(found)} differences\n" + "\n".join(found[:5])
+
+
+TIMEOUTS = """. {
+    erratic {
+        drop 0
+    }
+    timeouts {
+        read 2
+        idle 1s
+        write 10s
+        maxtcpqueries 3
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("run", [peers.clusterdns, peers.coredns])
+def test_timeouts_of_connections(run, tmp_path):
+    """A connection ends after so many queries, and when it has been quiet for so long."""
+    asked = [beside.query(f"q{i}.test") for i in range(5)]
+    with run(TIMEOUTS, tmp_path) as server:
+        with socket.create_connection(server.address, 5) as sock:
+            sock.sendall(b"".join(len(each).to_bytes(2, "big") + each for each in asked))
+            got = [peers.read_frame(sock)[:2] for _ in range(3)]
+            assert [each[:2] for each in asked[:3]] == got
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
+        for first, least_s in ((b"", 1.9), (len(asked[0]).to_bytes(2, "big") + asked[0], 0.9)):
+            with socket.create_connection(server.address, 5) as sock:
+                began = time.monotonic()
+                sock.sendall(first)
+                if first:
+                    peers.read_frame(sock)
+                with contextlib.suppress(ConnectionResetError):
+                    assert sock.recv(1) == b""
+                assert least_s <= time.monotonic() - began < least_s + 2.1
