@@ -68,6 +68,7 @@ class Connections:
         Raises:
             Mismatch: nothing came in time but replies to other questions, which are passed over.
             TimeoutError: nothing came at all.
+            FormError: the reply cannot be read.
             OSError: the network (or TLS, ssl.SSLError) says why; or IncompleteReadError.
         """
         kept = self._kept()
@@ -124,7 +125,7 @@ class Connections:
                 await writer.drain()
                 while True:
                     (length,) = struct.unpack("!H", await reader.readexactly(2))
-                    reply = out.read(await reader.readexactly(length))
+                    reply = out.read_whole(await reader.readexactly(length))
                     if reply is not None and out.is_answered_by(reply):
                         break
                     is_wrong = is_wrong or reply is not None

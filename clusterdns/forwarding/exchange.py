@@ -49,7 +49,7 @@ class Exchange(NamedTuple):
         return Exchange(ident, self.question, ident.to_bytes(2, "big") + self.packet[2:])
 
     def read(self, packet: bytes) -> Reply | None:
-        """Return the reply in ``packet``, None if it is not one to this query.
+        """Return the reply in a datagram, None if it is not one to this query.
 
         A reply to our ID and question whose records cannot be read counts as one cut short, without
         them: the client asks again over TCP. (CoreDNS: proxy/connect.go truncateResponse)
@@ -60,6 +60,16 @@ class Exchange(NamedTuple):
             return self._read_addresses(packet) or message.read_reply(packet)
         except FormError:
             return self._read_cut(packet)
+
+    def read_whole(self, packet: bytes) -> Reply | None:
+        """Return the reply in a message from a stream, None if it has another ID.
+
+        Raises:
+            FormError: it cannot be read. A stream cuts nothing short, so nobody need ask again.
+        """
+        if packet[:2] != self.packet[:2] and len(packet) >= message.HEADER_OCTETS:
+            return None
+        return message.read_reply(packet)
 
     def _read_addresses(self, packet: bytes) -> Reply | None:
         """Return a reply that holds addresses of our question's name only, None for any other.

@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from clusterdns.errors import UpstreamError
+from clusterdns.errors import FormError, UpstreamError
 from clusterdns.forwarding.choice import Pace
 from clusterdns.forwarding.connections import (
     DIAL_TIMEOUT_S,
@@ -251,6 +251,8 @@ class Upstream:
             found = error
         except (OSError, asyncio.IncompleteReadError) as error:
             found = UpstreamError(f"{ask.proto} {self.text}: {reason_of(error)}")
+        except FormError as error:
+            found = UpstreamError(f"{ask.proto} {self.text}: bad reply: {error}")
         ask.task = None
         self._finish(ask, found)
 
