@@ -19,6 +19,12 @@ _PART = re.compile(
     |\(\?P?<(?P<name>\w+)>|(?P<group>\((?!\?))""",
     re.VERBOSE | re.DOTALL,
 )
+# A part of a regular expression; `literal` is one octet that stands for itself.
+_TOKEN = re.compile(
+    r"""\\Q(?:.*?\\E|.*)|(?P<literal>(?:\\[.\-]|\[[.\-]\]|[A-Za-z0-9_\-])(?![*+?{]))
+    |\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]|\(\?[^()]*?[:)>]|.""",
+    re.VERBOSE | re.DOTALL,
+)
 _NOT_IN_GO = re.compile(r"(?:^|[^\\])(?:\\\\)*\\C")  # a lone octet, which RE2 knows and Go does not
 
 
@@ -52,6 +58,11 @@ class Regexp:
         self.text = text
         self.names = _names(text)[: self._compiled.groups]
 
+    @property
+    def tail(self) -> str:
+        """What every text ends with that matches, as far as one can see; "" for anything."""
+        return _tail(self.text)
+
     def is_in(self, text: str) -> bool:
         """Tell whether some part of ``text`` matches."""
         return self._compiled.search(text) is not None
@@ -60,6 +71,22 @@ class Regexp:
         """Return the first match and its groups, "" for one that has no part; None for no match."""
         found = self._compiled.search(text)
         return None if found is None else (found[0], *found.groups(""))
+
+
+def _tail(text: str) -> str:
+    """Return the literal text in front of the ``$`` that ends a regular expression, or ""."""
+    run, depth, is_end = "", 0, False
+    for token in _TOKEN.finditer(text):
+        run = "" if is_end else run  # no end: something is behind it
+        word, is_end = token[0], token[0] in ("$", r"\z")
+        if word == "|" and not depth:
+            return ""
+        depth += (word[0] == "(") - (word[0] in "()" and word[-1] == ")")
+        if token["literal"] and not depth:
+            run += word.removeprefix("\\").strip("[]")
+        elif not is_end:
+            run = ""
+    return run if is_end and not depth else ""
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -77,6 +77,7 @@ from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worke
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.errors import FormError
 from clusterdns.host.logs import plugin_logger
 from clusterdns.languages import expression, exprvalues
 from clusterdns.languages.expression import Expression
@@ -87,7 +88,7 @@ from clusterdns.metrics.tally import Sample
 from clusterdns.wire import masterfile, message, name, rr
 from clusterdns.wire.masterfile import MasterFileError
 from clusterdns.wire.message import AA, TC, Query, Question, extended_error
-from clusterdns.wire.name import WireName
+from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response, failure
 from clusterdns.wire.rr import RR
 
@@ -238,6 +239,22 @@ class _Rule:
                 return regexp, found
         return None
 
+    def zones_of_addresses(self) -> list[WireName]:
+        """Return zones outside of which nobody's question for an address is answered here.
+
+        Where others fall through, the end of the regular expressions tells: in names as text, but
+        for labels with dots in them.
+        """
+        found: list[WireName] = []
+        for zone in self.zones:
+            if not (self.regexps and name.is_within_any(zone, self.fallthrough)):
+                found.append(zone)
+                continue
+            for tail in map(_zone_of_tail, self.regexps):
+                if _touch(tail, zone):
+                    found.append(max(tail, zone, key=len))
+        return found
+
     @property
     def takes_all(self) -> bool:
         """Whether names do not matter, in its zones."""
@@ -249,6 +266,15 @@ def _regexp(text: str, line: Directive) -> Regexp:
         return Regexp(text)
     except RegexpError as error:
         raise line.error(f"could not parse regex: {error}", text) from error
+
+
+def _zone_of_tail(regexp: Regexp) -> WireName:
+    """Return the longest zone that all names lie in which match, as far as one can see."""
+    _, dot, zone = regexp.tail.lower().partition(".")
+    try:
+        return name.fold(name.parse(zone)) if dot and zone.endswith(".") else ROOT
+    except FormError:
+        return ROOT
 
 
 def _made(text: str, line: Directive) -> _Made:
@@ -472,10 +498,11 @@ class TemplatePlugin(Plugin):
         for rule in self._rules:
             if rule.qclass not in (_ANY_CLASS, rr.CLASS_IN):
                 continue
-            if rule.qtype in _ADDRESSES and name.is_within_any(route.zone, rule.zones):
+            zones = tuple(rule.zones_of_addresses())
+            if rule.qtype in _ADDRESSES and name.is_within_any(route.zone, zones):
                 if not route.leave(rule.qtype):
                     return False
-            elif rule.qtype in (*_ADDRESSES, rr.ANY) and not route.claim(rule.zones):
+            elif rule.qtype in (*_ADDRESSES, rr.ANY) and not route.claim(zones):
                 return False
         return True
 

@@ -119,7 +119,9 @@ static int fold_question(unsigned char *to, const unsigned char *from, size_t le
     if (length < 5 || length > MAX_NAME + 4)
         return 0;
     while (at < last && from[at]) {
-        if (from[at] > MAX_LABEL)
+        if (from[at] > MAX_LABEL || at + 1u + from[at] > last)
+            return 0;
+        if (memchr(from + at + 1, '.', from[at])) /* as text it could be taken for two labels */
             return 0;
         at += 1u + from[at];
     }

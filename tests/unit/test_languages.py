@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterdns.languages import exprvalues, goformat
+from clusterdns.languages import exprvalues, goformat, regexp
 from clusterdns.languages.expression import Expression, is_name
 from clusterdns.languages.exprvalues import ExpressionError, Signature
 from clusterdns.languages.goformat import FormatError, sprintf
@@ -21,10 +21,36 @@ from clusterdns.languages.regexp import MAX_CHARACTERS, Regexp, RegexpError
 
 
 def test_groups_of_a_match():
-    regexp = Regexp("^(?P<a>x+)(-y)?(?<b>z)?$")
-    assert ("a", "", "b") == regexp.names
-    assert ("xx", "xx", "", "") == regexp.search("xx")
-    assert None is regexp.search("q")
+    found = Regexp("^(?P<a>x+)(-y)?(?<b>z)?$")
+    assert ("a", "", "b") == found.names
+    assert ("xx", "xx", "", "") == found.search("xx")
+    assert None is found.search("q")
+
+
+@pytest.mark.parametrize(
+    ("text", "tail"),
+    [
+        (r"^(?:[^.]+\.){4,}internal\.cloudapp\.net\.$", "internal.cloudapp.net."),
+        (r"^(.*)\.example\.com\.$", ".example.com."),
+        (r"^(?P<a>x)[.]example[.]com[.]$", ".example.com."),
+        (r"(?i)a\.b\.\z", "a.b."),
+        (r"a\.b\.", ""), (r"a|b\.$", ""), (r"(a|b)\.c\.$", ".c."), (r"(a\.c\.$)", ""), (r"a\.b+\.$", "."),
+        (r"a\.b?c\.$", "c."), (r"a\.b{2}\.$", "."), (r"a\dc\.$", "c."), (r"a[bc]d\.$", "d."), (r"a.\.$", "."),
+        (r"\Qa.b\Ec\.$", "c."), (r"a\$", ""), ("", ""), (r"x$a\.$", "a."), (r"a(?:b|c)\.$", "."), (r"(?:a)?b$", "b"),
+        (r"a\.$b|c\.$", ""), (r"[|]a\.$", "a."), (r"[)]a\.$", "a."), (r"\)a\.$", "a."), (r"a\.$)", ""),
+    ],
+)  # fmt: skip
+def test_what_every_match_ends_with(text, tail):
+    assert tail == regexp._tail(text)
+
+
+@given(st.text(alphabet="ab.\\[]()|?*+$^-{1}Q", max_size=12), st.text(alphabet="ab.-", max_size=8))
+def test_every_match_ends_with_the_tail(text, name):
+    try:
+        found = Regexp(text)
+    except RegexpError:
+        return
+    assert name.endswith(found.tail) or not found.is_in(name)
 
 
 def test_names_of_groups():

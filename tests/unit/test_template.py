@@ -226,6 +226,25 @@ def test_which_denials_hold_for_names_below(rule, cut, is_alike):
         ),
         ("template ANY ANY {\nmatch a\nfallthrough\n}", False, False, False),
         ("template IN AAAA inside.test", True, True, False),
+        (
+            'template ANY ANY {\nmatch "^(.*)[.]inside[.]test[.]$"\nfallthrough\n}',
+            True,
+            True,
+            False,
+        ),
+        (
+            'template ANY ANY {\nmatch "[.]inside[.]test[.]$"\nfallthrough test\n}',
+            False,
+            False,
+            False,
+        ),
+        (
+            'template ANY ANY {\nmatch "[.]other[.]test[.]$" "a|b"\nfallthrough\n}',
+            False,
+            False,
+            False,
+        ),
+        ('template IN A {\nmatch "[.]inside[.]test[.]$"\nfallthrough\n}', True, True, False),
     ],
 )
 def test_what_takes_the_relay(rules, a, aaaa, inside):
@@ -235,6 +254,7 @@ def test_what_takes_the_relay(rules, a, aaaa, inside):
             assert a == await listener.takes(query("www.outside.test.", "A"))
             assert aaaa == await listener.takes(query("www.outside.test.", "AAAA"))
             assert inside == await listener.takes(query("www.inside.test.", "A"))
+            assert not await listener.takes(query("a\\.inside.test.", "A"))  # two labels
 
     with FaultyUpstream(good) as upstream:
         in_packet_loop(run(upstream))
