@@ -94,7 +94,9 @@ def with_alias(response: Response, question: Question) -> Response:
     for record in response.answer:
         if record.owner.lower() != question.folded:
             alias = RR(question.qname, rr.CNAME, record.ttl, record.owner)
-            return response._replace(answer=(alias, *response.answer), orders=())
+            return response._replace(
+                answer=(alias, *response.answer), orders=(), follows_case=False
+            )
     return response
 
 

@@ -36,7 +36,7 @@ class View:
         self.opens_classes = not names.isdisjoint(_OPENS_CLASSES)
         self.is_measured = "prometheus" in names
         self.most_octets = min((plugin.most_octets for plugin in plugins), default=MAX_OCTETS)
-        self._reads_options = any(plugin.reads_options for plugin in self.chain)
+        self.reads_options = any(plugin.reads_options for plugin in self.chain)
         self.writer = self._label_of_writer()
         longest_first = sorted(block.zones, key=len, reverse=True)
         self._zone_labels = [(zone, name.text(zone)) for zone in longest_first]
@@ -54,7 +54,7 @@ class View:
     def may_know(self, query: Query) -> bool:
         """Tell whether a query is to be answered from memory, as far as that can."""
         has_options = query.edns is not None and query.edns.options
-        return query.opcode == OPCODE_QUERY and not (has_options and self._reads_options)
+        return query.opcode == OPCODE_QUERY and not (has_options and self.reads_options)
 
     def collect(self, query: Query) -> None:
         """Give a query the labels of this block, if it collects them."""
@@ -104,6 +104,7 @@ class Router:
             said = {k: v for k, v in view.block.streams._asdict().items() if v is not None}
             self.streams = self.streams._replace(**said)
         self.bounds = (min(most), max(most))  # of the octets that replies to some may have
+        self.reads_options = any(view.reads_options for view in all_views)
 
     def route(self, question: Question) -> View | None:
         """Return the view that answers ``question``, or None for nobody."""

@@ -39,6 +39,8 @@ MAX_CHAIN = 10  # CNAMEs that may precede one more
 
 _REVERSE = (WireName(b"\x07in-addr\x04arpa\0"), WireName(b"\x03ip6\x04arpa\0"))
 _NS_DNS = b"\x02ns\x03dns"
+# Records whose RDATA holds no name of the question's zone, but for those a pointer stands for.
+_WITHOUT_NAMES = frozenset((rr.A, rr.AAAA, rr.TXT, rr.PTR, rr.SOA))
 _HOSTMASTER = b"\x0ahostmaster"
 
 Records = tuple[list[RR], list[RR]]  # answer and additional section
@@ -104,6 +106,14 @@ class Responder:
         self, question: Question, zone: Zone
     ) -> Generator[Question, Response, Response | None]:
         """Yield questions about names outside; return the response, or None to fall through."""
+        response = yield from self._respond(question, zone)
+        if response is None or not _follows_case(question, response):
+            return response
+        return response._replace(follows_case=True)
+
+    def _respond(
+        self, question: Question, zone: Zone
+    ) -> Generator[Question, Response, Response | None]:
         if question.qtype in (rr.AXFR, rr.IXFR):
             return failure(rr.REFUSED)
         lookup = Lookup(self._store, self._options, is_multicluster=zone.is_multicluster)
@@ -268,7 +278,7 @@ class Responder:
             return denial
         octets = sum(1 + len(label) for label in left[-depth:]) + len(zone.folded)
         facts = denial.facts if fact is None or fact in denial.facts else (*denial.facts, fact)
-        return denial._replace(denies=question.folded[-octets:], facts=facts)
+        return denial._replace(denies=question.folded[-octets:], spared=_NS_DNS, facts=facts)
 
     def _negative(self, rcode: int, zone: Zone, facts: tuple[Hashable, ...]) -> Response:
         facts = (*facts, _serial_fact(zone))
@@ -283,6 +293,17 @@ class Responder:
             soa = RR(zone.case, rr.SOA, min(self._ttl, MAX_SOA_TTL_S), rdata)
             self._last_soa = ((serial, zone.case), soa)
         return self._last_soa[1]
+
+
+def _follows_case(question: Question, response: Response) -> bool:
+    """Tell whether another spelling of the question would only change how names are spelled.
+
+    It decides what the name server is (`_is_name_server`), and whether the apex has NS records. The
+    names that NS, SRV and CNAME records hold are written out in its spelling, or in the operator's.
+    """
+    if question.qtype == rr.NS or question.folded.startswith(_NS_DNS):
+        return False
+    return all(record.rtype in _WITHOUT_NAMES for record in response.answer)
 
 
 def _serial_fact(zone: Zone) -> Fact:

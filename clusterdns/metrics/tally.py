@@ -1,8 +1,9 @@
 """What a listener has answered, counted in plain integers.
 
 Everything that can be told apart in the metrics of a reply is a ``Kind``; each kind that the table
-repeats has a pair of slots, without and with OPT, in lists of integers, one list per transport and
-address family. The fast path adds one to a slot; what is said once is counted by its kind.
+repeats has four slots in lists of integers, one list per transport and address family: replies to
+queries without OPT, with a bare one, with one of options, and the octets of those options. The fast
+path adds to a slot; what is said once is counted by its kind.
 ``samples`` turns both into CoreDNS's request and response metrics.
 
 Durations on the packet path are taken per drained batch, so ``samples`` shares them out among the
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from clusterdns.metrics.histogram import SIZE_OCTETS, TIME_S, Histogram
 
 MAX_KINDS = 16_384  # that have slots
+SLOTS = 4  # of each
 MAX_SINGLES = 4096  # kinds of what was said once, until they are added up
 OPT_OCTETS = 11  # a bare OPT: how much longer the same question is with EDNS
 DROPPED = "dropped"  # the zone label of what no server block takes
@@ -82,7 +84,7 @@ class Tally:
 
     def channel(self, proto: str, family: str) -> list[int]:
         """Return the slots that queries of this transport and family are counted in."""
-        channel, empty = Channel(proto, family), [0] * (2 * len(self._slots))
+        channel, empty = Channel(proto, family), [0] * (SLOTS * len(self._slots))
         found = self.hits.setdefault(channel, empty)
         self._channels[id(found)] = channel
         return found
@@ -93,12 +95,12 @@ class Tally:
         return len(self._slots) >= MAX_KINDS
 
     def slot(self, kind: Kind) -> int:
-        """Return the first slot of a kind; the one behind it counts queries with OPT."""
+        """Return the first of a kind's slots, see above."""
         slot = self._slots.get(kind)
         if slot is None:
-            slot = self._slots[kind] = 2 * len(self._slots)
+            slot = self._slots[kind] = SLOTS * len(self._slots)
             for counts in self.hits.values():
-                counts += (0, 0)
+                counts += (0,) * SLOTS
         return slot
 
     def once(self, kind: Kind, hits: list[int], has_opt: bool, times: int = 1) -> None:
@@ -139,17 +141,21 @@ class Tally:
         """Move the counts from the slots to the totals."""
         for channel, counts in self.hits.items():
             for kind, slot in self._slots.items():
-                for opt in (0, 1):
-                    times = counts[slot + opt]
-                    if times:
-                        counts[slot + opt] = 0
-                        self._add(kind, channel, kind.size + opt * OPT_OCTETS, times)
+                bare, opt, more, octets = counts[slot : slot + SLOTS]
+                if bare or opt or more:
+                    counts[slot : slot + SLOTS] = (0,) * SLOTS
+                if bare:
+                    self._add(kind, channel, kind.size, bare)
+                if opt:
+                    self._add(kind, channel, kind.size + OPT_OCTETS, opt)
+                if more:  # options of queries for one name are most often of one length
+                    self._add(kind, channel, kind.size + OPT_OCTETS + octets / more, more)
         for (kind, number, has_opt), times in self._singles.items():
             size = kind.size + has_opt * OPT_OCTETS
             self._add(kind, self._channels[number], size, times)
         self._singles.clear()
 
-    def _add(self, kind: Kind, channel: Channel, size: int, times: int) -> None:
+    def _add(self, kind: Kind, channel: Channel, size: float, times: int) -> None:
         totals = self._totals
         for name, labels in kind.counters:
             totals[name, labels] += times

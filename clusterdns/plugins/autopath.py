@@ -88,7 +88,7 @@ class Autopath(Plugin):
         response = next(question)
         if response is None or not _is_final(question, response):
             return None
-        return response
+        return response._replace(follows_case=False)  # a walk spells as the search path does
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return what this client's search path leads to."""

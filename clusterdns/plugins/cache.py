@@ -224,6 +224,9 @@ class Cache(Plugin):
             ttl = stale_ttl or ttl
             edns = stale_edns(item.response.rcode)
         rcode, flags, answer, authority, additional = item.response[:5]
+        is_of_one_name = all(
+            r.rtype in (rr.A, rr.AAAA) and r.owner.lower() == question.folded for r in answer
+        )
         return Response(
             rcode,
             flags & (RA | AD) | AA,
@@ -233,6 +236,7 @@ class Cache(Plugin):
             edns=edns,
             lifetime_s=lifetime_s,
             counters=self._counts.moves("requests", "hits", found.kind),
+            follows_case=is_of_one_name and not authority and not additional,
         )
 
     async def _miss(self, query: Query, question: Question, next: HandleNext) -> Response:

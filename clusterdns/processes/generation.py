@@ -24,7 +24,7 @@ from clusterdns.processes.process import Child, Nursery, fork
 from clusterdns.processes.worker import Worker
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 7.0  # a little longer than a worker drains
+STOP_TIMEOUT_S = 7.0  # a little longer than a worker takes to finish
 STALLED_S = 15.0  # a worker that has not beaten for so long is stuck
 SAMPLES_TIMEOUT_S = 3.0
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class ChildProcess:
             self.child.kill()
 
     async def stop(self, timeout_s: float) -> None:
-        """Have it drain and end, or kill it when it takes too long."""
+        """Have it finish and end, or kill it when it takes too long."""
         self.child.is_wanted = False
         if self.child.pid and self._channel is not None and timeout_s:
             self._channel.send(("stop",))

@@ -1,9 +1,9 @@
 """One worker process: sockets, tables, stores and the plugins of every view.
 
 ``run`` is the life of a worker: start the plugins, read the sockets, beat, and at the word ``stop``
-drain and leave. It inherits configuration and bound sockets from the supervisor by fork and talks
-to it over a channel: beats and samples up, ``samples`` and ``stop`` down. A channel that breaks
-means that the supervisor has gone, and the worker goes too.
+finish what was taken and leave. It inherits configuration and bound sockets from the supervisor by
+fork and talks to it over a channel: beats and samples up, ``samples`` and ``stop`` down. A channel
+that breaks means that the supervisor has gone, and the worker goes too.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
 from clusterdns.serving.relay import Relay
 from clusterdns.serving.server import Server
+from clusterdns.serving.table import MAX_TABLE_OCTETS
 from clusterdns.serving.tcp import Streams
 from clusterdns.serving.udp import Engine, engine_of
 
 BEAT_S = 1.0
 STARTING_BEAT_S = 0.05
-DRAIN_S = 5.0
+FINISH_S = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -42,9 +43,11 @@ class Worker:
     ) -> None:
         self._configuration = configuration
         self._feeds = feeds
+        routers = configuration.routers
+        octets = MAX_TABLE_OCTETS // max(1, len(routers))
         self._servers = {
-            endpoint: Server(router, endpoint.label, self.now, endpoint)
-            for endpoint, router in configuration.routers.items()
+            endpoint: Server(router, endpoint.label, self.now, endpoint, octets)
+            for endpoint, router in routers.items()
         }
         self._engines: list[Engine] = []
         self._streams: list[Streams] = []
@@ -96,7 +99,7 @@ class Worker:
         self._is_serving = True
         self._beat_once(channel)
         await self._stop.wait()
-        await self._drain()
+        await self._finish()
         for plugin in plugins:
             await plugin.stop()
         channel.send(("samples", self.samples()))
@@ -161,16 +164,16 @@ class Worker:
         channel.send(("beat", self._is_serving, waiting))
         return self._is_serving and not waiting
 
-    async def _drain(self) -> None:
+    async def _finish(self) -> None:
         """Let others read the sockets, and answer what has been taken already."""
         for engine in self._engines:
             engine.stop()
         for streams in self._streams:
             streams.stop()
-        deadline = self.now() + DRAIN_S
-        await self._relay.drain(DRAIN_S)
+        deadline = self.now() + FINISH_S
+        await self._relay.finish(FINISH_S)
         for server in self._servers.values():
-            await server.drain(max(0.0, deadline - self.now()))
+            await server.finish(max(0.0, deadline - self.now()))
         for streams in self._streams:
             while streams.connections and self.now() < deadline:  # noqa: ASYNC110 - at the end only
                 await asyncio.sleep(0.02)

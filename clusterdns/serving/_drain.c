@@ -12,9 +12,13 @@
 #include <sys/epoll.h>
 #include <time.h>
 
-/* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT.
- * ROOM: for the framed replies of a stream, but for the last. */
-enum { BATCH = 64, OCTETS = 512, PIECES = 5, ROOM = 256 * 1024 };
+/* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT and
+ * its length if that has changed. ROOM: for the framed replies of a stream, but for the last.
+ * SLOTS: a reply's counts, see tally.py. */
+enum {
+    BATCH = 64, OCTETS = 512, PIECES = 6, ROOM = 256 * 1024, SLOTS = 4,
+    OPT_HEAD = 9, MAX_QUESTION = MAX_NAME + 4
+};
 
 static unsigned char octets[BATCH][OCTETS];
 static struct sockaddr_storage clients[BATCH];
@@ -22,12 +26,28 @@ static struct iovec rooms[BATCH], pieces[BATCH][PIECES];
 static struct mmsghdr queries[BATCH], replies[BATCH];
 
 typedef struct {
-    PyObject *lasting, *passing; /* question octets -> answer */
-    PyObject *limits;            /* OPT octets -> octets a client takes, or the OPT of the reply */
+    PyObject *lasting, *passing; /* key -> answer */
+    PyObject *denials;           /* cut and key -> answer */
     PyObject *hits;              /* counts by slot */
+    int least, most;             /* octets that `bufsize` allows */
+    int passes_options;
     double now;
     int is_stream;               /* the limit of a datagram does not hold */
 } Table;
+
+/* A plain query: what AnswerTable.reply finds out about it. */
+typedef struct {
+    const unsigned char *question, *opt; /* NULL: no OPT */
+    size_t asked;                        /* octets of the question */
+    size_t extra;                        /* octets of EDNS options */
+    Py_ssize_t limit;                    /* octets the client takes */
+    int kind, is_spelled;                /* with a capital in the name */
+    int is_bounded;                      /* to less than its OPT names */
+    unsigned char key[MAX_QUESTION + 2]; /* the question folded, CD + 2 DO, octets of the name */
+} Query;
+
+/* What an answer consists of, see table.py. */
+enum { UNTIL, SLOT, HEADS, IS_FREE, SPARED, BODY };
 
 /* Read AnswerTable.maps with the counts of a channel: an argument's converter. */
 static int read_table(PyObject *maps, void *into)
@@ -37,23 +57,9 @@ static int read_table(PyObject *maps, void *into)
         PyErr_SetString(PyExc_TypeError, "the table is no tuple");
         return 0;
     }
-    return PyArg_ParseTuple(maps, "O!O!O!O!:table", &PyDict_Type, &table->lasting, &PyDict_Type,
-                            &table->passing, &PyDict_Type, &table->limits, &PyList_Type,
-                            &table->hits);
-}
-
-/* The answer (until, slot, heads, body, ...) to a question, borrowed; NULL if there is none. */
-static PyObject *answer_to(const Table *table, const unsigned char *question, size_t length)
-{
-    PyObject *found = look_up(table->lasting, question, length);
-    if (!found)
-        found = look_up(table->passing, question, length);
-    if (!found || !PyTuple_Check(found) || PyTuple_GET_SIZE(found) < 4)
-        return NULL;
-    PyObject *until = PyTuple_GET_ITEM(found, 0), *heads = PyTuple_GET_ITEM(found, 2);
-    if (!PyFloat_Check(until) || PyFloat_AS_DOUBLE(until) <= table->now)
-        return NULL;
-    return PyTuple_Check(heads) && PyTuple_GET_SIZE(heads) == 8 ? found : NULL;
+    return PyArg_ParseTuple(maps, "O!O!O!O!iip:table", &PyDict_Type, &table->lasting, &PyDict_Type,
+                            &table->passing, &PyDict_Type, &table->denials, &PyList_Type,
+                            &table->hits, &table->least, &table->most, &table->passes_options);
 }
 
 /* A number, or -1 for what is none or too large. */
@@ -75,10 +81,151 @@ static int add_to(PyObject *counts, Py_ssize_t place, Py_ssize_t more)
 }
 
 /* Count a hit; false if there is no such slot. */
-static int count_hit(PyObject *hits, PyObject *slot, int has_opt)
+static int count_hit(PyObject *hits, PyObject *slot, const Query *query)
 {
     Py_ssize_t place = number_of(slot);
-    return place >= 0 && add_to(hits, place + has_opt, 1);
+    if (place < 0)
+        return 0;
+    if (!query->extra)
+        return add_to(hits, place + (query->opt != NULL), 1);
+    return place + SLOTS <= PyList_GET_SIZE(hits) && add_to(hits, place + 2, 1) &&
+           add_to(hits, place + 3, (Py_ssize_t)query->extra);
+}
+
+/* Whether the gate takes an EDNS option, and nobody answers it: _SILENT_OPTIONS in table.py. */
+static int is_silent(unsigned code, const unsigned char *data, size_t length)
+{
+    enum { NSID = 3, SUBNET = 8, EXPIRE, COOKIE, KEEPALIVE, PADDING };
+    switch (code) {
+    case SUBNET: {
+        if (length < 4)
+            return 0;
+        unsigned family = number16(data), most = family == 0 ? 0 : family == 1 ? 32 : 128;
+        return family <= 2 && data[2] <= most && (data[3] <= most || !most);
+    }
+    case EXPIRE:
+        return !length || (length >= 4 && length < 512);
+    case KEEPALIVE:
+        return !length || length == 2;
+    default:
+        return code == NSID || code == COOKIE || code == PADDING;
+    }
+}
+
+/* Read the OPT from `at` on, which ends the packet; false for one that is not plain. */
+static int read_opt(const Table *table, Query *query, const unsigned char *packet, size_t at,
+                    size_t length)
+{
+    const unsigned char *opt = packet + at;
+    if (length < at + OPT || memcmp(opt, "\0\0\x29", 3) || opt[5] || opt[6] || opt[7] & 0x7F || opt[8])
+        return 0;
+    query->extra = length - at - OPT;
+    if (number16(opt + OPT_HEAD) != query->extra || (query->extra && !table->passes_options))
+        return 0;
+    for (size_t i = at + OPT, end; i < length; i = end) {
+        if (i + 4 > length)
+            return 0;
+        end = i + 4 + number16(packet + i + 2);
+        if (end > length || !is_silent(number16(packet + i), packet + i + 4, end - i - 4))
+            return 0;
+    }
+    int size = number16(opt + 3);
+    query->is_bounded = size > table->least;
+    if (query->is_bounded && table->least != table->most)
+        return 0;
+    size = query->is_bounded ? table->least : size;
+    query->opt = opt;
+    query->limit = size > LEAST_LIMIT ? size : LEAST_LIMIT;
+    if (opt[7])
+        query->kind |= KIND_AD; /* who sets DO understands AD */
+    return 1;
+}
+
+/* Read a query; false for one that is not plain. */
+static int read_query(const Table *table, Query *query, const unsigned char *packet, size_t length)
+{
+    query->kind = kind_of(packet, length);
+    if (query->kind < 0)
+        return 0;
+    query->question = packet + HEADER;
+    const unsigned char *root = memchr(query->question, 0, length - HEADER);
+    size_t name = root ? (size_t)(root - query->question) + 1 : 0;
+    query->asked = name + 4;
+    if (!name || name > MAX_NAME || length < HEADER + query->asked)
+        return 0;
+    query->opt = NULL;
+    query->extra = 0;
+    query->is_bounded = 0;
+    query->limit = LEAST_LIMIT;
+    if (query->kind & KIND_OPT) {
+        if (!read_opt(table, query, packet, HEADER + query->asked, length))
+            return 0;
+    } else if (length != HEADER + query->asked) {
+        return 0;
+    }
+    query->is_spelled = fold(query->key, query->question, name);
+    memcpy(query->key + name, query->question + name, 4);
+    query->key[name + 4] = (unsigned char)((query->kind & KIND_CD) >> 3 |
+                                           (query->opt && query->opt[7] ? 2 : 0));
+    query->key[name + 5] = (unsigned char)name;
+    return 1;
+}
+
+/* Whether something the table holds is an answer: it never holds what is none. */
+static int is_answer(PyObject *found)
+{
+    if (!found || !PyTuple_Check(found) || PyTuple_GET_SIZE(found) <= BODY)
+        return 0;
+    PyObject *heads = PyTuple_GET_ITEM(found, HEADS);
+    return PyFloat_Check(PyTuple_GET_ITEM(found, UNTIL)) && PyTuple_Check(heads) &&
+           PyTuple_GET_SIZE(heads) == KINDS && PyBytes_Check(PyTuple_GET_ITEM(found, SPARED));
+}
+
+/* The answer of the cut that a question lies below, borrowed: AnswerTable._denial. */
+static PyObject *denial_of(const Table *table, const Query *query)
+{
+    const unsigned char *key = query->key;
+    size_t name = query->asked - 4;
+    if (!PyDict_GET_SIZE(table->denials) ||
+        (memcmp(key + name, "\0\1\0\1", 4) && memcmp(key + name, "\0\x1c\0\1", 4)))
+        return NULL;
+    for (size_t i = 0; i < name - 1; i += 1u + key[i]) {
+        PyObject *found = look_up(table->denials, key + i, name + 6 - i);
+        if (is_answer(found)) {
+            PyObject *spared = PyTuple_GET_ITEM(found, SPARED);
+            size_t octets = (size_t)PyBytes_GET_SIZE(spared);
+            int is_spared = octets && octets <= name + 5 &&
+                            !memcmp(key, PyBytes_AS_STRING(spared), octets);
+            return is_spared ? NULL : found;
+        }
+        if (!key[i] || key[i] > MAX_LABEL)
+            return NULL;
+    }
+    return NULL;
+}
+
+/* The answer to a query, borrowed; NULL if there is none: AnswerTable._find. */
+static PyObject *answer_to(const Table *table, const Query *query)
+{
+    size_t length = query->asked + 1;
+    PyObject *key = PyBytes_FromStringAndSize((const char *)query->key, (Py_ssize_t)length);
+    PyObject *found = key ? PyDict_GetItemWithError(table->lasting, key) : NULL;
+    if (!found && key)
+        found = PyDict_GetItemWithError(table->passing, key);
+    Py_XDECREF(key);
+    if (!found) {
+        PyErr_Clear();
+        found = denial_of(table, query);
+    }
+    if (query->is_spelled && !(is_answer(found) && PyTuple_GET_ITEM(found, IS_FREE) == Py_True)) {
+        unsigned char spelled[MAX_QUESTION + 1];
+        memcpy(spelled, query->question, query->asked);
+        spelled[query->asked] = query->key[query->asked];
+        found = look_up(table->passing, spelled, length);
+    }
+    if (!is_answer(found) || PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(found, UNTIL)) <= table->now)
+        return NULL;
+    return found;
 }
 
 static struct iovec piece_of(PyObject *bytes)
@@ -86,44 +233,42 @@ static struct iovec piece_of(PyObject *bytes)
     return (struct iovec){PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes)};
 }
 
-/* Put together the reply to a query; false for what the table cannot answer. */
-static int compose(const Table *table, unsigned char *packet, size_t length, struct iovec *reply)
+/* Put together the reply to a query, return the octets; 0 for what the table cannot answer. */
+static size_t compose(const Table *table, unsigned char *packet, size_t length, struct iovec *reply)
 {
-    int kind = kind_of(packet, length), has_opt = kind >> 2;
-    size_t tail = has_opt ? OPT : 0, total = 0;
-    Py_ssize_t limit = LEAST_LIMIT;
-    if (kind < 0 || length < HEADER + tail)
+    static unsigned char no_options[2], bounded[2][OPT]; /* without and with DO */
+    Query query;
+    if (!read_query(table, &query, packet, length))
         return 0;
-    unsigned char *question = packet + HEADER, *opt = packet + length - tail;
-    PyObject *answer = answer_to(table, question, (size_t)(opt - question));
+    PyObject *answer = answer_to(table, &query);
     if (!answer)
         return 0;
-    PyObject *allowed = has_opt ? look_up(table->limits, opt, OPT) : NULL;
-    if (has_opt)
-        limit = number_of(allowed);
-    Py_ssize_t orders = PyTuple_GET_SIZE(answer) - 3;
-    PyObject *head = PyTuple_GET_ITEM(PyTuple_GET_ITEM(answer, 2), kind);
-    PyObject *body = PyTuple_GET_ITEM(answer, 3 + packet[1] % orders);
+    Py_ssize_t orders = PyTuple_GET_SIZE(answer) - BODY;
+    PyObject *head = PyTuple_GET_ITEM(PyTuple_GET_ITEM(answer, HEADS), query.kind);
+    PyObject *body = PyTuple_GET_ITEM(answer, BODY + packet[1] % orders);
     if (!PyBytes_Check(head) || !PyBytes_Check(body))
         return 0;
     reply[0] = (struct iovec){packet, 2};
     reply[1] = piece_of(head);
-    reply[2] = (struct iovec){question, (size_t)(opt - question)};
+    reply[2] = (struct iovec){packet + HEADER, query.asked};
     reply[3] = piece_of(body);
-    reply[4] = (struct iovec){opt, tail};
-    if (allowed && PyBytes_Check(allowed) && PyBytes_GET_SIZE(allowed) == OPT) { /* `bufsize` */
-        const unsigned char *size = (const unsigned char *)PyBytes_AS_STRING(allowed) + 3;
-        limit = size[0] << 8 | size[1];
-        limit = limit > LEAST_LIMIT ? limit : LEAST_LIMIT;
-        reply[4] = piece_of(allowed);
+    reply[4] = (struct iovec){packet + HEADER + query.asked, 0};
+    reply[5] = (struct iovec){no_options, query.extra ? sizeof no_options : 0};
+    if (query.opt)
+        reply[4].iov_len = query.extra ? OPT_HEAD : OPT;
+    if (query.is_bounded) { /* to the same size for all of a batch */
+        unsigned char *opt = bounded[query.opt[7] >> 7];
+        memcpy(opt, query.opt, OPT_HEAD);
+        write16(opt + 3, (unsigned)table->least);
+        reply[4] = (struct iovec){opt, OPT};
+        reply[5].iov_len = 0;
     }
+    size_t total = 0;
     for (int i = 0; i < PIECES; i++)
         total += reply[i].iov_len;
-    if (table->is_stream && limit > 0)
-        limit = MAX_OCTETS;
-    if ((Py_ssize_t)total > limit)
+    if ((Py_ssize_t)total > (table->is_stream ? MAX_OCTETS : query.limit))
         return 0;
-    return count_hit(table->hits, PyTuple_GET_ITEM(answer, 1), has_opt);
+    return count_hit(table->hits, PyTuple_GET_ITEM(answer, SLOT), &query) ? total : 0;
 }
 
 /* Send replies; return how many could not be: as if the network had lost them. */
@@ -159,6 +304,7 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
         if (compose(table, octets[i], queries[i].msg_len, pieces[hits])) {
             reply->msg_name = query->msg_name;
             reply->msg_namelen = query->msg_namelen;
+            reply->msg_iovlen = pieces[hits][PIECES - 1].iov_len ? PIECES : PIECES - 1;
             hits++;
         } else {
             missed[misses++] = i;
@@ -301,12 +447,12 @@ static PyObject *wait_for(PyObject *Py_UNUSED(module), PyObject *arguments)
 static size_t write_frame(const Table *table, unsigned char *packet, size_t length, char *frame)
 {
     struct iovec reply[PIECES];
-    size_t total = 0;
-    if (!compose(table, packet, length, reply))
+    size_t total = compose(table, packet, length, reply), at = 2;
+    if (!total)
         return 0;
     for (int i = 0; i < PIECES; i++) {
-        memcpy(frame + 2 + total, reply[i].iov_base, reply[i].iov_len);
-        total += reply[i].iov_len;
+        memcpy(frame + at, reply[i].iov_base, reply[i].iov_len);
+        at += reply[i].iov_len;
     }
     frame[0] = (char)(total >> 8);
     frame[1] = (char)total;

@@ -7,11 +7,22 @@ enum { TIMES = 16 };
 int kind_of(const unsigned char *packet, size_t length)
 {
     static const unsigned char counts[] = {0, 1, 0, 0, 0, 0, 0};
-    if (length < HEADER || packet[2] & ~0x01 || packet[3] & ~AD)
+    if (length < HEADER || packet[2] & ~0x01 || packet[3] & ~(AD | CD))
         return -1;
     if (memcmp(packet + 4, counts, sizeof counts) != 0 || packet[11] > 1)
         return -1;
-    return (packet[2] & 0x01) | (packet[3] & AD) >> 4 | packet[11] << 2;
+    return (packet[2] & 0x01) | (packet[3] & AD) >> 4 | packet[11] << 2 | (packet[3] & CD) >> 1;
+}
+
+int fold(unsigned char *to, const unsigned char *from, size_t length)
+{
+    unsigned char capitals = 0;
+    for (size_t i = 0; i < length; i++) {
+        unsigned char is_capital = (unsigned char)(from[i] - 'A') < 26;
+        capitals |= is_capital;
+        to[i] = from[i] | (unsigned char)(is_capital << 5);
+    }
+    return capitals;
 }
 
 PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length)

@@ -125,8 +125,7 @@ static int fold_question(unsigned char *to, const unsigned char *from, size_t le
             return 0;
         at += 1u + from[at];
     }
-    for (size_t i = 0; i < length; i++)
-        to[i] = from[i] >= 'A' && from[i] <= 'Z' ? from[i] | 0x20 : from[i];
+    fold(to, from, length);
     return at + 1 == last && is_address_type(from + last);
 }
 
@@ -322,10 +321,10 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
 {
     unsigned char question[MAX_NAME + 4], bounded[MAX_QUERY];
     int kind = kind_of(packet, length);
-    size_t tail = kind >= 0 && kind >> 2 ? OPT : 0, asked = length - HEADER - tail;
+    size_t tail = kind >= KIND_OPT ? OPT : 0, asked = length - HEADER - tail;
     if (!zones || !first_free || unsent_count == BATCH)
         return 0;
-    if (kind < 0 || length < HEADER + 5 + tail || length > MAX_QUERY)
+    if (kind < 0 || kind & KIND_CD || length < HEADER + 5 + tail || length > MAX_QUERY)
         return 0;
     unsigned short limit = tail ? limit_of(packet + length - OPT) : LEAST_LIMIT;
     if (!limit || !fold_question(question, packet + HEADER, asked))

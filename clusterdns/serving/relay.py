@@ -104,7 +104,7 @@ class Relay:
         """How many queries are under way."""
         return sum(track.lane.busy for track in self._tracks) + len(self._expired)
 
-    async def drain(self, timeout_s: float) -> None:
+    async def finish(self, timeout_s: float) -> None:
         """Return when none is, or after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while self.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end only

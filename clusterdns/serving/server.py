@@ -12,12 +12,11 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Router, View
 from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Kind, Tally, type_label
-from clusterdns.serving.table import AnswerTable
+from clusterdns.serving.table import MAX_TABLE_OCTETS, Answer, AnswerTable, reply_to
 from clusterdns.wire import message, rr
 from clusterdns.wire.message import Edns, Query
 from clusterdns.wire.name import WireName
@@ -31,18 +30,6 @@ _log = logging.getLogger(__name__)
 LATER = b""  # no reply yet
 
 
-class _Uncounted(list[int]):
-    """Slots of a hit that is counted by its kind."""
-
-    def __getitem__(self, slot: object) -> Any:  # noqa: ANN401 - an int, or a list for a slice
-        return 0
-
-    def __setitem__(self, slot: object, count: object) -> None:
-        pass
-
-
-_UNCOUNTED = _Uncounted()
-
 Send = Callable[[bytes | None], None]
 
 
@@ -55,9 +42,12 @@ class Server:
         label: str,
         clock: Callable[[], float],
         address: tuple[str, int] = ("", 0),
+        table_octets: int = MAX_TABLE_OCTETS,
     ) -> None:
         self.address = (address[0] or "::", address[1])  # what Go says of a socket of all addresses
-        self.table = AnswerTable()
+        self.table = AnswerTable(
+            octets=table_octets, bounds=router.bounds, passes_options=not router.reads_options
+        )
         self.tally = Tally(label)
         self.clock = clock
         self.panics = 0
@@ -85,27 +75,27 @@ class Server:
         query.client, query.transport = client[:2], transport
         query.server = address or self.address
         try:
-            return self._resolve(packet, query, hits, send)
+            return self._resolve(query, hits, send)
         except Exception:  # a bug of ours: SERVFAIL, counted, and the traceback once
             self._panic()
-            return self._finish(query, None, _SERVFAIL, hits)
+            return self._write(query, None, _SERVFAIL, hits)
 
     def note_batch(self, began: float, answered: int) -> None:
         """Note how long queries took that were answered together since ``began``."""
         if answered:
             self.tally.batches.observe((self.clock() - began) / answered, answered)
 
-    def _resolve(self, packet: bytes, query: Query, hits: list[int], send: Send) -> bytes | None:
+    def _resolve(self, query: Query, hits: list[int], send: Send) -> bytes | None:
         question = query.question
         if question is None:
-            return self._finish(query, None, _SERVFAIL, hits)
+            return self._write(query, None, _SERVFAIL, hits)
         if question.qclass != rr.CLASS_IN and not self.router.opens_classes:
-            return self._finish(query, None, REFUSED, hits)
+            return self._write(query, None, REFUSED, hits)
         if query.edns is not None and query.edns.version != 0:
             return _bad_version(query)
         view = self.router.route(question)
         if view is None or not view.chain:
-            return self._finish(query, None, REFUSED, hits)
+            return self._write(query, None, REFUSED, hits)
         view.bound(query)
         response = view.answer(question) if view.may_know(query) else None
         if response is None:
@@ -113,42 +103,35 @@ class Server:
         if response is DROP:
             return None
         kind = self._kind(query, view, response)
-        reply = None
-        if self._remember(packet, query, response, view, kind):  # and so rendered already
-            is_stream = query.transport == "tcp"
-            reply = self.table.reply(packet, self.clock(), _UNCOUNTED, is_stream)
+        answer = self._remember(query, response, view, kind)  # and so rendered already
+        reply = None if answer is None else reply_to(query, answer)
         if reply is None:
-            return self._finish(query, view, response, hits, kind)
+            return self._write(query, view, response, hits, kind)
         self.tally.once(kind, hits, query.edns is not None)
         return reply
 
-    def _remember(
-        self, packet: bytes, query: Query, response: Response, view: View, kind: Kind
-    ) -> bool:
-        """Put the response into the table, if it may be repeated; tell whether it is there."""
+    def _remember(self, query: Query, response: Response, view: View, kind: Kind) -> Answer | None:
+        """Put the response into the table, if it may be repeated; return what is there then."""
         question = query.question
+        if question is None:
+            return None
         if response.denies:
             cut = WireName(response.denies)
             if not (view.treats_alike(cut) and self.router.is_whole(cut)):
                 response = response._replace(denies=b"")
-        if question is None or not self.table.remember(
+        size = message.HEADER_OCTETS + len(question.wire)  # of the queries that will be hits
+        answer = self.table.remember(
             question,
             response,
             self.clock(),
-            lambda: self.tally.slot(kind._replace(counters=response.counters)),
-        ):
-            return False
-        if (
-            query.edns is not None
-            and query.octets == len(question.wire) + message.HEADER_OCTETS + OPT_OCTETS
-        ):
-            self.table.admit_opt(packet[-OPT_OCTETS:], self.router.bounds)
-        if self.tally.is_full:
+            lambda: self.tally.slot(kind._replace(size=size, counters=response.counters)),
+        )
+        if answer is not None and self.tally.is_full:
             self.table.clear()
             self.tally.restart()
-        return True
+        return answer
 
-    def _finish(
+    def _write(
         self,
         query: Query,
         view: View | None,
@@ -184,7 +167,7 @@ class Server:
     def _wait(self, query: Query, view: View, hits: list[int], send: Send) -> bytes | None:
         """Start the chain that may wait; refuse when too many wait already."""
         if len(self._waiting) >= MAX_WAITING:
-            return self._finish(query, view, _SERVFAIL, hits)
+            return self._write(query, view, _SERVFAIL, hits)
         task = asyncio.get_running_loop().create_task(self._handle(query, view, hits, send))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
@@ -194,16 +177,16 @@ class Server:
         began = self.clock()
         try:
             response = await view.handle(query)
-            reply = self._finish(query, view, response, hits)
+            reply = self._write(query, view, response, hits)
         except Exception:
             self._panic()
-            reply = self._finish(query, None, _SERVFAIL, hits)
+            reply = self._write(query, None, _SERVFAIL, hits)
         if view.is_measured and query.question is not None:
             zone = view.zone_label(query.question.folded)
             self.tally.waited(zone, view.block.view, self.clock() - began)
         send(reply)
 
-    async def drain(self, timeout_s: float) -> None:
+    async def finish(self, timeout_s: float) -> None:
         """Return when no query waits any more, or after ``timeout_s``."""
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=timeout_s)

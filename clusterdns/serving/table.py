@@ -1,18 +1,26 @@
-"""The table of answers that may be repeated: the question's octets lead to the rest of the message.
+"""The table of answers that may be repeated: what is asked leads to the rest of the message.
 
 ``AnswerTable.reply`` is the fast path and its specification: it is total on all octets, builds no
 object per hit but the reply and its parts, and says None for a miss.
 
-A remembered answer is a plain tuple ``(until, slot, heads, body, ...)``: the monotonic second it
-ends at, where its hits are counted, the header behind the ID for each kind of plain query, and the
-octets behind the question, once per order ``loadbalance`` asks for. A body points into the question
-or into itself only, so the ID does not matter to it. The garbage collector stops tracking such
-tuples: a large table costs no pauses.
+An answer depends on the folded name, type and class, DO and CD: together they are its key. So all
+spellings of a name find one answer, and the reply repeats the question as it was asked. What the
+client takes decides whether the reply is sent from here. Nothing else in a query matters, so any
+OPT passes whose options get no answer: client subnet, EXPIRE, COOKIE, TCP keepalive, padding.
+
+A remembered answer is a plain tuple ``(until, slot, heads, is_free, spared, body, ...)``: the
+monotonic second it ends at, where its hits are counted, the header behind the ID for each kind of
+plain query, whether it holds however the question is spelled, and the octets behind the question,
+once per order ``loadbalance`` asks for. A body points into the question or into itself only, so the
+ID does not matter to it. The garbage collector stops tracking such tuples: a large table costs no
+pauses. What is not free holds for a question in lower case; a spelling of its own has a key of its
+own.
 
 Below a name that does not exist, no name does (RFC 8020). What denied one name is kept under the
 name it is due to, its cut, and answers for all others below it: `www.example.com` on a Pod's search
 path is one of them, below `com.my-namespace.svc.cluster.local`. Where the pointers of the body lead
-depends on how long the question is, so a cut has an answer for each length and type.
+depends on how long the question is, so a cut has an answer for each length and type. Names that
+begin with the octets ``spared`` are not denied.
 
 The serial of an SOA moves every second in a cluster that changes all the time, and is in every
 answer that denies something. It is replaced there, see ``Renewal``, and these answers stay.
@@ -24,53 +32,79 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from clusterdns.wire import message, name
 from clusterdns.wire.facts import EVERYTHING, Renewal
-from clusterdns.wire.message import AD, QR, RD, Question
+from clusterdns.wire.message import AD, CD, EDNS_DO, HEADER_OCTETS, QR, RD, Query, Question
+from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, render
 
-Kept = TypeVar("Kept")
-Answer = tuple[Any, ...]  # (until, slot, heads, body, ...), see above
-# The answers that last and that pass, limits by OPT, and where hits are counted.
-Maps = tuple[dict[bytes, Answer], dict[bytes, Answer], dict[bytes, int | bytes], list[int]]
-Cut = dict[tuple[int, bytes], Answer]  # by octets of the question, and its type and class
+Answer = tuple[Any, ...]  # (until, slot, heads, is_free, spared, body, ...), see above
+# The answers that last, those that pass, those below cuts, where hits are counted, the bounds of
+# the payload size, and whether EDNS options pass.
+Maps = tuple[
+    dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer], list[int], int, int, bool
+]
 
-# The header behind the ID of a plain query: opcode QUERY, one question, RD and AD as they like, no
-# other flag, and at most one additional record. The number is RD + 2 AD + 4 OPT.
+MAX_TABLE_OCTETS = 64 * 2**20  # of the bodies that a worker remembers
+_UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _BODY = range(6)
+
+# The header behind the ID of a plain query: opcode QUERY, one question, RD, AD and CD as they like,
+# no other flag, and at most one additional record. The number is RD + 2 AD + 4 OPT + 8 CD. Who sets
+# DO understands AD as well, so a query with DO counts as one with AD.
+_RD, _AD, _OPT, _CD = 1, 2, 4, 8
+_KINDS = range(16)
+_FLAGS = ((_RD, RD), (_AD, AD), (_CD, CD))
 _PLAIN = {
     struct.pack(
-        "!HHHHH", (RD if kind & 1 else 0) | (AD if kind & 2 else 0), 1, 0, 0, kind >> 2
+        "!HHHHH", sum(flag for bit, flag in _FLAGS if kind & bit), 1, 0, 0, kind >> 2 & 1
     ): kind
-    for kind in range(8)
+    for kind in _KINDS
 }
-_OPT_OCTETS = 11  # one OPT record without options
+# Behind the question in a key: CD + 2 DO.
+_VARIANTS = tuple(bytes((i,)) for i in range(4))
+_OPT_START = b"\0\0\x29"  # the root, type OPT
+_OPT_HEAD = 9  # octets of an OPT before its RDLENGTH
+_PLAIN_OPT_TTLS = (b"\0\0\0\0", b"\0\0\x80\0")  # version 0, and no flag but DO
+# NSID, client subnet, EXPIRE, COOKIE, keepalive, padding.
+_SILENT_OPTIONS = frozenset((3, 8, 9, 10, 11, 12))
 NO_BOUNDS = (message.MAX_OCTETS, message.MAX_OCTETS)
-_MAX_LIMITS = 4096
-_MAX_CUTS = 4096
+_LONGEST = name.MAX_NAME_OCTETS + 4  # a question
 _MAX_RENEWED = 4096  # answers at a time: others wait meanwhile; what is more is forgotten
 _ADDRESSES = (b"\0\1\0\1", b"\0\x1c\0\1")  # A and AAAA, IN: what may be answered by a cut
-_NS_DNS = b"\2ns\3dns"  # begins the only names that exist below one that does not, see respond.py
 
 
 class AnswerTable:
-    """Remembered answers by question octets (name, type, class), for queries without DO and CD.
+    """Remembered answers, by folded question, DO and CD.
 
-    Two shelves: what lasts until the cluster changes, and what passes by itself, which is also
-    where names that do not exist go. Neither can push out the other, and a shelf that is full
-    starts anew. A passing answer is put on its shelf when it is asked for a second time, so a flood
-    of names never asked again does not displace what is in use; nor does one of spellings, since
-    a name in mixed case passes too.
+    Three shelves: what lasts until the cluster changes; what passes by itself, which is also where
+    names that do not exist go; and what denies all below a cut. None can push out another, and a
+    shelf that is full, of answers or of octets, starts anew. A passing answer is put on its shelf
+    when it is asked for a second time, so a flood of names never asked again does not displace what
+    is in use; nor does one of spellings, since what is not alike for all spellings passes too.
+    ``octets`` bounds the bodies of all three.
+
+    ``bounds`` are the least and the most octets that `bufsize` allows in a server block of the
+    listener. Where they differ, what names a larger size is a miss: whose block it is for decides.
+    ``passes_options`` is false where a plugin has to see queries with EDNS options.
     """
 
-    def __init__(self, lasting: int = 131_072, passing: int = 32_768) -> None:
-        self._lasting: _Shelf[Answer] = _Shelf(lasting)
-        self._passing: _Shelf[Answer] = _Shelf(passing)
-        self._cuts: _Shelf[tuple[Cut, tuple[Hashable, ...]]] = _Shelf(_MAX_CUTS)
-        self._below_cuts = 0  # answers in all of them
+    def __init__(
+        self,
+        lasting: int = 131_072,
+        passing: int = 32_768,
+        octets: int = MAX_TABLE_OCTETS,
+        *,
+        bounds: tuple[int, int] = NO_BOUNDS,
+        passes_options: bool = True,
+    ) -> None:
+        self._least, self._most = bounds
+        self._passes_options = passes_options
+        self._lasting = _Shelf(lasting, octets // 2)
+        self._passing = _Shelf(passing, octets // 4)
+        self._denials = _Shelf(passing, octets // 4)
         self._seen: set[int] = set()
-        self._limits: dict[bytes, int | bytes] = {}  # by OPT: octets, or the OPT of the reply
         self._heads: dict[tuple[int, ...], tuple[bytes, ...]] = {}
 
     def reply(
@@ -81,198 +115,167 @@ class AnswerTable:
         ``hits`` are the caller's counters, by slot; ``now`` is monotonic seconds; ``stream`` lifts
         the limit of a datagram.
         """
-        kind = _PLAIN.get(packet[2:12])
+        kind = _PLAIN.get(packet[2:HEADER_OCTETS])
         if kind is None:
             return None
-        if kind < 4:
-            question, opt, limit = packet[12:], b"", 512
+        # A label may hold a zero octet, too: such a name is found in no key.
+        end = packet.find(0, HEADER_OCTETS) + 5
+        question, opt, limit, extra, variant = packet[HEADER_OCTETS:end], b"", 512, 0, kind >> 3
+        if not 5 <= len(question) <= _LONGEST:
+            return None
+        if kind & _OPT:
+            opt = packet[end : end + _OPT_HEAD]
+            extra = _silent_octets(packet, end + _OPT_HEAD)
+            if extra < 0 or opt[:3] != _OPT_START or opt[5:] not in _PLAIN_OPT_TTLS:
+                return None
+            if opt[7]:
+                variant, kind = variant | 2, kind | _AD
+            if extra and not self._passes_options:
+                return None
+            limit = opt[3] << 8 | opt[4]
+            if limit > self._least:
+                if self._least != self._most:
+                    return None
+                limit = self._least
+                opt = opt[:3] + limit.to_bytes(2, "big") + opt[5:]
+            limit = max(512, limit)
+            opt += b"\0\0"
+        elif end != len(packet):
+            return None
+        answer = self._find(question, _VARIANTS[variant])
+        if answer is None or answer[_UNTIL] <= now:
+            return None
+        reply = _compose(answer, packet[:2], kind, question, opt)
+        if len(reply) > (message.MAX_OCTETS if stream else limit):
+            return None
+        slot = answer[_SLOT]
+        if extra:
+            hits[slot + 2] += 1
+            hits[slot + 3] += extra
         else:
-            question, opt = packet[12:-_OPT_OCTETS], packet[-_OPT_OCTETS:]
-            bound = self._limits.get(opt, 0)
-            if isinstance(bound, bytes):
-                opt, limit = bound, _octets_of(bound)
-            else:
-                limit = bound
-        answer = self._lasting.answers.get(question) or self._passing.answers.get(question)
-        if answer is None:
-            answer = self._denial(question)
-        if answer is None or answer[0] <= now:
-            return None
-        orders = len(answer) - 3
-        body = answer[3] if orders == 1 else answer[3 + packet[1] % orders]
-        reply: bytes = packet[:2] + answer[2][kind] + question + body + opt
-        if len(reply) > limit and (limit == 0 or not stream or len(reply) > message.MAX_OCTETS):
-            return None
-        hits[answer[1] + (kind >> 2)] += 1
+            hits[slot + (kind >> 2 & 1)] += 1
         return reply
 
-    def _denial(self, question: bytes) -> Answer | None:
-        """Return the answer of the cut that a question lies below, or None.
+    def _find(self, question: bytes, variant: bytes) -> Answer | None:
+        """Return what is remembered of a question as it was asked, or None."""
+        folded = question[:-4].lower() + question[-4:]
+        key = folded + variant
+        answer = (
+            self._lasting.answers.get(key) or self._passing.answers.get(key) or self._denial(key)
+        )
+        if folded != question and not (answer and answer[_IS_FREE]):
+            return self._passing.answers.get(question + variant)
+        return answer
 
-        What is asked for again gets a place of its own.
-        """
-        cuts, asked = self._cuts.answers, question[-4:]
-        if asked not in _ADDRESSES or question[:7] == _NS_DNS:
+    def _denial(self, key: bytes) -> Answer | None:
+        """Return the answer of the cut that a question lies below, or None."""
+        if key[-5:-1] not in _ADDRESSES:
             return None
-        i, end = 0, len(question) - 5
+        denials, i, end = self._denials.answers, 0, len(key) - 6
+        below = key + bytes((end + 1,))
         while i < end:
-            found = cuts.get(question[i:-4])
-            if found is not None:
-                break
-            length = question[i]
+            answer = denials.get(below[i:])
+            if answer is not None:
+                spared = answer[_SPARED]
+                return None if spared and key.startswith(spared) else answer
+            length = key[i]
             if not 0 < length < 64:
                 return None
             i += 1 + length
-        else:
-            return None
-        answer = found[0].get((end, asked)) if end < name.MAX_NAME_OCTETS else None
-        if answer is not None and self._is_seen(question):
-            self._passing.put(question, answer, found[1])
-        return answer
+        return None
 
     def maps(self, hits: list[int]) -> Maps:
         """Return what ``_drain.c`` looks into, and where it counts: struct Table."""
-        return self._lasting.answers, self._passing.answers, self._limits, hits
-
-    def admit_opt(self, opt: bytes, bounds: tuple[int, int] = NO_BOUNDS) -> None:
-        """Let queries with this OPT take the fast path if it is bare: version 0, no flags.
-
-        ``bounds`` are the least and the most that `bufsize` allows in a server block of the
-        listener. Where they differ, what names a larger size stays a miss: whose block it is for
-        decides.
-        """
-        if len(opt) != _OPT_OCTETS or opt[:3] != b"\0\0\x29" or opt[5:] != b"\0\0\0\0\0\0":
-            return
-        least, most = bounds
-        if len(self._limits) >= _MAX_LIMITS:
-            self._limits.clear()
-        if (opt[3] << 8 | opt[4]) <= least:
-            self._limits[opt] = _octets_of(opt)
-        elif least == most:
-            self._limits[opt] = opt[:3] + least.to_bytes(2, "big") + opt[5:]
+        answers = self._lasting.answers, self._passing.answers, self._denials.answers
+        return *answers, hits, self._least, self._most, self._passes_options
 
     def remember(
         self, question: Question, response: Response, now: float, slot: Callable[[], int]
-    ) -> bool:
-        """Put a response on its shelf, if it may be repeated; tell whether it was.
+    ) -> Answer | None:
+        """Put a response on its shelf, if it may be repeated; return the answer that is there then.
 
         ``slot`` is asked for the number that hits are counted under only when it is.
         """
-        if response.lifetime_s <= 0 or question.do or question.cd or response.edns is not None:
-            return False
-        key = question.wire
-        if response.denies and key[-4:] in _ADDRESSES and key[:-4].endswith(response.denies):
-            return self._remember_denial(question, response, now, slot)
-        if response.is_lasting and question.qname == question.folded:
-            shelf: _Shelf[Answer] = self._lasting
+        if response.lifetime_s <= 0 or response.edns is not None or response.rcode > 15:
+            return None
+        qname, asked = question.qname, question.wire[-4:]
+        if response.verbatim or qname.find(0) != len(qname) - 1:
+            return None
+        variant = _VARIANTS[question.cd | question.do << 1]
+        is_free = _is_free(qname, response)
+        is_common = is_free or qname == question.folded
+        key = (question.folded if is_common else qname) + asked + variant
+        if is_common and asked in _ADDRESSES and _is_cut(response.denies, question.folded):
+            shelf, mark = self._denials, response.denies + variant
+            key = response.denies + asked + variant + bytes((len(qname),))
+        elif is_common and response.is_lasting:
+            shelf, mark = self._lasting, b""
         else:
-            shelf = self._passing
-            if not self._is_seen(key):
-                return False
+            shelf, mark = self._passing, key
+        if mark and key not in shelf.answers and not self._is_seen(mark):
+            return None
         known = shelf.answers.get(key)
-        if known is not None and known[0] > now:  # it missed for its OPT or its length
-            return True
+        if known is not None and known[_UNTIL] > now and known[_IS_FREE] >= is_free:
+            return known  # it missed for the form of its query, or for its length
         compiled = self._compile(question, response)
         if compiled is None:
-            return False
-        answer = (now + response.lifetime_s, slot(), *compiled)
+            return None
+        heads, bodies = compiled
+        bodies = shelf.shared(key, bodies)
+        if sum(map(len, bodies)) > shelf.max_octets:
+            return None
+        answer = (now + response.lifetime_s, slot(), heads, is_free, response.spared, *bodies)
         shelf.put(key, answer, response.facts)
-        return True
-
-    def _remember_denial(
-        self, question: Question, response: Response, now: float, slot: Callable[[], int]
-    ) -> bool:
-        """File a name error under the name it is due to, from the second one on."""
-        found = self._cuts.answers.get(response.denies)
-        if found is None:
-            if not self._is_seen(response.denies):
-                return False
-            if len(self._cuts.answers) >= _MAX_CUTS:
-                self._forget_cuts()
-            found = ({}, response.facts)
-            self._cuts.put(response.denies, found, response.facts)
-        at = (len(question.qname) - 1, question.wire[-4:])
-        known = found[0].get(at)
-        if known is not None and known[0] > now:
-            return True
-        if self._below_cuts >= self._passing.limit:  # lengths times types times cuts
-            self._forget_cuts()
-            return False
-        self._below_cuts += at not in found[0]
-        compiled = self._compile(question, response)
-        if compiled is not None:
-            found[0][at] = (now + response.lifetime_s, slot(), *compiled)
-        return compiled is not None
-
-    def _forget_cuts(self) -> None:
-        self._cuts.clear()
-        self._below_cuts = 0
+        return answer
 
     def forget(self, facts: Iterable[Hashable]) -> None:
         """Drop every answer that was decided from one of ``facts``, all for ``EVERYTHING``.
 
-        Those of a ``Renewal``, which is no fact itself, are renewed.
+        Those of a ``Renewal``, which is no fact itself, are renewed: their octets replaced in each
+        body. What lacks them is dropped, and what is too much.
         """
         changed = set(facts)
         if EVERYTHING in changed:
             self.clear()
             return
-        self._lasting.forget(changed)
-        self._passing.forget(changed)
-        for answers, _ in self._cuts.forget(changed):
-            self._below_cuts -= len(answers)
-        for each in changed:
-            if isinstance(each, Renewal):
-                self._renew(each)
-
-    def _renew(self, renewal: Renewal) -> None:
-        """Replace octets in the answers of a fact; drop what lacks them, and what is too much."""
-        known: dict[int, tuple[Answer, Answer | None]] = {}  # a cut's answer is in many places
-        left = _MAX_RENEWED
-
-        def renewed(answer: Answer) -> Answer | None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                return None
-            found = known.get(id(answer))
-            if found is None:
-                found = known[id(answer)] = (answer, _renewed(answer, renewal))
-            return found[1]
-
-        def renewed_cut(cut: tuple[Cut, tuple[Hashable, ...]]) -> tuple[Cut, tuple[Hashable, ...]]:
-            found = {at: new for at, answer in cut[0].items() if (new := renewed(answer))}
-            self._below_cuts -= len(cut[0]) - len(found)
-            return found, cut[1]
-
-        self._cuts.renew(renewal.fact, renewed_cut)
-        self._lasting.renew(renewal.fact, renewed)
-        self._passing.renew(renewal.fact, renewed)
+        for shelf in (self._lasting, self._passing, self._denials):
+            shelf.forget(changed)
+        for renewal in [each for each in changed if isinstance(each, Renewal)]:
+            left = _MAX_RENEWED
+            for shelf in (self._denials, self._lasting, self._passing):
+                left = shelf.renew(renewal, left)
 
     def clear(self) -> None:
         """Drop everything."""
-        self._lasting.clear()
-        self._passing.clear()
-        self._forget_cuts()
+        for shelf in (self._lasting, self._passing, self._denials):
+            shelf.clear()
 
     def __len__(self) -> int:
         return len(self._lasting.answers) + len(self._passing.answers)
 
+    @property
+    def octets(self) -> int:
+        """The octets of all bodies."""
+        return self._lasting.octets + self._passing.octets + self._denials.octets
+
     def questions(self) -> list[bytes]:
-        """Return the octets of every question remembered."""
-        return [*self._lasting.answers, *self._passing.answers]
+        """Return the octets of every question remembered, but for those with DO or CD."""
+        keys = [*self._lasting.answers, *self._passing.answers]
+        return [key[:-1] for key in keys if not key[-1]]
 
     def _is_seen(self, key: bytes) -> bool:
         """Tell whether ``key`` was asked before, as far as a bounded memory knows."""
         mark = hash(key)
-        if mark in self._seen or key in self._passing.answers:
+        if mark in self._seen:
             return True
         if len(self._seen) >= self._passing.limit:
             self._seen.clear()
         self._seen.add(mark)
         return False
 
-    def _compile(self, question: Question, response: Response) -> Answer | None:
+    def _compile(
+        self, question: Question, response: Response
+    ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]] | None:
         """Return the heads and the bodies of a response, None if no message has room for it."""
         bodies = []
         for sections in response.orders or (response.sections,):
@@ -283,50 +286,101 @@ class AnswerTable:
         key = (response.flags | response.rcode & 15, *counts)
         heads = self._heads.get(key)
         if heads is None:
-            heads = self._heads[key] = tuple(_head(kind, *key) for kind in range(8))
-        return (heads, *bodies)
+            heads = self._heads[key] = tuple(_head(kind, *key) for kind in _KINDS)
+        return heads, tuple(bodies)
 
 
-def _octets_of(opt: bytes) -> int:
-    """Return how many octets a datagram may have for a client with this OPT."""
-    return max(message.MIN_UDP_OCTETS, opt[3] << 8 | opt[4])
+def reply_to(query: Query, answer: Answer) -> bytes | None:
+    """Return the reply that an answer makes for a query, None if it is too long for the client."""
+    assert query.question is not None
+    kind, opt = sum(bit for bit, flag in _FLAGS if query.flags & flag), b""
+    if query.edns is not None:
+        kind |= _OPT | (_AD if query.edns.flags & EDNS_DO else 0)
+        opt = message.write_opt(message.reply_edns(query.edns))
+    ident = query.ident.to_bytes(2, "big")
+    reply = _compose(answer, ident, kind, query.question.wire, opt)
+    return reply if len(reply) <= query.limit else None
 
 
-def _renewed(answer: Answer, renewal: Renewal) -> Answer | None:
-    """Return an answer with octets replaced in each of its bodies, None where one lacks them."""
-    _, old, new = renewal
-    bodies = [body.replace(old, new) for body in answer[3:] if old in body]
-    return (*answer[:3], *bodies) if len(bodies) == len(answer) - 3 else None
+def _compose(answer: Answer, ident: bytes, kind: int, question: bytes, opt: bytes) -> bytes:
+    orders = len(answer) - _BODY
+    body = answer[_BODY] if orders == 1 else answer[_BODY + ident[1] % orders]
+    reply: bytes = ident + answer[_HEADS][kind] + question + body + opt
+    return reply
+
+
+def _silent_octets(packet: bytes, start: int) -> int:
+    """Return the octets of the options that end a packet, -1 if they may get an answer or an error.
+
+    ``start`` is where their length is.
+    """
+    rest = packet[start:]
+    if rest == b"\0\0":
+        return 0
+    if len(rest) < 2 or len(rest) - 2 != rest[0] << 8 | rest[1]:
+        return -1
+    i = 2
+    while i < len(rest):
+        if i + 4 > len(rest):
+            return -1
+        code, end = rest[i] << 8 | rest[i + 1], i + 4 + (rest[i + 2] << 8 | rest[i + 3])
+        if code not in _SILENT_OPTIONS or end > len(rest):
+            return -1
+        if not message.is_option(code, rest[i + 4 : end]):
+            return -1
+        i = end
+    return len(rest) - 2
+
+
+def _is_free(qname: bytes, response: Response) -> bool:
+    """Tell whether a response is the same octets behind the question however that is spelled.
+
+    Its plugin says that names follow the question's spelling; here it is seen that each owner is
+    indeed the question's name or what it ends with, so that a pointer stands for it.
+    """
+    if not response.follows_case:
+        return False
+    owners = {record.owner for section in response.sections for record in section}
+    return all(name.is_within(WireName(qname), WireName(owner)) for owner in owners)
+
+
+def _is_cut(cut: bytes, folded: bytes) -> bool:
+    return bool(cut) and folded.endswith(cut)
 
 
 def _head(kind: int, flags: int, answers: int, authorities: int, additionals: int) -> bytes:
     """Return the header behind the ID for a kind of plain query; AD only to who understands it."""
-    flags |= QR | (RD if kind & 1 else 0)
-    if not kind & 2:
+    flags |= QR | (RD if kind & _RD else 0) | (CD if kind & _CD else 0)
+    if not kind & _AD:
         flags &= ~AD
-    return struct.pack("!HHHHH", flags, 1, answers, authorities, additionals + (kind >> 2))
+    return struct.pack("!HHHHH", flags, 1, answers, authorities, additionals + (kind >> 2 & 1))
 
 
-class _Shelf(Generic[Kept]):
+class _Shelf:
     """A bounded dict of answers, each filed under its facts.
 
     Most facts have one answer: its key is filed bare. A key stays under its other facts when one of
     them has dropped it, since it often comes back; what never does counts towards a bound.
     """
 
-    __slots__ = ("_filed", "_filings", "answers", "limit")
+    __slots__ = ("_filed", "_filings", "answers", "limit", "max_octets", "octets")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_octets: int) -> None:
         self.limit = limit
-        self.answers: dict[bytes, Kept] = {}
+        self.max_octets = max_octets
+        self.octets = 0  # of all bodies
+        self.answers: dict[bytes, Answer] = {}
         self._filed: dict[Hashable, bytes | dict[bytes, None]] = {}
         self._filings = 0  # keys under all facts
 
-    def put(self, key: bytes, answer: Kept, facts: tuple[Hashable, ...]) -> None:
-        is_full = key not in self.answers and len(self.answers) >= self.limit
+    def put(self, key: bytes, answer: Answer, facts: tuple[Hashable, ...]) -> None:
+        self._drop(key)
+        size = _octets(answer)
+        is_full = len(self.answers) >= self.limit or self.octets + size > self.max_octets
         if is_full or self._filings >= 4 * self.limit:
             self.clear()
         self.answers[key] = answer
+        self.octets += size
         for fact in facts:
             keys = self._filed.get(fact)
             if keys is None:
@@ -340,31 +394,54 @@ class _Shelf(Generic[Kept]):
                 self._filings -= 1
             self._filings += 1
 
-    def forget(self, facts: set[Hashable]) -> list[Kept]:
-        """Drop what is filed under any of these facts, and return it."""
-        gone = []
+    def shared(self, key: bytes, bodies: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Return these bodies, or the equal ones that another variant of the question has."""
+        for variant in _VARIANTS:
+            other = self.answers.get(key[:-1] + variant)
+            if other is not None and other[_BODY:] == bodies:
+                found: tuple[bytes, ...] = other[_BODY:]
+                return found
+        return bodies
+
+    def forget(self, facts: set[Hashable]) -> None:
+        """Drop what is filed under any of these facts."""
         for fact in self._filed.keys() & facts:
             found = self._filed.pop(fact)
             keys = found if isinstance(found, dict) else (found,)
             self._filings -= len(keys)
             for key in keys:
-                answer = self.answers.pop(key, None)
-                if answer is not None:
-                    gone.append(answer)
-        return gone
+                self._drop(key)
 
-    def renew(self, fact: Hashable, renewed: Callable[[Kept], Kept | None]) -> None:
-        """Put another answer for each that is filed under a fact; drop it where there is none."""
-        keys = self._filed.get(fact, ())
+    def renew(self, renewal: Renewal, most: int) -> int:
+        """Replace octets in the answers of a fact; return ``most`` less the number of these.
+
+        What lacks them is dropped, and what is more than ``most``.
+        """
+        keys = self._filed.get(renewal.fact, ())
         for key in (keys,) if isinstance(keys, bytes) else keys:
             answer = self.answers.get(key)
-            new = None if answer is None else renewed(answer)
-            if new is not None:
-                self.answers[key] = new
-            elif answer is not None:
-                del self.answers[key]
+            if answer is None:
+                continue
+            most -= 1
+            bodies = [
+                b.replace(renewal.old, renewal.new) for b in answer[_BODY:] if renewal.old in b
+            ]
+            if most < 0 or len(bodies) != len(answer) - _BODY:
+                self._drop(key)
+            else:
+                self.answers[key] = (*answer[:_BODY], *bodies)
+        return max(most, 0)
 
     def clear(self) -> None:
         self.answers.clear()
         self._filed.clear()
-        self._filings = 0
+        self._filings = self.octets = 0
+
+    def _drop(self, key: bytes) -> None:
+        answer = self.answers.pop(key, None)
+        if answer is not None:
+            self.octets -= _octets(answer)
+
+
+def _octets(answer: Answer) -> int:
+    return sum(map(len, answer[_BODY:]))

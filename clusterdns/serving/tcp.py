@@ -90,7 +90,7 @@ class Streams:
         self._sock.setblocking(False)
         self._sock.listen(_BACKLOG)
         self._listen()
-        packetloop.watch(self.poll, self._drain)
+        packetloop.watch(self.poll, self._look_after)
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._close_quiet)
 
     def stop(self) -> None:
@@ -113,7 +113,7 @@ class Streams:
         """Answer messages from ``at`` on, up to the first that is not whole or that is no hit.
 
         Return the framed replies, where the rest begins, and how many there are. The specification
-        of what ``_drain.c`` does, which does not look for names below those that do not exist.
+        of what ``_drain.c`` does.
         """
         replies, answered, size = list[bytes](), 0, 0
         reply_from_table, hits = self.server.table.reply, self.hits
@@ -128,7 +128,7 @@ class Streams:
             at = end
         return b"".join(replies), at, answered
 
-    def _drain(self) -> None:
+    def _look_after(self) -> None:
         """Look after the connections that have something to read, or room to write."""
         began, answered, connections = self.server.clock(), 0, self.connections
         for number, events in self.poll.poll(0, BATCH):
@@ -238,53 +238,43 @@ class Connection:
         return self._answer(octets, now)
 
     def _answer(self, octets: bytes, now: float) -> int:
-        """Answer what may be answered of ``octets`` now, and keep the rest."""
+        """Answer what may be of ``octets`` now, and keep the rest; return how many were."""
         most = self._streams.most_queries
         if most:
             octets = octets[: _skip(octets, most - self._queries)[0]]
-        replies, at, answered = self._streams.answer(octets, 0, BATCH, now)
-        is_all = at == len(octets)
-        if not is_all:
-            others, at, more = self._answer_misses(octets, at, BATCH - answered, now)
-            replies += others
+        server, hits, parts = self._server, self._streams.hits, list[bytes]()
+        at = answered = missed = size = 0
+        while True:
+            replies, at, more = self._streams.answer(octets, at, BATCH - answered, now)
+            parts.append(replies)
             answered += more
-            self._rest += octets[at:]
+            size += len(replies)
+            end = end_of(octets, at)  # of what is no hit
+            has_room = self._in_flight < MAX_IN_FLIGHT and size < REPLY_OCTETS
+            if not end or answered >= BATCH or missed >= MISSES or not has_room:
+                break
+            missed += 1
+            packet = octets[at + 2 : end]
+            reply = server.resolve(packet, self._client, "tcp", hits, self._done, self._address)
+            at = end
+            if reply == LATER:
+                self._in_flight += 1
+            elif reply:
+                parts.append(frame(reply))
+                size += len(reply)
+                answered += 1
+        self._rest += octets[at:]
         if at:
             self.deadline = now + self._streams.idle_s
             self._streams.connections.move_to_end(self._number)
-        if replies:
+        if replies := b"".join(parts):
             self._send(replies)
         if most:
             self._queries += _skip(octets[:at], most)[1]
             self._is_finishing |= self._queries >= most
-        if self._unsent or not is_all or self._is_finishing:
+        if self._unsent or self._rest or missed or self._is_finishing:
             self._settle()
         return answered
-
-    def _answer_misses(
-        self, octets: bytes, at: int, most: int, now: float
-    ) -> tuple[bytes, int, int]:
-        """Do as ``Streams.answer`` does from a message that is no hit, or not whole."""
-        server, hits = self._server, self._streams.hits
-        parts, answered, missed = list[bytes](), 0, 0
-        while answered < most and missed < MISSES and self._in_flight < MAX_IN_FLIGHT:
-            end = end_of(octets, at)
-            if not end:
-                break
-            packet = octets[at + 2 : end]
-            reply = server.table.reply(packet, now, hits, True)
-            if reply is None:
-                missed += 1
-                reply = server.resolve(packet, self._client, "tcp", hits, self._done, self._address)
-                if reply == LATER:
-                    self._in_flight += 1
-            if reply:
-                parts.append(frame(reply))
-                answered += 1
-            replies, at, more = self._streams.answer(octets, end, most - answered, now)
-            parts.append(replies)
-            answered += more
-        return b"".join(parts), at, answered
 
     def _done(self, reply: bytes | None) -> None:
         """Send the reply to a query that had to wait."""

@@ -1,4 +1,4 @@
-"""UDP: drain a socket through the answer table.
+"""UDP: datagrams in batches, through the answer table.
 
 One call per readable event takes up to 64 datagrams; each is one system call to receive, one look
 into the table, one system call to send. asyncio's DatagramProtocol costs five times as much, which
@@ -65,11 +65,11 @@ class Engine:
     def start(self) -> None:
         """Read datagrams from now on, in the running loop."""
         if native.compiled is None:
-            packetloop.watch(self._sock, self._drain)
+            packetloop.watch(self._sock, self._read_batch)
         else:
             maps = self.server.table.maps(self.hits)
             arguments = (maps, self.zones, self._times, self._left)
-            packetloop.watch_in_c(self._sock, self._drain_batch, arguments, self._see_to_left)
+            packetloop.watch_in_c(self._sock, self._drain, arguments, self._see_to_left)
 
     def stop(self) -> None:
         """Read no more; what has been read is still answered."""
@@ -92,7 +92,7 @@ class Engine:
             return []
         return [("clusterdns_shed_queries_total", (self.server.tally.server,), self.shed)]
 
-    def _drain(self) -> None:
+    def _read_batch(self) -> None:
         receive, send = self._sock.recvfrom, self._sock.sendto
         server, hits = self.server, self.hits
         reply_from_table = server.table.reply
@@ -114,33 +114,24 @@ class Engine:
                 continue
         self._settle(now, answered)
 
-    def _drain_batch(self) -> None:
-        """Do as ``_drain`` does, in C, but for names below those that do not exist."""
+    def _drain(self) -> None:
+        """Do as ``_read_batch`` does, in C."""
         assert native.compiled is not None
         drain, maps = native.compiled.drain, self.server.table.maps(self.hits)
         now = self.server.clock()
-        answered, _, missed = drain(self.number, maps, now, self.zones)
-        self._answer_left(now, missed, answered)
+        answered, _, self._left[:] = drain(self.number, maps, now, self.zones)
+        self._miss_left()
+        self._settle(now, answered)
 
     def _see_to_left(self) -> None:
-        """Do the same for what C has left over while the loop waited."""
-        missed = [*self._left]
-        self._left.clear()
-        self._answer_left(self.server.clock(), missed, 0)
+        """Begin with what C has missed while the loop waited."""
+        self._miss_left()
+        self._settle(self.server.clock(), 0)
 
-    def _answer_left(
-        self, now: float, missed: list[tuple[bytes, tuple[str, int]]], answered: int
-    ) -> None:
-        """Answer what the table can of it, and let the others wait."""
-        table = self.server.table
-        for packet, client in missed:
-            reply = table.reply(packet, now, self.hits)
-            if reply is None:
-                self._miss(packet, client, functools.partial(self._send, client))
-            else:
-                answered += 1
-                self._send(client, reply)
-        self._settle(now, answered)
+    def _miss_left(self) -> None:
+        for packet, client in self._left:
+            self._miss(packet, client, functools.partial(self._send, client))
+        self._left.clear()
 
     def _settle(self, began: float, answered: int) -> None:
         """Note how long a batch took, and begin with what it has left."""
@@ -165,7 +156,8 @@ class Engine:
         """Resolve the first of those that wait, and come back for the others.
 
         When the answers of hot names end, many wait for the same few: the first of each is
-        resolved, and what it has remembered answers the others.
+        resolved, and what it has remembered answers the others. So who has waited looks into the
+        table once more.
         """
         missed, server, hits = self._missed, self.server, self.hits
         began, answered, resolved = server.clock(), 0, 0
@@ -203,9 +195,9 @@ class WildcardEngine(Engine):
 
     def start(self) -> None:
         """Read datagrams from now on, in the running loop."""
-        packetloop.watch(self._sock, self._drain)
+        packetloop.watch(self._sock, self._read_batch)
 
-    def _drain(self) -> None:
+    def _read_batch(self) -> None:
         server, hits = self.server, self.hits
         now = server.clock()
         answered = 0

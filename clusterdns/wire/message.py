@@ -246,13 +246,13 @@ def _check_options(options: bytes) -> None:
         end = start + (options[i + 2] << 8 | options[i + 3])
         if end > len(options):
             raise FormError(i, "EDNS option longer than its record")
-        if not _is_option(options[i] << 8 | options[i + 1], options[start:end]):
+        if not is_option(options[i] << 8 | options[i + 1], options[start:end]):
             raise FormError(i, "EDNS option that is none")
         i = end
 
 
-def _is_option(code: int, data: bytes) -> bool:
-    """Tell whether miekg/dns takes an option's data (miekg/dns edns.go)."""
+def is_option(code: int, data: bytes) -> bool:
+    """Tell whether the gate takes an option with this data (miekg/dns edns.go)."""
     if code == 8:  # client subnet (RFC 7871 section 6): family, source and scope prefix length
         if len(data) < 4:
             return False

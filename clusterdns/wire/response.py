@@ -38,7 +38,9 @@ class Response(NamedTuple):
     decided from: a change of one of them forgets it. ``orders`` are the record orders to alternate
     between, if more than one. ``counters`` are the (metric, label values) that move by one each
     time it is repeated from the table. ``error`` is what the errors plugin logs. ``denies`` is the
-    name, folded, that this name error is due to: nothing exists at or below it (RFC 8020).
+    name, folded, that this name error is due to: nothing exists at or below it (RFC 8020), but for
+    names that begin with ``spared``. ``follows_case`` says that it would be the same for any other
+    spelling of the question, with the question's name, and what that ends with, in that spelling.
     """
 
     rcode: int = rr.NOERROR
@@ -55,6 +57,8 @@ class Response(NamedTuple):
     counters: tuple[tuple[str, tuple[str, ...]], ...] = ()
     error: str = ""
     denies: bytes = b""
+    spared: bytes = b""
+    follows_case: bool = False
 
     @property
     def sections(self) -> Sections:

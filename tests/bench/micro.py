@@ -106,7 +106,6 @@ def table_steps() -> dict[str, Step]:
     absent = asked("www.example.com.my-namespace.svc.cluster.local.")
     for _ in range(2):
         table.remember(absent, negative(), NOW, lambda: 0)
-    table.admit_opt(message.write_opt(Edns(1232, 0, 0)))
     packets = {
         "reply, hit": packet(question),
         "reply, hit with OPT": packet(question, Edns(1232, 0, 0)),

@@ -102,7 +102,7 @@ class InProcess:
 
     async def ask_anew(self, packet: bytes, transport: str) -> bytes | None:
         """Return what the chain says, rendered for this query alone: the table has no part in it."""
-        self.server._remember = lambda *_: False  # type: ignore[method-assign]
+        self.server._remember = lambda *_: None  # type: ignore[method-assign]
         try:
             return await self.ask_chain(packet, transport)
         finally:

@@ -59,7 +59,7 @@ class Listener(InProcess):
 
     async def __aexit__(self, *error: object) -> None:
         self.engine.stop()
-        await self.relay.drain(5)
+        await self.relay.finish(5)
         assert native.compiled is not None
         packetloop.unwatch(native.compiled.open())
         await super().__aexit__(*error)
@@ -338,7 +338,7 @@ def test_the_end_waits_for_what_is_out(upstream):
             while not listener.relay.busy:  # noqa: ASYNC110 - until it is read
                 await asyncio.sleep(0)
             listener.engine.stop()
-            await listener.relay.drain(5)
+            await listener.relay.finish(5)
             assert 0 == listener.relay.busy
             assert b"\0\1" == listener.client.recv(512)[:2]
 

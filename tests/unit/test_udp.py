@@ -162,7 +162,7 @@ def test_what_the_wait_answers_is_counted_with_its_time(packet_path):
         await warm(listener)
         tally = listener.engine.server.tally
         already = sum(tally.batches.counts)
-        calls = before(listener.engine, "_drain" if "Python" in packet_path else "_drain_batch")
+        calls = before(listener.engine, "_read_batch" if "Python" in packet_path else "_drain")
         began = time.monotonic()
         for _ in range(50):
             listener.send(WEB, HIT)

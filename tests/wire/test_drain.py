@@ -25,7 +25,8 @@ needs_drain = pytest.mark.skipif(
     drain is None,
     reason="not compiled: apt-get install gcc python3-dev, then pip install -e . again",
 )
-BATCH, NOW = fuzz_drain.BATCH, fuzz_drain.NOW
+HEADS = (b"h",) * 16
+BATCH, NOW, NO_LIMITS = fuzz_drain.BATCH, fuzz_drain.NOW, fuzz_drain.NO_LIMITS
 WEB = message.HEADER.pack(7, 0, 1, 0, 0, 0) + malformed.WEB + b"\0\1\0\1"
 
 
@@ -36,8 +37,9 @@ def sockets(request):
 
 
 @needs_drain
-def test_all_that_hits_and_all_that_is_malformed(sockets):
-    table = fuzz_drain.filled_table()
+@pytest.mark.parametrize("limits", fuzz_drain.LIMITS)
+def test_all_that_hits_and_all_that_is_malformed(sockets, limits):
+    table = fuzz_drain.filled_table(**limits)
     seeds = fuzz_drain.seeds(table)
     hits = 0
     for i in range(0, len(seeds), BATCH):
@@ -69,11 +71,13 @@ def test_a_batch_is_bounded(sockets):
 @pytest.mark.parametrize(
     "answer",
     [
-        (), (NOW + 1,), (NOW + 1, 0, (b"h",) * 8), None, b"answer", [NOW + 1, 0, (b"h",) * 8, b"b"],
-        ("late", 0, (b"h",) * 8, b"b"), (NOW, 0, (b"h",) * 8, b"b"), (NOW + 1, 0, (b"h",) * 7, b"b"),
-        (NOW + 1, 0, [b"h"] * 8, b"b"), (NOW + 1, 0, ("h",) * 8, b"b"), (NOW + 1, 0, (b"h",) * 8, 7),
-        (NOW + 1, -1, (b"h",) * 8, b"b"), (NOW + 1, 2, (b"h",) * 8, b"b"),
-        (NOW + 1, 2**70, (b"h",) * 8, b"b"), (NOW + 1, "0", (b"h",) * 8, b"b"),
+        (), (NOW + 1,), (NOW + 1, 0, HEADS, True, b""), None, b"answer",
+        [NOW + 1, 0, HEADS, True, b"", b"b"], ("late", 0, HEADS, True, b"", b"b"),
+        (NOW, 0, HEADS, True, b"", b"b"), (NOW + 1, 0, HEADS[1:], True, b"", b"b"),
+        (NOW + 1, 0, [*HEADS], True, b"", b"b"), (NOW + 1, 0, ("h",) * 16, True, b"", b"b"),
+        (NOW + 1, 0, HEADS, True, b"", 7), (NOW + 1, 0, HEADS, True, 7, b"b"),
+        (NOW + 1, -1, HEADS, True, b"", b"b"), (NOW + 1, 2, HEADS, True, b"", b"b"),
+        (NOW + 1, 2**70, HEADS, True, b"", b"b"), (NOW + 1, "0", HEADS, True, b"", b"b"),
     ],
 )  # fmt: skip
 def test_what_is_no_answer_is_a_miss(answer):
@@ -82,22 +86,24 @@ def test_what_is_no_answer_is_a_miss(answer):
     with fuzz_drain.Sockets() as sockets:
         sockets.client.send(WEB)
         client = sockets.client.getsockname()
-        found = drain.drain(sockets.server.fileno(), ({WEB[12:]: answer}, {}, {}, hits), NOW)
+        found = drain.drain(
+            sockets.server.fileno(), ({WEB[12:] + b"\0": answer}, {}, {}, hits, *NO_LIMITS), NOW
+        )
         assert (0, 0, [(WEB, client)]) == found
         assert [0, 0] == hits
 
 
 @needs_drain
 def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent(sockets):
-    long = (NOW + 1, 0, (bytes(10),) * 8, bytes(65_500))
+    long = (NOW + 1, 0, (bytes(10),) * 16, False, b"", bytes(65_500))
     opt = message.write_opt(Edns(65535, 0, 0))
     table = fuzz_drain.filled_table()
-    lasting, passing, limits, hits = table.maps([0, 0])
+    lasting, *others = table.maps([0, 0])
     other = b"\x01x\0\0\1\0\1"
     query = message.HEADER.pack(7, 0, 1, 0, 0, 1) + other + opt
     for packet in (WEB, query, WEB):
         sockets.client.send(packet)
-    maps = ({**lasting, other: long}, passing, limits, hits)
+    maps = ({**lasting, other + b"\0": long}, *others)
     assert (3, 1, []) == drain.drain(sockets.server.fileno(), maps, NOW)
     assert 2 == len(sockets.received())
 
@@ -116,8 +122,8 @@ def test_the_wait_does_the_same(sockets):
     "reader",
     [
         (),
-        (({}, {}, {}, []), {}, []),
-        (({}, {}, {}, []), {}, [], {}, print),
+        (({}, {}, {}, [], *NO_LIMITS), {}, []),
+        (({}, {}, {}, [], *NO_LIMITS), {}, [], {}, print),
         (({}, {}, {}), {}, [], [], print),
         (7, {}, [], [], print),
         ([],) * 5,
@@ -126,7 +132,7 @@ def test_the_wait_does_the_same(sockets):
         {},
         ([], 7, 8),
         ({}, print),
-        (({}, {}, {}, []), {}, [], [], 7),
+        (({}, {}, {}, [], *NO_LIMITS), {}, [], [], 7),
     ],
 )
 def test_a_wait_for_what_is_no_reader(sockets, reader):
@@ -184,14 +190,14 @@ def test_how_long_the_wait_lasts(sockets):
 def test_nothing_is_lost_of_memory_or_references(sockets):
     table = fuzz_drain.filled_table()
     packets = fuzz_drain.seeds(table)[:BATCH]
-    answer = table.maps([])[0][WEB[12:]]
+    answer = table.maps([])[0][WEB[12:] + b"\0"]
     for _ in range(50):
         fuzz_drain.check(drain, table, sockets, packets)
-    before = sys.getrefcount(answer), sys.getrefcount(answer[3]), _most_kib()
+    before = sys.getrefcount(answer), sys.getrefcount(answer[5]), _most_kib()
     for _ in range(1500):
         fuzz_drain.check(drain, table, sockets, packets)
         fuzz_drain.check_wait(drain, table, sockets, packets)
-    assert before[:2] == (sys.getrefcount(answer), sys.getrefcount(answer[3]))
+    assert before[:2] == (sys.getrefcount(answer), sys.getrefcount(answer[5]))
     assert _most_kib() - before[2] < 2048
 
 
@@ -204,9 +210,9 @@ def test_a_socket_that_is_closed_and_arguments_that_are_none():
     table = AnswerTable()
     assert (0, 0, []) == drain.drain(-1, table.maps([]), NOW)
     with pytest.raises(TypeError):
-        drain.drain(0, ([], {}, {}, []), NOW)
+        drain.drain(0, ([], {}, {}, [], *NO_LIMITS), NOW)
     with pytest.raises(TypeError):
-        drain.drain(0, ({}, {}, {}, ()), NOW)
+        drain.drain(0, ({}, {}, {}, (), *NO_LIMITS), NOW)
 
 
 def test_every_file_in_c_is_compiled():

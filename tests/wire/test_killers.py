@@ -71,7 +71,7 @@ def test_the_worst_messages_are_read_in_linear_time(name):
     message.read_query(packet)
     with contextlib.suppress(FormError):
         message.read_reply(packet)
-    AnswerTable().reply(packet, 0.0, [0, 0])
+    AnswerTable().reply(packet, 0.0, [0] * 4)
     assert time.process_time() - began < WORST_S
 
 

@@ -429,7 +429,7 @@ def test_a_lane_of_other_things(arguments):
 def test_arguments_that_are_none(plain_world):
     fd = plain_world.sockets.server.fileno()
     with pytest.raises(TypeError):
-        drain.drain(fd, ({}, {}, {}, []), NOW, [])
+        drain.drain(fd, ({}, {}, {}, [], *fuzz_drain.NO_LIMITS), NOW, [])
     for call in (drain.collect, drain.expire):
         with pytest.raises(TypeError):
             call()

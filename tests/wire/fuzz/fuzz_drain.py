@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
@@ -35,6 +36,8 @@ from clusterdns.wire.response import Response
 NOW = 1000.0
 OCTETS = 512  # of a datagram that are received
 BATCH = 64
+NO_LIMITS = (65535, 65535, True)  # of the payload size, and of EDNS options
+LIMITS = ({}, {"bounds": (600, 600)}, {"bounds": (512, 1232)}, {"passes_options": False})
 
 
 def built() -> ModuleType | None:
@@ -62,9 +65,9 @@ def addresses(owner: bytes, count: int) -> tuple[rr.RR, ...]:
     return tuple(rr.RR(owner, rr.A, 5, bytes((10, 0, i >> 8, i & 255))) for i in range(count))
 
 
-def filled_table(now: float = NOW) -> AnswerTable:
-    """Return a table with answers of every kind it can hold, without cuts."""
-    table = AnswerTable()
+def filled_table(now: float = NOW, **options: Any) -> AnswerTable:
+    """Return a table with answers of every kind it can hold."""
+    table = AnswerTable(**options)
     web = Question(malformed.WEB, name.fold(malformed.WEB), rr.A)
     table.remember(web, Response(answer=addresses(web.qname, 2), facts=("web",)), now, lambda: 0)
     for i, count in enumerate((1, 27, 29, 60, 300)):
@@ -79,20 +82,62 @@ def filled_table(now: float = NOW) -> AnswerTable:
             table.remember(
                 asked, Response(rr.NXDOMAIN, lifetime_s=10 + seconds), now - 10, lambda: 4
             )
-    for size in (0, 511, 512, 600, 1232, 65535):
-        table.admit_opt(message.write_opt(Edns(size, 0, 0)))
+    for asked in (web._replace(do=True), web._replace(cd=True), web._replace(do=True, cd=True)):
+        two = Response(
+            answer=addresses(web.qname, 2), facts=("web",), flags=message.AA | message.AD
+        )
+        table.remember(asked, two, now, lambda: 8)
+    free = question("free.cluster.local.")
+    answer = addresses(free.qname, 3)
+    orders = tuple((answer[k:] + answer[:k], (), ()) for k in range(3))
+    response = Response(answer=answer, facts=("web",), follows_case=True, orders=orders)
+    table.remember(free, response, now, lambda: 0)
+    spelled = question("FREE-not.cluster.local.")
+    for _ in range(2):
+        table.remember(spelled, Response(answer=addresses(b"\1y\0", 1)), now, lambda: 4)
+    cut = name.parse("com.demo.cluster.local.")
+    soa = rr.RR(name.parse("cluster.local."), rr.SOA, 5, rr.soa_rdata(cut, cut, 1, 5))
+    for text, follows_case in (("aa.bbb", True), ("www", False)):
+        for variant in ({}, {"do": True}):
+            asked = question(f"{text}.com.demo.cluster.local.")._replace(**variant)
+            response = Response(
+                rr.NXDOMAIN, authority=(soa,), denies=cut, spared=b"\2ns\3dns",
+                follows_case=follows_case,
+            )  # fmt: skip
+            for _ in range(2):
+                table.remember(asked, response, now, lambda: 4)
     return table
+
+
+def option(code: int, data: bytes = b"") -> bytes:
+    return code.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data
+
+
+SUBNET = option(8, b"\0\1\x18\0\x0a\0\0")
+OPTIONS = (
+    b"", option(10, bytes(8)), option(12, bytes(33)), option(9), option(9, b"abcd"), option(11),
+    option(11, b"ab"), SUBNET, option(8, b"\0\2\x81\0"), option(8, b"\0\2\x80\x80"), option(3),
+    option(8, b"\0\0\0\7"), option(11, b"a"), option(9, b"abc"), option(65001, b"x"),
+    SUBNET + option(10, bytes(24)) + option(12), option(12)[:3], option(10) + b"\0",
+)  # fmt: skip
+BELOW = ("xx.yyy", "ww", "ns.dns", "nsx", "a.b.cc", "www.b", "w")
 
 
 def seeds(table: AnswerTable) -> list[bytes]:
     """Return queries that hit, and others to make neighbors of."""
-    found = [*malformed.packets().values(), *killers.seeds()]
-    for flags in (0, message.RD, message.RD | message.AD):
-        for wire in table.questions():
-            for opt in (
-                b"",
-                *(message.write_opt(Edns(s, 0, 0)) for s in (0, 600, 1232, 65535, 77)),
-            ):
+    found, rng = [*malformed.packets().values(), *killers.seeds()], random.Random(1)
+    below = [question(f"{text}.com.demo.cluster.local.").wire for text in BELOW]
+    wires = [*table.questions(), *below]
+    wires += [wire[:-4].swapcase() + wire[-4:] for wire in wires if b"0" not in wire]
+    opts = [b"", *(message.write_opt(Edns(s, 0, 0)) for s in (0, 600, 1232, 65535, 77))]
+    opts.append(message.write_opt(Edns(1232, 0, message.EDNS_DO)))
+    opts += [
+        message.write_opt(Edns(1232, 0, rng.choice((0, message.EDNS_DO)), options))
+        for options in OPTIONS
+    ]
+    for flags in (0, message.RD, message.RD | message.AD, message.CD):
+        for wire in wires:
+            for opt in opts:
                 head = message.HEADER.pack(len(found), flags, 1, 0, 0, 1 if opt else 0)
                 found.append(head + wire + opt)
     return found
@@ -184,7 +229,9 @@ def main() -> int:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**32)
     rng, until, count, hits = random.Random(seed), time.monotonic() + seconds, 0, 0
-    table, lasting = filled_table(), filled_table(time.monotonic() - 20)  # what passes has
+    limits = LIMITS[seed % len(LIMITS)]
+    table = filled_table(**limits)
+    lasting = filled_table(time.monotonic() - 20, **limits)  # what passes has passed
     some = seeds(table)
     with Sockets() as sockets:
         while time.monotonic() < until:

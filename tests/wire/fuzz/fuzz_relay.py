@@ -97,7 +97,9 @@ class World:
         for packet in packets:
             self.sockets.client.send(packet)
         fd = self.sockets.server.fileno()
-        answered, unsent, left = self.module.drain(fd, ({}, {}, {}, []), NOW, self.zones)
+        answered, unsent, left = self.module.drain(
+            fd, ({}, {}, {}, [], *fuzz_drain.NO_LIMITS), NOW, self.zones
+        )
         assert (0, 0) == (answered, unsent)
         assert all(client == self.sockets.client.getsockname() for _, client in left)
         return [packet for packet, _ in left]
