@@ -32,6 +32,7 @@ from clusterdns.wire.response import Response, failure
 
 if TYPE_CHECKING:
     from clusterdns.chain.route import Route
+    from clusterdns.cluster.external import Cluster
     from clusterdns.cluster.source import Source
     from clusterdns.cluster.store import Store
 
@@ -77,6 +78,7 @@ class Block:
     def __init__(self, zones: Sequence[WireName], file: str) -> None:
         self.zones = tuple(zones)
         self.file = file
+        self.directives: frozenset[str] = frozenset()  # the names of all that are in it
         self.root = Path()  # `root`: what relative paths are relative to
         self.hosts: list[str] = []  # `bind`: listen addresses; empty is every address
         self.ports: tuple[int, ...] = ()
@@ -90,6 +92,7 @@ class Block:
         self.search_paths: dict[str, SearchPath] = {}  # by the plugin that knows them
         self.services: list[IsService] = []  # those of each plugin that knows some
         self.transfers = Transfers()  # whole zones, and their changes
+        self.cluster: Callable[[], Cluster] | None = None  # `kubernetes`: what it answers from
         self.upstreams: set[str] = set()  # `forward`: addresses that names are forwarded to
         self.is_looping = False  # `loop` found that what is forwarded comes back
         self.is_suspect = False  # it did, and does not know yet that the loop is gone

@@ -126,7 +126,12 @@ class Directory:
 
     def _keep(self, kind: str, manifest: Mapping[str, Any], known: Objects, found: Objects) -> None:
         """Put one object into ``found``. Raises ObjectError."""
-        key, slim = objects.cut(kind, manifest, keeps_zones=self._source.is_zonal)
+        key, slim = objects.cut(
+            kind,
+            manifest,
+            keeps_zones=self._source.is_zonal,
+            keeps_external=self._source.is_external,
+        )
         if kind == PODS and "deletionTimestamp" in manifest["metadata"]:
             # A Pod that is going stays as it was known until it is gone, and is none when first
             # seen so (CoreDNS: object/informer.go, errPodTerminating).

@@ -115,11 +115,16 @@ MANIFEST_KINDS = {
 
 
 def cut(
-    kind: str, manifest: Mapping[str, Any], *, keeps_zones: bool = False
+    kind: str,
+    manifest: Mapping[str, Any],
+    *,
+    keeps_zones: bool = False,
+    keeps_external: bool = False,
 ) -> tuple[Key, Slim | None]:
     """Return the key and the slim form of an object, None where DNS keeps nothing of it.
 
-    ``keeps_zones`` says whether a slice keeps the topology zones of its endpoints.
+    ``keeps_zones`` says whether a slice keeps the topology zones of its endpoints,
+    ``keeps_external`` whether a Service keeps its external addresses.
 
     Raises:
         ObjectError: it has no name, or a field of a shape its kind does not have.
@@ -134,6 +139,8 @@ def cut(
         key = (key[0] or "default", key[1])
         if kind == SLICES and keeps_zones:
             return key, _slice(manifest)._replace(zones=_zones(manifest))
+        if kind == SERVICES and keeps_external:
+            return key, _service(manifest)._replace(external_addresses=_external(manifest))
         return key, _CUTTERS[kind](manifest)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ObjectError(f"{kind}: {type(error).__name__} at {error}") from error
@@ -168,19 +175,24 @@ def _list(values: object) -> list[Any]:
 
 def _service(manifest: Mapping[str, Any]) -> Service:
     spec = manifest.get("spec") or {}
-    status = (manifest.get("status") or {}).get("loadBalancer") or {}
     addresses = _texts(spec.get("clusterIPs")) or (_text(spec.get("clusterIP")),)
-    ingress = tuple(
-        _text(point.get("ip")) or _text(point.get("hostname"))
-        for point in _list(status.get("ingress"))
-    )
     return Service(
         type=_text(spec.get("type")) or "ClusterIP",
         addresses=addresses,
         ports=_ports(spec.get("ports"), "TCP"),
         external_name=_text(spec.get("externalName")),
-        external_addresses=_texts(spec.get("externalIPs")) + ingress,
+        external_addresses=(),
     )
+
+
+def _external(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the external addresses of a Service, and the host names of its load balancer."""
+    status = (manifest.get("status") or {}).get("loadBalancer") or {}
+    ingress = tuple(
+        _text(point.get("ip")) or _text(point.get("hostname"))
+        for point in _list(status.get("ingress"))
+    )
+    return _texts((manifest.get("spec") or {}).get("externalIPs")) + ingress
 
 
 def _ports(ports: object, protocol: str = "") -> tuple[Port, ...]:

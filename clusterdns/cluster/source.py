@@ -19,6 +19,7 @@ class Source(NamedTuple):
     manifests: str
     kinds: tuple[str, ...]
     is_zonal: bool = False  # the topology zones of endpoints are wanted
+    is_external: bool = False  # the external addresses of Services are wanted
     selector: str = ""
     namespace_selector: str = ""
     endpoint: str = ""

@@ -39,6 +39,7 @@ Fact = tuple[str, ...] | Renewal
 SERVERS: Fact = ("servers",)
 SERIAL: Fact = ("serial",)
 IMPORT_SERIAL: Fact = ("import serial",)
+EXTERNAL_SERIAL: Fact = ("external serial",)
 
 
 class Services:
@@ -50,6 +51,7 @@ class Services:
         self._owners: dict[Key, Key] = {}  # slice -> the Service it is filed under
         self._services_by_address: dict[str, tuple[Key, ...]] = {}
         self._slices_by_address: dict[str, tuple[Key, ...]] = {}
+        self._services_by_external: dict[str, tuple[Key, ...]] = {}
 
     @property
     def slice_keys(self) -> list[Key]:
@@ -59,6 +61,10 @@ class Services:
     def at(self, address: str) -> list[Key]:
         """Return the Services that have ``address`` as a cluster address."""
         return list(self._services_by_address.get(address, ()))
+
+    def outside_at(self, address: str) -> list[Key]:
+        """Return the Services that have ``address`` as an external address."""
+        return list(self._services_by_external.get(address, ()))
 
     def slices_at(self, address: str) -> list[tuple[Key, Slice]]:
         """Return the EndpointSlices with a ready endpoint at ``address``, by their Service."""
@@ -91,7 +97,11 @@ class Services:
         before = set(old.addresses if old else ()) - {"None", ""}
         after = set(new.addresses if new else ()) - {"None", ""}
         _index(self._services_by_address, key, before, after)
-        return [("service", *key), *(("address", a) for a in before | after), SERVERS]
+        outside_before = set(old.external_addresses if old else ())
+        outside_after = set(new.external_addresses if new else ())
+        _index(self._services_by_external, key, outside_before, outside_after)
+        facts: list[Fact] = [("service", *key), *(("address", a) for a in before | after)]
+        return [*facts, *(("external", a) for a in outside_before | outside_after), SERVERS]
 
     def put_slice(self, key: Key, new: Slice | None) -> list[Fact]:
         """Set an EndpointSlice, or remove it with None; return the facts that changed."""
@@ -123,7 +133,7 @@ class Store:
     """
 
     def __init__(self, kinds: Iterable[str]) -> None:
-        self.serial = self.import_serial = 0
+        self.serial = self.import_serial = self.external_serial = 0
         self.services = Services()
         self.imported = Services()
         self.namespaces: set[str] = set()
@@ -143,11 +153,14 @@ class Store:
     def apply(self, event: Event, seconds: int) -> list[Fact]:
         """Take one event in and return the facts it changed; ``seconds`` is Unix time."""
         serial, import_serial = self.serial, self.import_serial
+        external_serial = self.external_serial
         facts = self._apply(event, seconds)
         if self.serial != serial:
             facts.append(_renewal(SERIAL, serial, self.serial))
         if self.import_serial != import_serial:
             facts.append(_renewal(IMPORT_SERIAL, import_serial, self.import_serial))
+        if self.external_serial != external_serial:
+            facts.append(_renewal(EXTERNAL_SERIAL, external_serial, self.external_serial))
         return facts
 
     def _apply(self, event: Event, seconds: int) -> list[Fact]:
@@ -184,6 +197,8 @@ class Store:
             self.serial = seconds
         elif kind == IMPORTS and (old.type, old.ports) != (new.type, new.ports):
             self.import_serial = seconds
+        if kind == SERVICES and _is_moved_outside(old, new):
+            self.external_serial = seconds
         return services.put(key, new)
 
     def _apply_slice(self, kind: str, key: Key, new: Slice | None, seconds: int) -> list[Fact]:
@@ -259,6 +274,13 @@ def _slice(fields: tuple[Any, ...]) -> Slice:
 def _is_moved(old: Service, new: Service) -> bool:
     """Tell whether a change moves the serial (CoreDNS: controller.go serviceModified)."""
     return (old.external_name, old.ports) != (new.external_name, new.ports)
+
+
+def _is_moved_outside(old: Service | None, new: Service | None) -> bool:
+    """Tell whether a change moves the serial of external zones (CoreDNS: serviceModified)."""
+    if old is None or new is None:
+        return any(service.external_addresses for service in (old, new) if service)
+    return (old.external_addresses, old.ports) != (new.external_addresses, new.ports)
 
 
 def _is_slice_moved(old: Slice, new: Slice) -> bool:

@@ -138,6 +138,7 @@ def _views(blocks: list[ServerBlock], port: int, known: list[str]) -> list[View]
 def _block(block: ServerBlock, port: int) -> Block:
     zones = [name.fold(name.parse(key.zone)) for key in block.keys]
     body = Block(zones, block.file)
+    body.directives = frozenset(directive.name for directive in block.directives)
     body.ports = tuple(port if key.port is None else key.port for key in block.keys)
     return body
 

@@ -75,6 +75,7 @@ from clusterdns.chain.asking import answer_by, handle_by
 from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
 from clusterdns.cluster import records, selectors
+from clusterdns.cluster.external import Cluster
 from clusterdns.cluster.objects import IMPORT_SLICES, IMPORTS, NAMESPACES, PODS, SERVICES, SLICES
 from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, Options
 from clusterdns.cluster.respond import Responder, is_reverse
@@ -129,6 +130,7 @@ class Kubernetes(Plugin):
         self._source = self._source._replace(
             kinds=tuple(kinds),
             is_zonal=self._options.is_zonal,
+            is_external="k8s_external" in block.directives,
             selector=settings.get("labels", ""),
             namespace_selector=settings.get("namespace_labels", ""),
         )
@@ -137,6 +139,7 @@ class Kubernetes(Plugin):
         self._search = searchpath.of_host()
         block.search_paths["kubernetes"] = self._search_path
         block.services.append(self._is_service)
+        block.cluster = self._cluster
 
     def _read(self, line: Directive, settings: dict[str, str], kinds: list[str]) -> None:
         """Take in one line of the directive's block. Raises ConfigError."""
@@ -260,6 +263,10 @@ class Kubernetes(Plugin):
             fallthrough=self._fallthrough,
             local_addresses=self._block.local_addresses,
         )
+
+    def _cluster(self) -> Cluster:
+        """Return what is known of the cluster, for plugins that answer from it, too."""
+        return Cluster(self._store, self._options, self._ttl, self._block.local_addresses)
 
     def _search_path(self, client: str, folded: WireName) -> tuple[WireName, ...]:
         """Return the search path of the Pod at an address (CoreDNS: kubernetes/autopath.go)."""

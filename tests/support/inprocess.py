@@ -86,7 +86,9 @@ class InProcess:
             selector = versions.selectors_of(kind, source)["labelSelector"]
             if not selectors.matches(selectors.parse(selector), objects.labels(manifest)):
                 continue
-            key, slim = objects.cut(kind, manifest, keeps_zones=source.is_zonal)
+            key, slim = objects.cut(
+                kind, manifest, keeps_zones=source.is_zonal, keeps_external=source.is_external
+            )
             fields = None if is_gone or slim is None else feed.plain(slim)
             facts += self._stores[source].apply((kind, key, fields), 1)
         self.server.table.forget(facts)

@@ -65,6 +65,7 @@ class Reflector:
         self._timing = timing or Timing()
         self._selectors = versions.selectors_of(kind, source)
         self._keeps_zones = source.is_zonal
+        self._keeps_external = source.is_external
         self._streams_lists = True
         self._listed_at = float("-inf")
         self._highest = 0  # version of the last list or event, to notice a server that went back
@@ -315,7 +316,12 @@ class Reflector:
         """Note an object that is there."""
         self.known[key] = mark
         try:
-            found, slim = objects.cut(self.kind, manifest, keeps_zones=self._keeps_zones)
+            found, slim = objects.cut(
+                self.kind,
+                manifest,
+                keeps_zones=self._keeps_zones,
+                keeps_external=self._keeps_external,
+            )
         except ObjectError as error:
             self._skip(f"{'/'.join(key)}: {error}")
             return

@@ -85,6 +85,7 @@ def identity(source: Source) -> list[str]:
     return [
         source.kubeconfig or source.endpoint, source.context, *source.kinds, source.selector,
         source.namespace_selector, *(["zonal"] if source.is_zonal else []),
+        *(["external"] if source.is_external else []),
     ]  # fmt: skip
 
 

@@ -1,0 +1,118 @@
+"""k8s_external - names for the external addresses of Services.
+
+Syntax:
+
+    k8s_external [ZONE...] {
+        ttl SECONDS
+        apex LABEL
+        headless
+        fallthrough [ZONES...]
+    }
+
+A Service with a load balancer or `externalIPs` has the name `service.namespace.zone`, with SRV
+records at `_port._protocol.service.namespace.zone`, in each ZONE, by default the keys of the server
+block. The cluster is that of `kubernetes`, which must be in the same server block; its namespaces
+and its TTL for aliases and SRV records hold here, too. Addresses have `ttl`, 5 by default and 3600
+at most. The zone's name server is `ns1.dns.zone`, or with `apex` another label than `dns`; it has
+the external addresses of the Services in front of us. `headless` also names endpoints of headless
+Services that have no external address. `fallthrough` passes on names that do not exist. In a
+reverse zone, external addresses have PTR records into the first ZONE.
+
+Examples:
+
+    cluster.local example.org {
+        kubernetes cluster.local {
+            manifests cluster
+        }
+        k8s_external example.org {
+            headless
+        }
+    }
+
+Differences from CoreDNS: a load balancer's host name is one alias, whatever the number of ports. Of
+name servers that only have a host name none are told; CoreDNS then sends nothing. The zone cannot
+be transferred.
+"""
+
+from __future__ import annotations
+
+from clusterdns.chain.asking import Steps, answer_by, handle_by
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.route import Route
+from clusterdns.cluster.external import ExternalResponder
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.errors import FormError
+from clusterdns.wire import name
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
+
+MAX_TTL_S = 3600
+
+
+class K8sExternal(Plugin):
+    """The external zones of one server block."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        if "kubernetes" not in block.directives:
+            raise directive.error("needs the kubernetes plugin in the same server block")
+        self._block = block
+        ttl, apex, has_headless = 5, b"\3dns\0", False
+        fallthrough: tuple[WireName, ...] = ()
+        for line in directive.block:
+            match line.name:
+                case "ttl":
+                    ttl = arguments.number(line, most=MAX_TTL_S)
+                case "apex":
+                    apex = _label(line)
+                case "headless":
+                    has_headless = arguments.flag(line)
+                case "fallthrough":
+                    fallthrough = arguments.zone_names(line.args or (".",), line)
+                case _:
+                    raise line.error("unknown property")
+        self._responder = ExternalResponder(
+            arguments.zone_names(directive.args, directive) or block.zones,
+            ttl=ttl,
+            apex=apex,
+            has_headless=has_headless,
+            fallthrough=fallthrough,
+        )
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Tell whether no zone of ours is above or below ``cut``."""
+        return not any(
+            name.is_within(zone, cut) or name.is_within(cut, zone) for zone in self._responder.zones
+        )
+
+    def relay(self, route: Route) -> bool:
+        """Leave the names of our zones to the chain."""
+        return route.claim(self._responder.zones)
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what the cluster has outside; None where an alias leads to what is not known."""
+        steps = self._steps(question)
+        if steps is None:
+            return next(question)
+        return answer_by(steps, question, self._block.resolver, next)
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return what the cluster has outside, asking the listener about other names."""
+        steps = self._steps(query.question) if query.question else None
+        if steps is None:
+            return await next(query)
+        return await handle_by(steps, query, self._block.resolver, next)
+
+    def _steps(self, question: Question) -> Steps | None:
+        zone = self._responder.zone_of(question.folded)
+        if zone is None or self._block.cluster is None:
+            return None
+        return self._responder.respond(question, zone, self._block.cluster())
+
+
+def _label(line: Directive) -> bytes:
+    try:
+        return name.parse(arguments.some(line)[0])
+    except FormError as error:
+        raise line.error(error.reason) from error
