@@ -27,6 +27,19 @@ OF_THE_QUERY: dict[str, Type | Signature] = {
 }
 
 
+class Filter:
+    """What `view` is: a plugin that says which queries its server block is for.
+
+    One that ``is_shared`` decides by the question alone, the same for every client.
+    """
+
+    is_shared = False
+
+    def admits(self, question: Question, query: Query | None) -> bool:
+        """Tell whether the block is for a query; None for a query where it ``is_shared``."""
+        raise NotImplementedError
+
+
 def functions(question: Question, query: Query | None) -> dict[str, object]:
     """Return what the functions are for a question; without a query, those of one are empty."""
     found: dict[str, Callable[..., object]] = {

@@ -8,7 +8,9 @@ it. What no block wants is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from clusterdns.chain.conditions import Filter
 from clusterdns.chain.metadata import Collector
 from clusterdns.chain.plugin import Block, Plugin, StreamBounds, fold
 from clusterdns.wire import name, rr
@@ -30,6 +32,7 @@ class View:
         self.plugins = tuple(plugins)
         self.chain = tuple(plugin for plugin in plugins if plugin.handles)
         self.answer, self._handle = fold(self.chain)
+        self.filter = next((p for p in self.chain if isinstance(p, Filter)), None)
         self._collector = next((p for p in self.chain if isinstance(p, Collector)), None)
         self._providers = tuple(p.labels for p in self.chain if type(p).labels is not Plugin.labels)
         names = {plugin.name for plugin in plugins}
@@ -91,6 +94,18 @@ class View:
         return "."
 
 
+class Choice(NamedTuple):
+    """The view that a question belongs to, None for nobody.
+
+    It ``is_shared`` where every client gets the same one, and ``is_plain`` where no name below
+    would get another, for all that the conditions of `view` say.
+    """
+
+    view: View | None
+    is_shared: bool = True
+    is_plain: bool = True
+
+
 class Router:
     """One listener: which view a question belongs to. A plugin asks again through it."""
 
@@ -98,6 +113,7 @@ class Router:
         self.views = views
         all_views = [view for some in views.values() for view in some]
         self.opens_classes = any(view.opens_classes for view in all_views)
+        self._is_filtered = any(view.filter is not None for view in all_views)
         most = [view.most_octets for view in all_views] or [MAX_OCTETS]
         self.streams = StreamBounds()
         for view in all_views:  # the last to set something counts
@@ -106,8 +122,29 @@ class Router:
         self.bounds = (min(most), max(most))  # of the octets that replies to some may have
         self.reads_options = any(view.reads_options for view in all_views)
 
+    def choose(self, question: Question, query: Query | None = None) -> Choice:
+        """Return the view that answers ``question``; of no use unless shared without a query."""
+        if not self._is_filtered:
+            return Choice(self.route(question))
+        found: View | None = None
+        is_shared = is_plain = True
+        for zone in name.parents(question.folded):
+            if zone == ROOT and found is not None:
+                break
+            for view in self.views.get(zone, ()):
+                if view.filter is not None:
+                    is_plain, is_shared = False, is_shared and view.filter.is_shared
+                    if not _is_admitted(view, question, query):
+                        continue
+                elif not view.chain and zone == ROOT:
+                    continue
+                found = view
+                if question.qtype != rr.DS:  # of which the last in the file has it
+                    return Choice(view, is_shared, is_plain)
+        return Choice(found, is_shared, is_plain)
+
     def route(self, question: Question) -> View | None:
-        """Return the view that answers ``question``, or None for nobody."""
+        """Return the view that answers ``question`` where `view` is not used, None for nobody."""
         found: View | None = None
         for zone in name.parents(question.folded):
             if zone == ROOT and found is not None:
@@ -129,14 +166,24 @@ class Router:
 
     def answer(self, question: Question) -> Response | None:
         """Return what the view of ``question`` says from memory, or None."""
-        view = self.route(question)
+        view, is_shared, _ = self.choose(question)
+        if not is_shared:
+            return None  # it depends on the client
         if view is None or not view.chain:
             return REFUSED
         return view.answer(question)
 
     async def handle(self, query: Query) -> Response:
         """Return what the view of ``query`` says, waiting if it must."""
-        view = self.route(query.question) if query.question else None
+        view = self.choose(query.question, query).view if query.question else None
         if view is None or not view.chain:
             return REFUSED
         return await view.handle(query)
+
+
+def _is_admitted(view: View, question: Question, query: Query | None) -> bool:
+    """Tell whether the conditions of a view hold."""
+    assert view.filter is not None
+    if query is not None:
+        view.collect(query)
+    return (query is not None or view.filter.is_shared) and view.filter.admits(question, query)

@@ -43,8 +43,8 @@ class Metadata(Plugin, Collector):
     """Marks a block that collects labels, see ``View.collect``; lets every question pass."""
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        if directive.has_block:
-            raise directive.error("takes no block")
+        if directive.block:
+            raise directive.block[0].error("unknown property")
         self.label_zones = arguments.zone_names(directive.args, directive) or block.zones
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:

@@ -78,10 +78,9 @@ _KINDS = (EXACT, PREFIX, SUFFIX, SUBSTRING, REGEX)
 _ACTIONS = ("append", "replace", "set", "unset")
 _TYPES = {text.upper(): number for number, text in rr.TYPE_TEXT.items() if number}
 _CLASSES = {text: number for number, text in rr.CLASS_TEXT.items()}
-_RCODES = {text: number for number, text in rr.RCODE_TEXT.items()} | {
-    "NOTIMPL": rr.NOTIMP,
-    "BADSIG": 16,
-}
+# As miekg/dns spells them, which knows 16 by the name it has in TSIG.
+_RCODES = {text: number for number, text in rr.RCODE_TEXT.items() if number != rr.BADVERS}
+_RCODES |= {"NOTIMPL": rr.NOTIMP, "BADSIG": rr.BADVERS}
 _MAX_RCODE = 23
 _MAX_TTL, _MAX_OPEN_TTL = 2**32 - 1, 2**31 - 1  # CoreDNS: ttl.go isValidTTL
 _NAPTR, _NSID, _SUBNET = 35, 3, 8

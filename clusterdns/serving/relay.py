@@ -119,7 +119,8 @@ class Relay:
         router, found = server.router, dict[bytes, "Lane | None"]()
         claimed: list[tuple[WireName, View]] = []
         for zone, views in router.views.items():
-            route = _route_of(views[0], zone) if len(views) == 1 else None
+            is_alone = len(views) == 1 and views[0].filter is None
+            route = _route_of(views[0], zone) if is_alone else None
             found[zone] = None
             if route is not None:
                 found[zone] = self._open(server, views[0], route)
@@ -288,7 +289,7 @@ def _route_of(view: View, zone: WireName) -> Route | None:
 
 
 def _view_of(router: Router, zone: WireName) -> View | None:
-    return router.route(Question(zone, zone, rr.A))
+    return router.choose(Question(zone, zone, rr.A)).view
 
 
 def _found(

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 
 from clusterdns.chain.plugin import DROP
-from clusterdns.chain.view import REFUSED, Router, View
+from clusterdns.chain.view import REFUSED, Choice, Router, View
 from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Kind, Tally, type_label
 from clusterdns.serving.table import MAX_TABLE_OCTETS, Answer, AnswerTable, reply_to
 from clusterdns.wire import message, rr
@@ -93,7 +93,8 @@ class Server:
             return self._write(query, None, REFUSED, hits)
         if query.edns is not None and query.edns.version != 0:
             return _bad_version(query)
-        view = self.router.route(question)
+        choice = self.router.choose(question, query)
+        view = choice.view
         if view is None or not view.chain:
             return self._write(query, None, REFUSED, hits)
         view.bound(query)
@@ -103,21 +104,24 @@ class Server:
         if response is DROP:
             return None
         kind = self._kind(query, view, response)
-        answer = self._remember(query, response, view, kind)  # and so rendered already
+        answer = self._remember(query, response, choice, kind)  # and so rendered already
         reply = None if answer is None else reply_to(query, answer)
         if reply is None:
             return self._write(query, view, response, hits, kind)
         self.tally.once(kind, hits, query.edns is not None)
         return reply
 
-    def _remember(self, query: Query, response: Response, view: View, kind: Kind) -> Answer | None:
+    def _remember(
+        self, query: Query, response: Response, choice: Choice, kind: Kind
+    ) -> Answer | None:
         """Put the response into the table, if it may be repeated; return what is there then."""
-        question = query.question
-        if question is None:
+        question, view = query.question, choice.view
+        if question is None or not choice.is_shared:
             return None
         if response.denies:
             cut = WireName(response.denies)
-            if not (view.treats_alike(cut) and self.router.is_whole(cut)):
+            is_plain = choice.is_plain and view is not None and view.treats_alike(cut)
+            if not (is_plain and self.router.is_whole(cut)):
                 response = response._replace(denies=b"")
         size = message.HEADER_OCTETS + len(question.wire)  # of the queries that will be hits
         answer = self.table.remember(

@@ -1,0 +1,94 @@
+"""view - use a server block only for queries that fulfil conditions.
+
+Syntax:
+
+    view NAME {
+        expr EXPRESSION
+    }
+
+Server blocks with a view may share a zone; of those whose conditions all hold, the first in the
+file answers. Where none does, the query goes to the block of the next shorter zone. The block
+without a view stands last. EXPRESSIONs are those of expr-lang, and their functions those of
+`template`: `name()`, `type()`, `class()`, `proto()`, `size()`, `client_ip()`, `port()`, `id()`,
+`opcode()`, `do()`, `bufsize()`, `server_ip()`, `server_port()`, `metadata(LABEL)`, and
+`incidr(ADDRESS, CIDR)`. The words of one are joined; one with `#` is put in quotes. What is not
+true, or cannot be evaluated, does not hold.
+
+Examples:
+
+    example.org {
+        view internal {
+            expr incidr(client_ip(), '10.0.0.0/8') || client_ip() startsWith '192.168.'
+            expr type() in ['A', 'AAAA']
+        }
+        forward . 192.0.2.53
+    }
+    example.org {
+        forward . 192.0.2.54
+    }
+
+Metrics: NAME is the label `view` of the block's `coredns_dns_*` metrics.
+
+Differences from CoreDNS: none in what is answered. Answers of blocks whose conditions depend on
+nothing but name, type and class are remembered as ever, all others are made anew each time; so are
+those of blocks behind them for the same zones. Other zones are not concerned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from clusterdns.chain import conditions
+from clusterdns.chain.conditions import Filter
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.languages.expression import Expression
+from clusterdns.languages.exprvalues import ExpressionError
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
+
+_ENVIRONMENT = {**conditions.OF_THE_QUESTION, **conditions.OF_THE_QUERY}
+
+
+class View(Plugin, Filter):
+    """The conditions of a server block; lets every question pass that has come to it."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        self._name = block.view = arguments.one(directive)
+        self._expressions: list[Expression] = []
+        for line in directive.block:
+            if line.name != "expr":
+                raise line.error("unknown property")
+            try:
+                self._expressions.append(Expression(" ".join(line.args), _ENVIRONMENT))
+            except ExpressionError as error:
+                raise line.error(f"could not compile expression: {error}") from error
+        self.is_shared = all(
+            conditions.OF_THE_QUERY.keys().isdisjoint(each.names) for each in self._expressions
+        )
+
+    def admits(self, question: Question, query: Query | None) -> bool:
+        """Tell whether all conditions hold."""
+        values = conditions.functions(question, query)
+        try:
+            return all(each.run(values) is True for each in self._expressions)
+        except ExpressionError:
+            return False
+
+    def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:
+        """Return the view's name."""
+        return {"view/name": lambda: self._name}
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what the plugins behind say."""
+        return next(question)
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return what the plugins behind say."""
+        return await next(query)
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: the router looks at the conditions."""
+        return True
