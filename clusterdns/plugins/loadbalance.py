@@ -5,9 +5,20 @@ Syntax:
     loadbalance [round_robin] {
         prefer CIDR...
     }
+    loadbalance weighted FILE {
+        reload DURATION
+    }
 
-Records come out as: CNAME first, then the rest in their order, then addresses, then MX; addresses
-and MX are shuffled. `prefer` puts addresses in the first matching CIDR first.
+With `round_robin`, the default, records come out as: CNAME first, then the rest in their order,
+then addresses, then MX; addresses and MX are shuffled. `prefer` puts addresses in the first
+matching CIDR first.
+
+With `weighted`, in replies to questions for A, AAAA and SRV, one address is put first, and how
+often it is each one's turn is for its weight: FILE has a line with a name, and below it lines of
+an address and its weight, from 1 to 255. What is not in FILE has weight 1. FILE, relative to
+`root`, is looked at again every `reload`, by default 30s, never with 0; one with a mistake leaves
+the last good one in force. While there is none, all weights are 1; with `reload 0` that is a
+mistake.
 
 Examples:
 
@@ -18,20 +29,31 @@ Examples:
         whoami
     }
 
-Differences from CoreDNS: `weighted` is not served yet. An answer in the answer table holds up to
-sixteen orders, with each address first in one of them, and the query ID picks one. With more than
-sixteen addresses the orders are drawn anew every second.
+A remembered answer holds up to sixteen orders, each address first in its turn, and the client's
+query ID picks one; where that is not exact, the orders are drawn anew every second. Weighted
+replies are not relayed.
+
+Differences from CoreDNS: names in FILE are compared without regard to case.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import math
+import os
 import random
+import stat
+from collections.abc import Sequence
+from pathlib import Path
 
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.networks import Network
+from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker, end
 from clusterdns.chain.route import Route
+from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
-from clusterdns.wire import rr
+from clusterdns.host.logs import plugin_logger
+from clusterdns.wire import name, rr, weightsfile
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, Sections
@@ -39,26 +61,59 @@ from clusterdns.wire.rr import RR
 
 MAX_ORDERS = 16
 REDRAW_S = 1.0
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+RELOAD_S = 30.0
+MAX_FILE_OCTETS = 4 * 2**20
+_WEIGHTED = frozenset((rr.A, rr.AAAA, rr.SRV))
+_log = plugin_logger("loadbalance")
 
 
 class LoadBalance(Plugin):
     """Gives each response the orders its records are to be sent in."""
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        if directive.args[:1] == ("weighted",):
-            raise directive.error("weighted is not supported by clusterdns yet")
-        if directive.args not in ((), ("round_robin",)):
-            raise directive.error(f"unknown policy {directive.args[0]!r}")
         self._random = random.Random()
         self._preferred: list[Network] = []
-        for line in directive.block:
-            if line.name != "prefer" or not line.args:
-                raise line.error("unknown property" if line.args else "wants CIDR...")
+        self._file: _WeightFile | None = None
+        self._task: asyncio.Task[None] | None = None
+        match directive.args:
+            case () | ("round_robin",):
+                for line in directive.block:
+                    self._read_preference(line)
+            case ("weighted", path):
+                self._file = _WeightFile(block.path(path).absolute(), directive)
+            case ("weighted", *_):
+                raise directive.error("weighted wants one FILE")
+            case (policy, *_):
+                raise directive.error(f"unknown policy {policy!r}, or something behind it")
+
+    def _read_preference(self, line: Directive) -> None:
+        if line.name != "prefer":
+            raise line.error("unknown property")
+        for word in line.args:
+            if "/" not in word:
+                raise line.error(f"{word!r} is no network such as 10.0.0.0/8")
+            self._preferred.append(arguments.network(word, line))
+
+    async def start(self, worker: Worker) -> None:
+        """Begin to look at the weight file again and again."""
+        if self._file is not None and self._file.reload_s:
+            self._task = asyncio.create_task(self._watch(self._file, worker))
+
+    async def stop(self) -> None:
+        """Look no more."""
+        await end(self._task)
+
+    async def _watch(self, file: _WeightFile, worker: Worker) -> None:
+        while True:
+            await asyncio.sleep(file.reload_s)
             try:
-                self._preferred += [ipaddress.ip_network(arg, strict=False) for arg in line.args]
-            except ValueError as error:
-                raise line.error(str(error)) from error
+                has_changed = await asyncio.to_thread(file.read)
+            except (OSError, ValueError) as error:
+                _log.error("the last good weights stay in force: %s: %s", file.path, error)
+                continue
+            if has_changed:
+                _log.info("Successfully reloaded weight file %s", file.path)
+                worker.forget_all()
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return the response from memory with its orders."""
@@ -70,9 +125,9 @@ class LoadBalance(Plugin):
         return True
 
     def relay(self, route: Route) -> bool:
-        """Have addresses shuffled; what is preferred is for the chain."""
+        """Have addresses shuffled; what is preferred or has weights is for the chain."""
         route.shuffles = True
-        return not self._preferred
+        return not self._preferred and self._file is None
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the response with its records in a new order."""
@@ -82,8 +137,17 @@ class LoadBalance(Plugin):
         return self._balance(query.question, response)
 
     def _balance(self, question: Question, response: Response) -> Response:
-        if response.rcode != rr.NOERROR or question.qtype in (rr.AXFR, rr.IXFR):
+        is_transfer = question.qtype in (rr.AXFR, rr.IXFR)
+        if response.rcode != rr.NOERROR or is_transfer or response is DROP:
             return response
+        if self._file is not None:
+            return self._weigh(question, response, self._file.weights)
+        return self._shuffle(response)
+
+    # ---- round_robin
+
+    def _shuffle(self, response: Response) -> Response:
+        """Return a response with its records in random order, each first in its turn."""
         most = max(_count_movable(section) for section in response.sections)
         if most < 2:
             return response
@@ -96,15 +160,11 @@ class LoadBalance(Plugin):
             step = i * most // min(most, MAX_ORDERS)
             answer, authority, additional = (self._section(part, step) for part in parts)
             orders.append((answer, authority, additional))
-        return response.with_sections(orders[0])._replace(
-            orders=tuple(orders), lifetime_s=lifetime_s
-        )
+        return _in_orders(response, orders, lifetime_s)
 
     def _shuffled(self, section: tuple[RR, ...]) -> _Parts:
         """Split a section by how its records move, addresses and MX in random order."""
-        parts: _Parts = ([], [], [], [])
-        for record in section:
-            parts[_PART.get(record.rtype, 1)].append(record)
+        parts = _split(section)
         self._random.shuffle(parts[2])
         self._random.shuffle(parts[3])
         return parts
@@ -125,9 +185,124 @@ class LoadBalance(Plugin):
                 return i
         return len(self._preferred)
 
+    # ---- weighted
+
+    def _weigh(
+        self, question: Question, response: Response, weights: weightsfile.Weights
+    ) -> Response:
+        """Return a response with an address first as often as its weight says."""
+        if question.qtype not in _WEIGHTED:
+            return response
+        picks = {
+            i: [_weight(record, weights) for record in section if record.rtype in (rr.A, rr.AAAA)]
+            for i, section in enumerate(response.sections)
+            if i != 1  # CoreDNS leaves the authority section alone
+        }
+        moving = [each for each in picks.values() if len(each) > 1]
+        if not any(picks.values()):
+            return response
+        exact = _shares(moving[0]) if len(moving) == 1 else []
+        lifetime_s, count = response.lifetime_s, len(exact) if exact else 1
+        if moving and not exact:
+            lifetime_s, count = min(lifetime_s, REDRAW_S), MAX_ORDERS
+        drawn = {i: self._draw(each, count) for i, each in picks.items() if each}
+        orders: list[Sections] = []
+        for turn in range(count):
+            answer, authority, additional = (
+                _with_first(section, drawn[i][turn]) if i in drawn else section
+                for i, section in enumerate(response.sections)
+            )
+            orders.append((answer, authority, additional))
+        return _in_orders(response, orders, lifetime_s)
+
+    def _draw(self, weights: Sequence[int], count: int) -> list[int]:
+        """Return ``count`` picks, each index as often as its weight says but for one time."""
+        total, drawn, reached, i = sum(weights), list[int](), weights[0], 0
+        start = self._random.random()
+        for turn in range(count):
+            while (start + turn) * total / count >= reached and i < len(weights) - 1:
+                i += 1
+                reached += weights[i]
+            drawn.append(i)
+        self._random.shuffle(drawn)
+        return drawn
+
+
+class _WeightFile:
+    """A weight file on disk, and the weights it had last."""
+
+    def __init__(self, path: Path, directive: Directive) -> None:
+        self.path = path
+        self.reload_s = RELOAD_S
+        self.weights: weightsfile.Weights = {}
+        self._octets: bytes | None = None
+        for line in directive.block:
+            if line.name != "reload":
+                raise line.error("unknown property")
+            self.reload_s = arguments.seconds(line)
+        try:
+            self.read()
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) or not self.reload_s:
+                raise directive.error(f"weight file {path}: {error}") from error
+            _log.warning("weight file %s: %s: trying again every %g s", path, error, self.reload_s)
+
+    def read(self) -> bool:
+        """Take up what the file says; tell whether that has changed.
+
+        Raises:
+            OSError: it cannot be read, is no regular file, or is too large.
+            ValueError: it has a mistake.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - it is open already
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError("it is no regular file")
+            octets = file.read(MAX_FILE_OCTETS + 1)
+        if len(octets) > MAX_FILE_OCTETS:
+            raise OSError(f"it is larger than {MAX_FILE_OCTETS} octets")
+        if octets == self._octets:
+            return False
+        self.weights = weightsfile.parse(octets.decode("utf-8", "replace"))
+        self._octets = octets
+        return True
+
 
 _Parts = tuple[list[RR], list[RR], list[RR], list[RR]]  # CNAME, other, address, MX
 _PART = {rr.CNAME: 0, rr.A: 2, rr.AAAA: 2, rr.MX: 3}
+
+
+def _split(section: tuple[RR, ...]) -> _Parts:
+    parts: _Parts = ([], [], [], [])
+    for record in section:
+        parts[_PART.get(record.rtype, 1)].append(record)
+    return parts
+
+
+def _in_orders(response: Response, orders: list[Sections], lifetime_s: float) -> Response:
+    """Return a response that alternates between orders."""
+    some = tuple(orders) if len(orders) > 1 else ()
+    return response.with_sections(orders[0])._replace(orders=some, lifetime_s=lifetime_s)
+
+
+def _with_first(section: tuple[RR, ...], first: int) -> tuple[RR, ...]:
+    """Return a section with one of its addresses in the place of the first one."""
+    aliases, others, addresses, exchanges = _split(section)
+    addresses[0], addresses[first] = addresses[first], addresses[0]
+    return (*aliases, *others, *addresses, *exchanges)
+
+
+def _weight(record: RR, weights: weightsfile.Weights) -> int:
+    return weights.get(name.fold(record.owner), {}).get(record.rdata, 1)
+
+
+def _shares(weights: list[int]) -> list[int]:
+    """Return how many orders begin with which address, exactly; [] if that takes too many."""
+    divisor = math.gcd(*weights)
+    shares = [weight // divisor for weight in weights]
+    if sum(shares) > MAX_ORDERS:
+        return []
+    return [i for i, share in enumerate(shares) for _ in range(share)]
 
 
 def _count_movable(section: tuple[RR, ...]) -> int:

@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import beside
@@ -21,6 +22,9 @@ import dns.flags
 import dns.message
 import peers
 import pytest
+
+from clusterdns.config.compile import compile_text
+from clusterdns.errors import ConfigError
 
 pytestmark = pytest.mark.peer
 
@@ -259,3 +263,78 @@ def test_timeouts_of_connections(run, tmp_path):
                 with contextlib.suppress(ConnectionResetError):
                     assert sock.recv(1) == b""
                 assert least_s <= time.monotonic() - began < least_s + 2.1
+
+
+def test_both_put_an_address_first_as_often_as_its_weight_says(tmp_path):
+    (tmp_path / "weights").write_text("a.test\n192.0.2.1 200\n192.0.2.2 50\n")
+    entries = "\n".join(f"192.0.2.{i} a.test" for i in range(1, 4))
+    corefile = f". {{\nloadbalance weighted weights\nhosts none {{\n{entries}\n}}\n}}"
+    shares = []
+    for run in (peers.clusterdns, peers.coredns):
+        with run(corefile, tmp_path) as server:
+            replies = [peers.ask_udp(server.address, beside.query("a.test")) for _ in range(400)]
+        answers = [compare.parse(reply or b"").answer for reply in replies]
+        assert all(len(answer) == 3 for answer in answers)
+        firsts = [answer[0][0].to_text() for answer in answers]
+        shares.append(firsts.count("192.0.2.1") / 400)
+    assert all(abs(share - 200 / 251) < 0.1 for share in shares), shares
+
+
+# Each is the body of a server block. CoreDNS takes some that we refuse on purpose: a directive that
+# stands twice and counts once, and a block behind one that has none.
+REFUSED = (
+    "bufsize 511", "bufsize 4097", "bufsize x", "bufsize 512 512", "chaos {\nx\n}", "any x",
+    "any {\nx\n}", "minimal x", "cancel 0s", "cancel -1s", "cancel x", "cancel 1s 2s", "header",
+    "header {\nquery\n}", "header {\nquery set\n}", "header {\nquery set ad\n}",
+    "header {\nquery flip rd\n}", "header {\nboth set rd\n}", "local x", "local {\nx\n}",
+    "local {\nlocalhost_prefix\n}", "local {\nlocalhost_prefix maybe\n}", "erratic {\nx\n}",
+    "erratic {\ndrop x\n}", "erratic {\ndrop -1\n}", "erratic {\ndelay 1 x\n}",
+    "erratic {\ndrop 1 2\n}", "nsid a\nnsid b", "timeouts", "timeouts x",
+    "timeouts {\nread 500ms\n}", "timeouts {\nread 25h\n}", "timeouts {\nidle\n}",
+    "timeouts {\nmaxtcpqueries 0\n}", "timeouts {\nmaxtcpqueries -2\n}", "timeouts {\nsleep 5s\n}",
+    "acl {\npermit\n}", "acl {\nblock net\n}", "acl {\nblock type net 10.0.0.0/8\n}",
+    "acl {\nblock type NONSENSE\n}", "acl {\nblock type a\n}", "acl {\nblock net 10.0.0.0/33\n}",
+    "acl {\nblock 10.0.0.0/8\n}", "acl {\nblock net 10.0.0.0/255.0.0.0\n}",
+    "acl {\nblock net 010.0.0.1\n}", "dns64 64:ff9b::/72", "dns64 64:ff9b::/96 x",
+    "dns64 10.0.0.0/32", "dns64 64:ff9b::", "dns64 {\nx\n}", "dns64 {\nprefix\n}", "siit x",
+    "siit {\nx\n}", "siit {\neam 1.2.3.4\n}", "siit {\neam ::1 1.2.3.4\n}",
+    "siit {\neam 1.2.3.4 1.2.3.4\n}", "siit {\nipv6_prefix 64:ff9b::/97\n}",
+    "siit {\nipv6_prefix 64:ff9b:0:0:ff00::/96\n}", "loadbalance weighted",
+    "loadbalance weighted a b", "loadbalance random", "loadbalance round_robin x",
+    "loadbalance weighted f {\nprefer 10.0.0.0/8\n}", "loadbalance {\nprefer 10.0.0.1\n}",
+    "loadbalance weighted f {\nreload x\n}", "loadbalance {\nreload 5s\n}", "proxy . 127.0.0.1",
+    "federation", "reverse", "upstream", "kubernetes {\nupstream\n}", "kubernetes {\nresyncperiod 5s\n}",
+)  # fmt: skip
+TAKEN = (
+    "bufsize", "bufsize 512", "chaos", "chaos a b c", "any", "minimal", "nsid", "nsid a b",
+    "cancel", "cancel 1ms", "header {\nQUERY Set RD ra\n}", "local", "local {\n}",
+    "local {\nlocalhost_prefix off\n}", "erratic {\ndrop\n}", "erratic {\ndelay 0 5ms\ntruncate\nlarge\n}",
+    "timeouts {\nread 5\nwrite 1m\nidle 24h\nmaxtcpqueries -1\n}", "acl {\n}", "acl a.test b.test {\nallow\n}",
+    "acl {\nBLOCK TYPE A AAAA NET 10.1.2.3/8 ::1 *\n}\nacl {\ndrop\n}", "acl {\nblock type * nonsense\n}",
+    "acl {\nblock net 10.0.0.0/8 type A net 11.0.0.1\n}", "dns64", "dns64 64:ff9b::1/32",
+    "dns64 {\ntranslate_all\nallow_ipv4\nprefix 2001:db8::/64\n}", "siit",
+    "siit {\neam 1.2.3.4 ::1\neam 1.2.3.4 ::1\n}", "loadbalance {\nprefer\n}",
+    "loadbalance weighted none", "loadbalance weighted none {\nreload 1h\n}", "loadbalance {\nprefer 10.0.0.1/8 fd00::/8\n}",
+)  # fmt: skip
+
+
+def test_both_refuse_the_same_mistakes(tmp_path):
+    def verdicts(body: str) -> tuple[str, str, str]:
+        place = tmp_path / str(abs(hash(body)))
+        place.mkdir()
+        corefile = (
+            f". {{\n{body}\nerratic\n}}\n" if "erratic" not in body else f". {{\n{body}\n}}\n"
+        )
+        try:
+            compile_text(corefile, "Corefile", port=53, environ={}, warn=print)
+            ours = ""
+        except ConfigError as error:
+            ours = str(error)
+        return body, ours, beside.refusal("coredns", corefile, place)
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(verdicts, (*REFUSED, *TAKEN)))
+    wrong = [(body, ours, theirs) for body, ours, theirs in found if bool(ours) != bool(theirs)]
+    assert not wrong, "\n".join(map(repr, wrong))
+    assert {body for body, ours, _ in found if ours} == set(REFUSED)
+    assert all(re.match(r"Corefile:\d+: ", ours) for _, ours, _ in found if ours)

@@ -92,19 +92,18 @@ def start(corefile: str, directory: Path) -> tuple[str, str]:
 
     Both are started at a free port and stopped as soon as they answer.
     """
-    commands = {
-        "clusterdns": [sys.executable, "-m", "clusterdns"],
-        "coredns": [str(peers.coredns_path())],
-    }
-    return tuple(_why_not(commands[each], corefile, directory) for each in commands)  # type: ignore[return-value]
+    return refusal("clusterdns", corefile, directory), refusal("coredns", corefile, directory)
 
 
-def _why_not(command: list[str], corefile: str, directory: Path) -> str:
-    with peers.running(command, corefile, directory) as server:
+def refusal(server: str, corefile: str, directory: Path) -> str:
+    """Return why "clusterdns" or "coredns" refuses a Corefile, "" if it takes it."""
+    ours = [sys.executable, "-m", "clusterdns"]
+    command = ours if server == "clusterdns" else [str(peers.coredns_path())]
+    with peers.running(command, corefile, directory) as started:
         try:
-            peers.wait_until_answering(server)
+            peers.wait_until_answering(started)
         except RuntimeError:
-            return server.output or "silence"
+            return started.output or "silence"
     return ""
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections import Counter
+from pathlib import Path
 
 import beside
 import dns.edns
@@ -22,6 +24,7 @@ from test_relay_route import Listener
 from clusterdns.chain import translation
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
+from clusterdns.plugins.loadbalance import LoadBalance
 from clusterdns.serving import native
 from clusterdns.wire import message
 
@@ -204,6 +207,9 @@ MISTAKES = (
     "local {\nlocalhost_prefix\n}", "local {\nlocalhost_prefix maybe\n}", "erratic {\nx\n}",
     "erratic {\ndrop x\n}", "erratic {\ndrop -1\n}", "erratic {\ndelay 1 x\n}",
     "erratic {\ndrop 1 2\n}", "nsid a\nnsid b",
+    "loadbalance weighted", "loadbalance weighted a b", "loadbalance random", "loadbalance round_robin x",
+    "loadbalance weighted f {\nprefer 10.0.0.0/8\n}", "loadbalance {\nprefer 10.0.0.1\n}",
+    "loadbalance weighted f {\nreload x\n}", "loadbalance {\nreload 5s\n}",
     "timeouts", "timeouts x", "timeouts {\nread 500ms\n}", "timeouts {\nread 25h\n}",
     "timeouts {\nidle\n}", "timeouts {\nmaxtcpqueries 0\n}", "timeouts {\nmaxtcpqueries -2\n}",
     "timeouts {\nmaxtcpqueries x\n}", "timeouts {\nwrite x\n}", "timeouts {\nsleep 5s\n}",
@@ -341,6 +347,81 @@ def test_an_embedded_address_comes_out_again(length, ipv4, base):
     assert made[8] == 0
     assert ipaddress.IPv6Address(made) in network
     assert ipv4 == prefix.extract(made)
+
+
+# ---- loadbalance weighted
+
+
+def firsts(replies: list[bytes | None]) -> Counter[str]:
+    """Return how often each address is the first of a reply."""
+    answers = [
+        dns.message.from_wire(reply or b"", one_rr_per_rrset=True).answer for reply in replies
+    ]
+    return Counter(answer[0][0].to_text() for answer in answers)
+
+
+def weighted(path: Path, text: str, addresses: int) -> str:
+    (path / "weights").write_text(text)
+    hosts = "\n".join(f"192.0.2.{i} a.test" for i in range(1, addresses + 1))
+    return f"test {{\nroot {path}\nloadbalance weighted weights\nhosts /none {{\n{hosts}\n}}\n}}"
+
+
+def test_weights_that_share_evenly_are_kept_exactly_by_the_table(tmp_path):
+    async def main() -> None:
+        text = "# x\nA.test\n192.0.2.1 60\n 192.0.2.2 20\n192.0.2.3 20"
+        corefile = weighted(tmp_path, text, 3)
+        async with InProcess(corefile, []) as server:
+            await server.ask_chain(beside.query("a.test"), "udp")
+            packets = [i.to_bytes(2, "big") + beside.query("a.test")[2:] for i in range(250)]
+            replies = [server.ask_table(packet, "udp") for packet in packets]
+            assert {"192.0.2.1": 150, "192.0.2.2": 50, "192.0.2.3": 50} == firsts(replies)
+
+    asyncio.run(main())
+
+
+def test_other_weights_are_kept_in_the_long_run():
+    (plugin,) = compile_text(
+        "test {\nloadbalance\n}", "Corefile", port=53, environ={}, warn=print
+    ).plugins
+    assert isinstance(plugin, LoadBalance)
+    weights = [255, 100, 1]
+    found = Counter(i for _ in range(4000) for i in plugin._draw(weights, 16))
+    for i, weight in enumerate(weights):
+        share = weight / sum(weights)
+        assert abs(found[i] / 64_000 - share) < 0.01 * share + 0.0015
+
+
+def test_a_changed_weight_file_is_taken_up_and_a_bad_one_is_not(tmp_path, caplog):
+    async def main() -> None:
+        corefile = weighted(tmp_path, "a.test\n192.0.2.2 1", 2)
+        corefile = corefile.replace("weights\n", "weights {\nreload 10ms\n}\n", 1)
+        async with InProcess(corefile, []) as server:
+            (plugin,) = [p for p in server.configuration.plugins if p.name == "loadbalance"]
+            for text, weight in (("a.test\n192.0.2.2 7", 7), ("192.0.2.2 9", 7), ("b", None)):
+                (tmp_path / "weights").write_text(text)
+                await asyncio.sleep(0.1)
+                found = plugin._file.weights.get(b"\x01a\x04test\0", {})
+                assert weight == found.get(bytes((192, 0, 2, 2)))
+
+    asyncio.run(main())
+    assert "line 1: no name stands above this address" in caplog.text
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("a.test\n192.0.2.1 0", 2), ("192.0.2.1 1", 1), ("a.test\n\n192.0.2.1", 3), ("a b c", 1),
+    ("a.test\nx 1", 2), ("a.test\n192.0.2.1 256", 2), ("a.test\n192.0.2.1 x", 2), ("a..b", 1),
+])  # fmt: skip
+def test_mistakes_in_a_weight_file_are_told_with_their_line(tmp_path, text, line):
+    corefile = weighted(tmp_path, text, 1)
+    with pytest.raises(ConfigError, match=rf"^Corefile:3: .*weight file .*: line {line}: "):
+        compile_text(corefile, "Corefile", port=53, environ={}, warn=print)
+
+
+def test_a_weight_file_that_is_not_there_is_a_mistake_without_reload(tmp_path):
+    corefile = "test {\nloadbalance weighted /none/weights {\nreload RELOAD\n}\n}"
+    with pytest.raises(ConfigError, match=r"^Corefile:2: .*No such file"):
+        compile_text(corefile.replace("RELOAD", "0"), "Corefile", port=53, environ={}, warn=print)
+    compile_text(corefile.replace("RELOAD", "5s"), "Corefile", port=53, environ={}, warn=print)
 
 
 GONE = {
