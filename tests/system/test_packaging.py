@@ -30,7 +30,16 @@ from clusterdns.serving import native
 
 ROOT = Path(__file__).resolve().parents[2]
 SLIM = ROOT / "deploy" / "requirements-slim.txt"
-SIDE = {".git", ".venv", ".cache", "build", "dist"}  # beside what belongs to the checkout
+# Beside what belongs to the project, where no .gitignore is asked: what tools have written.
+SIDE = {
+    ".venv",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".hypothesis",
+    "__pycache__",
+    "build",
+}
 NO_INDEX = re.compile(
     r"NewConnectionError|NameResolution|No matching distribution|connection broken"
 )
