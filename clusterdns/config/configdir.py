@@ -24,7 +24,7 @@ from clusterdns.config import kubedns
 from clusterdns.config.kubedns import Entry
 from clusterdns.corefile.lexer import DiskFiles
 from clusterdns.errors import ClusterDNSError, ConfigError
-from clusterdns.forwarding import destinations
+from clusterdns.forwarding import lookup
 from clusterdns.forwarding.exchange import Exchange
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Question
@@ -192,7 +192,7 @@ def ask(server: tuple[str, int], host: str) -> list[str] | None:
         question = Question(wire, name.fold(wire), qtype)
         try:
             out = Exchange.begin(secrets.randbits(16), question, message.RD, _EDNS)
-            reply = destinations.ask(server, out, ASK_TIMEOUT_S)
+            reply = lookup.ask(server, out, ASK_TIMEOUT_S)
             is_unread = reply.flags & message.TC and not reply.answer  # cut short, or garbled
             if is_unread or reply.rcode not in (rr.NOERROR, rr.NXDOMAIN):
                 return None

@@ -13,12 +13,15 @@ import ssl
 import struct
 import time
 from collections import Counter, deque
+from pathlib import Path
 from typing import NamedTuple
 
+from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding.exchange import Exchange, Mismatch
 from clusterdns.wire.message import Reply
 
-DIAL_TIMEOUT_S = 2.0  # a TLS handshake included
+DIAL_TIMEOUT_S = 2.0
+TLS_DIAL_TIMEOUT_S = 2.5  # with the handshake: half the time a query has (CoreDNS: forward.go)
 MAX_IDLE_CONNECTIONS = 64
 SWEEP_LEAST_S = 0.05
 
@@ -38,6 +41,31 @@ class Idle(NamedTuple):
     most: int = 0
 
 
+def tls_context(files: tuple[str, ...], line: Directive, root: Path) -> ssl.SSLContext:
+    """Return how servers are verified: ``[CA]`` or ``CERT KEY [CA]``, the system's CAs otherwise.
+
+    TLS 1.2 is the least. (CoreDNS: plugin/pkg/tls) Raises ConfigError.
+    """
+    if len(files) > 3:
+        raise line.error("wants [CA] or CERT KEY [CA]")
+    paths = [str(root / file) for file in files]
+    authority = paths[-1] if len(paths) in (1, 3) else ""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if authority:
+            context.load_verify_locations(authority)
+        else:
+            context.load_default_certs()
+        if len(paths) > 1:
+            context.load_cert_chain(paths[0], paths[1], password=lambda: "")
+    except ssl.SSLError as error:
+        raise line.error(f"{' '.join(files)}: {error.reason or error}") from error
+    except (OSError, ValueError) as error:
+        raise line.error(f"{' '.join(files)}: {error}") from error
+    return context
+
+
 class _Connection(NamedTuple):
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -50,13 +78,14 @@ class Connections:
 
     def __init__(
         self, address: tuple[str, int], idle: Idle, dials: Counter[tuple[str, str]],
-        *, source: str = "", tls: Tls | None = None,
+        *, source: str = "", tls: Tls | None = None, dial_timeout_s: float = DIAL_TIMEOUT_S,
     ) -> None:  # fmt: skip
         self.proto = "tcp" if tls is None else "tcp-tls"
         self._address = address
         self._idle_limits = idle
         self._source = source
         self._tls = tls
+        self.dial_timeout_s = dial_timeout_s
         self._dials = dials
         self._idle: deque[_Connection] = deque()
         self._is_closed = False
@@ -97,7 +126,7 @@ class Connections:
         self._is_closed = False
 
     async def _dial(self) -> _Connection:
-        async with asyncio.timeout(DIAL_TIMEOUT_S):
+        async with asyncio.timeout(self.dial_timeout_s):
             sock = open_socket(self._address[0], socket.SOCK_STREAM, self._source)
             try:
                 await asyncio.get_running_loop().sock_connect(sock, self._address)

@@ -8,27 +8,19 @@ plugin/forward/setup.go, resolve.go, plugin/pkg/parse)
 from __future__ import annotations
 
 import ipaddress
-import secrets
-import socket
-import ssl
-import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
-from clusterdns.errors import FormError
-from clusterdns.forwarding.exchange import Exchange
+from clusterdns.forwarding import lookup
 from clusterdns.host import interfaces
 from clusterdns.host.logs import plugin_logger
-from clusterdns.wire import message, name, rr
-from clusterdns.wire.message import Question, Reply
 
 MAX_WORDS = 15
 MAX_FILE_OCTETS = 65_536
 MAX_FILE_SERVERS = 64  # CoreDNS knows no bound; a resolver takes three
-LOOKUP_TIMEOUT_S = 2.0  # of one query to one resolver
 DNS, TLS = "dns", "tls"
 _PORTS = {DNS: 53, TLS: 853}
 _log = plugin_logger("forward")
@@ -111,11 +103,14 @@ def read_words(directive: Directive, resolvers: tuple[str, ...]) -> list[Entry]:
 
 
 def all_of(entries: Iterable[Entry]) -> list[Destination]:
-    """Return the servers of all entries, each address once; the first one counts."""
-    found: dict[tuple[str, int], Destination] = {}
+    """Return the servers of all entries; of equal ones the first counts.
+
+    They are equal in transport, address, port, and server name, whatever its case.
+    """
+    found: dict[Destination, Destination] = {}
     for entry in entries:
         for one in entry.found if isinstance(entry, ServerFile) else entry:
-            found.setdefault((one.host, one.port), one)
+            found.setdefault(one._replace(server_name=one.server_name.lower()), one)
     return list(found.values())
 
 
@@ -134,35 +129,10 @@ def is_ourselves(destination: Destination, hosts: Sequence[str], ports: Collecti
     return str(address) in hosts
 
 
-def tls_context(files: tuple[str, ...], line: Directive, root: Path) -> ssl.SSLContext:
-    """Return how servers are verified: ``[CA]`` or ``CERT KEY [CA]``, the system's CAs otherwise.
-
-    TLS 1.2 is the least. (CoreDNS: plugin/pkg/tls) Raises ConfigError.
-    """
-    if len(files) > 3:
-        raise line.error("wants [CA] or CERT KEY [CA]")
-    paths = [str(root / file) for file in files]
-    authority = paths[-1] if len(paths) in (1, 3) else ""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        if authority:
-            context.load_verify_locations(authority)
-        else:
-            context.load_default_certs()
-        if len(paths) > 1:
-            context.load_cert_chain(paths[0], paths[1], password=lambda: "")
-    except ssl.SSLError as error:
-        raise line.error(f"{' '.join(files)}: {error.reason or error}") from error
-    except (OSError, ValueError) as error:
-        raise line.error(f"{' '.join(files)}: {error}") from error
-    return context
-
-
 def check_resolvers(line: Directive) -> tuple[str, ...]:
     """Return the arguments of `resolver`, addresses with an optional port. Raises ConfigError."""
     for text in arguments.some(line):
-        host, _ = _host_and_port(text, _PORTS[DNS], line)
+        host, _ = lookup.host_and_port(text, _PORTS[DNS], line)
         try:
             ipaddress.ip_address(host)
         except ValueError as error:
@@ -191,24 +161,6 @@ def _name_servers(text: str, path: Path) -> list[str]:
     return found[:MAX_FILE_SERVERS]
 
 
-def _host_and_port(text: str, port: int, directive: Directive) -> tuple[str, int]:
-    """Return the parts of ``host[:port]``; an IPv6 address with a port is in brackets."""
-    host, given = text, ""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        given = rest.removeprefix(":")
-        if rest == ":" or (rest and not rest.startswith(":")):
-            given = "none"
-    elif text.count(":") == 1:
-        host, _, given = text.partition(":")
-        given = given or "none"
-    if not given:
-        return host, port
-    if not (given.isascii() and given.isdigit()) or not 1 <= int(given[:6]) <= 65535:
-        raise directive.error(f"{text!r} has no valid port")
-    return host, int(given)
-
-
 def _resolve(
     text: str, scheme: str, directive: Directive, resolvers: tuple[str, ...]
 ) -> tuple[Destination, ...]:
@@ -222,58 +174,9 @@ def _resolve(
         plain = before + ("]" if before.startswith("[") else "") + colon + port_text
         if not server_name:
             raise directive.error(f"{text!r} has no server name")
-    host, port = _host_and_port(plain, _PORTS[scheme], directive)
+    host, port = lookup.host_and_port(plain, _PORTS[scheme], directive)
     try:
         hosts = [str(ipaddress.ip_address(host))]
     except ValueError:
-        hosts = _look_up(host, directive, resolvers)
+        hosts = lookup.addresses_of(host, directive, resolvers)
     return tuple(Destination(each, port, is_tls, server_name) for each in hosts)
-
-
-def _look_up(host: str, directive: Directive, resolvers: tuple[str, ...]) -> list[str]:
-    """Return the addresses of a host name. Raises ConfigError."""
-    reason = "it has no address"
-    try:
-        wire = name.parse(host if host.endswith(".") else f"{host}.")
-        if not resolvers:
-            infos = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-            return list(dict.fromkeys(str(info[4][0]) for info in infos))
-        for resolver in resolvers:
-            address = _host_and_port(resolver, _PORTS[DNS], directive)
-            found = []
-            try:
-                for rtype in (rr.A, rr.AAAA):
-                    question = Question(wire, name.fold(wire), rtype)
-                    out = Exchange.begin(secrets.randbits(16), question, message.RD, None)
-                    found += _addresses_in(ask(address, out, LOOKUP_TIMEOUT_S), rtype)
-            except OSError as error:
-                reason = f"{resolver}: {error.strerror or 'i/o timeout'}"
-            if found:
-                return found
-    except (OSError, UnicodeError, FormError) as error:
-        reason = str(error)
-    raise directive.error(f"{host!r} is no address or file, and cannot be looked up: {reason}")
-
-
-def ask(address: tuple[str, int], out: Exchange, timeout_s: float) -> Reply:
-    """Return a name server's reply over UDP, waiting for it: at the start, not on the packet path.
-
-    Raises:
-        OSError: there is none in time, or the network says why.
-    """
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.connect(address)
-        sock.send(out.packet)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            sock.settimeout(max(0.001, deadline - time.monotonic()))
-            reply = out.read(sock.recv(message.MAX_OCTETS))
-            if reply is not None and out.is_answered_by(reply):
-                return reply
-
-
-def _addresses_in(reply: Reply, rtype: int) -> list[str]:
-    return [
-        str(ipaddress.ip_address(record.rdata)) for record in reply.answer if record.rtype == rtype
-    ]

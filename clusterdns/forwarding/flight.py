@@ -37,6 +37,7 @@ STALE_S, MAX_ARRIVED = 1.0, 1024  # what has arrived and was not asked for
 FAILED_S = 1.0  # how slow a server counts that fails, however fast it says so
 LAME_S = 0.5  # and one whose SERVFAIL or REFUSED another server knew better than
 PAUSE_S = 0.05  # between rounds whose number is unlimited
+FLAP_S = 0.1  # between the others, if the last server failed at once: routes may come back
 MAX_WAITERS = 1024  # of one flight: more start another, so that no single reply frees a flood
 ATTEMPTS_PER_SERVER = 2
 _ELSEWHERE = frozenset((rr.SERVFAIL, rr.REFUSED))  # `fastest`: another server may know better
@@ -273,10 +274,13 @@ class Flight:
             return
         self._error = str(error)
         self._attempts -= 1
-        self._next()
+        self._next(seconds)
 
-    def _next(self) -> None:
-        """Ask another server, unless all have had their turn and one has replied."""
+    def _next(self, seconds: float = FLAP_S) -> None:
+        """Ask another server, unless all have had their turn and one has replied.
+
+        ``seconds`` is how long the last one took to fail.
+        """
         assert self._turns is not None
         if self._out:  # one is being asked already
             return
@@ -286,6 +290,9 @@ class Flight:
                 return
             if self._attempts == math.inf:  # one that refuses at once would be asked 5 s long
                 self._loop.call_later(PAUSE_S, self.begin)
+                return
+            if seconds < FLAP_S and self._attempts > 0:
+                self._loop.call_later(FLAP_S, self.begin)
                 return
         self.begin()
 

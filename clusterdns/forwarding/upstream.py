@@ -24,6 +24,7 @@ from clusterdns.errors import FormError, UpstreamError
 from clusterdns.forwarding.choice import Pace
 from clusterdns.forwarding.connections import (
     DIAL_TIMEOUT_S,
+    TLS_DIAL_TIMEOUT_S,
     Connections,
     Idle,
     Tls,
@@ -41,6 +42,7 @@ from clusterdns.wire.name import WireName
 PROBE_TIMEOUT_S = 1.0
 MAX_PROBES = 2  # under way at one time: a reply that comes late is still a sign of life
 MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others wait their turn
+_IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h; Python has no names for them
 _BATCH = 64  # sockets read in one go, and datagrams that are no reply of one socket
 
 Done = Callable[["Reply | UpstreamError"], None]
@@ -52,6 +54,7 @@ class Options(NamedTuple):
     read_timeout_s: float = 2.0
     idle: Idle = Idle()
     source: str = ""
+    tls_dial_timeout_s: float = TLS_DIAL_TIMEOUT_S
     probe_interval_s: float = 0.5
     probe_recursion: bool = True
     probe_name: WireName = WireName(b"\0")
@@ -98,8 +101,9 @@ class Upstream:
         self._is_tls = tls is not None
         self._loop = asyncio.get_running_loop()  # asking each time is a system call each time
         self._connections = Connections(
-            (host, port), options.idle, self.dials, source=options.source, tls=tls
-        )
+            (host, port), options.idle, self.dials, source=options.source, tls=tls,
+            dial_timeout_s=options.tls_dial_timeout_s if tls else DIAL_TIMEOUT_S,
+        )  # fmt: skip
         self._idents = Idents()
         self._probing: asyncio.Task[None] | None = None
         self._under_way: set[Ask] = set()
@@ -151,7 +155,7 @@ class Upstream:
         if self._is_tls:
             proto = self._connections.proto
         read_s = self._options.read_timeout_s
-        limit_s = read_s if proto == "udp" else read_s + DIAL_TIMEOUT_S
+        limit_s = read_s if proto == "udp" else read_s + self._connections.dial_timeout_s
         if timeout_s is not None:
             limit_s = min(limit_s, timeout_s)
         ask = Ask(exchange, proto, min(limit_s, read_s), time.monotonic(), done)
@@ -231,6 +235,7 @@ class Upstream:
         try:
             sock = ask.sock = open_socket(self.host, socket.SOCK_DGRAM)
             self._idents.bind(sock, self._options.source)
+            _hear_errors(sock)
             sock.connect((self.host, self.port))  # datagrams of others do not reach us; never waits
             sock.send(ask.out.packet)
             number = sock.fileno()
@@ -399,3 +404,11 @@ class Upstream:
         finally:
             for ask in [*out]:
                 self.cancel(ask)
+
+
+def _hear_errors(sock: socket.socket) -> None:
+    """Have every ICMP error end the wait, also that a host or network is unreachable (ip(7))."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)

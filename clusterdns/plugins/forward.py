@@ -74,9 +74,9 @@ from clusterdns.corefile.arguments import duration_s
 from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import destinations
 from clusterdns.forwarding.choice import FASTEST, POLICIES
-from clusterdns.forwarding.connections import Tls
+from clusterdns.forwarding.connections import Tls, tls_context
 from clusterdns.forwarding.destinations import Destination, Entry, ServerFile
-from clusterdns.forwarding.flight import Pool, Rules
+from clusterdns.forwarding.flight import DEADLINE_S, Pool, Rules
 from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.host.interfaces import host_and_port
 from clusterdns.host.logs import plugin_logger
@@ -120,6 +120,8 @@ class Forward(Plugin):
         if 0 < idle.max_age_s < idle.expire_s:
             raise directive.error("max_age must be at least as long as expire")
         self._options = self._options._replace(probe_tcp=self._rules.force_tcp)
+        if self._rules.max_attempts == 1:  # a lone attempt has all the time there is
+            self._options = self._options._replace(tls_dial_timeout_s=DEADLINE_S)
         self._entries: list[Entry] = destinations.read_words(directive, self._resolvers)
         self._destinations: list[Destination] = []
         self._take_servers()
@@ -150,7 +152,7 @@ class Forward(Plugin):
             case "max_concurrent":
                 self._max_concurrent = arguments.number(line)
             case "tls":
-                self._tls = destinations.tls_context(line.args, line, self._block.root)
+                self._tls = tls_context(line.args, line, self._block.root)
             case "tls_servername":
                 self._server_name = arguments.one(line)
             case "resolver":
@@ -184,7 +186,7 @@ class Forward(Plugin):
                     both = f"{one.server_name!r} for {one.host} and {self._server_name!r} for all"
                     raise directive.error(f"two TLS server names: {both}")
         if self._tls is None and any(one.is_tls for one in self._destinations):
-            self._tls = destinations.tls_context((), directive, self._block.root)
+            self._tls = tls_context((), directive, self._block.root)
 
     async def start(self, worker: Worker) -> None:
         """Make the servers' sockets ready in this worker."""

@@ -238,9 +238,13 @@ static int connected(const struct target *target)
     memcpy(&from, target->from, sizeof from);
     int family = ((struct sockaddr *)&to)->sa_family;
     socklen_t size = family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
-    int sock = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int sock = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
     if (sock < 0)
         return -1;
+    if (family == AF_INET6) /* every ICMP error ends the wait, see upstream.py */
+        setsockopt(sock, IPPROTO_IPV6, IPV6_RECVERR, &on, sizeof on);
+    else
+        setsockopt(sock, IPPROTO_IP, IP_RECVERR, &on, sizeof on);
     if (bind_somewhere(sock, &from, size) && !connect(sock, (struct sockaddr *)&to, size))
         return sock;
     close(sock);

@@ -24,7 +24,7 @@ import pytest
 from faultyupstream import FaultyUpstream
 
 from clusterdns.config.compile import compile_text
-from clusterdns.forwarding import destinations, flight
+from clusterdns.forwarding import destinations, flight, lookup
 from clusterdns.forwarding.choice import BAND_S, EXPLORE, HEDGE_LEAST_S, Pace, hedge_s, order
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.host import interfaces
@@ -546,7 +546,7 @@ def test_host_names_are_looked_up_where_the_options_say(tmp_path):
 
 
 def test_a_resolver_that_says_nothing_is_a_mistake_in_time(monkeypatch):
-    monkeypatch.setattr(destinations, "LOOKUP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(lookup, "LOOKUP_TIMEOUT_S", 0.2)
     with FaultyUpstream(faulty.silent) as one, FaultyUpstream(faulty.says(3)) as other:
         options = f"{{\n resolver {one.address} {other.address}\n}}"
         text = f". {{\n forward . dns.test {options}\n}}\n"

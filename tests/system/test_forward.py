@@ -25,7 +25,7 @@ from scriptedupstream import ScriptedUpstream
 
 from clusterdns.config.compile import Configuration, compile_text
 from clusterdns.errors import ConfigError
-from clusterdns.forwarding import flight
+from clusterdns.forwarding import flight, lookup
 from clusterdns.plugins.forward import Forward
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Query, Question
@@ -523,6 +523,8 @@ def test_how_the_server_is_asked(pair, options, transport, proto):
         ("2001:db8::1 [2001:db8::2] [2001:db8::3]:5353",
          [("2001:db8::1", 53), ("2001:db8::2", 53), ("2001:db8::3", 5353)]),
         ("192.0.2.1 192.0.2.1:53 dns://192.0.2.1:53", [("192.0.2.1", 53)]),
+        ("192.0.2.1:853 tls://192.0.2.1 tls://192.0.2.1%a.test tls://192.0.2.1%A.test",
+         [("192.0.2.1", 853)] * 3),
         ("DIR/resolv.conf", [("192.0.2.7", 53), ("2001:db8::7", 53), ("fe80::1%lo", 53)]),
         ("DIR/empty.conf 192.0.2.1", [("192.0.2.1", 53)]),
         (" ".join(f"192.0.2.{i}" for i in range(15)), [(f"192.0.2.{i}", 53) for i in range(15)]),
@@ -543,6 +545,24 @@ def test_a_host_name_is_looked_up():
     (plugin,) = compiled("forward . localhost:5300").plugins
     assert isinstance(plugin, Forward)
     assert ("127.0.0.1", 5300) in [one[:2] for one in plugin._destinations]
+
+
+def test_host_names_are_absolute_but_in_the_hosts_file(tmp_path, monkeypatch):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.0.2.8 Up  # here\n2001:db8::8 other up.\nnobody up\n")
+    monkeypatch.setattr(lookup, "HOSTS_FILE", hosts)
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        return [(0, 0, 0, "", ("192.0.2.9", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    (plugin,) = compiled("forward . up elsewhere down.test.").plugins
+    assert isinstance(plugin, Forward)
+    expected = ["192.0.2.8", "2001:db8::8", "192.0.2.9"]
+    assert expected == [one.host for one in plugin._destinations]
+    assert ["elsewhere.", "down.test."] == asked
 
 
 @pytest.mark.parametrize(
