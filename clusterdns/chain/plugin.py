@@ -266,7 +266,7 @@ def _order(word: str) -> int:
 
 def no_next(plugin: str) -> Response:
     """Return what falls off the end of a chain (CoreDNS: plugin.go NextOrFailure, file.go)."""
-    if plugin == "file":
+    if plugin in ("file", "auto", "secondary"):
         return failure(rr.REFUSED)
     return failure(rr.SERVFAIL, f"plugin/{plugin}: no next plugin found")
 

@@ -1,0 +1,203 @@
+r"""auto - serve every zone whose master file lies in a directory.
+
+Syntax:
+
+    auto [ZONES...] {
+        directory DIR [REGEXP TEMPLATE]
+        reload DURATION
+    }
+
+A file anywhere below DIR, which is relative to `root`, is a zone's if REGEXP matches its name;
+TEMPLATE is then the zone, with `{1}` for what the first parentheses matched and `{name}` for named
+ones. By default these are `db\.(.*)` and `{1}`: `db.example.org` is the zone `example.org`. Every
+`reload`, 1m by default and never with 0, files that came or went are taken up, and those whose SOA
+serial has changed. A file with a mistake is reported and left out, or its last good version stays.
+Names are looked for below ZONES only, by default the keys of the server block.
+
+Examples:
+
+    org {
+        auto {
+            directory cluster
+            reload 30s
+        }
+    }
+
+Differences from CoreDNS: REGEXP is one of Python's. Zones in capitals are served. Of a directory,
+10,000 files are looked at. What `file` says of master files holds here, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from clusterdns.chain import zonefile
+from clusterdns.chain.authority import Authority, longest
+from clusterdns.chain.plugin import Block, Worker, end
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.errors import FormError
+from clusterdns.host.logs import plugin_logger
+from clusterdns.wire import name
+from clusterdns.wire.masterfile import MasterFileError
+from clusterdns.wire.name import WireName
+from clusterdns.wire.zone import Zone
+
+RELOAD_S = 60.0
+MAX_FILES = 10_000
+MAX_EXPRESSION = 10_000  # characters (CoreDNS: plugin/auto/setup.go maxRegexpLen)
+_GROUP = re.compile(r"\$?\{(\w+)\}|\$(\w+)")
+_log = plugin_logger("auto")
+
+
+class Auto(Authority):
+    """The zones of the files in one directory."""
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        super().__init__(block)
+        self._origins = arguments.zone_names(directive.args, directive) or block.zones
+        self._directory: Path | None = None
+        self._expression, self._template = re.compile(r"db\.(.*)"), "{1}"
+        self._reload_s = RELOAD_S
+        self._faults = dict[Path, str]()  # files with a mistake, each reported once
+        self._task: asyncio.Task[None] | None = None
+        for line in directive.block:
+            match line.name:
+                case "directory":
+                    self._read_directory(line)
+                case "reload":
+                    self._reload_s = arguments.first_seconds(line)
+                case "upstream":
+                    pass  # CoreDNS takes and ignores it
+                case _:
+                    raise line.error("unknown property")
+
+    def _read_directory(self, line: Directive) -> None:
+        if len(line.args) not in (1, 3):
+            raise line.error("wants DIR [REGEXP TEMPLATE]")
+        self._directory = self.block.path(line.args[0]).absolute()
+        if not self._directory.is_dir():
+            _log.warning("directory does not exist: %s", self._directory)
+        if len(line.args) == 1:
+            return
+        text, self._template = line.args[1:]
+        if len(text) > MAX_EXPRESSION:
+            raise line.error(f"regular expression of more than {MAX_EXPRESSION} characters")
+        try:
+            self._expression = re.compile(text)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise line.error(f"{text!r} is no regular expression: {error}") from error
+        if not self._expression.groups:
+            raise line.error(f"{text!r} needs a part in parentheses")
+
+    @property
+    def claimed(self) -> Iterable[WireName]:
+        """The zones that names are looked for in, now or later."""
+        return self._origins
+
+    def zone_of(self, qname: WireName) -> WireName | None:
+        """Return the longest zone that a name lies in, or None."""
+        return longest(qname, self.zones) if name.is_within_any(qname, self._origins) else None
+
+    async def start(self, worker: Worker) -> None:
+        """Read the directory, and begin to look at it again and again."""
+        await self._look()
+        if self._reload_s:
+            self._task = asyncio.create_task(self._watch(worker))
+
+    async def stop(self) -> None:
+        """Look no more."""
+        await end(self._task)
+
+    async def _watch(self, worker: Worker) -> None:
+        while True:
+            await asyncio.sleep(self._reload_s)
+            if await self._look():
+                worker.forget_all()
+
+    async def _look(self) -> bool:
+        """Take up what has changed in the directory; tell whether anything has."""
+        known = self.zones
+        found = await asyncio.to_thread(self._read, known)
+        changed = [apex for apex, zone in found.items() if known.get(apex) is not zone]
+        gone = [apex for apex in known if apex not in found]
+        self.zones = found
+        for apex in gone:
+            _log.info('Deleting zone "%s"', name.text(apex))
+        for apex in changed:
+            verb = "Reloading" if apex in known else "Inserting"
+            _log.info('%s zone "%s"', verb, name.text(apex))
+            self.block.transfers.changed(apex)
+        return bool(changed or gone)
+
+    def _read(self, known: dict[WireName, Zone | None]) -> dict[WireName, Zone | None]:
+        """Return the zones of the directory; one whose serial is the same is the known one."""
+        zones = dict[WireName, Zone | None]()
+        faults = dict[Path, str]()
+        for apex, path in self._files().items():
+            old = known.get(apex)
+            try:
+                new = zonefile.read(path, apex, is_beside=True)
+                is_same = old is not None and old.serial == new.serial
+                zones[apex] = old if is_same else new
+            except MasterFileError as error:
+                faults[path] = str(error)
+                if self._faults.get(path) != str(error):
+                    _log.warning("zone %s is left as it was: %s", name.text(apex), error)
+                if old is not None:
+                    zones[apex] = old
+        self._faults = faults
+        return zones
+
+    def _files(self) -> dict[WireName, Path]:
+        """Return the file of each zone, the first by name of those that claim it."""
+        found = dict[WireName, Path]()
+        for path in self._walk():
+            apex = self._apex_of(path.name)
+            if apex is None:
+                continue
+            first = found.setdefault(apex, path)
+            if first != path:
+                text = name.text(apex)
+                _log.warning('zone "%s": using %s instead of %s', text, first, path)
+        return found
+
+    def _walk(self) -> Iterator[Path]:
+        """Yield the files below the directory, at most ``MAX_FILES``, in the order of names.
+
+        A mounted ConfigMap is a directory of links into another, which is entered only once, by its
+        files' links: links to directories are not followed.
+        """
+        if self._directory is None:
+            return
+        left = MAX_FILES
+        for folder, folders, files in os.walk(self._directory.resolve()):
+            folders.sort()
+            for file in sorted(files):
+                left -= 1
+                if left < 0:
+                    _log.warning("%s: more than %d files", self._directory, MAX_FILES)
+                    return
+                yield Path(folder) / file
+
+    def _apex_of(self, file: str) -> WireName | None:
+        """Return the zone that a file's name stands for, or None."""
+        found = self._expression.search(file)
+        if found is None:
+            return None
+
+        def fill(place: re.Match[str]) -> str:
+            group = place[1] or place[2]
+            try:
+                return found[int(group) if group.isdigit() else group] or ""
+            except IndexError:
+                return ""
+
+        try:
+            return name.fold(name.parse(_GROUP.sub(fill, self._template)))
+        except (FormError, UnicodeError):
+            return None
