@@ -4,8 +4,8 @@ Syntax:
 
     any
 
-A question of type ANY, about whatever name, is answered with `HINFO "ANY obsoleted" "See RFC
-8482"`, so that nobody makes a large reply of a small query with a forged source.
+A query of type ANY, for any name, is answered with `HINFO "ANY obsoleted" "See RFC 8482"`, so that
+a small query with a forged source cannot cause a large reply.
 
 Examples:
 

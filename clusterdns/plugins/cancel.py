@@ -15,10 +15,11 @@ Examples:
         forward . 192.0.2.53
     }
 
-The relay knows no DURATION below 5s: then all queries that are not answered from memory take the
-chain.
+With a DURATION below 5s the relay is not used: all queries that are not answered from memory take
+the chain.
 
-Differences from CoreDNS: there only some plugins look at the time; here a query ends when it is up.
+Differences from CoreDNS: in CoreDNS only some plugins check the time limit; here it ends every
+query.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Syntax:
 TXT questions of class CH are answered with TTL 0: `version.bind` and `version.server` with VERSION,
 by default the release of CoreDNS that this server stands in for; `authors.bind` with AUTHORS in
 random order; `hostname.bind` and `id.server` with the host's name, which is the Pod's. Text is cut
-at 255 octets. Nothing here is a secret to whoever may ask.
+at 255 octets. Every client that may ask can read these values.
 
 Examples:
 

@@ -7,10 +7,10 @@ Syntax:
     }
 
 FLAGS are `aa`, `ra` and `rd`. The lines of `response` are applied, in their order, to what the
-plugins behind write; those of `query` to what they see, where `rd` is all that changes something:
-it is sent on by `forward`, and comes back in the reply. Return codes that the core makes a message
-of have no flags of their own and stay as they are. `cache` is in front: what it keeps has the flags
-already, but for `rd`, which is always the query's on a hit.
+plugins behind write; those of `query` to what they see. Of these only `rd` has an effect: `forward`
+sends it on, and the reply repeats it. A reply that the server core makes of a return code alone is
+not changed. `cache` comes before this plugin, so cached replies have the changed flags, but for
+`rd`, which on a hit is always that of the query.
 
 Examples:
 

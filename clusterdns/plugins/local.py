@@ -1,4 +1,4 @@
-"""local - answer for this host's own names, so that they are asked nowhere else (RFC 6761).
+"""local - answer for localhost names here instead of forwarding them (RFC 6761).
 
 Syntax:
 
@@ -6,9 +6,9 @@ Syntax:
         localhost_prefix on|off
     }
 
-`localhost` and the reverse zones of 0.0.0.0/8, 127.0.0.0/8 and 255.0.0.0/8 are answered as zones
-of their own: `localhost` and what is below it have 127.0.0.1 and ::1, 1.0.0.127.in-addr.arpa leads
-back to `localhost`, other names in the reverse zones do not exist. With `localhost_prefix on`, the
+`localhost` and the reverse zones of 0.0.0.0/8, 127.0.0.0/8 and 255.0.0.0/8 are answered as zones of
+their own: `localhost` and what is below it have 127.0.0.1 and ::1, 1.0.0.127.in-addr.arpa leads
+back to `localhost`, other names in the reverse zones get NXDOMAIN. With `localhost_prefix on`, the
 default, every name that begins with the label `localhost` has these addresses, too, such as those
 that a search path makes of it.
 

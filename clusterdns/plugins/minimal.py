@@ -1,4 +1,4 @@
-"""minimal - leave out of replies what was not asked for.
+"""minimal - remove records from replies that the client did not ask for.
 
 Syntax:
 

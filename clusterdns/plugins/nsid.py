@@ -1,4 +1,4 @@
-"""nsid - say which server replies, to who asks for it (RFC 5001).
+"""nsid - tell clients that ask which server replies (RFC 5001).
 
 Syntax:
 
