@@ -46,7 +46,7 @@ from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response, failure
 
 SUCCESSES = "autopath_success_total"
-# `erratic` is the other one in CoreDNS that knows search paths; we do not have it.
+# The plugins that know search paths, as in CoreDNS.
 _KNOWERS = ("kubernetes", "erratic")
 _SVC = b"\x03svc"
 _log = logs.plugin_logger("autopath")

@@ -11,9 +11,11 @@ import random
 import re
 import socket
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import beside
 import compare
@@ -22,6 +24,7 @@ import dns.flags
 import dns.message
 import peers
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
@@ -338,3 +341,62 @@ def test_both_refuse_the_same_mistakes(tmp_path):
     assert not wrong, "\n".join(map(repr, wrong))
     assert {body for body, ours, _ in found if ours} == set(REFUSED)
     assert all(re.match(r"Corefile:\d+: ", ours) for _, ours, _ in found if ours)
+
+
+COUNTED = """z.test {
+    prometheus 127.0.0.1:METRICS
+    acl a.z.test {
+        block type A net 127.0.0.0/8
+        filter type TXT
+        drop type MX
+    }
+    local
+    dns64 {
+        allow_ipv4
+    }
+    file db
+}
+y.test {
+    prometheus 127.0.0.1:METRICS
+    siit
+    erratic {
+        drop 0
+    }
+}
+s.test {
+    prometheus 127.0.0.1:METRICS
+    siit
+    file db
+}
+"""
+
+
+def counts(
+    run: Callable[..., Any], directory: Path
+) -> dict[str, tuple[str, str, list[tuple[Any, float]]]]:
+    """Return the families of these plugins after some queries: help, type, samples by labels."""
+    metrics = peers.free_port()
+    with run(COUNTED.replace("METRICS", str(metrics)), directory) as server:
+        for qname in ("four.z.test", "a.z.test", "localhost.z.test", "six.s.test", "q.y.test"):
+            for qtype in ("A", "A", "A", "AAAA", "AAAA", "AAAA", "TXT", "TXT"):
+                assert peers.ask_udp(server.address, beside.query(qname, qtype))
+        peers.ask_udp(server.address, beside.query("a.z.test", "MX"), 0.2)
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=5) as response:
+            text = response.read().decode().replace(f":{server.port}", ":PORT")
+    families = text_string_to_metric_families(text)
+    return {
+        family.name: (
+            family.documentation,
+            family.type,
+            sorted((sorted(sample.labels.items()), sample.value) for sample in family.samples if sample.name.endswith("_total")),
+        )
+        for family in families
+        if re.match(r"coredns_(acl|dns64|siit|local)_", family.name)
+    }  # fmt: skip
+
+
+def test_both_count_the_same(tmp_path):
+    (tmp_path / "db").write_text(ZONE)
+    ours, theirs = (counts(run, tmp_path) for run in (peers.clusterdns, peers.coredns))
+    assert 7 == len(theirs)
+    assert theirs == ours
