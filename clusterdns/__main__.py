@@ -12,6 +12,14 @@
 
 from __future__ import annotations
 
+import sys
+
+# Before anything is imported that an older Python cannot read.
+if sys.version_info < (3, 11):  # noqa: UP036 - who runs it has not installed it by pip
+    sys.exit("clusterdns: wants Python 3.11 or later, this is " + sys.version.split()[0])
+if sys.platform != "linux":
+    sys.exit("clusterdns: wants Linux (epoll, SO_REUSEPORT, /proc), this is " + sys.platform)
+
 import argparse
 import asyncio
 import contextlib
@@ -20,47 +28,28 @@ import logging
 import os
 import platform
 import resource
-import socket
-import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
 from clusterdns import COREDNS_VERSION, __version__
 from clusterdns.chain import plugin
-from clusterdns.config import configdir, kubedns
-from clusterdns.config.compile import Configuration, compile_text
-from clusterdns.config.configdir import ConfigDir
-from clusterdns.corefile.lexer import WatchedFiles
-from clusterdns.errors import ClusterDNSError
+from clusterdns.config import configdir, kubedns, lab, loader
+from clusterdns.config.compile import Configuration
+from clusterdns.errors import ClusterDNSError, ConfigError
 from clusterdns.host import logs
-from clusterdns.processes.supervisor import Loader, Supervisor
+from clusterdns.processes.supervisor import Supervisor
 
 DEFAULT_PORT = 53
 DEFAULT_ZONE = "cluster.local"
-LAB_PORT = 1053
-MAX_COREFILE_OCTETS = 4 * 2**20
-LAB_QUESTIONS = (
-    "web.uit.svc.cluster.local A",
-    "_http._tcp.web.uit.svc.cluster.local SRV",
-    "www.example.com A",
-)
-_log = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Run clusterdns; return the exit status."""
-    arguments = sys.argv[1:]
+    word, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
     try:
-        if arguments[:1] == ["lab"]:
-            return _lab(arguments[1:])
-        if arguments[:1] == ["help"]:
-            return _help(arguments[1:])
-        if arguments[:1] == ["translate"]:
-            return _translate(arguments[1:])
-        if arguments[:1] == ["check"]:
-            return _check(arguments[1:])
-        return _serve(_flags().parse_args(arguments))
+        if word in _COMMANDS:
+            return _COMMANDS[word](arguments)
+        return _serve(_flags().parse_args(sys.argv[1:]))
     except (ClusterDNSError, OSError) as error:
         print(f"clusterdns: {error}", file=sys.stderr)
         return 1
@@ -69,7 +58,10 @@ def main() -> int:
 def _flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clusterdns",
-        description=__doc__.split("\n", 1)[0] if __doc__ else "",
+        usage="clusterdns [-conf FILE] [-dns.port PORT] ... | COMMAND ...",
+        description="A DNS server for Kubernetes that reads CoreDNS's Corefile.",
+        epilog=_COMMANDS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -111,18 +103,21 @@ def _serve(flags: argparse.Namespace) -> int:
         return 0
     logs.start()
     _raise_descriptor_limit()
-    loader, directory = _loader(flags.conf, flags.port), None
     if flags.config_dir:
-        loader, directory = _directory_loader(flags, loader)
-    text = loader.read()
+        source = loader.from_config_dir(
+            flags.config_dir, flags.conf, zone=flags.domain, port=flags.port
+        )
+    else:
+        source = loader.from_corefile(flags.conf, flags.port)
+    text = source.read()
     try:
-        configuration = loader.compile(text)
-    except ClusterDNSError as error:
-        if directory is None:
-            raise
-        # A mistake in that ConfigMap never cost a cluster its DNS (kube-dns: pkg/dnsmasq/nanny.go).
-        _log.error("%s; started without stub domains and upstream servers of its own", error)
-        configuration = _compile(directory.defaults(text), flags.conf or "Corefile", flags.port)
+        configuration = source.first(text)
+    except ConfigError as error:
+        print(f"clusterdns: {error}", file=sys.stderr)
+        if not flags.config_dir and flags.conf != loader.STDIN:
+            checked = flags.conf or loader.DEFAULT_FILE
+            print(f"clusterdns: `clusterdns check {checked}` lists all mistakes", file=sys.stderr)
+        return 1
     if configuration.is_debug:
         logging.getLogger().setLevel(logging.DEBUG)
     if flags.pidfile:
@@ -133,7 +128,7 @@ def _serve(flags: argparse.Namespace) -> int:
             print("\n".join([*configuration.zones, *_version()]), flush=True)
 
     async def run() -> int:
-        return await Supervisor(loader, configuration, text).run(announce)
+        return await Supervisor(source, configuration, text).run(announce)
 
     return asyncio.run(run())
 
@@ -149,49 +144,6 @@ def _version() -> list[str]:
     system = f"{platform.system().lower()}/{platform.machine()}"
     python = f"python{platform.python_version()}"
     return [f"clusterdns-{__version__}", f"{system}, {python}, like CoreDNS-{COREDNS_VERSION}"]
-
-
-def _loader(conf: str, port: int) -> Loader:
-    """Return how to get the configuration: from FILE, standard input, ``Corefile``, or nowhere."""
-    files = WatchedFiles()
-    if conf == "stdin":
-        given = sys.stdin.read()
-        return Loader(lambda: given, lambda text: _compile(text, "stdin", port, files), files)
-    path = Path(conf or "Corefile").absolute()
-
-    def read() -> str:
-        if not conf and not path.exists():
-            return ""  # CoreDNS then serves its default configuration
-        with path.open("rb") as file:
-            octets = file.read(MAX_COREFILE_OCTETS + 1)
-        if len(octets) > MAX_COREFILE_OCTETS:
-            raise OSError(f"{path}: larger than {MAX_COREFILE_OCTETS} octets")
-        return octets.decode("utf-8", "replace")
-
-    return Loader(read, lambda text: _compile(text, conf or "Corefile", port, files), files)
-
-
-def _directory_loader(flags: argparse.Namespace, own: Loader) -> tuple[Loader, ConfigDir]:
-    """Return how to get the configuration from the mounted ConfigMap of kube-dns."""
-    directory = ConfigDir(
-        flags.config_dir.absolute(),
-        zone=flags.domain,
-        port=flags.port,
-        warn=_log.warning,
-        own=own.read if flags.conf else None,
-    )
-    file = flags.conf or f"{flags.config_dir} (translated)"
-
-    def compile_(text: str) -> Configuration:
-        return _compile(directory.corefile(text), file, flags.port, own.imports)
-
-    return Loader(directory.read, compile_, own.imports), directory
-
-
-def _compile(text: str, file: str, port: int, files: WatchedFiles | None = None) -> Configuration:
-    if files is not None:
-        files.forget()
-    return compile_text(text, file, port=port, environ=os.environ, warn=_log.warning, files=files)
 
 
 def _translate(arguments: list[str]) -> int:
@@ -252,35 +204,12 @@ def _lab(arguments: list[str]) -> int:
     """Serve the lab, and say what to ask it."""
     parser = argparse.ArgumentParser(prog="clusterdns lab", allow_abbrev=False)
     parser.add_argument("-p", "-dns.port", "--port", dest="port", type=_port, default=0)
-    port = parser.parse_args(arguments).port or _free_port(LAB_PORT)
-    os.chdir(_lab_directory())
+    port = parser.parse_args(arguments).port or lab.free_port()
+    os.chdir(lab.directory())
     print(f"the lab cluster is served on port {port}; ask it, for example:")
-    for question in LAB_QUESTIONS:
+    for question in lab.QUESTIONS:
         print(f"  dig @localhost -p {port} {question}", flush=True)
     return _serve(_flags().parse_args(["-conf", "Corefile", "-p", str(port)]))
-
-
-def _lab_directory() -> Path:
-    """Return where zones/ is: beside the package in a checkout, else where it was installed to."""
-    checkout = Path(__file__).resolve().parent.parent / "zones"
-    installed = Path(sysconfig.get_path("data")) / "share" / "clusterdns" / "zones"
-    for directory in (checkout, installed):
-        if (directory / "Corefile").is_file():
-            return directory
-    raise OSError(f"no lab found in {checkout} or {installed}")
-
-
-def _free_port(first: int) -> int:
-    """Return the first port from ``first`` on that is free for UDP and TCP."""
-    for port in range(first, 65536):
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            try:
-                tcp.bind(("", port))
-                udp.bind(("", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no free port")
 
 
 def _help(arguments: list[str]) -> int:
@@ -294,6 +223,13 @@ def _help(arguments: list[str]) -> int:
         print(manual if arguments else manual.split("\n", 1)[0])
     return 0
 
+
+_COMMANDS = {"lab": _lab, "help": _help, "translate": _translate, "check": _check}
+_COMMANDS_HELP = """commands (each with -h):
+  check FILE|-      say what a Corefile, or a ConfigMap with one, would serve
+  translate PATH    print the Corefile that stands for kube-dns's ConfigMap
+  lab               serve the lab cluster on this machine
+  help [PLUGIN]     print a plugin's manual, or a line on each"""
 
 if __name__ == "__main__":
     sys.exit(main())

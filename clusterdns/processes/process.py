@@ -62,10 +62,11 @@ def _become_child(keep: frozenset[int], parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)  # it died between fork and prctl
-    # The supervisor's loop is still on the stack, with objects that own descriptors: they must not
-    # be collected here and close numbers that have been given out anew. Nor are their pages copied.
+    # asyncio forgets by itself that the supervisor's loop runs: in 3.11 by the process ID, from
+    # 3.12 on at the fork (test_fork.py). It is on the stack still, its objects own descriptors;
+    # they must not be collected here and close numbers that have been given out anew. Nor are
+    # their pages copied.
     gc.freeze()
-    asyncio._set_running_loop(None)
     for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
         if int(entry) not in keep:
             with contextlib.suppress(OSError):

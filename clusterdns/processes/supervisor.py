@@ -13,11 +13,10 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from typing import NamedTuple
 
 from clusterdns.chain.plugin import Respond
 from clusterdns.config.compile import Configuration
-from clusterdns.corefile.lexer import WatchedFiles
+from clusterdns.config.loader import Loader
 from clusterdns.errors import ClusterDNSError
 from clusterdns.metrics.ledger import Ledger
 from clusterdns.processes.generation import Generation, Watchers
@@ -26,17 +25,6 @@ from clusterdns.processes.web import AddressError, Web
 
 WATCHDOG_S = 1.0
 _log = logging.getLogger(__name__)
-
-
-class Loader(NamedTuple):
-    """Where the configuration comes from; ``read`` and ``compile`` raise ConfigError or OSError.
-
-    ``imports`` are the files that it imported when it was compiled last.
-    """
-
-    read: Callable[[], str]
-    compile: Callable[[str], Configuration]
-    imports: WatchedFiles
 
 
 class Duties:

@@ -101,7 +101,26 @@ def test_a_mistake_names_file_line_and_directive(tmp_path):
     done = run(cwd=tmp_path)
     assert done.returncode == 1
     assert "Corefile:3: wohami: " in done.stderr
+    assert "clusterdns check " in done.stderr
     assert "whoami" in done.stderr
+
+
+def test_the_help_lists_the_commands():
+    done = subprocess.run(
+        [sys.executable, "-m", "clusterdns", "-h"], capture_output=True, text=True, check=True
+    )
+    for word in ("check", "translate", "lab", "help"):
+        assert f"\n  {word} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("fake", "said"), [("sys.platform = 'darwin'", "Linux"), ("sys.version_info = (3, 10)", "3.11")]
+)
+def test_what_it_cannot_run_on_is_said_at_once(fake, said):
+    code = f"import sys; {fake}; import clusterdns.__main__"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (1, 1) == (done.returncode, done.stderr.count("\n"))
+    assert said in done.stderr
 
 
 def test_an_address_in_use_is_an_error(tmp_path):

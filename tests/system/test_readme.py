@@ -21,9 +21,10 @@ import plugintable
 import pytest
 import yaml
 
-from clusterdns.__main__ import LAB_PORT, _flags
+from clusterdns.__main__ import _flags
 from clusterdns.chain import plugin
 from clusterdns.config.compile import compile_text
+from clusterdns.config.lab import PORT as LAB_PORT
 from clusterdns.corefile.checks import COREDNS_ORDER
 
 ROOT = Path(__file__).resolve().parents[2]

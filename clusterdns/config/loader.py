@@ -1,0 +1,105 @@
+"""Where the configuration comes from: a Corefile, standard input, or kube-dns's ConfigMap.
+
+A ``Loader`` reads the text again whenever the supervisor asks, and compiles it. What is wrong with
+a text is told by its error; the supervisor decides what stays in force.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from clusterdns.config.compile import Configuration, compile_text
+from clusterdns.config.configdir import ConfigDir
+from clusterdns.corefile.lexer import WatchedFiles
+from clusterdns.errors import ClusterDNSError
+
+MAX_COREFILE_OCTETS = 4 * 2**20
+DEFAULT_FILE = "Corefile"  # in the working directory (CoreDNS: coremain/run.go)
+STDIN = "stdin"
+_log = logging.getLogger(__name__)
+
+
+class Loader(NamedTuple):
+    """Where the configuration comes from; ``read`` and ``compile`` raise ConfigError or OSError.
+
+    ``imports`` are the files that it imported when it was compiled last. ``fallback`` makes a text
+    that can be served of one that cannot, if there is such a thing.
+    """
+
+    read: Callable[[], str]
+    compile: Callable[[str], Configuration]
+    imports: WatchedFiles
+    fallback: Callable[[str], Configuration] | None = None
+
+    def first(self, text: str) -> Configuration:
+        """Return the configuration to start with.
+
+        Raises:
+            ClusterDNSError: there is none.
+        """
+        try:
+            return self.compile(text)
+        except ClusterDNSError as error:
+            if self.fallback is None:
+                raise
+            _log.error("%s; started without stub domains and upstream servers of its own", error)
+            return self.fallback(text)
+
+
+def from_corefile(conf: str, port: int) -> Loader:
+    """Return the loader of FILE, of standard input, or of ``Corefile`` if there is one.
+
+    ``port`` is that of keys without one.
+    """
+    files = WatchedFiles()
+    if conf == STDIN:
+        given = sys.stdin.read()
+        return Loader(lambda: given, lambda text: _compile(text, STDIN, port, files), files)
+    path = Path(conf or DEFAULT_FILE).absolute()
+
+    def read() -> str:
+        if not conf and not path.exists():
+            return ""  # CoreDNS then serves its default configuration
+        with path.open("rb") as file:
+            octets = file.read(MAX_COREFILE_OCTETS + 1)
+        if len(octets) > MAX_COREFILE_OCTETS:
+            raise OSError(f"{path}: larger than {MAX_COREFILE_OCTETS} octets")
+        return octets.decode("utf-8", "replace")
+
+    return Loader(read, lambda text: _compile(text, conf or DEFAULT_FILE, port, files), files)
+
+
+def from_config_dir(directory: Path, conf: str, *, zone: str, port: int) -> Loader:
+    """Return the loader of kube-dns's ConfigMap, mounted at ``directory``.
+
+    With ``conf`` it goes into that Corefile. A mistake in that ConfigMap never cost a cluster its
+    DNS (kube-dns: pkg/dnsmasq/nanny.go): the fallback does without it.
+    """
+    own = from_corefile(conf, port)
+    mounted = ConfigDir(
+        directory.absolute(),
+        zone=zone,
+        port=port,
+        warn=_log.warning,
+        own=own.read if conf else None,
+    )
+    file = conf or f"{directory} (translated)"
+
+    def compile_(text: str) -> Configuration:
+        return _compile(mounted.corefile(text), file, port, own.imports)
+
+    def fallback(text: str) -> Configuration:
+        return _compile(mounted.defaults(text), conf or DEFAULT_FILE, port)
+
+    return Loader(mounted.read, compile_, own.imports, fallback)
+
+
+def _compile(text: str, file: str, port: int, files: WatchedFiles | None = None) -> Configuration:
+    if files is not None:
+        files.forget()
+    return compile_text(text, file, port=port, environ=os.environ, warn=_log.warning, files=files)
