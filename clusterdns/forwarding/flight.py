@@ -305,7 +305,7 @@ class Flight:
         if reply.flags & message.TC and proto == "udp" and rules.prefer_udp and left_s > 0:
             self._send(upstream, "tcp", left_s)
             return
-        response = response_of(reply)
+        response = response_of(reply)._replace(source=upstream.text)
         if reply.rcode not in rules.failover:
             if rules.policy != FASTEST or reply.rcode not in _ELSEWHERE:
                 for lame in self._lame:

@@ -256,6 +256,8 @@ class Forward(Plugin):
             response = await pool.ask(query, question)
         finally:
             self._under_way -= 1
+        if query.metadata is not None and response.source:
+            query.metadata.put("forward/upstream", lambda: response.source)
         return await next(query) if self._is_for_next(response) else response
 
     def relay(self, route: Route) -> bool:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from clusterdns.chain import metadata
 from clusterdns.chain.plugin import DROP, Block, HandleNext, Plugin, Worker
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
@@ -126,7 +125,8 @@ def _line(format: str, query: Query, response: Response, elapsed_s: float) -> st
     def value(match: re.Match[str]) -> str:
         token = match[0]
         if token.startswith("{/"):
-            return metadata.value(query, token[2:-1]) or "-"
+            said = query.metadata.value(token[2:-1]) if query.metadata is not None else None
+            return "-" if said is None else said
         return values.get(token, token)
 
     return _TOKEN.sub(value, format)

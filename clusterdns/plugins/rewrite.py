@@ -267,6 +267,8 @@ class _Reply:
             facts=tuple(self.facts),
             lifetime_s=self.lifetime_s,
             denies=b"",
+            spared=b"",
+            follows_case=False,  # names that are put back are in lower case
             bare=False,
         )
 

@@ -41,6 +41,7 @@ class Response(NamedTuple):
     name, folded, that this name error is due to: nothing exists at or below it (RFC 8020), but for
     names that begin with ``spared``. ``follows_case`` says that it would be the same for any other
     spelling of the question, with the question's name, and what that ends with, in that spelling.
+    ``source`` is the upstream server that it is a reply of.
     """
 
     rcode: int = rr.NOERROR
@@ -59,6 +60,7 @@ class Response(NamedTuple):
     denies: bytes = b""
     spared: bytes = b""
     follows_case: bool = False
+    source: str = ""
 
     @property
     def sections(self) -> Sections:

@@ -8,12 +8,31 @@ from __future__ import annotations
 import os
 import random
 import re
+import time
 
 import beside
+import peers
 import pytest
+from fakeapi import FakeApi
+from faultyupstream import FaultyUpstream, good
 
 pytestmark = pytest.mark.peer
 
+CLUSTER = (
+    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo"}},
+    {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": "demo"},
+        "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]},
+    },
+    {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "client", "namespace": "demo"},
+        "status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]},
+    },
+)
 SEED = int(os.environ.get("VIEW_SEED", "1"))
 EXPRESSIONS = (
     "name() == 'one.a.test.'",
@@ -131,3 +150,47 @@ def test_blocks_that_share_a_zone(tmp_path):
         blocks = "".join(f"a.test:{{PORT}} {{\n{text}\nwhoami\n}}\n" for text in texts)
         ours, theirs = beside.start(blocks + ".:{PORT} {\nwhoami\n}\n", tmp_path)
         assert bool(ours) == bool(theirs), f"{texts}: clusterdns {ours!r}, CoreDNS {theirs!r}"
+
+
+LABELS = (
+    "forward/upstream", "view/name", "log/class", "log/type", "kubernetes/service",
+    "kubernetes/namespace", "kubernetes/kind", "kubernetes/port-name", "kubernetes/protocol",
+    "kubernetes/endpoint", "kubernetes/parse-error", "kubernetes/client-namespace", "none/at-all",
+)  # fmt: skip
+ASKED = (
+    "web.demo.svc.cluster.local", "_http._tcp.web.demo.svc.cluster.local", "svc.cluster.local",
+    "a.web.demo.svc.cluster.local", "web.example.org", "no.cluster.local", "1.0.96.10.in-addr.arpa",
+)  # fmt: skip
+
+
+def test_labels_in_the_log(tmp_path):
+    shown = " ".join(f"{{/{label}}}" for label in LABELS)
+
+    def lines(run, api: str, upstream: str) -> list[str]:
+        text = f""".:{{PORT}} {{
+    metadata
+    view only {{
+        expr true
+    }}
+    log . "said {{name}} {shown}"
+    kubernetes cluster.local 10.96.0.0/16 {{
+        endpoint {api}
+        pods verified
+    }}
+    forward . {upstream}
+}}
+"""
+        with run(text, tmp_path) as server:
+            for qname in ASKED:
+                assert peers.ask_udp(server.address, beside.query(qname)) is not None
+            deadline = time.monotonic() + 5
+            while len(found := re.findall("said .*", server.output)) < len(ASKED):
+                assert time.monotonic() < deadline, server.output
+                time.sleep(0.02)
+            return found
+
+    with FakeApi(CLUSTER) as api, FaultyUpstream(good) as upstream:
+        theirs = lines(peers.coredns, api.url, upstream.address)
+        ours = lines(peers.clusterdns, api.url, upstream.address)
+    assert theirs == ours
+    assert f" {upstream.address} only success " in "\n".join(ours)
