@@ -33,7 +33,7 @@ from pathlib import Path
 
 from clusterdns import COREDNS_VERSION, __version__
 from clusterdns.chain import plugin
-from clusterdns.config import configdir, kubedns, lab, loader
+from clusterdns.config import configmap, kubedns, lab, loader
 from clusterdns.config.compile import Configuration
 from clusterdns.errors import ClusterDNSError, ConfigError
 from clusterdns.host import logs
@@ -164,9 +164,9 @@ def _translate(arguments: list[str]) -> int:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or directory")
     if path.is_dir():
-        entries = configdir.from_directory(path)
+        entries = configmap.from_directory(path)
     else:
-        entries = configdir.from_manifest(path)
+        entries = configmap.from_manifest(path)
     settings = kubedns.read(entries, zone=flags.zone, warn=warn)
     text = kubedns.translate(settings, zone=flags.zone, port=flags.port, warn=warn)
     print(text, end="")
@@ -189,9 +189,9 @@ def _check(arguments: list[str]) -> int:
             with tempfile.NamedTemporaryFile() as given:
                 given.write(sys.stdin.buffer.read())
                 given.flush()
-                subject = check.read(Path(given.name), "stdin")
+                subject = configmap.read(Path(given.name), "stdin")
         else:
-            subject = check.read(Path(flags.path))
+            subject = configmap.read(Path(flags.path))
     except (ClusterDNSError, OSError) as error:
         print(f"clusterdns: {error}", file=sys.stderr)
         return 2

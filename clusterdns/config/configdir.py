@@ -1,4 +1,4 @@
-"""kube-dns's ConfigMap where it lies: in a directory that kubelet keeps, or in a manifest.
+"""kube-dns's ConfigMap in a directory that kubelet keeps: read again and again, and served.
 
 ``ConfigDir`` is a ``Loader`` for the supervisor. ``read`` brings what the directory holds, and the
 addresses of the host names in it, as one text; the supervisor has it compiled when it has changed.
@@ -12,7 +12,6 @@ resolver, until it is known.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import secrets
 import socket
@@ -20,18 +19,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from clusterdns.config import kubedns
-from clusterdns.config.kubedns import Entry
-from clusterdns.corefile.lexer import DiskFiles
+from clusterdns.config import configmap, kubedns
 from clusterdns.errors import ClusterDNSError, ConfigError
 from clusterdns.forwarding import lookup
 from clusterdns.forwarding.exchange import Exchange
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Question
 
-CONFIGMAP = "kube-dns"
-MAX_ENTRIES = 100
-READ_ATTEMPTS = 3
 ASK_TIMEOUT_S = 1.0
 ASK_ALL_TIMEOUT_S = 10.0
 _LOOPBACK = "127.0.0.1"
@@ -62,7 +56,9 @@ class ConfigDir:
         """Return all that the configuration is made of, as JSON text. Raises OSError."""
         own = self._own() if self._own else ""
         try:
-            entries = {key: entry.value for key, entry in from_directory(self._directory).items()}
+            entries = {
+                key: entry.value for key, entry in configmap.from_directory(self._directory).items()
+            }
         except OSError as error:  # told by `corefile`, so that it is told once
             return json.dumps({"error": f"{self._directory}: {error.strerror or error}"})
         with contextlib.suppress(ConfigError):  # told by `corefile`
@@ -87,7 +83,10 @@ class ConfigDir:
         return self._translate(kubedns.Settings({}, ()), json.loads(text).get("own", ""), {})
 
     def _settings(self, entries: Mapping[str, str], warn: kubedns.Warn) -> kubedns.Settings:
-        known = {key: _entry(self._directory, key, value) for key, value in entries.items()}
+        known = {
+            key: configmap.mounted_entry(self._directory, key, value)
+            for key, value in entries.items()
+        }
         return kubedns.read(known, zone=self._zone, warn=warn)
 
     def _translate(
@@ -112,76 +111,6 @@ class ConfigDir:
                     found = _system_addresses(host)
             if found:
                 self._addresses[host] = found
-
-
-def from_directory(directory: Path) -> dict[str, Entry]:
-    """Return the entries that kubelet has put into ``directory``; none if there is no such thing.
-
-    Files whose name begins with a dot are none, as in kube-dns (pkg/dns/config/sync_dir.go).
-
-    Raises:
-        OSError: it is no directory, or a file cannot be read.
-    """
-    if not directory.exists():
-        return {}
-    # All files of one version: `..data` is a link that kubelet exchanges for another. It removes
-    # the old files after that, so what was read is whole if the link is still the same.
-    version = directory / "..data"
-    for _ in range(READ_ATTEMPTS):
-        root = version.resolve() if version.exists() else directory
-        with contextlib.suppress(FileNotFoundError):
-            found = {
-                path.name: _entry(directory, path.name, _text(path))
-                for path in itertools.islice(sorted(root.iterdir()), MAX_ENTRIES)
-                if not path.name.startswith(".") and not path.is_dir()
-            }
-            if root == (version.resolve() if version.exists() else directory):
-                return found
-    raise OSError(f"{directory} changes while it is read")
-
-
-def _text(path: Path) -> str:
-    return DiskFiles().read(str(path)) if path.name in kubedns.KEYS else ""
-
-
-def _entry(directory: Path, key: str, value: str) -> Entry:
-    return Entry(key, value, str(directory / key), value)
-
-
-def from_manifest(path: Path) -> dict[str, Entry]:
-    """Return the entries of the one ConfigMap `kube-dns` in a file of YAML or JSON.
-
-    Raises:
-        ClusterDNSError: it is no manifest, there is not exactly one, or it holds other than text.
-        OSError: it cannot be read.
-    """
-    from clusterdns.cluster import manifests  # and with it PyYAML, which serving does not need
-
-    names: list[str] = []
-    found: list[Mapping[str, object]] = []
-    for manifest in manifests.documents(path):
-        metadata = manifest.get("metadata")
-        called = str(metadata.get("name")) if isinstance(metadata, Mapping) else ""
-        if manifest.get("kind") == "ConfigMap":
-            names.append(called)
-            if called == CONFIGMAP:
-                found.append(manifest)
-    if len(found) != 1:
-        there = f"; there is {', '.join(names)}" if names else ""
-        raise ClusterDNSError(
-            f"{path}: {len(found) or 'no'} ConfigMaps with the name {CONFIGMAP}{there}"
-        )
-    data = found[0].get("data") or {}
-    if not isinstance(data, Mapping):
-        raise ConfigError(str(path), 1, "data", "wants keys and their texts")
-    whole = path.read_text("utf-8", "replace") if path.is_file() else ""
-    entries = {str(key): Entry(str(key), "", str(path), whole) for key in data}
-    for key, value in data.items():
-        if not isinstance(value, str):
-            reason = f"wants text, not {type(value).__name__}: put it behind | or in quotes"
-            raise entries[str(key)].error("", reason)
-        entries[str(key)] = entries[str(key)]._replace(value=value)
-    return entries
 
 
 def ask(server: tuple[str, int], host: str) -> list[str] | None:

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from scriptedupstream import ScriptedUpstream
 
 from clusterdns.config import kubedns
-from clusterdns.config.configdir import ConfigDir, from_directory
+from clusterdns.config.configdir import ConfigDir
+from clusterdns.config.configmap import from_directory
 from clusterdns.config.kubedns import Entry, Settings
 from clusterdns.corefile.lexer import DiskFiles
 from clusterdns.corefile.parser import parse

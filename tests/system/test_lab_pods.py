@@ -17,7 +17,7 @@ import pytest
 import yaml
 from controlplane import ControlPlane, path_of
 
-from clusterdns.config import check
+from clusterdns.config import check, configmap
 
 LAB = Path(__file__).resolve().parents[2] / "deploy" / "lab"
 ADDRESS = "10.96.0.11"
@@ -60,7 +60,7 @@ def create(plane: ControlPlane, manifest: dict[str, Any], *, query: str = "") ->
 
 
 def test_the_servers_corefile_can_be_served():
-    found = check.check(check.read(LAB / "server.yaml"), port=53)
+    found = check.check(configmap.read(LAB / "server.yaml"), port=53)
     assert ([".:53"], [], []) == (found.zones, found.refused, found.warnings)
 
 

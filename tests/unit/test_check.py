@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from clusterdns.config import check
+from clusterdns.config.configmap import read
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "deploy" / "base" / "configmap.yaml"
@@ -188,5 +189,5 @@ def test_any_text_gets_findings(tmp_path, text):
 def test_a_corefile_of_many_mistakes_is_bounded(tmp_path):
     path = tmp_path / "Corefile"
     path.write_text(". {\n" + " nonsense\n" * 1000 + "}\n")
-    found = check.check(check.read(path), port=53)
+    found = check.check(read(path), port=53)
     assert check.MAX_MISTAKES == len(found.refused)

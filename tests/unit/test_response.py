@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import time
+from pathlib import Path
 
 import dns.flags
 import dns.message
@@ -10,7 +12,7 @@ import dns.rdatatype
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusterdns.serving.table import AnswerTable
+from clusterdns.serving.table import MAX_TABLE_OCTETS, AnswerTable
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.facts import Renewal
 from clusterdns.wire.message import Question
@@ -258,8 +260,8 @@ def test_bodies_are_bounded_in_octets():
     subject = Subject(octets=2**20)
     for i in range(100):
         asked = question(name.parse(f"n{i}.cluster.local."))
-        many = tuple(address(k, asked.qname) for k in range(4000))
-        orders = tuple((many[k:] + many[:k], (), ()) for k in range(i % 5 + 1))
+        many = tuple(RR(asked.qname, rr.TXT, 5, bytes((k,)) * 30_000) for k in (1, 2))
+        orders = tuple((many[:: 1 - k % 2 * 2], (), ()) for k in range(i % 5 + 1))
         for facts in ((FACT,), ()):  # what lasts, and what passes
             subject.remember(asked, Response(answer=many, facts=facts, orders=orders))
             bodies = [
@@ -270,6 +272,27 @@ def test_bodies_are_bounded_in_octets():
     subject.table.forget([FACT])
     subject.table.clear()
     assert 0 == subject.table.octets
+
+
+def resident_octets() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_the_largest_replies_in_many_orders_do_not_make_a_worker_grow_beyond_its_budget():
+    """250 names with replies of 64 KiB, as TCP gives them, each in the sixteen orders of loadbalance."""
+    subject, before = Subject(), resident_octets()
+    for i in range(250):
+        asked = question(name.parse(f"n{i}.cluster.local."), rr.TXT)
+        orders = tuple(
+            ((RR(asked.qname, rr.TXT, 5, bytes((k,)) * 65_000),), (), ()) for k in range(16)
+        )
+        response = Response(answer=orders[0][0], facts=(FACT,), orders=orders)
+        assert subject.table.remember(asked, response, subject.now, lambda: 0) is not None
+        packet = query(asked)
+        reply = subject.table.reply(packet, subject.now, subject.hits, True)
+        assert len(reply) > 65_000
+    assert 16 * 2**20 < subject.table.octets <= MAX_TABLE_OCTETS
+    assert resident_octets() - before < 1.25 * MAX_TABLE_OCTETS
 
 
 def test_remembering_again_costs_no_search_among_the_answers_of_a_fact():
