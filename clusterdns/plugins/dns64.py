@@ -26,7 +26,8 @@ Examples:
 Metrics: `coredns_dns64_requests_translated_total{server}` counts the replies made so.
 
 What costs time: the client's family decides, so a reply that is translated takes the chain each
-time; with `allow_ipv4`, where all clients are alike, it is remembered as any other. Questions for
+time. Where all clients are alike, it is remembered as any other: with `allow_ipv4`, and where
+`bind` names addresses of one family only, such as those of a cluster with IPv6 alone. Questions for
 AAAA are not relayed.
 """
 
@@ -76,7 +77,9 @@ class Dns64(Plugin):
         if response is None or not self._is_wanted(question, response):
             return response
         if not self._allows_ipv4:
-            return None
+            family = _only_family(self._block)
+            if family != rr.AAAA:
+                return response if family == rr.A else None
         return answer_by(self._look_up(question, response), question, self._block.resolver, next)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
@@ -131,6 +134,13 @@ class Dns64(Plugin):
         """Return how many replies were translated."""
         labels = (self._block.server,)
         return [(TRANSLATED, labels, self._translated)] if self._translated else []
+
+
+def _only_family(block: Block) -> int | None:
+    """Return A or AAAA if all clients of a block have addresses of that family, else None."""
+    found = {rr.address_rdata(host) for host in block.hosts}
+    families = {each[0] if each and any(each[1]) else None for each in found}
+    return families.pop() if len(families) == 1 else None
 
 
 def _has_ipv4(address: str) -> bool:

@@ -331,6 +331,21 @@ def test_dns64_is_for_clients_without_ipv4():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("hosts", "answers"), [
+    ("::1", 1), ("::1 fd00::9", 1), ("127.0.0.1", 0), ("::1 127.0.0.1", None), ("::", None),
+    ("0.0.0.0", None), ("::ffff:127.0.0.1", 0),
+])  # fmt: skip
+def test_dns64_is_remembered_where_bind_leaves_one_family(hosts, answers):
+    async def main() -> None:
+        async with InProcess(f"test {{\nbind {hosts}\ndns64\n{HOSTS}\n}}", []) as server:
+            query = message.read_query(beside.query("a.test", "AAAA"))
+            assert isinstance(query, message.Query)
+            response = server.configuration.views[0].answer(query.question)
+            assert answers == (None if response is None else len(response.answer))
+
+    asyncio.run(main())
+
+
 @needs_c
 @pytest.mark.parametrize(("rules", "taken"), [("dns64", [True, False]), ("siit", [False, True]), (TRANSLATING, [False, False])])  # fmt: skip
 def test_what_is_translated_takes_the_chain(rules, taken):
