@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
+from clusterdns.chain.outside import Outside
 from clusterdns.chain.transfers import Transfers
 from clusterdns.corefile.checks import ORDER
 from clusterdns.corefile.parser import Directive
@@ -93,11 +94,7 @@ class Block:
         self.services: list[IsService] = []  # those of each plugin that knows some
         self.transfers = Transfers()  # whole zones, and their changes
         self.cluster: Callable[[], Cluster] | None = None  # `kubernetes`: what it answers from
-        self.upstreams: set[str] = set()  # `forward`: addresses that names are forwarded to
-        self.is_looping = False  # `loop` found that what is forwarded comes back
-        self.is_suspect = False  # it did, and does not know yet that the loop is gone
-        self.is_relayed: Callable[[Question], bool] = lambda question: False  # set by the relay
-        self.refresh_relay: Callable[[], None] = lambda: None
+        self.outside = Outside()  # whom names are forwarded to, and whether that loops
 
     def path(self, text: str) -> Path:
         """Return a path of the configuration, made absolute by ``root``."""

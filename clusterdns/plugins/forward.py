@@ -170,8 +170,10 @@ class Forward(Plugin):
         """Take the servers that TO stands for now, and warn of those that lead back here."""
         known = self._destinations
         self._destinations = destinations.all_of(self._entries)
-        self._block.upstreams -= {host_and_port(one.host, one.port) for one in known}
-        self._block.upstreams |= {host_and_port(one.host, one.port) for one in self._destinations}
+        self._block.outside.upstreams -= {host_and_port(one.host, one.port) for one in known}
+        self._block.outside.upstreams |= {
+            host_and_port(one.host, one.port) for one in self._destinations
+        }
         for one in self._destinations:
             if one not in known and destinations.is_ourselves(
                 one, self._block.hosts, self._block.ports
@@ -243,7 +245,7 @@ class Forward(Plugin):
         question, pool = query.question, self._pool
         if question is None or pool is None or not self._is_mine(question.folded):
             return await next(query)
-        if self._block.is_looping:
+        if self._block.outside.is_looping:
             return _LOOPING
         if self._max_concurrent and self._under_way + pool.relayed >= self._max_concurrent:
             self._refuse(1)
@@ -276,7 +278,7 @@ class Forward(Plugin):
 
     def _room(self) -> int | None:
         """Return how many more queries may be under way, but for those relayed."""
-        if self._block.is_suspect:
+        if self._block.outside.is_suspect:
             return None
         return (self._max_concurrent or MAX_COUNT) - self._under_way
 

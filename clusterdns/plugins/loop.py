@@ -98,7 +98,7 @@ class Loop(Plugin):
         if key in self._out:
             self._out[key] = self._out[key] or self._doubt()
             return await next(query)
-        self._out[key] = self._doubt() if self._block.is_relayed(question) else None
+        self._out[key] = self._doubt() if self._block.outside.is_relayed(question) else None
         try:
             return await next(query)
         finally:
@@ -116,7 +116,7 @@ class Loop(Plugin):
             self._seen.clear()
         self._seen[probe] += 1
         if self._seen[probe] > MAX_SEEN:
-            self._block.is_looping = True
+            self._block.outside.is_looping = True
             self._report(query)
 
     def _doubt(self) -> asyncio.TimerHandle:
@@ -137,34 +137,40 @@ class Loop(Plugin):
 
     def _report(self, query: Query) -> None:
         """Log the loop, unless it has been already."""
-        if self._block.is_suspect:
+        if self._block.outside.is_suspect:
             return
-        self._block.is_suspect = True
-        self._block.refresh_relay()
+        self._block.outside.is_suspect = True
+        self._block.outside.refresh_relay()
         _log.error(
             'Loop (%s:%d -> %s) detected for zone "%s", forwarded to %s: its names fail until the '
             "loop is gone",
             *query.client,
             self._block.server.removeprefix("dns://"),
             name.text(self._block.zones[0]),
-            ", ".join(sorted(self._block.upstreams)) or "nobody",
+            ", ".join(sorted(self._block.outside.upstreams)) or "nobody",
         )
 
     def samples(self) -> list[Sample]:
         """Return whether a loop is known: 1 in every worker that knows of it."""
-        return [("clusterdns_forwarding_loop", (self._block.server,), int(self._block.is_looping))]
+        return [
+            (
+                "clusterdns_forwarding_loop",
+                (self._block.server,),
+                int(self._block.outside.is_looping),
+            )
+        ]
 
     async def _test(self) -> None:
         """Test once; after a loop was found, again and again until it is gone."""
         await self._send_probes()
-        while self._block.is_looping:
+        while self._block.outside.is_looping:
             await asyncio.sleep(RETEST_S)
-            self._block.is_looping = False
+            self._block.outside.is_looping = False
             await self._send_probes()
-        if self._block.is_suspect:
+        if self._block.outside.is_suspect:
             _log.info("the loop is gone: names are forwarded again")
-            self._block.is_suspect = False
-            self._block.refresh_relay()
+            self._block.outside.is_suspect = False
+            self._block.outside.refresh_relay()
 
     async def _send_probes(self) -> None:
         """Ask ourselves until there is a reply (CoreDNS: plugin/loop/setup.go)."""
@@ -177,7 +183,7 @@ class Loop(Plugin):
                 with contextlib.suppress(UpstreamError):
                     await server.ask(server.begin(question, RD, None), "udp")
                     return
-                if self._block.is_looping:
+                if self._block.outside.is_looping:
                     return
                 await asyncio.sleep(RETRY_S)
 

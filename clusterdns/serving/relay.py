@@ -156,8 +156,8 @@ class Relay:
         track = _Track(lane, server, view, route)
         self._tracks.append(track)
         pool.lanes.append(lane)
-        view.block.is_relayed = lambda question: question.folded_wire in under_way
-        view.block.refresh_relay = self._refresh_all
+        view.block.outside.add_relayed(under_way)
+        view.block.outside.refresh_relay = self._refresh_all
         self._refresh(track)
         return lane
 

@@ -474,11 +474,11 @@ def test_a_client_that_goes_away_frees_its_place(pair):
 def test_in_a_loop_nothing_is_forwarded(pair):
     async def test() -> None:
         async with Chain(f"forward . {pair[1].address}") as chain:
-            chain.view.block.is_looping = True
+            chain.view.block.outside.is_looping = True
             response = await chain.ask()
             assert (rr.SERVFAIL, True) == (response.rcode, response.bare)
             assert "loop" in response.error
-            chain.view.block.is_looping = False
+            chain.view.block.outside.is_looping = False
             assert (await chain.ask()).answer
 
     asyncio.run(test())

@@ -61,7 +61,7 @@ class Listener(asyncio.DatagramProtocol):
         self.transport.sendto(render_reply(query, response, 512), addr)
 
     async def _forward(self, query: Query) -> Response:
-        if self.plugin._block.is_looping:
+        if self.plugin._block.outside.is_looping:
             return SERVFAIL
         if not self.loops:
             return NXDOMAIN
@@ -116,14 +116,14 @@ def test_a_loop_is_found_logged_once_and_heals(caplog):
     async def test() -> None:
         async with listening(plugin) as listener:
             await plugin.start(None)
-            await until(lambda: plugin._block.is_looping)
+            await until(lambda: plugin._block.outside.is_looping)
             seen = listener.queries
             assert seen <= 4  # the probe, and its way through the loop until the third time
             await until(lambda: listener.queries >= seen + 9)  # tested three times more
             assert len(errors(caplog)) == 1
             listener.loops = False
             await until(lambda: plugin._task.done())
-            assert not plugin._block.is_looping
+            assert not plugin._block.outside.is_looping
             assert "loop is gone" in caplog.messages[-1]
 
     run(test)
@@ -140,7 +140,7 @@ def test_without_a_loop_one_probe_is_enough(caplog):
             listener.loops = False
             await plugin.start(None)
             await until(lambda: plugin._task.done())
-            assert (1, False) == (listener.queries, plugin._block.is_looping)
+            assert (1, False) == (listener.queries, plugin._block.outside.is_looping)
 
     run(test)
     assert [] == errors(caplog)
@@ -165,13 +165,13 @@ def test_a_loop_that_closes_later_is_found_by_what_comes_back(caplog, monkeypatc
                 client = asyncio.create_task(plugin.handle(asked("www."), waiting(release)))
                 await asyncio.sleep(0)
                 again = asyncio.create_task(plugin.handle(asked("www."), waiting(release)))
-                await until(lambda: plugin._block.is_looping)
+                await until(lambda: plugin._block.outside.is_looping)
                 release.set()
                 assert [NXDOMAIN, NXDOMAIN] == await asyncio.gather(client, again)
                 assert times == len(errors(caplog))
                 listener.loops = False
                 await until(lambda: plugin._task.done())
-                assert not plugin._block.is_looping
+                assert not plugin._block.outside.is_looping
 
     run(test)
 
@@ -257,10 +257,10 @@ def test_only_hinfo_of_the_very_name_is_counted():
             for _ in range(5):
                 for question in others:
                     await ask(listener.port, question)
-            assert not plugin._block.is_looping
+            assert not plugin._block.outside.is_looping
             for times in range(1, 4):
                 await ask(listener.port, Question(probe.upper(), probe, rr.HINFO))
-                assert plugin._block.is_looping == (times == 3)
+                assert plugin._block.outside.is_looping == (times == 3)
 
     run(test)
 
@@ -295,7 +295,7 @@ def test_a_test_that_nobody_answers_ends(monkeypatch):
             pass
         await plugin.start(None)
         await until(lambda: plugin._task.done())
-        assert not plugin._block.is_looping
+        assert not plugin._block.outside.is_looping
 
     run(test)
 
@@ -306,7 +306,7 @@ def test_stop_ends_the_test():
     async def test() -> None:
         async with listening(plugin):
             await plugin.start(None)
-            await until(lambda: plugin._block.is_looping)
+            await until(lambda: plugin._block.outside.is_looping)
         assert plugin._task.done()
 
     run(test)
@@ -322,7 +322,7 @@ def test_probes_of_many_workers_are_no_loop():
             for question in [probe_of(plugin) for _ in range(loop.MAX_PROBES + 10)]:
                 for _ in range(loop.MAX_SEEN):
                     await ask(listener.port, question)
-            assert not plugin._block.is_looping
+            assert not plugin._block.outside.is_looping
             assert len(plugin._seen) <= loop.MAX_PROBES
 
     run(test)

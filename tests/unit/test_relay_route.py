@@ -343,3 +343,25 @@ def test_the_end_waits_for_what_is_out(upstream):
             assert b"\0\1" == listener.client.recv(512)[:2]
 
     in_packet_loop(run())
+
+
+def test_loop_sees_what_is_under_way_to_each_of_several_pools(upstream):
+    """A question that comes again while C has it out is a reason to doubt, whoever was asked."""
+    upstream.fault = silent
+    lines = "loop\nforward a.test UPSTREAM\nforward b.test UPSTREAM"
+    blocks = f"a.test:53 b.test:53 {{\n{lines}\n}}\n".replace("UPSTREAM", upstream.address)
+
+    async def run() -> None:
+        async with Listener(blocks) as listener:
+            plugins = listener.configuration.plugins
+            loop = next(plugin for plugin in plugins if plugin.name == "loop")
+            for i, qname in enumerate((b"\1x\1a\4test\0", b"\1x\1b\4test\0")):
+                packet = query("x.a.test." if i == 0 else "x.b.test.", i)
+                listener.client.send(packet)
+                listener.client.send(packet)  # the same again: for the chain
+                async with asyncio.timeout(4):
+                    while (qname, A) not in loop._out:  # noqa: ASYNC110 - until it is read
+                        await asyncio.sleep(0)
+                assert loop._out[qname, A] is not None, qname
+
+    in_packet_loop(run())
