@@ -451,3 +451,17 @@ def test_what_is_gone_is_refused_with_the_reason(text):
     with pytest.raises(ConfigError) as caught:
         compile_text(f"test {{\n{text}\n}}", "Corefile", port=53, environ={}, warn=print)
     assert str(caught.value).startswith(GONE[text])
+
+
+@needs_c
+def test_what_is_relayed_counts_as_allowed():
+    async def main() -> None:
+        with FaultyUpstream(good) as upstream:
+            corefile = f". {{\nacl example.org {{\nblock\n}}\nforward . {upstream.address}\n}}"
+            async with Listener(corefile) as listener:
+                for i in range(3):
+                    assert await listener.takes(beside.query(f"w{i}.example"))
+                listener.relay.add_up()
+                assert {"acl_allowed_requests_total": 3} == acl_counts(listener)
+
+    in_packet_loop(main())
