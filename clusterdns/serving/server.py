@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Choice, Router, View
@@ -63,17 +63,19 @@ class Server:
         hits: list[int],
         send: Send,
         address: tuple[str, int] | None = None,
+        more: Callable[[bytes], Awaitable[bool]] | None = None,
     ) -> bytes | None:
         """Return the reply to a query the table has missed, None for silence, or ``LATER``.
 
         ``LATER`` means that the chain has to wait: ``send`` is called with the reply, or with None.
-        ``hits`` are the slots to count in, ``address`` is ours on a stream. Never raises.
+        ``hits`` are the slots to count in, ``address`` is ours on a stream, ``more`` as
+        in ``Query``. Never raises.
         """
         query = message.read_query(packet)
         if not isinstance(query, Query):
             return query
         query.client, query.transport = client[:2], transport
-        query.server = address or self.address
+        query.server, query.more = address or self.address, more
         try:
             return self._resolve(query, hits, send)
         except Exception:  # a bug of ours: SERVFAIL, counted, and the traceback once
@@ -181,6 +183,8 @@ class Server:
         began = self.clock()
         try:
             response = await view.handle(query)
+            if response.following is not None:
+                response = await _send_all_but_last(query, response)
             reply = self._write(query, view, response, hits)
         except Exception:
             self._panic()
@@ -203,6 +207,19 @@ class Server:
         if place not in self._places and len(self._places) < 100:
             self._places.add(place)
             _log.error("Recovered from panic in server: %s\n%s", self.tally.server, text)
+
+
+async def _send_all_but_last(query: Query, response: Response) -> Response:
+    """Send the messages of a reply, each when there is room for it; return the last one.
+
+    A client that has gone gets no more.
+    """
+    for section in response.following or ():
+        part = render_reply(query, response, message.MAX_OCTETS)
+        if query.more is None or not await query.more(part):
+            return DROP
+        response = response._replace(answer=section)
+    return response._replace(following=None)
 
 
 def _bad_version(query: Query) -> bytes:

@@ -190,6 +190,7 @@ class Connection:
         self._rest = bytearray()  # what has come and is not answered
         self._unsent = bytearray()  # while there is any, no more queries are taken
         self._in_flight = 0
+        self._emptied: list[asyncio.Future[None]] = []  # who waits until all is sent
         self._queries = 0  # that have been taken, if their number is bounded
         self._events = select.EPOLLIN  # that are watched for
         self._is_finishing = False  # no more will be read
@@ -229,6 +230,7 @@ class Connection:
         """Close at once."""
         if not self._is_closed:
             self._is_closed = True
+            self._wake()
             del self._streams.connections[self._number]
             self._sock.close()  # which takes it out of the epoll, too
 
@@ -255,7 +257,9 @@ class Connection:
                 break
             missed += 1
             packet = octets[at + 2 : end]
-            reply = server.resolve(packet, self._client, "tcp", hits, self._done, self._address)
+            reply = server.resolve(
+                packet, self._client, "tcp", hits, self._done, self._address, self._more
+            )
             at = end
             if reply == LATER:
                 self._in_flight += 1
@@ -275,6 +279,28 @@ class Connection:
         if self._unsent or self._rest or missed or self._is_finishing:
             self._settle()
         return answered
+
+    async def _more(self, message: bytes) -> bool:
+        """Send a message that others follow; return when all is sent, False if nobody reads it.
+
+        Who takes nothing for as long as an idle connection may stay is closed by the sweep.
+        """
+        self._send(frame(message))
+        self._settle()
+        await asyncio.sleep(0)  # others get their turn first
+        while self._unsent and not self._is_closed:
+            emptied = asyncio.get_running_loop().create_future()
+            self._emptied.append(emptied)
+            await emptied
+        self.deadline = self._server.clock() + self._streams.idle_s
+        return not self._is_closed
+
+    def _wake(self) -> None:
+        """Let go on who waits until all is sent."""
+        waiting, self._emptied = self._emptied, []
+        for emptied in waiting:
+            if not emptied.done():
+                emptied.set_result(None)
 
     def _done(self, reply: bytes | None) -> None:
         """Send the reply to a query that had to wait."""
@@ -304,6 +330,8 @@ class Connection:
         octets = bytes(self._unsent)
         self._unsent.clear()
         self._send(octets)
+        if not self._unsent:
+            self._wake()
         self._settle()
 
     def _settle(self) -> None:

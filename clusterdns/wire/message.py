@@ -14,7 +14,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from clusterdns.errors import FormError
@@ -92,12 +92,14 @@ class Query:
     ``client`` (address, port) and ``transport`` ("udp" or "tcp") are set by who received it;
     ``server`` is the address and port it came to, ``::`` for a socket of all addresses. ``depth``
     is how many queries of our own lead from the client's to this one. ``metadata`` are its labels
-    where the server block collects them.
+    where the server block collects them. ``serial`` is what an IXFR has already (RFC 1995
+    section 3). ``more``, on a stream, sends one of several messages of a reply and returns when
+    there is room for the next, or False when the client has gone.
     """
 
     __slots__ = (
-        "client", "depth", "edns", "flags", "ident", "metadata", "octets", "question", "server",
-        "transport",
+        "client", "depth", "edns", "flags", "ident", "metadata", "more", "octets", "question",
+        "serial", "server", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +115,8 @@ class Query:
         self.transport = "udp"
         self.depth = 0
         self.metadata: Labels | None = None
+        self.serial: int | None = None
+        self.more: Callable[[bytes], Awaitable[bool]] | None = None
 
     def asking(self, question: Question) -> Query:
         """Return this query with another question: the client, flags and EDNS stay."""
@@ -174,7 +178,25 @@ def read_query(packet: bytes) -> Query | bytes | None:
         qname, name.fold(qname), qtype, qclass,
         edns is not None and bool(edns.flags & EDNS_DO), bool(flags & CD),
     )  # fmt: skip
-    return Query(ident, flags, question, edns, len(packet))
+    query = Query(ident, flags, question, edns, len(packet))
+    if qtype == rr.IXFR and (answers, authorities) == (0, 1):
+        query.serial = _read_serial(packet, end)
+    return query
+
+
+def _read_serial(packet: bytes, offset: int) -> int | None:
+    """Return the serial of the SOA at ``offset``, None if there is none.
+
+    The gate has been there, but a record that was counted may be missing.
+    """
+    try:
+        _, offset = read_name(packet, offset, {})
+        rtype, _, _, start, end = _read_record_head(packet, offset)
+    except FormError:
+        return None
+    if rtype != rr.SOA or end - start < 20:
+        return None
+    return int.from_bytes(packet[end - 20 : end - 16], "big")
 
 
 def _reject(ident: int, flags: int, rcode: int, question: bytes = b"") -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import NamedTuple
 
 from clusterdns.wire import message, name, rr
@@ -42,6 +42,7 @@ class Response(NamedTuple):
     names that begin with ``spared``. ``follows_case`` says that it would be the same for any other
     spelling of the question, with the question's name, and what that ends with, in that spelling.
     ``source`` is the upstream server that it is a reply of.
+    ``following`` are the answer sections of further messages of the same reply, over TCP.
     """
 
     rcode: int = rr.NOERROR
@@ -61,6 +62,7 @@ class Response(NamedTuple):
     spared: bytes = b""
     follows_case: bool = False
     source: str = ""
+    following: Iterator[tuple[RR, ...]] | None = None
 
     @property
     def sections(self) -> Sections:

@@ -91,8 +91,8 @@ class Zone:
         """Yield the records in the order of a transfer: SOA, NS, the rest, and the SOA again."""
         yield self.soa
         yield from self._servers
-        for owner in sorted(self._names, key=lambda owner: name.labels(owner)[::-1]):
-            for found in self._names[owner].values():
+        for rrsets in self._names.values():
+            for found in rrsets.values():
                 yield from found
         yield self.soa
 

@@ -1,0 +1,279 @@
+"""transfer - hand whole zones on to secondary servers.
+
+Syntax:
+
+    transfer [ZONE...] {
+        to ADDRESS...
+        source ADDRESS
+    }
+
+Zones of `file` and `auto` in the same server block are given to who asks for AXFR or IXFR over TCP
+from an address in `to`, `*` for everyone; an IXFR gets the whole zone, or the SOA alone if it has
+that already. When a zone is loaded or has changed, the addresses in `to` (port 53 or
+`ADDRESS:PORT`) get a NOTIFY, up to three times, from the address `source`. ZONE is what this holds
+for, by default the keys of the server block; of several directives, the one with the longest zone
+counts.
+
+Examples:
+
+    example.org {
+        file db.example.org
+        transfer {
+            to 192.0.2.1 192.0.2.2
+        }
+    }
+
+Differences from CoreDNS: cluster zones cannot be transferred yet. At one time 16 transfers are
+under way in a worker; what is more is answered with SERVFAIL. Records come in the order of the
+file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import secrets
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from clusterdns.chain.authority import longest
+from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.route import Route
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.host.logs import plugin_logger
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import AA, Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response, failure
+from clusterdns.wire.rr import RR
+
+MESSAGE_OCTETS = 63_000  # of records, uncompressed (CoreDNS: plugin/transfer/transfer.go)
+MAX_TRANSFERS = 16
+MAX_NOTIFIED = 256  # zones that wait for their NOTIFY to be taken, at one time
+TRIES, TRY_S = 3, 2.0
+_TRANSFERS = (rr.AXFR, rr.IXFR)
+_log = plugin_logger("transfer")
+
+
+class Rule(NamedTuple):
+    """One directive: zones, who may have them, who is told of changes, and from which address."""
+
+    zones: tuple[WireName, ...]
+    is_open: bool
+    allowed: frozenset[str]
+    notified: tuple[tuple[str, int], ...]
+    source: str
+
+
+class Transfer(Plugin):
+    """Answers AXFR and IXFR, and notifies."""
+
+    def __init__(self, directives: list[Directive], block: Block) -> None:
+        self._block = block
+        self._rules = [_rule(directive, block) for directive in directives]
+        self._under_way = 0
+        self._tasks = dict[WireName, asyncio.Task[None]]()
+        block.transfers.listeners.append(self._changed)
+
+    @classmethod
+    def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
+        """Return one plugin with the rules of all occurrences."""
+        return [cls(directives, block)]
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: only transfers are answered here."""
+        return True
+
+    def relay(self, route: Route) -> bool:
+        """Say yes: only transfers are answered here."""
+        return True
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what the plugins behind say; who asks for a transfer has to be looked at."""
+        return None if question.qtype in _TRANSFERS else next(question)
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return the first message of a transfer and those that follow."""
+        question = query.question
+        if question is None or question.qtype not in _TRANSFERS:
+            return await next(query)
+        if query.transport != "tcp":
+            return failure(rr.REFUSED)
+        rule = self._rule_of(question.folded)
+        if rule is None:
+            return await next(query)
+        if not (rule.is_open or _address(query.client[0]) in rule.allowed):
+            return Response(rr.REFUSED, flags=0, lifetime_s=0)
+        if question.qtype == rr.IXFR and query.serial is None:
+            return failure(rr.SERVFAIL, "plugin/transfer: IXFR without the SOA it begins at")
+        try:
+            records = self._block.transfers.records(question.folded)
+        except LookupError as error:
+            return failure(rr.SERVFAIL, f"plugin/transfer: {error}")
+        if records is None:
+            return await next(query)
+        return self._begin(query, question, records)
+
+    def _begin(self, query: Query, question: Question, records: Iterator[RR]) -> Response:
+        soa = records.__next__()
+        serial = int.from_bytes(soa.rdata[-20:-16], "big")
+        qname, client = name.text(question.qname), query.client[0]
+        if query.serial and question.qtype == rr.IXFR and query.serial == serial:
+            _log.info('Zone "%s" with serial %d is what %s has', qname, serial, client)
+            return Response(rr.NOERROR, 0, (soa,), lifetime_s=0)
+        if self._under_way >= MAX_TRANSFERS:
+            return failure(rr.SERVFAIL, "plugin/transfer: too many transfers at one time")
+        _log.info('Transfer of zone "%s" to %s with serial %d', qname, client, serial)
+        parts = self._counted(_parts(soa, records))
+        return Response(rr.NOERROR, AA, parts.__next__(), lifetime_s=0, following=parts)
+
+    def _counted(self, parts: Iterator[tuple[RR, ...]]) -> Iterator[tuple[RR, ...]]:
+        """Yield the parts of a transfer, which is under way until they end or are dropped."""
+        self._under_way += 1
+        try:
+            yield from parts
+        finally:
+            self._under_way -= 1
+
+    def _rule_of(self, qname: WireName) -> Rule | None:
+        zone = longest(qname, [zone for rule in self._rules for zone in rule.zones])
+        return next((rule for rule in self._rules if zone in rule.zones), None)
+
+    # ---- notifications
+
+    async def start(self, worker: Worker) -> None:
+        """Have nothing to do before a zone comes."""
+
+    async def stop(self) -> None:
+        """Notify no more."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _changed(self, apex: WireName) -> None:
+        """Begin to tell the secondary servers of a zone; one that is being told starts anew."""
+        rule = self._rule_of(apex)
+        if rule is None or not rule.notified or len(self._tasks) >= MAX_NOTIFIED:
+            return
+        old = self._tasks.pop(apex, None)
+        if old is not None:
+            old.cancel()
+        task = asyncio.get_running_loop().create_task(self._notify_all(rule, apex))
+        self._tasks[apex] = task
+        task.add_done_callback(lambda done: self._forget(apex, done))
+
+    def _forget(self, apex: WireName, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(apex) is task:
+            del self._tasks[apex]
+
+    async def _notify_all(self, rule: Rule, apex: WireName) -> None:
+        for address in rule.notified:
+            said = await _notify(address, rule.source, apex)
+            if said:
+                _log.warning('NOTIFY of zone "%s" to %s: %s', name.text(apex), address[0], said)
+
+
+def _parts(soa: RR, records: Iterator[RR]) -> Iterator[tuple[RR, ...]]:
+    """Yield the answer sections of the messages that hold a zone."""
+    part, octets = [soa], 0
+    for record in records:
+        size = len(record.owner) + 10 + len(record.rdata)
+        if octets + size > MESSAGE_OCTETS:
+            yield tuple(part)
+            part, octets = [], 0
+        part.append(record)
+        octets += size
+    yield tuple(part)
+
+
+class _Notify(asyncio.DatagramProtocol):
+    """Waits for the reply to a NOTIFY."""
+
+    def __init__(self, ident: int) -> None:
+        self.replied: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._ident = ident
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        is_reply = len(data) >= message.HEADER_OCTETS and data[2] & 0xF8 == 0xA0
+        if is_reply and int.from_bytes(data[:2], "big") == self._ident and not self.replied.done():
+            self.replied.set_result(data[3] & 15)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self.replied.done():
+            self.replied.set_exception(exc)
+
+
+async def _notify(address: tuple[str, int], source: str, apex: WireName) -> str:
+    """Send a NOTIFY until it is taken (RFC 1996); return "" or why it was not."""
+    said = ""
+    for _ in range(TRIES):
+        ident = secrets.randbelow(65536)
+        question = Question(apex, apex, rr.SOA)
+        packet = message.write_query(ident, message.OPCODE_NOTIFY << 11 | AA, question, None)
+        local = (source, 0) if source else None
+        try:
+            transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+                functools.partial(_Notify, ident), local_addr=local, remote_addr=address
+            )
+        except OSError as error:
+            return error.strerror or str(error)
+        try:
+            transport.sendto(packet)
+            rcode = await asyncio.wait_for(protocol.replied, TRY_S)
+            if rcode == rr.NOERROR:
+                return ""
+            said = rr.rcode_text(rcode)
+        except TimeoutError:
+            said = f"no reply in {TRY_S:g} s"
+        except OSError as error:
+            said = error.strerror or str(error)
+        finally:
+            transport.close()
+    return f"{said} ({TRIES} tries)"
+
+
+def _rule(directive: Directive, block: Block) -> Rule:
+    zones = arguments.zone_names(directive.args, directive) or block.zones
+    is_open, source = False, ""
+    hosts: list[tuple[str, int]] = []
+    for line in directive.block:
+        match line.name:
+            case "to":
+                for text in arguments.some(line):
+                    if text == "*":
+                        is_open = True
+                    else:
+                        hosts.append(_host(text, line))
+            case "source":
+                if source:
+                    raise line.error("may be given once")
+                source = arguments.address(line)
+            case _:
+                raise line.error("unknown property")
+    if not (hosts or is_open):
+        raise directive.error("to is required")
+    allowed = frozenset(_address(host) for host, _ in hosts)
+    return Rule(tuple(zones), is_open, allowed, tuple(hosts), source)
+
+
+def _host(text: str, line: Directive) -> tuple[str, int]:
+    """Return the address and port of ``IP``, ``IP:PORT`` or ``[IP]:PORT``. Raises ConfigError."""
+    host, port = text, "53"
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        port = port.removeprefix(":") or "53"
+    elif text.count(":") == 1:
+        host, port = text.split(":")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        raise line.error(f"{text!r} is no IP address, with or without a port") from error
+    return host, arguments.whole(port, line, least=1, most=65535)
+
+
+def _address(text: str) -> str:
+    """Return an address as it is compared: IPv4-mapped ones as IPv4."""
+    return name.canonical_address(text) or text
