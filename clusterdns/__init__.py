@@ -3,4 +3,4 @@
 __version__ = "0.1.0"
 
 # The CoreDNS release whose Corefile, answers, flags and metrics are matched.
-COREDNS_VERSION = "1.14.7"
+COREDNS_VERSION = "1.15.0"

@@ -67,7 +67,7 @@ class View:
     def _label_of_writer(self) -> str:
         """Return the metric label ``plugin``, which is no fact about the writer.
 
-        CoreDNS 1.14.7 names the handler behind `prometheus` (seen on the real one), and dashboards
+        CoreDNS 1.15.0 names the handler behind `prometheus` (seen on the real one), and dashboards
         group by it.
         """
         order = next((p.order for p in self.plugins if p.name == "prometheus"), None)

@@ -344,7 +344,8 @@ class Flight:
 
     def _give_up(self) -> None:
         """End with the last reply, or with the last error."""
-        self._land(self._last or failure(rr.SERVFAIL, self._error))
+        failed = failure(rr.SERVFAIL, self._error)._replace(unanswered=True)
+        self._land(self._last or failed)
 
     def _land(self, response: Response) -> None:
         """Give everybody who waits the reply."""

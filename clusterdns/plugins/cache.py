@@ -46,7 +46,10 @@ The least recently used of the replies asked for once makes room for a new one, 
 a random one; all replies together take 2 KiB of memory each at most on average, so CAPACITY large
 ones are not kept. Owner names are spelled as the current query spells the question. A client that
 sends OPT is told of a stale answer by an Extended DNS Error, 3 or, for NXDOMAIN, 19 (RFC 8914). A
-reply that has been verified takes the place of a stale denial. A reply is not refreshed in its
+reply that has been verified takes the place of a stale denial. SERVFAIL is never served once it has
+ended, and takes the place of no denial that holds. Where no upstream server answers, that is kept
+for one second at first, then for twice as long each time, up to `servfail`; nothing else that
+produced no message is kept. A reply is not refreshed in its
 first second, and at most 1024 are at a time; a query for one that has ended meanwhile waits for the
 refresh, 0.5s at most.
 """
@@ -76,7 +79,10 @@ from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response
 
 MAX_REFRESHES = 1024  # at a time, a few kilobytes each
+FIRST_FAILURE_S = 1  # RFC 9520 section 3.2: one second at the least, five minutes at the most
+FAILURES_APART_S = 30  # at most between the end of one and the next that counts as the same
 PATIENCE_S = 0.5  # for a refresh over TCP: the server may not speak it
+_UNANSWERED = Response(rr.SERVFAIL, flags=0, unanswered=True)
 _log = plugin_logger("cache")
 
 
@@ -152,7 +158,7 @@ class Cache(Plugin):
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return a kept reply, or wait for one and keep it."""
         question = query.question
-        if question is None or not self._is_mine(question):
+        if question is None or query.opcode != OPCODE_QUERY or not self._is_mine(question):
             return await next(query)
         found = self._find(question)
         if found is None:
@@ -190,14 +196,19 @@ class Cache(Plugin):
                 return _Found(kind, key, good, now, good.left(now))
         if item is not None and not item.is_usable(now, up_to_s):
             item = None
-        denial = self._kept[DENIAL].get(key)
-        if (
-            denial is not None
-            and denial.is_usable(now, up_to_s)
-            and (item is None or denial.response.rcode != rr.SERVFAIL)
-        ):
+        denial = self._denial(key, now)
+        if denial is not None and (item is None or denial.response.rcode != rr.SERVFAIL):
             kind, item = DENIAL, denial
         return None if item is None else _Found(kind, key, item, now, item.left(now))
+
+    def _denial(self, key: Key, now: float) -> Item | None:
+        """Return the denial kept for a key, if it may be used: a failure not once it has ended."""
+        denial = self._kept[DENIAL].get(key)
+        if denial is None:
+            return None
+        is_failure = denial.response.rcode == rr.SERVFAIL
+        stale_s = 0.0 if is_failure else self._options.stale.up_to_s
+        return denial if denial.is_usable(now, stale_s) else None
 
     def _hit(self, question: Question, found: _Found) -> Response:
         """Return a kept reply to a question, and count it."""
@@ -229,7 +240,7 @@ class Cache(Plugin):
         )
         return Response(
             rcode,
-            flags & (RA | AD) | AA,
+            flags & (AA | RA | AD),
             spelled(question, answer, ttl),
             with_ttl(authority, ttl),
             with_ttl(additional, ttl),
@@ -252,9 +263,29 @@ class Cache(Plugin):
         asked = query.asking(question)
         asked.flags |= AD  # so that the upstream says whether it has validated
         response = await next(asked)
+        if response.unanswered:
+            self._keep_failure(question)
         if response.bare or response is DROP:
             return response
         return self._take(question, response, query.opcode).response
+
+    def _keep_failure(self, question: Question) -> None:
+        """Keep that nobody answered: a second at first, twice as long each time it comes again.
+
+        The longest time is that of `servfail`. A denial that still holds stays.
+        """
+        if self._is_disabled(DENIAL, question):
+            return
+        key, now = key_of(question), self._now()
+        last, ttl = self._kept[DENIAL].get(key), FIRST_FAILURE_S
+        if last is not None:
+            if last.response.rcode != rr.SERVFAIL and last.left(now) > 0:
+                return
+            if last.response.unanswered and now - last.stored_at <= last.ttl + FAILURES_APART_S:
+                ttl = 2 * last.ttl
+        ttl = min(ttl, int(self._options.servfail_s))
+        if ttl > 0:
+            self._put(DENIAL, key, Item(_UNANSWERED, now, ttl))
 
     def _take(
         self, question: Question, response: Response, opcode: int, *, renews: bool = False

@@ -43,6 +43,8 @@ class Response(NamedTuple):
     spelling of the question, with the question's name, and what that ends with, in that spelling.
     ``source`` is the upstream server that it is a reply of.
     ``following`` are the answer sections of further messages of the same reply, over TCP.
+    ``unanswered`` marks a failure for want of any reply from upstream: asking again at once would
+    fail again, so `cache` may keep it for a moment (RFC 9520).
     """
 
     rcode: int = rr.NOERROR
@@ -63,6 +65,7 @@ class Response(NamedTuple):
     follows_case: bool = False
     source: str = ""
     following: Iterator[tuple[RR, ...]] | None = None
+    unanswered: bool = False
 
     @property
     def sections(self) -> Sections:

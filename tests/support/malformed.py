@@ -1,4 +1,4 @@
-"""Malformed and odd packets, and what CoreDNS 1.14.7 does with each.
+"""Malformed and odd packets, and what CoreDNS 1.15.0 does with each.
 
 A packet is built by the function that bears its name; ``packets`` lists them in file order. ``GOLDEN``
 holds the reply header of the real server per transport, or None for silence: recorded from the

@@ -122,7 +122,7 @@ def test_what_is_kept_and_how_long(says, ttl, kept_s):
     if kept_s:
         world.time_s += kept_s - 0.1
         again = world.get()
-        assert (says.rcode, RA | AA) == (again.rcode, again.flags)
+        assert (says.rcode, says.flags & (AA | RA)) == (again.rcode, again.flags)
         assert not again.verbatim
         assert len(world.asked) == 1
         world.time_s += 0.1
@@ -133,9 +133,66 @@ def test_what_is_kept_and_how_long(says, ttl, kept_s):
 def test_zone_transfers_and_notifies_are_not_kept():
     for query in (ask(qtype=rr.AXFR), ask(flags=message.OPCODE_NOTIFY << 11)):
         world = World()
-        assert [5] == ttls(world.get(query))
+        assert [5 if query.opcode == message.OPCODE_QUERY else 300] == ttls(world.get(query))
         world.get(query)
         assert len(world.asked) == 2
+
+
+UNANSWERED = failure(rr.SERVFAIL, "read udp: i/o timeout")._replace(unanswered=True)
+
+
+def test_a_failure_for_want_of_a_reply_is_kept_twice_as_long_each_time():
+    world = World("cache {\n servfail 5s\n}")
+    world.says = UNANSWERED
+    for asked, kept_s in enumerate((1, 2, 4, 5, 5), 1):
+        assert (rr.SERVFAIL, UNANSWERED.error) == (
+            world.get().rcode,
+            world.get().error or UNANSWERED.error,
+        )
+        world.time_s += kept_s - 0.01
+        assert (rr.SERVFAIL, "") == (world.get().rcode, world.get().error)
+        assert asked == len(world.asked)
+        world.time_s += 4.01  # an attempt takes its time
+    world.time_s += 60
+    world.get()
+    world.time_s += 1
+    world.says = positive()
+    assert rr.NOERROR == world.get().rcode
+
+
+@pytest.mark.parametrize("corefile", ["cache {\n servfail 0\n}", "cache {\n disable denial\n}"])
+def test_a_failure_is_not_kept_where_it_may_not_be(corefile):
+    world = World(corefile)
+    world.says = UNANSWERED
+    world.get()
+    world.says = positive()
+    assert rr.NOERROR == world.get().rcode
+
+
+def test_a_failure_takes_the_place_of_no_denial_that_holds():
+    world = World()
+    world.says = NXDOMAIN
+    world.get()
+    world.cache._keep_failure(ask().question)
+    assert rr.NXDOMAIN == world.get().rcode
+
+
+@pytest.mark.parametrize("said", [UNANSWERED, failure(rr.SERVFAIL)._replace(bare=False)])
+def test_a_failure_that_has_ended_is_not_served_stale(said):
+    world = World("cache {\n serve_stale 1h\n}")
+    world.says = said
+    assert rr.SERVFAIL == world.get().rcode
+    world.time_s += 6
+    world.says = positive()
+    assert rr.NOERROR == world.get().rcode
+
+
+def test_a_mistake_of_the_configuration_is_not_kept():
+    world = World()
+    world.says = failure(rr.SERVFAIL, "no next plugin found")
+    world.get()
+    world.says = positive()
+    assert rr.NOERROR == world.get().rcode
 
 
 def test_an_opt_does_not_pass():

@@ -113,7 +113,7 @@ def test_the_golden_headers_are_those_of_coredns(tmp_path, request):
             for name, packet in PACKETS.items()
         }
     if request.config.getoption("--record"):
-        lines = ["# packet, header of CoreDNS 1.14.7's reply over UDP, over TCP; - is silence"]
+        lines = ["# packet, header of CoreDNS 1.15.0's reply over UDP, over TCP; - is silence"]
         lines += [f"{name} {both['udp']} {both['tcp']}" for name, both in found.items()]
         GOLDEN.write_text("\n".join(lines) + "\n")
     assert read_golden() == found
