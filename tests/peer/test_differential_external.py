@@ -385,10 +385,13 @@ def rounds(asked: list[Question], askers: list[Asker]) -> Iterator[tuple[str, st
 def difference(question: Question, theirs: bytes | None, ours: bytes | None) -> str:
     """Return how the replies differ, but for their compression and what is on purpose.
 
-    A client that sends OPT is told of a stale answer: the one difference in `cache`'s manual that
-    shows here.
+    A client that sends OPT is told of a stale answer, and a failure that has ended is asked for
+    again where CoreDNS repeats it: the differences in `cache`'s manual that show here.
     """
-    if ours is not None and "serve_stale" in question.block.text and ours[-6:] in _STALE:
+    is_stale = "serve_stale" in question.block.text
+    if is_stale and ours and theirs and ours[3] & 15 == theirs[3] & 15 == dns.rcode.SERVFAIL:
+        return ""
+    if ours is not None and is_stale and ours[-6:] in _STALE:
         ours = ours[:-8] + b"\0\0"
     return compare.difference(question.packet, theirs, ours, compare.Rules())
 
@@ -405,7 +408,9 @@ def in_counts(
         is_any = one.zone.startswith("same.")  # who is asked is random, how often is not
         sides = [summed(side, one.zone, is_any=is_any) for side in (theirs, ours)]
         for key in sorted(sides[0].keys() | sides[1].keys()):
-            if sides[0][key] != sides[1][key]:
+            # CoreDNS keeps a failure for longer than ours, so it asks again less often.
+            most = ROUNDS if key[1].startswith("silent") and " cache" in one.text else 1
+            if not sides[0][key] <= sides[1][key] <= most * sides[0][key]:
                 text = f"{key}: {sides[0][key]} queries of CoreDNS, {sides[1][key]} of ours"
                 yield str(key), f"{text}\n{one.text}"
 
