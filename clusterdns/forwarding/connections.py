@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding.exchange import Exchange, Mismatch
-from clusterdns.wire.message import Reply
+from clusterdns.wire.reading import Reply
 
 DIAL_TIMEOUT_S = 2.0
 TLS_DIAL_TIMEOUT_S = 2.5  # with the handshake: half the time a query has (CoreDNS: forward.go)

@@ -25,8 +25,9 @@ from clusterdns.forwarding.choice import EXPLORE, FASTEST, Round, hedge_s, order
 from clusterdns.forwarding.exchange import HEADER_FLAGS, Exchange, Mismatch, response_of
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.wire import message, rr
-from clusterdns.wire.message import Edns, Query, Question, Reply
+from clusterdns.wire.message import Edns, Query, Question
 from clusterdns.wire.name import WireName
+from clusterdns.wire.reading import Reply
 from clusterdns.wire.response import Response, failure
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.forwarding.exchange import Exchange
 from clusterdns.wire import message, name, rr
-from clusterdns.wire.message import Question, Reply
+from clusterdns.wire.message import Question
+from clusterdns.wire.reading import Reply
 
 LOOKUP_TIMEOUT_S = 2.0  # of one query to one resolver
 DNS_PORT = 53

@@ -36,8 +36,9 @@ from clusterdns.forwarding.exchange import Exchange, Mismatch
 from clusterdns.host.interfaces import host_and_port
 from clusterdns.metrics.histogram import TIME_S, Histogram
 from clusterdns.wire import message, rr
-from clusterdns.wire.message import Question, Reply
+from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
+from clusterdns.wire.reading import Reply
 
 PROBE_TIMEOUT_S = 1.0
 MAX_PROBES = 2  # under way at one time: a reply that comes late is still a sign of life

@@ -73,7 +73,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding.exchange import response_of
 from clusterdns.host.logs import plugin_logger
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import name, reading, rr
 from clusterdns.wire.message import AA, AD, OPCODE_QUERY, RA, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response
@@ -417,7 +417,7 @@ class Cache(Plugin):
         for kind, fresh in self._fresh.items():
             raw = fresh.take(key)
             if raw is not None:
-                response = response_of(message.read_reply(raw.octets))
+                response = response_of(reading.read_reply(raw.octets))
                 if rules.kept_as(rules.outcome(question, response), question, response) == kind:
                     answers = rules.is_answer(question, response)
                     self._put(kind, key, Item(response, raw.stored_at, raw.ttl, answers=answers))

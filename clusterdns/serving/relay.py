@@ -32,9 +32,10 @@ from clusterdns.metrics.tally import Kind, type_label
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.server import Server
 from clusterdns.serving.udp import Engine
-from clusterdns.wire import message, rr
-from clusterdns.wire.message import Query, Question, Reply
+from clusterdns.wire import message, reading, rr
+from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
+from clusterdns.wire.reading import Reply
 
 if TYPE_CHECKING:
     from clusterdns.serving._drain import HandedOver, Lane
@@ -229,7 +230,7 @@ class Relay:
         for lane, packet, client, listener, server, seconds, octets, error in left:
             if listener in self._engines:  # first: those who joined it find its reply in the cache
                 self._engines[listener].take(packet, client)
-            query, upstream = message.read_query(packet), self._upstreams[server]
+            query, upstream = reading.read_query(packet), self._upstreams[server]
             if isinstance(query, Query) and query.question is not None:
                 track = self._tracks[lane.number]
                 flags = query.flags | (message.AD if lane.is_cached else 0)

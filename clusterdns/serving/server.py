@@ -17,7 +17,7 @@ from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Choice, Router, View
 from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Kind, Tally, type_label
 from clusterdns.serving.table import MAX_TABLE_OCTETS, Answer, AnswerTable, reply_to
-from clusterdns.wire import message, rr
+from clusterdns.wire import message, reading, rr
 from clusterdns.wire.message import Edns, Query
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure, render_reply, uncompressed_octets
@@ -71,7 +71,7 @@ class Server:
         ``hits`` are the slots to count in, ``address`` is ours on a stream, ``more`` as
         in ``Query``. Never raises.
         """
-        query = message.read_query(packet)
+        query = reading.read_query(packet)
         if not isinstance(query, Query):
             return query
         query.client, query.transport = client[:2], transport

@@ -34,7 +34,7 @@ import struct
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
-from clusterdns.wire import message, name
+from clusterdns.wire import message, name, reading
 from clusterdns.wire.facts import EVERYTHING, Renewal
 from clusterdns.wire.message import AD, CD, EDNS_DO, HEADER_OCTETS, QR, RD, Query, Question
 from clusterdns.wire.name import WireName
@@ -326,7 +326,7 @@ def _silent_octets(packet: bytes, start: int) -> int:
         code, end = rest[i] << 8 | rest[i + 1], i + 4 + (rest[i + 2] << 8 | rest[i + 3])
         if code not in _SILENT_OPTIONS or end > len(rest):
             return -1
-        if not message.is_option(code, rest[i + 4 : end]):
+        if not reading.is_option(code, rest[i + 4 : end]):
             return -1
         i = end
     return len(rest) - 2

@@ -20,7 +20,7 @@ from clusterdns.cluster.store import Store
 from clusterdns.config.compile import Configuration, compile_text
 from clusterdns.serving.server import Server
 from clusterdns.serving.table import AnswerTable
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.message import Edns, Query, Question
 from clusterdns.wire.response import Response, render, render_reply
 from clusterdns.wire.rr import RR
@@ -123,12 +123,12 @@ def message_steps() -> dict[str, Step]:
     question = asked(QNAME)
     plain, with_opt = packet(question), packet(question, Edns(1232, 0, 0))
     one, ten, absent = positive(question, 1), positive(question, 10), negative()
-    query = message.read_query(plain)
+    query = reading.read_query(plain)
     if not isinstance(query, Query):
         raise AssertionError("the query does not pass the gate")
     return {
-        "read_query": lambda: message.read_query(plain),
-        "read_query with OPT": lambda: message.read_query(with_opt),
+        "read_query": lambda: reading.read_query(plain),
+        "read_query with OPT": lambda: reading.read_query(with_opt),
         "render, 1 record": lambda: render(question.qname, one.sections, 512),
         "render, 10 records": lambda: render(question.qname, ten.sections, 512),
         "render, name error": lambda: render(question.qname, absent.sections, 512),

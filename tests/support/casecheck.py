@@ -17,6 +17,8 @@ import dns.rdatatype
 import dns.rrset
 from casefile import EDNS_DO, SECTIONS, Expectation, Opt, Record
 
+from clusterdns.wire import printing
+
 _FLAG_ORDER = {
     "aa": 0x0400,
     "tc": 0x0200,
@@ -66,6 +68,18 @@ def check(expectation: Expectation, wire: bytes | None) -> str | None:
         actual = [_found(section, rrset) for rrset in found]
         lines += _section_difference(wanted, actual, expectation)
     return "\n".join(lines) if any(line[0] in "-+" for line in lines) else None
+
+
+def second_opinion(wire: bytes) -> str | None:
+    """Return None when dnslib reads the same records in a reply as dnspython, else how they differ."""
+    message = dns.message.from_wire(wire, one_rr_per_rrset=True)
+    ours = [
+        (i, rrset.name.to_wire(), int(rrset.rdtype), int(rrset.rdclass), rrset.ttl)
+        for i, section in enumerate((message.answer, message.authority, message.additional))
+        for rrset in section
+    ]
+    theirs = printing.records(wire)
+    return None if ours == theirs else f"-dnspython {ours}\n+dnslib {theirs}"
 
 
 def _header_difference(

@@ -14,7 +14,7 @@ import pytest
 from faultyupstream import Asked, FaultyUpstream
 
 from clusterdns.errors import FormError
-from clusterdns.wire import message, rdata, rr
+from clusterdns.wire import rdata, reading, rr
 
 _LABEL = b"\6target"
 _KEY = bytes(range(16))
@@ -87,4 +87,4 @@ def test_names_that_do_not_end_are_no_reply(rtype):
     head = b"\0\1\x81\x80\0\1\0\2\0\0\0\0" + b"\1a\0" + struct.pack("!HH", rtype, 1)
     record = b"\xc0\x0c" + struct.pack("!HHIH", rtype, 1, 9, len(before) + 3) + before + b"\6tar"
     with pytest.raises(FormError):
-        message.read_reply(head + record + b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 9, 4) * 2)
+        reading.read_reply(head + record + b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 9, 4) * 2)

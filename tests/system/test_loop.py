@@ -16,7 +16,7 @@ from clusterdns.errors import ConfigError, UpstreamError
 from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.plugins import loop
 from clusterdns.plugins.loop import Loop
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.response import Response, failure, render_reply
 
@@ -51,7 +51,7 @@ class Listener(asyncio.DatagramProtocol):
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, data: bytes, addr: tuple[str, int]) -> None:
-        query = message.read_query(data)
+        query = reading.read_query(data)
         assert isinstance(query, Query)
         assert query.question is not None
         query.client = addr

@@ -25,7 +25,7 @@ from clusterdns.forwarding.connections import Idle
 from clusterdns.forwarding.entropy import Idents
 from clusterdns.forwarding.exchange import Exchange
 from clusterdns.forwarding.upstream import Options, Upstream
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.message import Edns, Question
 
 WWW = name.parse("www.Example.com.")
@@ -55,7 +55,7 @@ def test_a_query_is_what_the_client_asked_under_an_id_of_its_own():
     edns = Edns(1400, 0, message.EDNS_DO, b"\0\x0a\0\x08abcdefgh")
     flags = message.RD | message.CD | message.AD
     out = Exchange.begin(7, QUESTION, flags | message.QR | 5, edns)
-    query = message.read_query(out.packet)
+    query = reading.read_query(out.packet)
     assert isinstance(query, message.Query)
     assert (out.ident, flags, edns) == (query.ident, query.flags, query.edns)
     assert query.question is not None
@@ -135,7 +135,7 @@ def test_the_short_way_to_read_addresses_says_what_the_long_one_does(records, co
     for question in (out.packet[12:], out.packet[12:].lower()):
         packet = head + question + b"".join(records) + tail
         found = out._read_addresses(packet)
-        assert found is None or message.read_reply(packet) == found
+        assert found is None or reading.read_reply(packet) == found
 
 
 def test_addresses_are_read_the_short_way():

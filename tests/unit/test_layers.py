@@ -21,7 +21,7 @@ IMPURE = {
     "selectors", "signal", "socket", "subprocess", "threading", "time",
 }  # fmt: skip
 ONE_IMPORTER = {
-    "dnslib": {"clusterdns.wire.message"},
+    "dnslib": {"clusterdns.wire.printing"},
     "kubernetes": {"clusterdns.cluster.api.kubeconfig"},
     "prometheus_client": {"clusterdns.metrics.exposition"},
     "re2": {"clusterdns.languages.regexp"},

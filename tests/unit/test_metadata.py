@@ -9,7 +9,7 @@ import pytest
 from inprocess import InProcess
 
 from clusterdns.chain import metadata
-from clusterdns.wire import message
+from clusterdns.wire import message, reading
 
 POD = {
     "kind": "Pod",
@@ -27,7 +27,7 @@ COREFILE = """. {{
 
 
 def query_of(qname: str) -> message.Query:
-    found = message.read_query(dns.message.make_query(qname, "A").to_wire())
+    found = reading.read_query(dns.message.make_query(qname, "A").to_wire())
     assert isinstance(found, message.Query)
     found.client = ("127.0.0.1", 53000)
     return found

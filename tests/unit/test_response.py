@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterdns.serving.table import MAX_TABLE_OCTETS, AnswerTable
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.facts import Renewal
 from clusterdns.wire.message import Question
 from clusterdns.wire.response import Response, fit, render, render_reply
@@ -230,7 +230,7 @@ def test_all_spellings_find_one_answer_where_they_are_alike():
             packet = query(Question(asked, name.fold(asked), rr.A))
             reply = subject.table.reply(packet, subject.now, subject.hits)
             assert packet[12:] == reply[12 : len(packet)]
-            assert {asked} == {record.owner for record in message.read_reply(reply).answer}
+            assert {asked} == {record.owner for record in reading.read_reply(reply).answer}
 
 
 def test_the_type_is_not_folded():
@@ -346,7 +346,7 @@ def test_names_below_one_that_does_not_exist_are_denied_by_it():
     for asked in (below("www.b"), below("c.def"), below("WWW.b"), below("x" * 5)):
         for opt in (b"", bare_opt(1232)):
             packet = query(question(asked), opt=opt)
-            gate = message.read_query(packet)
+            gate = reading.read_query(packet)
             whole = render_reply(gate, negative(), 1232)
             assert whole == subject.table.reply(packet, subject.now, subject.hits), asked
 
@@ -421,7 +421,7 @@ def test_denials_are_total(lengths, octets):
         subject.remember(Question(denied, name.fold(denied), rr.A), denial(follows_case=True))
     packet = query(Question(labels + CUT, name.fold(labels + CUT), rr.A))
     reply = subject.table.reply(packet, subject.now, subject.hits)
-    gate = message.read_query(packet)
+    gate = reading.read_query(packet)
     is_name = isinstance(gate, message.Query) and gate.question.qname == labels + CUT
     is_ours = is_name and b"\0" not in labels and labels[:7] != b"\x02ns\x03dns"
     assert (reply is not None) == is_ours
@@ -468,7 +468,7 @@ def test_fit_is_what_the_client_sees():
     small = fit(response, asked, 512)
     assert small.flags & message.TC
     assert fit(response, asked, 4096) is response
-    slow = message.read_query(query(asked))
+    slow = reading.read_query(query(asked))
     assert isinstance(slow, message.Query)
     reply = dns.message.from_wire(render_reply(slow, response, 512))
     assert len(small.answer) == len(reply.answer[0])

@@ -26,7 +26,7 @@ from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
 from clusterdns.plugins.loadbalance import LoadBalance
 from clusterdns.serving import native
-from clusterdns.wire import message
+from clusterdns.wire import message, reading
 
 ENTRIES = "\n".join(f"192.0.2.{i} big.test" for i in range(1, 120))
 needs_c = pytest.mark.skipif(native.compiled is None, reason="not compiled")
@@ -320,7 +320,7 @@ def test_translated_addresses_are_remembered():
 def test_dns64_is_for_clients_without_ipv4():
     async def main() -> None:
         async with InProcess(f"test {{\ndns64\n{HOSTS}\n}}", []) as server:
-            query = message.read_query(beside.query("a.test", "AAAA"))
+            query = reading.read_query(beside.query("a.test", "AAAA"))
             assert isinstance(query, message.Query)
             (view,) = server.configuration.views
             assert view.answer(query.question) is None  # the client decides
@@ -338,7 +338,7 @@ def test_dns64_is_for_clients_without_ipv4():
 def test_dns64_is_remembered_where_bind_leaves_one_family(hosts, answers):
     async def main() -> None:
         async with InProcess(f"test {{\nbind {hosts}\ndns64\n{HOSTS}\n}}", []) as server:
-            query = message.read_query(beside.query("a.test", "AAAA"))
+            query = reading.read_query(beside.query("a.test", "AAAA"))
             assert isinstance(query, message.Query)
             response = server.configuration.views[0].answer(query.question)
             assert answers == (None if response is None else len(response.answer))

@@ -85,6 +85,8 @@ class Failures(list):
         self, case: casefile.Case, step: casefile.Step, subject: str, wire: bytes | None, how: str
     ) -> None:
         difference = casecheck.check_any(step.expected(subject), wire)
+        if difference is None and wire is not None and len(wire) > 12:
+            difference = casecheck.second_opinion(wire)
         if difference is not None:
             self.append(f"{case.path}:{step.line}: {step.question} by {how}\n{difference}")
 

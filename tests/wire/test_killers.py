@@ -34,7 +34,7 @@ from inprocess import InProcess
 from clusterdns.errors import FormError
 from clusterdns.serving import tcp
 from clusterdns.serving.table import AnswerTable
-from clusterdns.wire import message
+from clusterdns.wire import message, reading
 from clusterdns.wire.response import render
 
 FIXTURES = Path(__file__).parent / "cases" / "objects" / "fixtures.yaml"
@@ -68,9 +68,9 @@ SEEDS = [*malformed.packets().values(), *killers.seeds() * 8]
 def test_the_worst_messages_are_read_in_linear_time(name):
     packet = KILLERS[name]
     began = time.process_time()
-    message.read_query(packet)
+    reading.read_query(packet)
     with contextlib.suppress(FormError):
-        message.read_reply(packet)
+        reading.read_reply(packet)
     AnswerTable().reply(packet, 0.0, [0] * 4)
     assert time.process_time() - began < WORST_S
 
@@ -81,7 +81,7 @@ def test_a_reply_that_can_be_read_is_rendered_as_it_was(rng, seed):
     """Records decompressed, compressed and read again are the same, whatever they hold."""
     packet = killers.mutate(rng, seed)
     try:
-        first = message.read_reply(packet)
+        first = reading.read_reply(packet)
     except FormError:
         return
     sections = first.answer, first.authority, first.additional
@@ -90,7 +90,7 @@ def test_a_reply_that_can_be_read_is_rendered_as_it_was(rng, seed):
     if is_cut:  # decompressed names are longer
         return
     head = message.HEADER.pack(1, message.QR, 1, *counts)
-    again = message.read_reply(head + malformed.question(qname) + body)
+    again = reading.read_reply(head + malformed.question(qname) + body)
     assert sections == (again.answer, again.authority, again.additional)
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from clusterdns.errors import FormError
 from clusterdns.serving.table import AnswerTable
-from clusterdns.wire import message
+from clusterdns.wire import reading
 from clusterdns.wire.message import Query
 
 HERE = Path(__file__).parent
@@ -124,9 +124,9 @@ def test_no_packet_takes_long(name):
     began = time.process_time()
     for _ in range(3):
         for packet in (PACKETS[name], PACKETS[name][:512]):
-            message.read_query(packet)
+            reading.read_query(packet)
             with contextlib.suppress(FormError):
-                message.read_reply(packet)
+                reading.read_reply(packet)
     assert time.process_time() - began < 1.5
 
 
@@ -148,7 +148,7 @@ def test_the_gate_is_total_on_mutations(name, data):
 
 def check_gate(packet: bytes) -> None:
     """Hold what must be true of any octets."""
-    found = message.read_query(packet)
+    found = reading.read_query(packet)
     if isinstance(found, bytes):
         assert found[:2] == packet[:2]
         assert found[2] & 0x80
@@ -159,7 +159,7 @@ def check_gate(packet: bytes) -> None:
         assert packet[12:end] == found.question.qname
     AnswerTable().reply(packet, 0.0, [])
     with contextlib.suppress(FormError):
-        message.read_reply(packet)
+        reading.read_reply(packet)
 
 
 def test_garbage_of_many_kinds_for_seconds(server):

@@ -17,7 +17,7 @@ from fuzz import fuzz_drain, fuzz_relay
 from fuzz.fuzz_relay import NOW, NUMBER, PATIENCE_S, SERVER, Way, World
 from replyshapes import Asked
 
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.message import AD, RD, Edns, Question
 from clusterdns.wire.response import failure, render_reply
 
@@ -99,7 +99,7 @@ def expected(world: World, kind: str, octets: bytes, size: int) -> tuple[int, in
     if kind == "no reply":
         return 0, 0, 1
     if kind == "plain" or (kind == "saying" and world.way.is_cached):
-        edns = message.read_reply(octets).edns
+        edns = reading.read_reply(octets).edns
         length = len(octets) - (len(message.write_opt(edns)) if edns else 0) + (11 if size else 0)
         if length <= max(size, message.MIN_UDP_OCTETS):
             return 1, 0, 0
@@ -135,7 +135,7 @@ def test_addresses_come_in_every_order(plain_world):
     for _ in range(60):
         reset(plain_world)
         octets = answered(plain_world, query("x."), 3)
-        first.add(tuple(record.rdata[-1] for record in message.read_reply(octets).answer))
+        first.add(tuple(record.rdata[-1] for record in reading.read_reply(octets).answer))
     assert 6 == len(first)
 
 
@@ -228,7 +228,7 @@ def test_what_there_is_no_room_for_is_refused_as_the_chain_refuses(plain_world, 
     assert [packet] == world.drain([packet])
     lane.refuses = True
     assert [] == world.drain([packet])
-    asked = message.read_query(packet)
+    asked = reading.read_query(packet)
     assert [render_reply(asked, failure(rr.REFUSED), asked.limit)] == drained(world.sockets.client)
     ((octets, (times, seconds)),) = world.counts.items()
     counted = fuzz_relay.COUNT.unpack(octets)

@@ -22,7 +22,7 @@ import malformed
 
 from clusterdns.errors import FormError
 from clusterdns.serving.table import AnswerTable
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.response import Response, render, render_reply
 
@@ -61,7 +61,7 @@ def filled_table() -> AnswerTable:
 def check(packet: bytes, table: AnswerTable) -> None:
     """Hold the invariant for one packet."""
     began = time.process_time()
-    found = message.read_query(packet)
+    found = reading.read_query(packet)
     for transport in ("udp", "tcp"):
         reply = table.reply(packet, 0.0, [0] * 4, transport == "tcp")
         if isinstance(found, Query) and found.question is not None:
@@ -94,14 +94,14 @@ def check_reply(packet: bytes, query: Query, reply: bytes | None) -> None:
 
 def check_walker(packet: bytes) -> None:
     try:
-        first = message.read_reply(packet)
+        first = reading.read_reply(packet)
     except FormError:
         return
     sections = first.answer, first.authority, first.additional
     counts, body, is_cut = render(WEB.qname, sections, message.MAX_OCTETS)
     if not is_cut:  # decompressed names are longer
         head = message.HEADER.pack(1, message.QR, 1, *counts)
-        again = message.read_reply(head + WEB.wire + body)
+        again = reading.read_reply(head + WEB.wire + body)
         assert sections == (again.answer, again.authority, again.additional), "rendered otherwise"
 
 

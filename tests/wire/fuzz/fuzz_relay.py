@@ -35,9 +35,10 @@ from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions, Limits
 from clusterdns.forwarding.exchange import Exchange, response_of
 from clusterdns.host.interfaces import sockaddr
 from clusterdns.metrics.histogram import TIME_S
-from clusterdns.wire import message, name, rr
-from clusterdns.wire.message import AD, RD, Edns, Query, Question, Reply
+from clusterdns.wire import message, name, reading, rr
+from clusterdns.wire.message import AD, RD, Edns, Query, Question
 from clusterdns.wire.name import WireName
+from clusterdns.wire.reading import Reply
 from clusterdns.wire.response import Response, render_reply, uncompressed_octets
 from clusterdns.wire.rr import RR
 from fuzz import fuzz_drain
@@ -142,7 +143,7 @@ def target_of(address: tuple[Any, ...], source: str = "", number: int = SERVER) 
 
 def is_plain(packet: bytes) -> bool:
     """Tell whether a query is one that C may take, as DESIGN.md says it."""
-    query = message.read_query(packet)
+    query = reading.read_query(packet)
     if not isinstance(query, Query) or query.question is None:
         return False
     question, edns = query.question, query.edns
@@ -186,7 +187,7 @@ def send_on(world: World, packets: Sequence[bytes]) -> list[Out]:
     assert len(came) == len(taken)
     found = []
     for packet, (octets, port) in zip(taken.values(), came, strict=True):
-        query = message.read_query(packet)
+        query = reading.read_query(packet)
         assert isinstance(query, Query)
         assert query.question is not None
         flags = query.flags | (AD if world.way.is_cached else 0)
@@ -202,7 +203,7 @@ def send_on(world: World, packets: Sequence[bytes]) -> list[Out]:
 
 
 def key_of(packet: bytes) -> bytes:
-    query = message.read_query(packet)
+    query = reading.read_query(packet)
     assert isinstance(query, Query)
     assert query.question is not None
     return query.question.folded + query.question.wire[-4:]
@@ -281,7 +282,7 @@ def check(
     assert not seen & awaited.keys()
     assert len(awaited) == len(passed)
     for octets in passed:
-        asked = octets[12 : 12 + len(message.read_reply(octets).questions[0][0]) + 4]
+        asked = octets[12 : 12 + len(reading.read_reply(octets).questions[0][0]) + 4]
         [packet] = [p for p, (out, *_) in awaited.items() if out.exchange.question.wire == asked]
         check_passed(world, *awaited.pop(packet)[:2], octets)
     check_silent(world, silent)
@@ -336,8 +337,8 @@ def check_passed(world: World, out: Out, reply: Reply, octets: bytes) -> None:
     check_kept(world, out.key, response, kind, ttl)
     if world.way.is_cached and not query.flags & AD:
         response = response._replace(flags=response.flags & ~AD)
-    expected = message.read_reply(render_reply(query, response, message.MAX_OCTETS))
-    found = message.read_reply(octets)
+    expected = reading.read_reply(render_reply(query, response, message.MAX_OCTETS))
+    found = reading.read_reply(octets)
     assert len(octets) <= query.limit
     assert found.questions == ((question.qname, question.qtype, question.qclass),)
     assert (expected[:4], expected.edns) == (found[:4], found.edns)
@@ -382,7 +383,7 @@ def check_kept(world: World, key: bytes, response: Response, kind: str | None, t
         assert found is not None
         until, stored_at, found_ttl, octets = found
         assert (now + ttl + STALE_S, now, ttl) == (until, stored_at, found_ttl)
-        reply = message.read_reply(octets)
+        reply = reading.read_reply(octets)
         again = response_of(reply)
         assert (response.rcode, response.flags, None) == (again.rcode, again.flags, reply.edns)
         assert response.sections == again.sections

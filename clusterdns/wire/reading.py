@@ -1,0 +1,297 @@
+"""DNS messages as they come: the gate that reads a query, and the walker that reads a reply.
+
+Every octet that comes from the network passes here and nowhere else. ``read_query`` is the gate of
+all transports: length, QR, opcode, counts, one strict question, the rest of the sections, OPT, in
+that order (CoreDNS: miekg/dns acceptfunc.go, server.go). ``read_reply`` walks the reply of an
+upstream server. Both do work linear in the packet's length and raise ``FormError`` at worst.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from clusterdns.errors import FormError
+from clusterdns.wire import name, rdata, rr
+from clusterdns.wire.message import (
+    AD,
+    CD,
+    EDNS_DO,
+    EXTENDED_ERROR,
+    HEADER,
+    HEADER_OCTETS,
+    MAX_OCTETS,
+    OPCODE_MASK,
+    OPCODE_NOTIFY,
+    OPCODE_QUERY,
+    QR,
+    RA,
+    RD,
+    TC,
+    Edns,
+    Query,
+    Question,
+)  # fmt: skip
+from clusterdns.wire.rr import RR
+
+# What a name of 255 octets could need (miekg/dns maxCompressionPointers). Without it, a chain of
+# 8,000 that every record of a 64 KiB message enters at its end cost 5 s.
+MAX_POINTERS = 126
+# How many octets an option may have: LLQ, UL, EXPIRE, TCP-KEEPALIVE, EDE.
+_OPTION_OCTETS = {
+    1: range(18, MAX_OCTETS),
+    2: (4, 8),
+    9: (0, *range(4, 512)),
+    11: (0, 2),
+    EXTENDED_ERROR: range(2, MAX_OCTETS),
+}
+
+
+class Reply(NamedTuple):
+    """A decoded message from an upstream server; names in RDATA are uncompressed."""
+
+    ident: int
+    flags: int
+    rcode: int
+    questions: tuple[tuple[bytes, int, int], ...]
+    answer: tuple[RR, ...]
+    authority: tuple[RR, ...]
+    additional: tuple[RR, ...]
+    edns: Edns | None
+
+
+def read_query(packet: bytes) -> Query | bytes | None:
+    """Return the query in ``packet``, the error reply to send at once, or None to stay silent."""
+    if len(packet) < HEADER_OCTETS:
+        return None
+    ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(packet)
+    if flags & QR:
+        return None  # never answer an answer: two servers would play ping-pong (CVE-2024-2169)
+    if flags & OPCODE_MASK not in (OPCODE_QUERY << 11, OPCODE_NOTIFY << 11):
+        return _reject(ident, flags, rr.NOTIMP)
+    if questions != 1 or answers > 1 or authorities > 1 or additionals > 2:
+        return _reject(ident, flags, rr.FORMERR)
+    if len(packet) == HEADER_OCTETS:
+        return Query(ident, flags, None, None, HEADER_OCTETS)
+    try:
+        qname, end = _read_plain_name(packet, HEADER_OCTETS)
+        qtype, end = _read_short(packet, end)
+        qclass, end = _read_short(packet, end)
+    except FormError:
+        return _reject(ident, flags, rr.FORMERR)
+    try:
+        edns = _read_edns(packet, end, answers + authorities, additionals)
+    except FormError:
+        return _reject(ident, flags, rr.FORMERR, packet[HEADER_OCTETS:end])
+    question = Question(
+        qname, name.fold(qname), qtype, qclass,
+        edns is not None and bool(edns.flags & EDNS_DO), bool(flags & CD),
+    )  # fmt: skip
+    query = Query(ident, flags, question, edns, len(packet))
+    if qtype == rr.IXFR and (answers, authorities) == (0, 1):
+        query.serial = _read_serial(packet, end)
+    return query
+
+
+def _read_serial(packet: bytes, offset: int) -> int | None:
+    """Return the serial of the SOA at ``offset``, None if there is none.
+
+    The gate has been there, but a record that was counted may be missing.
+    """
+    try:
+        _, offset = read_name(packet, offset, {})
+        rtype, _, _, start, end = _read_record_head(packet, offset)
+    except FormError:
+        return None
+    if rtype != rr.SOA or end - start < 20:
+        return None
+    return int.from_bytes(packet[end - 20 : end - 16], "big")
+
+
+def _reject(ident: int, flags: int, rcode: int, question: bytes = b"") -> bytes:
+    """Return the reply of a request that no plugin sees: no OPT, flags copied but for AA and Z."""
+    opcode = flags & OPCODE_MASK if rcode == rr.NOTIMP else 0
+    flags = QR | opcode | flags & (TC | RD | RA | AD | CD) | rcode
+    return HEADER.pack(ident, flags, 1 if question else 0, 0, 0, 0) + question
+
+
+def _read_plain_name(packet: bytes, start: int) -> tuple[bytes, int]:
+    """Return the uncompressed name at ``start`` and where it ends; a question holds no pointer."""
+    i, last = start, len(packet)
+    while i < last:
+        length = packet[i]
+        if length == 0:
+            if i + 1 - start > name.MAX_NAME_OCTETS:
+                break
+            return packet[start : i + 1], i + 1
+        if length > name.MAX_LABEL_OCTETS:
+            raise FormError(i, "label type in a question")
+        i += 1 + length
+    raise FormError(min(i, last), "name does not end")
+
+
+def _read_short(packet: bytes, offset: int) -> tuple[int, int]:
+    """Return the 16-bit number at ``offset``; 0 where the packet ends, as miekg/dns reads it."""
+    if offset == len(packet):
+        return 0, offset
+    if offset + 2 > len(packet):
+        raise FormError(offset, "half a number")
+    return packet[offset] << 8 | packet[offset + 1], offset + 2
+
+
+def _read_edns(packet: bytes, offset: int, before: int, additionals: int) -> Edns | None:
+    """Return the OPT of a query, walking all its records; the last of several OPTs counts."""
+    edns, names = None, dict[int, bytes]()
+    for i in range(before + additionals):
+        if offset == len(packet):
+            break  # the counts lied; miekg/dns takes the records there are
+        _, offset = read_name(packet, offset, names)
+        rtype, size, ttl, start, offset = _read_record_head(packet, offset)
+        if rtype == rr.OPT:
+            options = packet[start:offset]
+            _check_options(options)
+            if i >= before:
+                edns = Edns(size, ttl >> 16 & 0xFF, ttl & 0xFFFF, options)
+        else:
+            _read_rdata(packet, rtype, start, offset, names)
+    return edns
+
+
+def _read_record_head(packet: bytes, offset: int) -> tuple[int, int, int, int, int]:
+    """Return type, class, TTL, and where the RDATA of the record starts and ends."""
+    start = offset + 10
+    if start > len(packet):
+        raise FormError(offset, "record cut short")
+    rtype, rclass, ttl, length = struct.unpack_from("!HHIH", packet, offset)
+    if start + length > len(packet):
+        raise FormError(start, "RDATA cut short")
+    return rtype, rclass, ttl, start, start + length
+
+
+def _check_options(options: bytes) -> None:
+    i = 0
+    while i < len(options):
+        if i + 4 > len(options):
+            raise FormError(i, "EDNS option cut short")
+        start = i + 4
+        end = start + (options[i + 2] << 8 | options[i + 3])
+        if end > len(options):
+            raise FormError(i, "EDNS option longer than its record")
+        if not is_option(options[i] << 8 | options[i + 1], options[start:end]):
+            raise FormError(i, "EDNS option that is none")
+        i = end
+
+
+def is_option(code: int, data: bytes) -> bool:
+    """Tell whether the gate takes an option with this data (miekg/dns edns.go)."""
+    if code == 8:  # client subnet (RFC 7871 section 6): family, source and scope prefix length
+        if len(data) < 4:
+            return False
+        most = {0: 0, 1: 32, 2: 128}.get(data[0] << 8 | data[1])
+        return most is not None and data[2] <= most and (data[3] <= most or most == 0)
+    shape = _OPTION_OCTETS.get(code)
+    return shape is None or len(data) in shape
+
+
+def read_name(packet: bytes, offset: int, names: dict[int, bytes]) -> tuple[bytes, int]:
+    """Return the name at ``offset``, decompressed, and the offset behind it.
+
+    ``names`` remembers what the pointer targets of this packet stand for, and pointers are followed
+    ``MAX_POINTERS`` times at most, which keeps the work linear however they are chained. A pointer
+    must lead backwards (RFC 1035 section 4.1.4).
+    """
+    parts: list[bytes] = []
+    rest: bytes = name.ROOT
+    i, end, octets, lowest, pointers = offset, 0, 0, offset, 0
+    while True:
+        if i >= len(packet):
+            raise FormError(i, "name does not end")
+        length = packet[i]
+        if length == 0:
+            end = end or i + 1
+            break
+        if length <= name.MAX_LABEL_OCTETS:
+            parts.append(packet[i : i + 1 + length])
+            octets += 1 + length
+            i += 1 + length
+            if octets >= name.MAX_NAME_OCTETS:
+                raise FormError(i, "name too long")
+            continue
+        if length < 0xC0 or i + 1 >= len(packet):
+            raise FormError(i, "bad label type")
+        end = end or i + 2
+        target = (length & 0x3F) << 8 | packet[i + 1]
+        if target in names:
+            rest = names[target]
+            break
+        pointers += 1
+        if target >= lowest or pointers > MAX_POINTERS:
+            raise FormError(i, "pointer does not lead backwards, or one of too many")
+        i = lowest = target
+    wire = b"".join(parts) + rest
+    if len(wire) > name.MAX_NAME_OCTETS:
+        raise FormError(offset, "name too long")
+    if offset < 0x4000:
+        names[offset] = wire
+    return wire, end
+
+
+def _read_rdata(packet: bytes, rtype: int, start: int, end: int, names: dict[int, bytes]) -> bytes:
+    """Return the RDATA between ``start`` and ``end`` with its names uncompressed."""
+    if (rtype == rr.A and end - start != 4) or (rtype == rr.AAAA and end - start != 16):
+        raise FormError(start, "address of the wrong length")
+    if rtype not in rdata.WITH_NAMES or (start == end and rtype not in rdata.NEVER_EMPTY):
+        return packet[start:end]
+    try:
+        offset, count = rdata.names_in(rtype, packet, start, end)
+    except IndexError as error:
+        raise FormError(start, "RDATA cut short") from error
+    if offset > end:
+        raise FormError(start, "RDATA of the wrong length")
+    parts = [packet[start:offset]]
+    while count and (count > 0 or offset < end):
+        wire, offset = read_name(packet, offset, names)
+        parts.append(wire)
+        count -= 1
+    if offset > end or (rtype == rr.SOA and end - offset != 20):
+        raise FormError(start, "RDATA of the wrong length")
+    parts.append(packet[offset:end])
+    return b"".join(parts)
+
+
+def read_reply(packet: bytes) -> Reply:
+    """Return the decoded reply of an upstream server.
+
+    Raises:
+        FormError: it is no well-formed DNS message.
+    """
+    if len(packet) < HEADER_OCTETS:
+        raise FormError(len(packet), "shorter than a header")
+    ident, flags, questions, *counts = HEADER.unpack_from(packet)
+    names = dict[int, bytes]()
+    offset, asked = HEADER_OCTETS, []
+    for _ in range(questions):
+        qname, offset = read_name(packet, offset, names)
+        if offset + 4 > len(packet):
+            raise FormError(offset, "question cut short")
+        asked.append((qname, *struct.unpack_from("!HH", packet, offset)))
+        offset += 4
+    sections: list[tuple[RR, ...]] = []
+    edns = None
+    for count in counts:
+        section = []
+        for _ in range(count):
+            owner, offset = read_name(packet, offset, names)
+            rtype, rclass, ttl, start, offset = _read_record_head(packet, offset)
+            if rtype == rr.OPT:
+                edns = Edns(rclass, ttl >> 16 & 0xFF, ttl & 0xFFFF, packet[start:offset], ttl >> 24)
+                continue
+            section.append(
+                RR(owner, rtype, ttl, _read_rdata(packet, rtype, start, offset, names), rclass)
+            )
+        sections.append(tuple(section))
+    rcode = flags & 15 | (edns.extended_rcode << 4 if edns else 0)
+    answer, authority, additional = sections
+    return Reply(ident, flags, rcode, tuple(asked), answer, authority, additional, edns)
