@@ -11,6 +11,8 @@ import re
 
 import beside
 import compare
+import dns.edns
+import dns.message
 import pytest
 
 pytestmark = pytest.mark.peer
@@ -225,3 +227,28 @@ def test_what_is_refused(rule, tmp_path):
     assert bool(ours) == bool(theirs), f"{rule}: clusterdns {ours!r}, CoreDNS {theirs!r}"
     if ours:
         assert re.search(r"Corefile[^:]*:[23]: ", ours)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "local set 65001 x", "local set 65001 x revert", "local append 65001 x",
+        "local replace 65001 {protocol}", "local unset 65001", "local append 65001 {qname} revert",
+        "local set 65001 {server_ip}", "nsid set revert", "subnet set 24 56 revert",
+    ],
+)  # fmt: skip
+def test_which_options_come_back(rule, tmp_path):
+    text = f""".:{{PORT}} {{
+    rewrite edns0 {rule}
+    template IN A a.test {{
+        answer "{{{{ .Name }}}} 60 IN A 192.0.2.9"
+    }}
+}}
+"""
+    packets = []
+    for datas in ([], [b"mine"], [b"one", b"two"]):
+        options = [dns.edns.GenericOption(65001, data) for data in datas]
+        packets.append(
+            dns.message.make_query("web.a.test", "A", use_edns=0, options=options).to_wire()
+        )
+    assert [] == beside.differences(text, packets, tmp_path)
