@@ -219,7 +219,12 @@ def _help(arguments: list[str]) -> int:
         if word not in known:
             print(f"clusterdns: no plugin {word!r}; there are {', '.join(known)}", file=sys.stderr)
             return 1
-        manual = inspect.getdoc(inspect.getmodule(plugin.load(word))) or ""
+        try:
+            manual = inspect.getdoc(inspect.getmodule(plugin.load(word))) or ""
+        except plugin.PluginError as error:
+            if arguments:
+                raise
+            manual = f"{word} - {error}"
         print(manual if arguments else manual.split("\n", 1)[0])
     return 0
 

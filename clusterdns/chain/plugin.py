@@ -16,15 +16,20 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from clusterdns.chain.outside import Outside
 from clusterdns.chain.transfers import Transfers
 from clusterdns.corefile.checks import ORDER
 from clusterdns.corefile.parser import Directive
+from clusterdns.errors import ClusterDNSError
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import rr
 from clusterdns.wire.message import MAX_OCTETS, Query, Question
@@ -53,6 +58,9 @@ DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 
 # Makes an HTTP response: (status, content type, body).
 Respond = Callable[[], Awaitable[tuple[int, str, bytes]]]
+
+
+ENTRY_POINTS = "clusterdns.plugins"  # the group of other packages
 
 
 class Resolver(Protocol):
@@ -141,7 +149,10 @@ class Plugin:
     """Base of all plugins; the docstring of a subclass is the directive's manual."""
 
     name: ClassVar[str] = ""  # the file's name, set by `load`
-    order: ClassVar[int] = 0  # place in CoreDNS's fixed order, set by `load`
+    order: ClassVar[float] = 0  # place in CoreDNS's fixed order, set by `load`
+    after: ClassVar[str] = ""  # of another package: the directive that it is right behind,
+    before: ClassVar[str] = ""  # or right in front of
+    families: ClassVar[Mapping[str, Family]] = {}  # of its metrics, by the names in `samples`
     handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
     denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
     reads_options: ClassVar[bool] = False  # true for what has to see queries with EDNS options
@@ -234,30 +245,71 @@ def no_arguments(directive: Directive) -> None:
         raise directive.block[0].error("unknown property")
 
 
+class PluginError(ClusterDNSError):
+    """A plugin of another package that cannot be loaded."""
+
+
 def available() -> list[str]:
-    """Return the names of all plugins, in the order of their chain."""
-    found = [
+    """Return the names of all plugins, in the order of their chain.
+
+    Those of other packages come last: only loading one tells its place.
+    """
+    own = [
         module.name
         for module in pkgutil.iter_modules([str(Path(__file__).parent.parent / "plugins")])
     ]
-    return sorted(found, key=_order)
+    return [*sorted(own, key=_order), *sorted(_installed().keys() - set(own))]
 
 
 def load(word: str) -> type[Plugin]:
-    """Return the plugin class of a directive: the one that ``plugins/<word>.py`` defines."""
-    module = importlib.import_module(f"clusterdns.plugins.{word}")
+    """Return the plugin class of a directive: the one that ``plugins/<word>.py`` defines.
+
+    Else it is the one that an installed package has under the entry point ``word``.
+
+    Raises:
+        PluginError: that package is broken.
+    """
+    path = f"clusterdns.plugins.{word}"
+    if importlib.util.find_spec(path) is not None:
+        return _named(word, _class_in(importlib.import_module(path)))
+    entry = _installed()[word]
+    try:
+        found = entry.load()
+        found = _class_in(found) if isinstance(found, ModuleType) else found
+        if not (isinstance(found, type) and issubclass(found, Plugin)):
+            raise TypeError(f"{entry.value} is no plugin")
+        return _named(word, found)
+    except (Exception, SystemExit) as error:  # it is not ours, and may raise anything
+        raise PluginError(f"cannot load {entry.value}: {type(error).__name__}: {error}") from error
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """Return the plugins of installed packages, by the name of their directive."""
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _class_in(module: ModuleType) -> type[Plugin]:
     for value in vars(module).values():
         if (
             isinstance(value, type)
             and issubclass(value, Plugin)
             and value.__module__ == module.__name__
         ):
-            value.name, value.order = word, _order(word)
             return value
-    raise TypeError(f"plugins/{word}.py defines no plugin")
+    raise TypeError(f"{module.__name__} defines no plugin")
 
 
-def _order(word: str) -> int:
+def _named(word: str, found: type[Plugin]) -> type[Plugin]:
+    found.name, found.order = word, _order(word)
+    if word not in ORDER:
+        anchor = found.after or found.before
+        if anchor not in ORDER or (found.after and found.before):
+            raise TypeError("wants `after` or `before`, one directive in the chain")
+        found.order = _order(anchor) + (0.5 if found.after else -0.5)
+    return found
+
+
+def _order(word: str) -> float:
     return ORDER.index(word) if word in ORDER else len(ORDER)
 
 

@@ -17,7 +17,7 @@ from clusterdns.chain.view import Router, View
 from clusterdns.cluster.source import Source
 from clusterdns.corefile.checks import COREDNS_ORDER, check_directives, check_overlaps
 from clusterdns.corefile.lexer import DiskFiles, Files
-from clusterdns.corefile.parser import ServerBlock, parse
+from clusterdns.corefile.parser import Directive, ServerBlock, parse
 from clusterdns.errors import ConfigError
 from clusterdns.host import interfaces
 from clusterdns.wire import name
@@ -127,12 +127,22 @@ def _views(blocks: list[ServerBlock], port: int, known: list[str]) -> list[View]
         for block, body, made in zip(blocks, bodies, plugins, strict=True):
             directives = block.find(word)
             if directives:
-                made += plugin.load(word).setup(directives, body)
+                made += _load(word, directives[0]).setup(directives, body)
+    for made in plugins:
+        made.sort(key=lambda each: each.order)
     for body in bodies:
         body.server = _first_endpoint(body).label
         if not body.hosts:
             body.local_addresses = interfaces.non_loopback()
     return [View(body, made) for body, made in zip(bodies, plugins, strict=True)]
+
+
+def _load(word: str, directive: Directive) -> type[Plugin]:
+    """Return the class of a directive. Raises ConfigError."""
+    try:
+        return plugin.load(word)
+    except plugin.PluginError as error:
+        raise directive.error(str(error)) from error
 
 
 def _block(block: ServerBlock, port: int) -> Block:

@@ -1,6 +1,7 @@
 """The exposition: CoreDNS's metric families, filled from samples when somebody scrapes.
 
-``FAMILIES`` says of every metric what it is and how its labels are called; a sample is a name
+``FAMILIES`` says of every metric what it is and how its labels are called, and a plugin may
+declare others (``Plugin.families``); a sample is a name
 without prefix, label values in that order, and a number or a histogram's counts. This is the only
 importer of prometheus_client, and runs in the supervisor alone. (CoreDNS:
 plugin/metrics/vars/vars.go)
@@ -8,10 +9,10 @@ plugin/metrics/vars/vars.go)
 
 from __future__ import annotations
 
+import logging
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -23,20 +24,13 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from clusterdns import COREDNS_VERSION
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.histogram import DEFAULT_S, PROGRAMMING_S, SIZE_OCTETS, SLIM_TIME_S, TIME_S
 from clusterdns.metrics.tally import Sample
 
 PREFIX = "coredns_"
 OWN_PREFIX = "clusterdns_"  # of metrics that CoreDNS does not have
-
-
-class Family(NamedTuple):
-    """One metric: its help, label names, and bucket bounds if it is a histogram."""
-
-    help: str
-    labels: tuple[str, ...] = ()
-    is_gauge: bool = False
-    bounds: tuple[float, ...] = ()
+_log = logging.getLogger(__name__)
 
 
 _PLACE = ("server", "zone", "view")
@@ -231,31 +225,44 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def exposition(samples: Iterable[Sample], pids: Sequence[int]) -> bytes:
+def exposition(
+    samples: Iterable[Sample], pids: Sequence[int], declared: Mapping[str, Family] | None = None
+) -> bytes:
     """Return the text exposition (format 0.0.4) of samples and of the processes ``pids``."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Samples(samples))
+    registry.register(_Samples(samples, {**(declared or {}), **FAMILIES}))
     registry.register(_Processes(pids))
     return generate_latest(registry)
 
 
 class _Samples(Collector):
-    """Turns samples into families; those without labels exist from the start, at 0."""
+    """Turns samples into families; those without labels exist from the start, at 0.
 
-    def __init__(self, samples: Iterable[Sample]) -> None:
-        self._by_name: dict[str, list[Sample]] = {name: [] for name in FAMILIES}
+    A sample that nobody has declared, or not like that, is left out and logged: it must not cost
+    the operator all the others.
+    """
+
+    def __init__(self, samples: Iterable[Sample], families: Mapping[str, Family]) -> None:
+        self._families = families
+        self._by_name: dict[str, list[Sample]] = {name: [] for name in families}
         build = (COREDNS_VERSION, "", f"python{platform.python_version()}")
         for sample in [("build_info", build, 1), *samples]:
-            self._by_name[sample[0]].append(sample)
+            if sample[0] in self._by_name:
+                self._by_name[sample[0]].append(sample)
+            else:
+                _log.error("metric %s: no plugin declares its family", sample[0])
 
     def collect(self) -> Iterator[Metric]:
         for name, samples in self._by_name.items():
-            family = FAMILIES[name]
+            family = self._families[name]
             if not samples and not family.labels:
                 empty = (0.0,) * (len(family.bounds) + 2) if family.bounds else 0
                 samples = [(name, (), empty)]
             if samples:
-                yield _metric(name, family, samples)
+                try:
+                    yield _metric(name, family, samples)
+                except (TypeError, ValueError) as error:
+                    _log.error("metric %s: its samples are not what was declared: %s", name, error)
 
 
 def _metric(name: str, family: Family, samples: list[Sample]) -> Metric:
@@ -264,13 +271,15 @@ def _metric(name: str, family: Family, samples: list[Sample]) -> Metric:
     if family.bounds:
         histogram = HistogramMetricFamily(name, family.help, labels=family.labels)
         for _, labels, value in samples:
-            assert isinstance(value, tuple)
+            if not isinstance(value, tuple) or len(labels) != len(family.labels):
+                raise ValueError(f"{labels} {value}")
             histogram.add_metric(labels, _buckets(family.bounds, value), value[-1])
         return histogram
     make = GaugeMetricFamily if family.is_gauge else CounterMetricFamily
     metric = make(name, family.help, labels=family.labels)
     for _, labels, value in samples:
-        assert not isinstance(value, tuple)
+        if isinstance(value, tuple) or len(labels) != len(family.labels):
+            raise ValueError(f"{labels} {value}")
         metric.add_metric(labels, value)
     return metric
 

@@ -18,6 +18,7 @@ from clusterdns.chain.plugin import Respond
 from clusterdns.config.compile import Configuration
 from clusterdns.config.loader import Loader
 from clusterdns.errors import ClusterDNSError
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.ledger import Ledger
 from clusterdns.processes.generation import Generation, Watchers
 from clusterdns.processes.process import Nursery
@@ -72,6 +73,7 @@ class Supervisor:
         self._text = text
         self._nursery = Nursery()
         self._ledger = Ledger()
+        self._families: dict[str, Family] = {}  # also those of plugins that a reload took away
         self._watchers = Watchers(self._nursery, self._ledger)
         self._generation = self._generation_of(configuration)
         self._duties = Duties(self, self._generation)
@@ -154,7 +156,9 @@ class Supervisor:
         if self._reloaded_digest:
             samples.append(("reload_version_info", ("sha512", self._reloaded_digest), 1))
         pids = [os.getpid(), *self._nursery.pids()]
-        return exposition.exposition(samples, pids)
+        for plugin in self._generation.configuration.plugins:
+            self._families |= plugin.families
+        return exposition.exposition(samples, pids, self._families)
 
     async def _replace(self, configuration: Configuration) -> None:
         """Start the next generation on the sockets of this one, then stop this one.

@@ -1,0 +1,17 @@
+"""One metric family: what the exposition says of a metric besides its numbers.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Family(NamedTuple):
+    """One metric: its help, label names, and bucket bounds if it is a histogram."""
+
+    help: str
+    labels: tuple[str, ...] = ()
+    is_gauge: bool = False
+    bounds: tuple[float, ...] = ()
