@@ -1,6 +1,7 @@
 """The command line: CoreDNS's flags, and what clusterdns adds to them.
 
-    clusterdns [-conf FILE] [-dns.port|-p PORT] [-pidfile FILE] [-quiet] [-plugins] [-version]
+    clusterdns [-conf FILE] [-dns.port|-p PORT] [-pidfile FILE] [-quiet] [-log-format text|json]
+               [-plugins] [-version]
     clusterdns -config-dir DIR [-domain ZONE] [-conf FILE] ...   serve kube-dns's ConfigMap
     clusterdns translate PATH [-zone ZONE] [-p PORT]   print the Corefile of kube-dns's ConfigMap
     clusterdns check FILE|- [-p PORT]   say what a Corefile, or a ConfigMap with one, would serve
@@ -41,6 +42,7 @@ from clusterdns.processes.supervisor import Supervisor
 
 DEFAULT_PORT = 53
 DEFAULT_ZONE = "cluster.local"
+_log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -75,6 +77,8 @@ def _flags() -> argparse.ArgumentParser:
         metavar="PORT", help="port of server blocks that name none (53)")  # fmt: skip
     add("-pidfile", "--pidfile", default="", metavar="FILE", help="file to write the process ID to")
     add("-quiet", "--quiet", action="store_true", help="print nothing at the start")
+    add("-log-format", "--log-format", default=logs.TEXT, metavar="FORMAT",
+        help="log `text` (the default) or `json`, an object a line")  # fmt: skip
     add("-plugins", "--plugins", action="store_true", help="list the plugins")
     add("-version", "--version", action="store_true", help="print the version")
     return parser
@@ -101,7 +105,20 @@ def _serve(flags: argparse.Namespace) -> int:
         print("Server types:\n  dns\n\nOther plugins:")
         print("\n".join(f"  dns.{word}" for word in sorted(plugin.available())))
         return 0
-    logs.start()
+    if flags.log_format not in logs.FORMATS:
+        raise ClusterDNSError(
+            f'unknown log format "{flags.log_format}": expected {" or ".join(logs.FORMATS)}'
+        )
+    logs.start(format=flags.log_format)
+    try:
+        return _run(flags)
+    except (ClusterDNSError, OSError) as error:
+        logs.fatal(str(error), flags.log_format)
+        return 1
+
+
+def _run(flags: argparse.Namespace) -> int:
+    """Serve until a signal ends it; return the exit status. Raises ClusterDNSError, OSError."""
     _raise_descriptor_limit()
     if flags.config_dir:
         source = loader.from_config_dir(
@@ -113,10 +130,10 @@ def _serve(flags: argparse.Namespace) -> int:
     try:
         configuration = source.first(text)
     except ConfigError as error:
-        print(f"clusterdns: {error}", file=sys.stderr)
+        logs.fatal(str(error), flags.log_format)
         if not flags.config_dir and flags.conf != loader.STDIN:
             checked = flags.conf or loader.DEFAULT_FILE
-            print(f"clusterdns: `clusterdns check {checked}` lists all mistakes", file=sys.stderr)
+            logs.fatal(f"`clusterdns check {checked}` lists all mistakes", flags.log_format)
         return 1
     if configuration.is_debug:
         logging.getLogger().setLevel(logging.DEBUG)
@@ -124,8 +141,12 @@ def _serve(flags: argparse.Namespace) -> int:
         Path(flags.pidfile).write_text(f"{os.getpid()}\n")
 
     def announce(configuration: Configuration) -> None:
-        if not flags.quiet:
-            print("\n".join([*configuration.zones, *_version()]), flush=True)
+        lines = [] if flags.quiet else [*configuration.zones, *_version()]
+        if flags.log_format == logs.JSON:
+            for line in lines:
+                _log.info("%s", line)
+        elif lines:
+            print("\n".join(lines), flush=True)
 
     async def run() -> int:
         return await Supervisor(source, configuration, text).run(announce)

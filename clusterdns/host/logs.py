@@ -1,17 +1,28 @@
 """Log lines as CoreDNS prints them, and a sink that never makes a query wait.
 
-``[INFO] plugin/kubernetes: ...`` goes to standard output without a timestamp. A line is written
+``[INFO] plugin/kubernetes: ...`` goes to standard output without a timestamp, or one JSON object a
+line with one (``-log-format json``). A line is written
 only when the pipe has room for it: a reader that stopped reading costs lines, which are counted,
 and never a reply.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import select
+import sys
+import time
+from collections.abc import Mapping
 
+TEXT, JSON = "text", "json"
 MAX_LINE_OCTETS = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking
+
+_NAMED = re.compile(r"plugin/(\w+): ")
+_JSON_LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
+Fields = Mapping[str, object]
 
 
 class Sink(logging.Handler):
@@ -36,21 +47,89 @@ class Sink(logging.Handler):
             self.dropped += 1  # standard output is closed: nobody is left to tell
 
 
-def start(debug: bool = False) -> None:
-    """Send the process's log lines to standard output."""
+class TextFormatter(logging.Formatter):
+    """``[INFO] plugin/forward: message``, of a query without the plugin."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line, more if the record has a traceback."""
+        return f"[{record.levelname}] {_prefix(record)}{super().format(record)}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time, level, msg, plugin and the record's fields (CoreDNS: pkg/log).
+
+    ``time`` is RFC 3339 in UTC. A message that is too long for a line is cut, not the object.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object that stands for a record."""
+        text, plugin = super().format(record), getattr(record, "plugin", "")
+        named = _NAMED.match(text)
+        if named and not plugin:  # who is no plugin speaks of one
+            plugin, text = named[1], text[named.end() :]
+        made: dict[str, object] = {
+            "time": _rfc3339(record.created),
+            "level": _JSON_LEVELS.get(record.levelname, record.levelname),
+            "msg": text,
+        }
+        if plugin:
+            made["plugin"] = plugin
+        made |= getattr(record, "fields", {})
+        text = text[:MAX_LINE_OCTETS]
+        line = _object(made)
+        while text and len(line.encode("utf-8", "backslashreplace")) >= MAX_LINE_OCTETS:
+            text = text[: len(text) // 2]
+            line = _object(made | {"msg": text})
+        return line
+
+
+def start(debug: bool = False, format: str = TEXT) -> None:
+    """Send the process's log lines to standard output, as text or as JSON."""
     root = logging.getLogger()
     sink = Sink()
-    sink.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+    sink.setFormatter(FORMATS[format]("%(message)s"))
     root.handlers[:] = [sink]
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     logging.raiseExceptions = False
 
 
+def fatal(message: str, format: str) -> None:
+    """Say on standard error why the process ends: as text, or as an object of level FATAL."""
+    line = f"clusterdns: {message}"
+    if format == JSON:
+        line = _object({"time": _rfc3339(time.time()), "level": "FATAL", "msg": message})
+    print(line, file=sys.stderr)
+
+
 def plugin_logger(plugin: str) -> logging.LoggerAdapter[logging.Logger]:
     """Return the logger of a plugin: its lines begin with ``plugin/<name>: ``."""
-    return _PluginLog(logging.getLogger(plugin), {"plugin": plugin})
+    return logging.LoggerAdapter(logging.getLogger(plugin), {"plugin": plugin})
 
 
-class _PluginLog(logging.LoggerAdapter[logging.Logger]):
-    def process(self, msg, kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as the base class has it
-        return f"plugin/{self.extra['plugin']}: {msg}", kwargs  # type: ignore[index]
+def log_query(logger: logging.LoggerAdapter[logging.Logger], line: str, fields: Fields) -> None:
+    """Log a line about a query; ``fields`` are those of its JSON object, in their order."""
+    logger.logger.info("%s", line, extra={**(logger.extra or {}), "fields": fields})
+
+
+def is_json() -> bool:
+    """Tell whether the process logs JSON, so that somebody needs the fields of a query."""
+    handlers = logging.getLogger().handlers
+    return any(isinstance(each.formatter, JsonFormatter) for each in handlers)
+
+
+def _prefix(record: logging.LogRecord) -> str:
+    plugin = getattr(record, "plugin", "")
+    return f"plugin/{plugin}: " if plugin and not hasattr(record, "fields") else ""
+
+
+def _object(made: Fields) -> str:
+    return json.dumps(made, ensure_ascii=False, separators=(",", ":"))
+
+
+def _rfc3339(seconds: float) -> str:
+    whole, fraction = divmod(int(seconds * 1_000_000), 1_000_000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{text}.{fraction:06d}Z"
+
+
+FORMATS = {TEXT: TextFormatter, JSON: JsonFormatter}

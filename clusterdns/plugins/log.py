@@ -29,6 +29,7 @@ from typing import NamedTuple
 from clusterdns.chain.plugin import DROP, Block, HandleNext, Plugin, Worker
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
+from clusterdns.host import logs
 from clusterdns.host.logs import plugin_logger
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Query
@@ -88,7 +89,8 @@ class Log(Plugin):
             query.metadata.put("log/class", lambda: kind)
         if "all" in rule.classes or kind in rule.classes:
             elapsed = self._worker.now() - began if self._worker else 0.0
-            _log.logger.info("%s", _line(rule.format, query, response, elapsed))
+            fields = _fields(query, response, elapsed) if logs.is_json() else {}
+            logs.log_query(_log, _line(rule.format, query, response, elapsed), fields)
         return response
 
     def _rule_for(self, qname: WireName) -> _Rule | None:
@@ -130,6 +132,29 @@ def _line(format: str, query: Query, response: Response, elapsed_s: float) -> st
         return values.get(token, token)
 
     return _TOKEN.sub(value, format)
+
+
+def _fields(query: Query, response: Response, elapsed_s: float) -> dict[str, object]:
+    """Return the fields of a query's JSON object (CoreDNS 1.15.0: plugin/log)."""
+    values = _values(query, response, elapsed_s)
+    wrote = response is not DROP
+    assert query.question is not None
+    return {
+        "client_ip": query.client[0],
+        "client_port": query.client[1],
+        "qname": values["{name}"],
+        "qtype": values["{type}"],
+        "qclass": values["{class}"],
+        "protocol": values["{proto}"],
+        "id": query.ident,
+        "opcode": query.opcode,
+        "request_size": query.octets,
+        "dnssec_ok": query.question.do,
+        "bufsize": int(values["{>bufsize}"]),
+        "rcode": values["{rcode}"] if wrote else None,
+        "response_size": int(values["{rsize}"]),
+        "duration_seconds": round(elapsed_s, 9),
+    }
 
 
 def _values(query: Query, response: Response, elapsed_s: float) -> dict[str, str]:

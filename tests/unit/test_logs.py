@@ -1,0 +1,58 @@
+"""Log lines: as text, and as JSON whatever is in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from clusterdns.host import logs
+
+
+def record(message: str, level: int = logging.INFO, **extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("x", level, "x.py", 1, message, (), None)
+    vars(made).update(extra)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "said"),
+    [
+        (record("Reloading"), "[INFO] Reloading", {"level": "INFO", "msg": "Reloading"}),
+        (
+            record("slow", logging.WARNING, plugin="forward"),
+            "[WARNING] plugin/forward: slow",
+            {"level": "WARN", "msg": "slow", "plugin": "forward"},
+        ),
+        (
+            record("plugin/reload: Running", logging.INFO),
+            "[INFO] plugin/reload: Running",
+            {"level": "INFO", "msg": "Running", "plugin": "reload"},
+        ),
+        (
+            record("a. NOERROR", plugin="log", fields={"id": 7, "rcode": None}),
+            "[INFO] a. NOERROR",
+            {"level": "INFO", "msg": "a. NOERROR", "plugin": "log", "id": 7, "rcode": None},
+        ),
+        (record('"\n\\ \udc80 <é>'), None, {"level": "INFO", "msg": '"\n\\ \udc80 <é>'}),
+    ],
+)
+def test_a_record_as_text_and_as_json(given, text, said):
+    if text is not None:
+        assert text == logs.TextFormatter("%(message)s").format(given)
+    line = logs.JsonFormatter("%(message)s").format(given)
+    assert "\n" not in line
+    found = json.loads(line)
+    assert ["time", *said] == list(found)
+    assert said == {key: value for key, value in found.items() if key != "time"}
+
+
+@pytest.mark.parametrize("character", ["x", '"', "\0", "é", "\U0001f600", "\udc80"])
+def test_a_long_message_is_cut_and_the_object_whole(character):
+    given = record(character * 10_000, plugin="log", fields={"qname": "a" * 1004, "id": 1})
+    line = logs.JsonFormatter("%(message)s").format(given).encode("utf-8", "backslashreplace")
+    assert len(line) < logs.MAX_LINE_OCTETS
+    found = json.loads(line)
+    assert 1 == found["id"]
+    assert found["msg"].startswith(character) or character == "\udc80"
