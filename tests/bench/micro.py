@@ -97,18 +97,25 @@ def negative() -> Response:
 
 def table_steps() -> dict[str, Step]:
     """Return hits and misses of a table of 10,000 answers."""
-    table, hits = AnswerTable(), [0, 0]
+    table, hits = AnswerTable(), [0] * 4
     for i in range(10_000):
         question = asked(f"service-{i}.my-namespace.svc.cluster.local.")
         table.remember(question, positive(question, 1), NOW, lambda: 0)
     question = asked(QNAME)
-    table.remember(question, positive(question, 1), NOW, lambda: 0)
+    for one in (question, question._replace(do=True)):
+        response = positive(question, 1)._replace(follows_case=True)
+        table.remember(one, response, NOW, lambda: 0)
+    mixed = asked("My-serVice.my-NAMEspace.sVc.cluster.lOcal.")
+    cookie = b"\0\x0a\0\x08abcdefgh"
     absent = asked("www.example.com.my-namespace.svc.cluster.local.")
     for _ in range(2):
         table.remember(absent, negative(), NOW, lambda: 0)
     packets = {
         "reply, hit": packet(question),
         "reply, hit with OPT": packet(question, Edns(1232, 0, 0)),
+        "reply, hit with DO": packet(question, Edns(1232, 0, message.EDNS_DO)),
+        "reply, hit with a cookie": packet(question, Edns(1232, 0, 0, cookie)),
+        "reply, hit in mixed case": packet(mixed),
         "reply, hit of a name error": packet(absent),
         "reply, miss": packet(asked("nothing.example.com.")),
     }
