@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from clusterdns.chain import plugin
+from clusterdns.chain.plugin import Plugin
+from clusterdns.chain.route import Route
+from clusterdns.chain.view import View
 from clusterdns.config.compile import compile_blocks
 from clusterdns.config.configmap import Subject
 from clusterdns.corefile.checks import COREDNS_ORDER
@@ -35,11 +38,12 @@ class Findings(NamedTuple):
     unsupported: list[str]  # directives of CoreDNS among them
     elsewhere: list[ConfigError]  # files and interfaces that are not on this machine
     warnings: list[str]
+    slow: list[str]  # plugins that keep queries of their block off the fast path, and why
 
 
 def check(subject: Subject, *, port: int) -> Findings:
     """Return what serving ``subject`` would come to; ``port`` is that of keys without one."""
-    found = Findings([], [], [], [], [])
+    found = Findings([], [], [], [], [], [])
     try:
         blocks = parse(
             subject.text,
@@ -65,11 +69,36 @@ def check(subject: Subject, *, port: int) -> Findings:
             blocks = left
         else:
             found.zones.extend(configuration.zones)
+            for view in configuration.views:
+                zone = configuration.first_zone(view)
+                found.slow.extend(f"{zone} {reason}" for reason in _slow(view))
             break
     found.refused.sort(key=lambda error: (error.file, error.line))
     there = {error.word for error in found.refused} & set(COREDNS_ORDER)
     found.unsupported.extend(sorted(there - set(plugin.available())))
     return found
+
+
+def _slow(view: View) -> Iterator[str]:
+    """Yield each plugin that keeps queries of its block off a fast path, with the reason.
+
+    What `forward` itself has set is not among the reasons.
+    """
+    ahead = {each.name for each in view.chain}
+    route = Route(view.block.zones[0])
+    is_relayed = "forward" in ahead
+    denies = any(each.denies for each in view.chain)
+    for each in view.chain:
+        if type(each).answer is Plugin.answer:
+            yield f"{each.name}: sees each query, so no answer behind it is repeated from the table"
+        if each.name == "forward":
+            return
+        if is_relayed and not each.relay(route):
+            is_relayed = False  # those behind it would change nothing
+            yield f"{each.name}: sees each query for a name outside, so none takes the relay in C"
+        if denies and type(each).treats_alike is Plugin.treats_alike:
+            yield f"{each.name}: may treat names differently, so each name error is found by itself"
+        denies = denies and not each.denies
 
 
 def report(subject: Subject, found: Findings) -> Iterator[str]:
@@ -79,6 +108,7 @@ def report(subject: Subject, found: Findings) -> Iterator[str]:
     yield from (f"  refused   {error}" for error in found.refused)
     yield from (f"  not here  {error}; see that the Pod has it" for error in found.elsewhere)
     yield from (f"  warning   {reason}" for reason in found.warnings)
+    yield from (f"  slow      {reason}" for reason in found.slow)
     if found.unsupported:
         yield f"plugins of CoreDNS that clusterdns does not have: {', '.join(found.unsupported)}"
     if found.refused:

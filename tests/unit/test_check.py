@@ -191,3 +191,25 @@ def test_a_corefile_of_many_mistakes_is_bounded(tmp_path):
     path.write_text(". {\n" + " nonsense\n" * 1000 + "}\n")
     found = check.check(read(path), port=53)
     assert check.MAX_MISTAKES == len(found.refused)
+
+
+def test_what_keeps_queries_off_the_fast_path_is_told():
+    text = (
+        ". {\n log\n loadbalance {\n  prefer 10.0.0.0/8\n }\n forward . 192.0.2.1\n}\n"
+        "cluster.local {\n autopath /dev/null\n kubernetes\n}\n"
+    )
+    done = run("-", text=text)
+    told = [line.split(",")[0] for line in lines(done, "slow")]
+    assert [
+        ". log: sees each query",
+        ". log: sees each query for a name outside",
+        "cluster.local. autopath: may treat names differently",
+    ] == told
+    assert 0 == done.returncode
+    assert [] == lines(run("-", text=KUBEADM), "slow")
+
+
+def test_a_preference_of_addresses_keeps_names_outside_off_the_relay():
+    text = ". {\n loadbalance {\n  prefer 10.0.0.0/8\n }\n forward . 192.0.2.1\n}\n"
+    (told,) = lines(run("-", text=text), "slow")
+    assert told.startswith(". loadbalance: sees each query for a name outside")
