@@ -46,8 +46,10 @@ async def handle_by(
     steps: Steps, query: Query, resolver: Resolver | None, next: HandleNext
 ) -> Response:
     """Return what the steps come to, asking the listener about names outside."""
-    if query.depth >= MAX_DEPTH or resolver is None:
+    if query.depth >= MAX_DEPTH:
         return failure(rr.SERVFAIL, "aliases lead around in a circle")
+    if resolver is None:
+        return failure(rr.SERVFAIL, "no listener to ask about a name outside")
     try:
         asked = steps.__next__()
         while True:
