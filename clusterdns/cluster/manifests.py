@@ -25,6 +25,7 @@ from clusterdns.cluster.feed import Feeder, plain
 from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, Key, ObjectError
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ClusterDNSError
+from clusterdns.host.stamp import Stamp
 
 POLL_S = 0.5
 MAX_FILE_OCTETS = 256 * 2**20
@@ -32,7 +33,6 @@ _SUFFIXES = frozenset((".yaml", ".yml", ".json"))
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _log = logging.getLogger(__name__)
 
-Signature = tuple[int, int, int]
 Objects = dict[tuple[str, Key], tuple[Any, ...]]
 
 
@@ -69,7 +69,7 @@ class Directory:
             kind: selectors.parse(versions.selectors_of(kind, source)["labelSelector"])
             for kind in source.kinds
         }
-        self._signatures: dict[Path, Signature] = {}
+        self._signatures: dict[Path, Stamp] = {}
         self._files: dict[Path, Objects] = {}
         self._homeless: frozenset[str] = frozenset()
         self._last_error = ""
@@ -147,7 +147,7 @@ class Directory:
         self._last_error = error
 
 
-def _files(root: Path) -> Iterator[tuple[Path, Signature]]:
+def _files(root: Path) -> Iterator[tuple[Path, Stamp]]:
     """Return the manifests below ``root``, hidden ones left out, with what tells of a change."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no directory")
@@ -156,7 +156,7 @@ def _files(root: Path) -> Iterator[tuple[Path, Signature]]:
             with contextlib.suppress(FileNotFoundError):  # it went while we were looking
                 stat = path.stat()
                 if path.is_file():
-                    yield path, (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                    yield path, Stamp.of(stat)
 
 
 def _is_hidden(path: Path) -> bool:

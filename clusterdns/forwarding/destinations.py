@@ -17,6 +17,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import lookup
 from clusterdns.host import interfaces
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.stamp import Stamp
 
 MAX_WORDS = 15
 MAX_FILE_OCTETS = 65_536
@@ -41,7 +42,7 @@ class ServerFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.found: tuple[Destination, ...] = ()
-        self._stamp: tuple[int, ...] = ()
+        self._stamp: Stamp | None = None
 
     def refresh(self) -> bool:
         """Read the file if it has changed; tell whether it names other servers now.
@@ -50,13 +51,13 @@ class ServerFile:
         """
         try:
             status = self.path.stat()
-            stamp = (status.st_mtime_ns, status.st_ino, status.st_dev, status.st_size)
+            stamp = Stamp.of(status)
             if stamp == self._stamp:
                 return False
             with self.path.open("rb") as file:
                 text = file.read(MAX_FILE_OCTETS).decode("utf-8", "replace")
         except OSError as error:
-            self._keep(error.strerror or "cannot be read", (-1,))
+            self._keep(error.strerror or "cannot be read", Stamp())
             return False
         found = tuple(Destination(host, _PORTS[DNS]) for host in _name_servers(text, self.path))
         if not found:
@@ -66,7 +67,7 @@ class ServerFile:
         is_other, self.found = found != self.found, found
         return is_other
 
-    def _keep(self, reason: str, stamp: tuple[int, ...]) -> None:
+    def _keep(self, reason: str, stamp: Stamp) -> None:
         if stamp != self._stamp:
             kept = "; the servers it named are kept" if self.found else ""
             _log.warning("%s: %s%s", self.path, reason, kept)
