@@ -91,7 +91,7 @@ class ExternalLookup(Lookup):
     ) -> Iterator[Entry]:
         for found in self._services.slices_of(key):
             for each in found.endpoints:
-                hostname = self._hostname(each)
+                hostname = self.hostname(each)
                 if endpoint and endpoint != hostname.lower():
                     continue
                 for p in found.ports:

@@ -215,14 +215,14 @@ class Lookup:
             service = (found.cluster, key[1]) if self.is_multicluster else (key[1],)
             ports = [port for port in found.ports if _is_wanted(port, parsed)]
             for endpoint in _endpoints_in(found, parsed.topology_zone):
-                hostname = self._hostname(endpoint)
+                hostname = self.hostname(endpoint)
                 if parsed.endpoint and parsed.endpoint != hostname.lower():
                     continue
                 owner = (hostname, *service, key[0], "svc")
                 for port in ports:
                     yield Entry(endpoint.address, port.number, owner)
 
-    def _hostname(self, endpoint: Endpoint) -> str:
+    def hostname(self, endpoint: Endpoint) -> str:
         """Return the label of an endpoint (CoreDNS: kubernetes.go endpointHostname)."""
         if endpoint.hostname:
             return endpoint.hostname
@@ -261,7 +261,7 @@ class Lookup:
             if service and self._is_pointed_into(namespace):
                 for endpoint in sliced.endpoints:
                     if endpoint.address == address:
-                        found[self._hostname(endpoint), service, namespace, "svc"] = None
+                        found[self.hostname(endpoint), service, namespace, "svc"] = None
         return list(found)
 
     def servers(self, local_addresses: tuple[str, ...]) -> list[Entry]:
@@ -281,7 +281,7 @@ class Lookup:
                 owner = (key[1], key[0], "svc")
                 if service.is_headless:
                     found += [
-                        Entry(endpoint.address, 0, (self._hostname(endpoint), *owner))
+                        Entry(endpoint.address, 0, (self.hostname(endpoint), *owner))
                         for endpoint in sliced.endpoints
                     ]
                 else:

@@ -284,6 +284,12 @@ class Responder:
         facts = (*facts, _serial_fact(zone))
         return Response(rcode, AA, authority=(self._soa(zone),), facts=facts)
 
+    def soa(self, zone: WireName) -> RR | None:
+        """Return the SOA of a zone of ours whose records are not imported, else None."""
+        if zone not in self._zones or zone in self._multicluster:
+            return None
+        return self._soa(Zone(zone, zone, False))
+
     def _soa(self, zone: Zone) -> RR:
         """Return the SOA of a zone; the last one made serves again until the serial moves."""
         serial = self._store.import_serial if zone.is_multicluster else self._store.serial

@@ -52,6 +52,7 @@ for one second at first, then for twice as long each time, up to `servfail`; not
 produced no message is kept. A reply is not refreshed in its
 first second, and at most 1024 are at a time; a query for one that has ended meanwhile waits for the
 refresh, 0.5s at most.
+Zone transfers keep their TTLs, which CoreDNS makes 5.
 """
 
 from __future__ import annotations
@@ -160,6 +161,8 @@ class Cache(Plugin):
         question = query.question
         if question is None or query.opcode != OPCODE_QUERY or not self._is_mine(question):
             return await next(query)
+        if question.qtype in (rr.AXFR, rr.IXFR):
+            return await next(query)  # a secondary server has to see the zone's own TTLs
         found = self._find(question)
         if found is None:
             response = await self._miss(query, question, next)

@@ -67,7 +67,7 @@ import importlib.util
 import math
 import os
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from clusterdns.chain import searchpath
@@ -81,6 +81,7 @@ from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, Options
 from clusterdns.cluster.respond import Responder, is_reverse
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Store
+from clusterdns.cluster.transfer import zone_records
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
@@ -89,6 +90,7 @@ from clusterdns.wire import name
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
 
 MAX_TTL_S = 3600
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -140,6 +142,7 @@ class Kubernetes(Plugin):
         block.search_paths["kubernetes"] = self._search_path
         block.services.append(self._is_service)
         block.cluster = self._cluster
+        block.transfers.sources.append(self._transfer)
 
     def _read(self, line: Directive, settings: dict[str, str], kinds: list[str]) -> None:
         """Take in one line of the directive's block. Raises ConfigError."""
@@ -267,6 +270,15 @@ class Kubernetes(Plugin):
     def _cluster(self) -> Cluster:
         """Return what is known of the cluster, for plugins that answer from it, too."""
         return Cluster(self._store, self._options, self._ttl, self._block.local_addresses)
+
+    def _transfer(self, apex: WireName) -> Iterator[RR] | None:
+        """Return the records of one of our zones for a transfer, or None."""
+        soa = self._responder.soa(apex)
+        if soa is None:
+            return None
+        if not self.is_ready:
+            raise LookupError("the cluster has not been listed yet")
+        return zone_records(self._cluster(), apex, soa)
 
     def _search_path(self, client: str, folded: WireName) -> tuple[WireName, ...]:
         """Return the search path of the Pod at an address (CoreDNS: kubernetes/autopath.go)."""

@@ -7,12 +7,12 @@ Syntax:
         source ADDRESS
     }
 
-Zones of `file` and `auto` in the same server block are given to who asks for AXFR or IXFR over TCP
-from an address in `to`, `*` for everyone; an IXFR gets the whole zone, or the SOA alone if it has
-that already. When a zone is loaded or has changed, the addresses in `to` (port 53 or
-`ADDRESS:PORT`) get a NOTIFY, up to three times, from the address `source`. ZONE is what this holds
-for, by default the keys of the server block; of several directives, the one with the longest zone
-counts.
+Zones of `file`, `auto` and `kubernetes` in the same server block go to who asks for AXFR or IXFR
+over TCP from an address in `to`, `*` for everyone; an IXFR gets the whole zone, or the SOA alone if
+it has that already. When a zone of a file is loaded or has changed, the addresses in `to` (port 53
+or `ADDRESS:PORT`) get a NOTIFY, up to three times, from the address `source`. ZONE is what this
+holds for, by default the keys of the server block; of several directives, the one with the longest
+zone counts.
 
 Examples:
 
@@ -23,9 +23,9 @@ Examples:
         }
     }
 
-Differences from CoreDNS: cluster zones cannot be transferred yet. At one time 16 transfers are
-under way in a worker; what is more is answered with SERVFAIL. Records come in the order of the
-file.
+Differences from CoreDNS: zones of `multicluster` cannot be transferred. At one time 16 transfers
+are under way in a worker; what is more is answered with SERVFAIL. Records come in the order of the
+file. A cluster zone is given by its own name only, not by one below it.
 """
 
 from __future__ import annotations
