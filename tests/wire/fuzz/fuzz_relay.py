@@ -158,6 +158,7 @@ def is_plain(packet: bytes) -> bool:
         and question.qtype in (rr.A, rr.AAAA)
         and question.qclass == rr.CLASS_IN
         and not name.is_within(question.folded, WireName(ELSEWHERE))
+        and not any(b"." in label for label in name.labels(question.folded))
     )
 
 
