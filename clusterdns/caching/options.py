@@ -128,7 +128,16 @@ def _read_line(line: Directive, options: CacheOptions) -> None:
                 raise line.error(f"wants prefer_positive, got {line.args[0]!r}")
             options.prefers_positive = True
         case _:
-            raise line.error("unknown property")
+            raise line.unknown(
+                "success",
+                "denial",
+                "servfail",
+                "disable",
+                "keepttl",
+                "prefetch",
+                "serve_stale",
+                "serve_stale_policy",
+            )
 
 
 def _read_limits(line: Directive, limits: Limits) -> None:

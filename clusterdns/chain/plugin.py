@@ -242,7 +242,7 @@ def no_arguments(directive: Directive) -> None:
     if directive.args:
         raise directive.error(f"takes no argument, got {directive.args[0]!r}")
     if directive.block:
-        raise directive.block[0].error("unknown property")
+        raise directive.block[0].unknown()
 
 
 class PluginError(ClusterDNSError):

@@ -23,8 +23,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from clusterdns.corefile.checks import nearest
 from clusterdns.corefile.lexer import shorten
+from clusterdns.corefile.parser import did_you_mean
 from clusterdns.errors import ConfigError
 
 STUB_DOMAINS = "stubDomains"
@@ -127,9 +127,7 @@ def read(entries: Mapping[str, Entry], *, zone: str, warn: Warn) -> Settings:
         if key == FEDERATIONS:
             warn(f"{FEDERATIONS}: no such thing any more, it is left out")
         elif key not in KEYS:
-            guess = nearest(key, KEYS)
-            hint = f', did you mean "{guess}"?' if guess else ""
-            warn(f"{shorten(key)}: unknown, it is left out{hint}")
+            warn(f"{shorten(key)}: unknown, it is left out{did_you_mean(key, KEYS)}")
     stub_domains = _stub_domains(entries.get(STUB_DOMAINS), zone, warn)
     return Settings(stub_domains, _upstreams(entries.get(UPSTREAM_NAMESERVERS)))
 

@@ -16,6 +16,9 @@ from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
 MAX_NUMBER = 2**31 - 1
+MAX_PORT = 65535
+_LIKE_IPV4 = re.compile(r"[0-9.]+")
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
 
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 _DURATION_PART = re.compile(r"([0-9]*)\.?([0-9]*)([a-zµμ]+)")
@@ -93,6 +96,33 @@ def address(line: Directive) -> str:
         return str(ipaddress.ip_address(one(line)))
     except ValueError as error:
         raise line.error(f"{line.args[0]!r} is no IP address") from error
+
+
+def listen_address(directive: Directive, default: str) -> str:
+    """Return the only argument, or the default: ``host:port`` to listen at, the host may be "".
+
+    A host in brackets is an IPv6 address. Names are looked up when they are listened at.
+    """
+    if not directive.args:
+        return default
+    text = one(directive)
+    host, colon, port = text.rpartition(":")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    address = host[1:-1].partition("%")[0] if in_brackets else host
+    if not colon:
+        raise directive.error(f"wants HOST:PORT or :PORT, got {shorten(text)!r}")
+    if not (port.isascii() and port.isdigit() and int(port[:6]) <= MAX_PORT):
+        raise directive.error(f"wants a port from 0 to {MAX_PORT}, got {shorten(port)!r}")
+    if in_brackets or ":" in host or _LIKE_IPV4.fullmatch(host):
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError as error:
+            raise directive.error(f"{shorten(host)!r} is no IP address") from error
+        if (found.version == 6) != in_brackets:
+            raise directive.error(f"an IPv6 address stands in brackets: [{address}]:{port}")
+    elif host and not _HOST.fullmatch(host):
+        raise directive.error(f"{shorten(host)!r} is no address and no host name")
+    return text
 
 
 def network(text: str, line: Directive) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

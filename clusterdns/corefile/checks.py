@@ -5,12 +5,11 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from clusterdns.corefile.keys import Key
 from clusterdns.corefile.lexer import shorten
-from clusterdns.corefile.parser import ServerBlock
+from clusterdns.corefile.parser import ServerBlock, did_you_mean
 from clusterdns.errors import ConfigError
 
 # The order of the chain (CoreDNS 1.15.0: core/dnsserver/zdirectives.go).
@@ -55,8 +54,6 @@ _REFUSED_OPTIONS = {
     ("forward", "protocol"): "is of proxy, which CoreDNS has removed; see force_tcp and tls",
 }
 
-_MAX_GUESSED_CHARACTERS = 40  # no directive is half as long; keeps `nearest` cheap
-
 
 def check_directives(
     blocks: Sequence[ServerBlock], known: Collection[str], unsupported: Collection[str]
@@ -78,17 +75,8 @@ def check_directives(
                 raise directive.error(_REFUSED[directive.name])
             if directive.name in unsupported:
                 raise directive.error("not supported by clusterdns yet")
-            guess = nearest(directive.name, [*known, *unsupported])
-            hint = f', did you mean "{guess}"?' if guess else ""
+            hint = did_you_mean(directive.name, [*known, *unsupported])
             raise directive.error(f"unknown directive{hint}")
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the one of ``known`` that ``word`` most likely stands for, if any comes near."""
-    if len(word) > _MAX_GUESSED_CHARACTERS:
-        return None
-    found = difflib.get_close_matches(word.lower(), known, n=1)
-    return found[0] if found else None
 
 
 def check_overlaps(

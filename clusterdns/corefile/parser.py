@@ -11,9 +11,10 @@ Pure: no sockets, clock, threads or randomness; files come in through ``Files``.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from clusterdns.corefile.keys import Key, is_preferred, parse_key
@@ -26,6 +27,7 @@ MAX_FILE_IMPORTS = 100_000
 MAX_DEPTH = 100  # files and snippets that import each other go round for ever
 MAX_IMPORTED_WORDS = 500_000  # a snippet of ten imports of a snippet of ten imports ...
 MAX_KEYS = 65_536  # CIDR text stands for up to 128 keys
+_MAX_GUESSED_CHARACTERS = 40  # no word of a Corefile's own is as long; keeps guessing cheap
 
 
 class Directive(NamedTuple):
@@ -42,6 +44,10 @@ class Directive(NamedTuple):
         """Return the mistake on this line, at ``word`` or at its first word."""
         shown = shorten(self.name if word is None else word)
         return ConfigError(self.file, self.line, shown, reason)
+
+    def unknown(self, *known: str) -> ConfigError:
+        """Return the mistake that this line is none of the properties ``known`` of a plugin."""
+        return self.error(f"unknown property{did_you_mean(self.name, known)}")
 
 
 class ServerBlock(NamedTuple):
@@ -82,6 +88,14 @@ def parse(
             raise ConfigError(block.file, block.line, shorten(block.keys[0].text), "too many zones")
         blocks.append(block)
     return blocks
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the hint with the one of ``known`` that ``word`` most likely stands for, or ""."""
+    if len(word) > _MAX_GUESSED_CHARACTERS:
+        return ""
+    found = difflib.get_close_matches(word.lower(), known, n=1)
+    return f', did you mean "{found[0]}"?' if found else ""
 
 
 class _Frame:

@@ -74,7 +74,7 @@ class Auto(Authority):
                 case "upstream":
                     pass  # CoreDNS takes and ignores it
                 case _:
-                    raise line.error("unknown property")
+                    raise line.unknown("directory", "reload", "upstream")
 
     def _read_directory(self, line: Directive) -> None:
         if len(line.args) not in (1, 3):

@@ -59,7 +59,7 @@ class Autopath(Plugin):
         self._block = block
         *zones, source = arguments.some(directive)
         if directive.block:
-            raise directive.block[0].error("unknown property")
+            raise directive.block[0].unknown()
         self._zones = arguments.zone_names(zones, directive) or block.zones
         self._knower = source.removeprefix("@") if source.startswith("@") else ""
         if self._knower in COREDNS_ORDER and self._knower not in _KNOWERS:

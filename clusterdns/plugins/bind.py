@@ -34,7 +34,7 @@ class Bind(Passive):
         left_out = set[str]()
         for line in directive.block:
             if line.name != "except" or not line.args:
-                raise line.error("unknown property")
+                raise line.unknown("except")
             for arg in line.args:
                 left_out.update(_addresses(arg, line))
         for arg in directive.args:

@@ -44,7 +44,7 @@ class Bufsize(Plugin):
         if directive.args:
             self.most_octets = arguments.number(directive, least=MIN_UDP_OCTETS, most=MAX_OCTETS)
         if directive.block:
-            raise directive.block[0].error("unknown property")
+            raise directive.block[0].unknown()
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return what the plugins behind say."""

@@ -47,7 +47,7 @@ class Cancel(Plugin):
         if directive.args:
             self._timeout_s = arguments.seconds(directive, is_positive=True)
         if directive.block:
-            raise directive.block[0].error("unknown property")
+            raise directive.block[0].unknown()
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return what the plugins behind know without waiting."""

@@ -49,7 +49,7 @@ class Chaos(Knowing):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.block:
-            raise directive.block[0].error("unknown property")
+            raise directive.block[0].unknown()
         version, *authors = directive.args or (f"CoreDNS-{COREDNS_VERSION}",)
         host = socket.gethostname()
         texts = {

@@ -68,7 +68,7 @@ class Dns64(Plugin):
                 case "allow_ipv4":
                     self._allows_ipv4 = arguments.flag(line)
                 case _:
-                    raise line.error("unknown property")
+                    raise line.unknown("prefix", "translate_all", "allow_ipv4")
         self._translated = 0
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:

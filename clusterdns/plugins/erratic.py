@@ -68,7 +68,7 @@ class Erratic(Plugin):
                 self._is_large = arguments.flag(line)
                 continue
             if line.name not in self._amounts:
-                raise line.error("unknown property")
+                raise line.unknown("drop", "delay", "truncate", "large")
             self._amounts[line.name] = self._read(line)
             drops = drops or (line.name == "drop" and bool(line.args))
         if not drops and (self._amounts["delay"] or self._amounts["truncate"]):

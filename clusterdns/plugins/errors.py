@@ -92,7 +92,7 @@ class Errors(Plugin):
             if line.name == "consolidate":
                 self._patterns.append(_Pattern(line))
             elif line.name != "stacktrace":
-                raise line.error("unknown property")
+                raise line.unknown("consolidate", "stacktrace")
 
     async def start(self, worker: Worker) -> None:
         """Take the clock that `consolidate` counts by."""

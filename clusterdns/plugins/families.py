@@ -68,7 +68,7 @@ class Families(Plugin):
         self._except: list[WireName] = []
         for line in directive.block:
             if line.name != "except":
-                raise line.error("unknown property")
+                raise line.unknown("except")
             self._except += arguments.zone_names(arguments.some(line), line)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:

@@ -71,7 +71,7 @@ class File(Authority):
                 case "upstream":
                     pass  # CoreDNS takes and ignores it
                 case _:
-                    raise line.error("unknown property")
+                    raise line.unknown("reload", "reload_by_mtime", "fallthrough", "upstream")
         self.zones = dict.fromkeys(apexes)  # None: no file yet
         self._version = zonefile.version(self._path)
         try:

@@ -370,7 +370,29 @@ def _options(line: Directive, options: Options) -> Options:
             return _health_check(line, options)
         case "source_address":
             return options._replace(source=arguments.address(line))
-    raise line.error("unknown property")
+    raise line.unknown(
+        "except",
+        "next",
+        "next_on_nodata",
+        "max_concurrent",
+        "tls",
+        "tls_servername",
+        "resolver",
+        "doh_method",
+        "policy",
+        "force_tcp",
+        "prefer_udp",
+        "failfast_all_unhealthy_upstreams",
+        "failover",
+        "max_fails",
+        "max_connect_attempts",
+        "max_idle_conns",
+        "expire",
+        "max_age",
+        "read_timeout",
+        "health_check",
+        "source_address",
+    )
 
 
 def _health_check(line: Directive, options: Options) -> Options:

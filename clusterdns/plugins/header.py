@@ -77,7 +77,7 @@ class Header(Plugin):
         for line in directive.block:
             rules = self._rules.get(line.name.lower())
             if rules is None:
-                raise line.error("unknown property")
+                raise line.unknown("query", "response")
             rules.add(line)
         self._is_about_rd = any(rules.touches(RD) for rules in self._rules.values())
 

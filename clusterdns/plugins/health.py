@@ -24,7 +24,7 @@ Differences from CoreDNS: queries that arrive during the shutdown are still answ
 from __future__ import annotations
 
 from clusterdns.chain.plugin import Block, Passive, Supervisor
-from clusterdns.corefile.arguments import duration_s
+from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 
 
@@ -32,16 +32,12 @@ class Health(Passive):
     """Serves `/health` and asks for a lameduck period."""
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        if len(directive.args) > 1:
-            raise directive.error("takes at most one argument: the address")
-        self._address = directive.args[0] if directive.args else ":8080"
+        self._address = arguments.listen_address(directive, ":8080")
         self._lameduck_s = 0.0
         for line in directive.block:
             if line.name != "lameduck":
-                raise line.error("unknown property")
-            if len(line.args) != 1:
-                raise line.error("wants a duration")
-            self._lameduck_s = duration_s(line.args[0], line)
+                raise line.unknown("lameduck")
+            self._lameduck_s = arguments.duration_s(arguments.one(line), line)
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Answer `/health`, and stay that long after the signal to stop."""

@@ -61,7 +61,7 @@ from typing import NamedTuple
 from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
-from clusterdns.corefile.parser import Directive
+from clusterdns.corefile.parser import Directive, did_you_mean
 from clusterdns.host.logs import plugin_logger
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import hostsfile, name, rr
@@ -77,6 +77,7 @@ MAX_RECORDS = 4700  # more than fit into any message
 MIN_RELOAD_S = 0.1  # more often costs more than anybody gains
 MAX_SHARED = 65_536  # names whose parents are kept, to tell which denials hold for names below
 START_TIMEOUT_S = 5.0  # for a file system that does not answer
+_PROPERTIES = ("fallthrough", "fallthrough_unsupported", "no_reverse", "ttl", "reload")
 _log = plugin_logger("hosts")
 
 
@@ -173,10 +174,14 @@ class Hosts(Plugin):
 
     def _read_entry(self, line: Directive) -> None:
         if self._fallthrough:
-            raise line.error("unknown property; entries stand before `fallthrough`")
+            raise line.error(
+                f"unknown property{did_you_mean(line.name, _PROPERTIES)}; "
+                "entries stand before `fallthrough`"
+            )
         text = " ".join((line.name, *line.args))
         if len(text.split()) < 2:
-            raise line.error("unknown property, and no entry: that is an address and its names")
+            hint = did_you_mean(line.name, _PROPERTIES) or ": an entry is an address and its names"
+            raise line.error(f"unknown property{hint}")
         if not hostsfile.is_address(text.split()[0]):
             _log.warning("%s:%d: no IP address: %.100s", line.file, line.line, text)
         self._lines.append(text)

@@ -71,7 +71,7 @@ class K8sExternal(Plugin):
                 case "fallthrough":
                     fallthrough = arguments.zone_names(line.args or (".",), line)
                 case _:
-                    raise line.error("unknown property")
+                    raise line.unknown("ttl", "apex", "headless", "fallthrough")
         self._responder = ExternalResponder(
             arguments.zone_names(directive.args, directive) or block.zones,
             ttl=ttl,

@@ -219,7 +219,29 @@ class Kubernetes(Plugin):
             case "audit":
                 source = source._replace(audit_s=arguments.seconds(line))
             case _:
-                raise line.error("unknown property")
+                raise line.unknown(
+                    "namespaces",
+                    "labels",
+                    "namespace_labels",
+                    "pods",
+                    "endpoint_pod_names",
+                    "ttl",
+                    "noendpoints",
+                    "fallthrough",
+                    "ignore",
+                    "startup_timeout",
+                    "multicluster",
+                    "zonal",
+                    "manifests",
+                    "endpoint",
+                    "tls",
+                    "kubeconfig",
+                    "apiserver_qps",
+                    "apiserver_burst",
+                    "apiserver_max_inflight",
+                    "snapshot",
+                    "audit",
+                )
         self._source = source
 
     def _url(self, line: Directive) -> str:

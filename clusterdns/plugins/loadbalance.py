@@ -88,7 +88,7 @@ class LoadBalance(Plugin):
 
     def _read_preference(self, line: Directive) -> None:
         if line.name != "prefer":
-            raise line.error("unknown property")
+            raise line.unknown("prefer")
         for word in line.args:
             if "/" not in word:
                 raise line.error(f"{word!r} is no network such as 10.0.0.0/8")
@@ -238,7 +238,7 @@ class _WeightFile:
         self._octets: bytes | None = None
         for line in directive.block:
             if line.name != "reload":
-                raise line.error("unknown property")
+                raise line.unknown("reload")
             self.reload_s = arguments.seconds(line)
         try:
             self.read()

@@ -62,7 +62,7 @@ class Local(Knowing):
         self._has_prefix = True
         for line in directive.block:
             if line.name != "localhost_prefix":
-                raise line.error("unknown property")
+                raise line.unknown("localhost_prefix")
             self._has_prefix = arguments.word(line, "on", "off") == "on"
         self._requests = 0
 

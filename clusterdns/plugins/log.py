@@ -109,7 +109,7 @@ def _rules(directive: Directive) -> list[_Rule]:
     classes = set[str]()
     for line in directive.block:
         if line.name != "class":
-            raise line.error("unknown property")
+            raise line.unknown("class")
         for word in line.args:
             if word not in _CLASSES:
                 raise line.error(f"unknown class {word!r}")

@@ -44,7 +44,7 @@ class Metadata(Plugin, Collector):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.block:
-            raise directive.block[0].error("unknown property")
+            raise directive.block[0].unknown()
         self.label_zones = arguments.zone_names(directive.args, directive) or block.zones
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:

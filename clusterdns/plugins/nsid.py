@@ -43,7 +43,7 @@ class Nsid(Plugin):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.block:
-            raise directive.block[0].error("unknown property")
+            raise directive.block[0].unknown()
         text = (" ".join(directive.args) or socket.gethostname()).encode()
         if len(text) > MAX_TEXT_OCTETS:
             raise directive.error(f"text longer than {MAX_TEXT_OCTETS} octets")

@@ -91,7 +91,7 @@ class Private(Plugin):
         out: list[WireName] = []
         for line in directive.block:
             if line.name != "except":
-                raise line.error("unknown property")
+                raise line.unknown("except")
             out += arguments.zone_names(arguments.some(line), line)
         for zone in set(given) & set(out):
             raise directive.error(f"{name.text(zone)} is in its own except")

@@ -18,6 +18,7 @@ Examples:
 from __future__ import annotations
 
 from clusterdns.chain.plugin import Block, Passive, Supervisor
+from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -27,14 +28,12 @@ class Prometheus(Passive):
     """Serves `/metrics`."""
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        if len(directive.args) > 1:
-            raise directive.error("takes at most one argument: the address")
         for line in directive.block:
             if line.name == "tls":
                 raise line.error("not supported by clusterdns yet")
             if line.name != "runtime_metrics":
-                raise line.error("unknown property")
-        self._address = directive.args[0] if directive.args else "localhost:9153"
+                raise line.unknown("runtime_metrics", "tls")
+        self._address = arguments.listen_address(directive, "localhost:9153")
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Answer `/metrics` from what the workers have counted."""

@@ -23,6 +23,7 @@ the server stops.
 from __future__ import annotations
 
 from clusterdns.chain.plugin import Block, Passive, Supervisor
+from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 
 
@@ -30,15 +31,13 @@ class Ready(Passive):
     """Serves `/ready`."""
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        if len(directive.args) > 1:
-            raise directive.error("takes at most one argument: the address")
-        self._address = directive.args[0] if directive.args else ":8181"
+        self._address = arguments.listen_address(directive, ":8181")
         self._is_continuous = False
         self._was_ready = False
         for line in directive.block:
-            word = line.args[0] if len(line.args) == 1 else ""
-            if line.name != "monitor" or word not in ("until-ready", "continuously"):
-                raise line.error("wants monitor until-ready|continuously")
+            if line.name != "monitor":
+                raise line.unknown("monitor")
+            word = arguments.word(line, "until-ready", "continuously")
             self._is_continuous = word == "continuously"
 
     def supervise(self, supervisor: Supervisor) -> None:

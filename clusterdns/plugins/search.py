@@ -91,7 +91,7 @@ class Search(Plugin):
                 case "dots":
                     self._min_labels = arguments.number(line, least=1) + 1
                 case _:
-                    raise line.error("unknown property")
+                    raise line.unknown("domains", "namespaces", "dots")
         if found is None:  # those of Pods' nodes are ours, but for the cluster's own
             host = searchpath.of_host()
             found = tuple(d for d in host if not name.is_within_any(d, self._zones))

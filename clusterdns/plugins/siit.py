@@ -73,7 +73,7 @@ class Siit(Plugin):
                     ipv4, ipv6 = _mapping(line)
                     self._mapped[ipv6] = ipv4
                 case _:
-                    raise line.error("unknown property")
+                    raise line.unknown("ipv6_prefix", "eam")
         self._translated = 0
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:

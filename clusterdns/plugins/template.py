@@ -190,7 +190,18 @@ class _Rule:
             case "upstream":
                 pass  # CoreDNS takes and ignores it
             case _:
-                raise line.error("unknown property")
+                raise line.unknown(
+                    "match",
+                    "var",
+                    "expr",
+                    "answer",
+                    "additional",
+                    "authority",
+                    "rcode",
+                    "ederror",
+                    "fallthrough",
+                    "upstream",
+                )
 
     def _declare(self, line: Directive) -> None:
         if len(line.args) < 2:

@@ -56,7 +56,7 @@ class Timeouts(Passive):
                 case "write":
                     _timeout_s(line)
                 case _:
-                    raise line.error("unknown property")
+                    raise line.unknown("maxtcpqueries", "read", "idle", "write")
 
 
 def _count(line: Directive) -> int:

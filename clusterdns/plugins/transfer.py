@@ -252,7 +252,7 @@ def _rule(directive: Directive, block: Block) -> Rule:
                     raise line.error("may be given once")
                 source = arguments.address(line)
             case _:
-                raise line.error("unknown property")
+                raise line.unknown("to", "source")
     if not (hosts or is_open):
         raise directive.error("to is required")
     allowed = frozenset(_address(host) for host, _ in hosts)

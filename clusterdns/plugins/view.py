@@ -60,7 +60,7 @@ class View(Plugin, Filter):
         self._expressions: list[Expression] = []
         for line in directive.block:
             if line.name != "expr":
-                raise line.error("unknown property")
+                raise line.unknown("expr")
             try:
                 self._expressions.append(Expression(" ".join(line.args), _ENVIRONMENT))
             except ExpressionError as error:

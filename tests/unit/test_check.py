@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -213,3 +214,68 @@ def test_a_preference_of_addresses_keeps_names_outside_off_the_relay():
     text = ". {\n loadbalance {\n  prefer 10.0.0.0/8\n }\n forward . 192.0.2.1\n}\n"
     (told,) = lines(run("-", text=text), "slow")
     assert told.startswith(". loadbalance: sees each query for a name outside")
+
+
+MISTYPED = {
+    "errors": "consolidat 5m x", "health": "lameduk 5s", "ready": "monitr continuously",
+    "prometheus": "runtime_metric", "cache": "sucess 5000", "forward . 192.0.2.1": "max_concurent 9",
+    "kubernetes": "fallthru", "hosts": "fallthrogh", "log": "clas error",
+    "template IN A": "fallthrou", "dns64": "translateall", "loadbalance": "prefr 10.0.0.0/8",
+    "timeouts": "reed 5s", "transfer": "two *", "bind 127.0.0.1": "exept lo", "local": "localhostprefix on",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("directive", MISTYPED)
+def test_a_property_that_was_mistyped_is_told_what_it_may_be(directive):
+    mistyped = MISTYPED[directive]
+    done = run("-", text=f". {{\n {directive} {{\n  {mistyped}\n }}\n}}\n")
+    told = lines(done, "refused")[-1]  # those of a block that is empty without it come first
+    assert told.startswith(f"stdin:3: {mistyped.split()[0]}: unknown property, did you mean "), told
+
+
+def test_the_properties_that_are_guessed_from_are_those_of_the_manual():
+    found = 0
+    for path in sorted((ROOT / "clusterdns").glob("*/*.py")):
+        text = path.read_text()
+        manual = ROOT / "clusterdns/plugins" / path.name.replace("options", "cache")
+        for call in re.findall(r"\.unknown\(([^)]*)\)", text):
+            known = re.findall(r'"(\w+)"', call)
+            found += len(known)
+            assert [] == [word for word in known if word not in _manual(manual)], path
+    assert found > 80
+
+
+def _manual(path: Path) -> str:
+    return path.read_text().split('"""')[1] + _NOT_IN_MANUALS
+
+
+# What CoreDNS takes and we ignore, or refuse.
+_NOT_IN_MANUALS = " upstream runtime_metrics tls "
+
+
+@pytest.mark.parametrize(
+    ("directive", "reason"),
+    [
+        ("health 127.0.0.1:8o80", "wants a port from 0 to 65535, got '8o80'"),
+        ("health 127.0.0.1:80800", "wants a port from 0 to 65535, got '80800'"),
+        ("health 8080", "wants HOST:PORT or :PORT, got '8080'"),
+        ("health 127.0.0.1", "wants HOST:PORT or :PORT, got '127.0.0.1'"),
+        ("ready ::1:8181", "an IPv6 address stands in brackets: [::1]:8181"),
+        ("ready fd00::1:8181", "an IPv6 address stands in brackets: [fd00::1]:8181"),
+        ("ready [::1:8181", "'[::1' is no IP address"),
+        ("prometheus 10.0.0:9153", "'10.0.0' is no IP address"),
+        ("prometheus [10.0.0.1]:9153", "an IPv6 address stands in brackets: [10.0.0.1]:9153"),
+        ("prometheus a/b:9153", "'a/b' is no address and no host name"),
+        ("prometheus :9153 :9154", "takes one argument"),
+    ],
+)
+def test_an_address_to_listen_at_is_read_before_it_is_listened_at(directive, reason):
+    done = run("-", text=f". {{\n whoami\n {directive}\n}}\n")
+    assert [f"stdin:3: {directive.split()[0]}: {reason}"] == lines(done, "refused")
+
+
+@pytest.mark.parametrize(
+    "address", ["", ":8080", "localhost:0", "[::1]:1", "[fe80::1%lo]:1", "a-b.c:8"]
+)
+def test_addresses_to_listen_at(address):
+    assert [] == lines(run("-", text=f". {{\n health {address}\n}}\n"), "refused")

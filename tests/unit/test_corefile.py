@@ -20,9 +20,9 @@ from peers import coredns_path, free_port
 
 from clusterdns.corefile import parser
 from clusterdns.corefile.arguments import duration_s, zones
-from clusterdns.corefile.checks import COREDNS_ORDER, check_directives, check_overlaps, nearest
+from clusterdns.corefile.checks import COREDNS_ORDER, check_directives, check_overlaps
 from clusterdns.corefile.lexer import DiskFiles, lex
-from clusterdns.corefile.parser import Directive, parse
+from clusterdns.corefile.parser import Directive, did_you_mean, parse
 from clusterdns.errors import ConfigError
 
 ENVIRON = {"ZONE": "a.org", "DIR": "whoami", "LINES": "a\nb", "BRACE": "{", "REF": "{$ZONE}"}
@@ -463,8 +463,9 @@ def test_zone_arguments():
     [("forward", "forwad"), ("kubernetes", "kubernets"), ("cache", "Cache"), ("hosts", "host"),
      (None, "xyzzy"), (None, ""), (None, "forward" * 100)],
 )  # fmt: skip
-def test_nearest(expected, word):
-    assert expected == nearest(word, COREDNS_ORDER)
+def test_what_was_meant(expected, word):
+    hint = f', did you mean "{expected}"?' if expected else ""
+    assert hint == did_you_mean(word, COREDNS_ORDER)
 
 
 def test_coredns_order():
