@@ -1,23 +1,17 @@
-"""One upstream server, asked from one worker over UDP, TCP or TLS: its sockets, health and counts.
+"""One upstream server, asked from one worker: its health, its counts, and the queries it owes.
 
 ``Upstream.send`` begins an exchange and returns at once; its ``done`` is called with the reply or
-an ``UpstreamError``. ``ask`` is the same to wait for. Every query over UDP has a socket, and so a
-source port, and a random ID of its own: who wants to forge a reply has to guess both (RFC 5452).
-
-A miss is mostly what happens here, so UDP does without tasks, transports and ``loop.add_reader``
-per query: all sockets of a server are in one epoll set that the loop watches as one file, and one
-timer serves all. (CoreDNS: plugin/pkg/proxy, pkg/up)
+an ``UpstreamError``. ``ask`` does the same, and waits. At most ``MAX_SOCKETS`` exchanges are under
+way; later ones wait in a queue. One timer ends those that wait for all of `read_timeout`.
+(CoreDNS: plugin/pkg/proxy)
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import select
-import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from typing import NamedTuple
 
 from clusterdns.errors import FormError, UpstreamError
@@ -28,11 +22,12 @@ from clusterdns.forwarding.connections import (
     Connections,
     Idle,
     Tls,
-    open_socket,
     reason_of,
 )
+from clusterdns.forwarding.datagrams import Ask, Datagrams, Done
 from clusterdns.forwarding.entropy import Idents
 from clusterdns.forwarding.exchange import Exchange, Mismatch
+from clusterdns.forwarding.health import PROBE_TIMEOUT_S, Health
 from clusterdns.host.interfaces import host_and_port
 from clusterdns.metrics.histogram import TIME_S, Histogram
 from clusterdns.wire import message, rr
@@ -40,13 +35,7 @@ from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
 
-PROBE_TIMEOUT_S = 1.0
-MAX_PROBES = 2  # under way at one time: a reply that comes late is still a sign of life
 MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others wait their turn
-_IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h; Python has no names for them
-_BATCH = 64  # sockets read in one go, and datagrams that are no reply of one socket
-
-Done = Callable[["Reply | UpstreamError"], None]
 
 
 class Options(NamedTuple):
@@ -62,30 +51,6 @@ class Options(NamedTuple):
     probe_tcp: bool = False
 
 
-class Ask:
-    """One query that is out to one server, until ``done`` has been called or it is cancelled."""
-
-    __slots__ = (
-        "began", "done", "is_mismatched", "is_out", "is_probe", "out", "proto", "sock", "task",
-        "timeout_s", "timer",
-    )  # fmt: skip
-
-    def __init__(
-        self, out: Exchange, proto: str, timeout_s: float, began: float, done: Done
-    ) -> None:
-        self.out = out
-        self.proto = proto
-        self.timeout_s = timeout_s
-        self.began = began
-        self.done = done
-        self.is_probe = False  # CoreDNS does not count those
-        self.sock: socket.socket | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None  # unless it ends when its turn comes
-        self.is_out = True
-        self.is_mismatched = False  # something had our ID, but answered another question
-
-
 class Upstream:
     """One upstream server, asked from one worker."""
 
@@ -93,8 +58,6 @@ class Upstream:
         self.host = host
         self.port = port
         self.text = host_and_port(host, port)
-        self.fails = 0  # health checks failed in a row
-        self.probe_failures = self.mismatches = 0
         self.pace = Pace()
         self.durations: dict[str, Histogram] = {}  # by RCODE
         self.dials: Counter[tuple[str, str]] = Counter()  # (hits or misses, proto)
@@ -106,14 +69,15 @@ class Upstream:
             dial_timeout_s=options.tls_dial_timeout_s if tls else DIAL_TIMEOUT_S,
         )  # fmt: skip
         self._idents = Idents()
-        self._probing: asyncio.Task[None] | None = None
+        self.datagrams = Datagrams(
+            (host, port), self.text, options.source, self._idents, self._finish
+        )
+        self.health = Health(self._send_probe, self.cancel, options.probe_interval_s)
         self._under_way: set[Ask] = set()
         self._queue: deque[Ask] = deque()
         self._expected: deque[Ask] = deque()  # ends after `read_timeout`, the oldest first
         self._timer: asyncio.TimerHandle | None = None
         self._is_retired = False
-        self._epoll: select.epoll | None = None
-        self._readable: dict[int, Ask] = {}  # by file descriptor
 
     async def ask(self, exchange: Exchange, proto: str) -> Reply:
         """Return the reply to a query.
@@ -186,6 +150,11 @@ class Upstream:
         return UpstreamError(f"udp {self.text}: {reason_of(error)}")
 
     @property
+    def fails(self) -> int:
+        """Probes failed in a row, 0 for a server that is well."""
+        return self.health.fails
+
+    @property
     def source(self) -> str:
         """The address that queries leave from, "" for any."""
         return self._options.source
@@ -197,8 +166,8 @@ class Upstream:
 
     def suspect(self) -> None:
         """Begin to check the server's health, until it is good again."""
-        if not self._is_retired and (self._probing is None or self._probing.done()):
-            self._probing = self._loop.create_task(self._probe())
+        if not self._is_retired:
+            self.health.suspect()
 
     def close(self) -> None:
         """Forget what is under way, close what is open, and stop checking."""
@@ -208,16 +177,12 @@ class Upstream:
             self._finish(ask, UpstreamError(f"{self.text}: closed"))
         if self._timer is not None:
             self._timer.cancel()
-        if self._epoll is not None:
-            self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
-            self._epoll = None
+        self.datagrams.close()
 
     def retire(self) -> None:
         """Stop checking and keep no connection any more; what is under way goes on."""
         self._is_retired = True
-        if self._probing is not None:
-            self._probing.cancel()
+        self.health.stop()
         self._connections.close()
 
     def revive(self) -> None:
@@ -233,18 +198,7 @@ class Upstream:
             return
         if not ask.is_probe:
             self.dials["misses", "udp"] += 1
-        try:
-            sock = ask.sock = open_socket(self.host, socket.SOCK_DGRAM)
-            self._idents.bind(sock, self._options.source)
-            _hear_errors(sock)
-            sock.connect((self.host, self.port))  # datagrams of others do not reach us; never waits
-            sock.send(ask.out.packet)
-            number = sock.fileno()
-            (self._epoll or self._open_epoll()).register(number, select.EPOLLIN)
-            self._readable[number] = ask
-        except OSError as error:
-            failed = UpstreamError(f"udp {self.text}: {reason_of(error)}")
-            self._loop.call_soon(self._finish, ask, failed)
+        self.datagrams.send(ask)
 
     async def _exchange(self, ask: Ask) -> None:
         """Ask over a connection. Nothing is raised but what ends the task."""
@@ -261,43 +215,6 @@ class Upstream:
             found = UpstreamError(f"{ask.proto} {self.text}: bad reply: {error}")
         ask.task = None
         self._finish(ask, found)
-
-    def _open_epoll(self) -> select.epoll:
-        self._epoll = select.epoll()
-        self._loop.add_reader(self._epoll.fileno(), self._drain)
-        return self._epoll
-
-    def _drain(self) -> None:
-        """Read the sockets that something has come to; closed ones are in the set no more."""
-        if self._epoll is None:
-            return
-        if len(self._readable) == 1:  # no need to ask which
-            self._read(*self._readable.values())
-            return
-        for number, _ in self._epoll.poll(0, _BATCH):
-            ask = self._readable.get(number)
-            if ask is not None:
-                self._read(ask)
-
-    def _read(self, ask: Ask) -> None:
-        """Take datagrams until one is the reply."""
-        sock, out = ask.sock, ask.out
-        if sock is None:
-            return
-        for _ in range(_BATCH):
-            try:
-                reply = out.read(sock.recv(message.MAX_OCTETS))
-            except BlockingIOError:
-                return
-            except OSError as error:  # ICMP says that nobody listens there, or so
-                self._finish(ask, UpstreamError(f"udp {self.text}: {reason_of(error)}"))
-                return
-            if reply is not None and out.is_answered_by(reply):
-                self._finish(ask, reply)
-                return
-            self.mismatches += 1
-            if reply is not None:
-                ask.is_mismatched = True
 
     def _expect(self, ask: Ask) -> None:
         """Have a query end after `read_timeout`.
@@ -355,10 +272,7 @@ class Upstream:
         if ask.task is not None:
             ask.task.cancel()
             ask.task = None
-        if ask.sock is not None:
-            self._readable.pop(ask.sock.fileno(), None)
-            ask.sock.close()
-            ask.sock = None
+        self.datagrams.forget(ask)
         if ask in self._under_way:
             self._under_way.remove(ask)
             if self._queue:
@@ -366,50 +280,10 @@ class Upstream:
         elif ask in self._queue:
             self._queue.remove(ask)
 
-    async def _probe(self) -> None:
-        """Ask for the name servers of the probe's name until there is a reply of any kind.
-
-        One probe is sent each interval, however long the one before is waited for: a server that
-        has come back is noticed within an interval.
-        """
+    def _send_probe(self, done: Done) -> Ask:
+        """Ask for the name servers of the probe's name."""
         options = self._options
         question = Question(options.probe_name, options.probe_name, rr.NS)
-        flags = message.RD if options.probe_recursion else 0
-        is_alive = asyncio.Event()
-        out = set[Ask]()
+        exchange = self.begin(question, message.RD if options.probe_recursion else 0, None)
         proto = "tcp" if options.probe_tcp else "udp"
-
-        def send() -> None:
-            def done(found: Reply | UpstreamError) -> None:
-                out.discard(ask)
-                if isinstance(found, Reply | Mismatch):  # somebody lives there
-                    self.fails = 0
-                    is_alive.set()
-                else:
-                    self.fails += 1
-                    self.probe_failures += 1
-
-            exchange = self.begin(question, flags, None)
-            ask = self.send(exchange, proto, done, timeout_s=PROBE_TIMEOUT_S, is_probe=True)
-            out.add(ask)
-
-        try:
-            while not is_alive.is_set():
-                if len(out) < MAX_PROBES:
-                    send()
-                try:
-                    async with asyncio.timeout(options.probe_interval_s):
-                        await is_alive.wait()
-                except TimeoutError:
-                    pass
-        finally:
-            for ask in [*out]:
-                self.cancel(ask)
-
-
-def _hear_errors(sock: socket.socket) -> None:
-    """Have every ICMP error end the wait, also that a host or network is unreachable (ip(7))."""
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        return self.send(exchange, proto, done, timeout_s=PROBE_TIMEOUT_S, is_probe=True)

@@ -324,10 +324,11 @@ def _samples_of(upstream: Upstream) -> list[Sample]:
         (f"proxy_conn_cache_{what}_total", (*to, proto), count)
         for (what, proto), count in upstream.dials.items()
     ]
-    if upstream.probe_failures:
-        found.append(("proxy_healthcheck_failures_total", to, upstream.probe_failures))
-    if upstream.mismatches:
-        found.append(("clusterdns_forward_mismatches_total", to[1:], upstream.mismatches))
+    if upstream.health.failures:
+        found.append(("proxy_healthcheck_failures_total", to, upstream.health.failures))
+    if upstream.datagrams.mismatches:
+        mismatches = upstream.datagrams.mismatches
+        found.append(("clusterdns_forward_mismatches_total", to[1:], mismatches))
     return found
 
 

@@ -253,7 +253,7 @@ class Relay:
         track.lane.counts.clear()
         for octets, (times, seconds) in counts:
             if len(octets) == _MISMATCH.size:
-                self._upstreams[_MISMATCH.unpack(octets)[0]].mismatches += times
+                self._upstreams[_MISMATCH.unpack(octets)[0]].datagrams.mismatches += times
                 continue
             listener, _, server, rtype, size, reply, rcode, has_opt, bucket = _COUNT.unpack(octets)
             for told in track.passed:

@@ -435,7 +435,7 @@ def test_a_file_of_servers_is_taken_anew(monkeypatch, tmp_path, caplog):
                 assert texts(plugin) == ["127.0.0.1", "127.0.0.2", "127.0.0.4"]
                 assert plugin._pool is not None
                 kept: Upstream = plugin._pool.upstreams[1]
-                kept.fails = 1
+                kept.health.fails = 1
                 flying = ask(plugin, query_of("flying.test."))
                 await until(lambda: first["queries"])
                 write(path, "127.0.0.2", "127.0.0.3")

@@ -486,7 +486,7 @@ def test_a_suspect_is_checked_until_it_answers_and_no_longer():
         asked = Upstream(gone.host, gone.port, FAST)
         asked.suspect()
         await until(lambda: asked.fails > 3)
-        assert asked.fails == asked.probe_failures
+        assert asked.fails == asked.health.failures
         async with running(peer, port=asked.port):
             asked.suspect()  # changes nothing: it is being checked
             await until(lambda: asked.fails == 0)
