@@ -125,6 +125,21 @@ def listen_address(directive: Directive, default: str) -> str:
     return text
 
 
+def server(text: str, line: Directive, port: str = "53") -> tuple[str, int]:
+    """Return the address and port of ``IP``, ``IP:PORT`` or ``[IP]:PORT``."""
+    host = text
+    if text.startswith("["):
+        host, _, after = text[1:].partition("]")
+        port = after.removeprefix(":") or port
+    elif text.count(":") == 1:
+        host, port = text.split(":")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        raise line.error(f"{text!r} is no IP address, with or without a port") from error
+    return host, whole(port, line, least=1, most=65535)
+
+
 def network(text: str, line: Directive) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Return an IP network in CIDR notation, an address alone as a network of one."""
     length = text.partition("/")[2]

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ipaddress
 import secrets
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -246,7 +245,7 @@ def _rule(directive: Directive, block: Block) -> Rule:
                     if text == "*":
                         is_open = True
                     else:
-                        hosts.append(_host(text, line))
+                        hosts.append(arguments.server(text, line))
             case "source":
                 if source:
                     raise line.error("may be given once")
@@ -257,21 +256,6 @@ def _rule(directive: Directive, block: Block) -> Rule:
         raise directive.error("to is required")
     allowed = frozenset(_address(host) for host, _ in hosts)
     return Rule(tuple(zones), is_open, allowed, tuple(hosts), source)
-
-
-def _host(text: str, line: Directive) -> tuple[str, int]:
-    """Return the address and port of ``IP``, ``IP:PORT`` or ``[IP]:PORT``. Raises ConfigError."""
-    host, port = text, "53"
-    if text.startswith("["):
-        host, _, port = text[1:].partition("]")
-        port = port.removeprefix(":") or "53"
-    elif text.count(":") == 1:
-        host, port = text.split(":")
-    try:
-        ipaddress.ip_address(host)
-    except ValueError as error:
-        raise line.error(f"{text!r} is no IP address, with or without a port") from error
-    return host, arguments.whole(port, line, least=1, most=65535)
 
 
 def _address(text: str) -> str:

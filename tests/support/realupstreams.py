@@ -69,7 +69,7 @@ def running(kind: str, directory: Path, *, port: int = 0) -> Iterator[Address]:
     ``port`` is a free one unless it is given.
     """
     for needed in {kind, "nsd"} if kind == "dnsmasq" else {kind}:
-        if _program(needed) is None:
+        if program(needed) is None:
             pytest.skip(f"needs {needed}: apt-get install {PACKAGES[needed]}")
     directory.mkdir(exist_ok=True)
     (directory / "zone").write_text(zone_text())
@@ -86,7 +86,7 @@ def running(kind: str, directory: Path, *, port: int = 0) -> Iterator[Address]:
         yield "127.0.0.1", port
 
 
-def _program(kind: str) -> str | None:
+def program(kind: str) -> str | None:
     return shutil.which(PROGRAMS[kind]) or shutil.which(PROGRAMS[kind], path="/usr/sbin:/usr/bin")
 
 
@@ -133,7 +133,7 @@ zone:
     name: {ZONE}
     zonefile: zone
 """)
-    return [str(_program("nsd")), "-d", "-c", str(conf)]
+    return [str(program("nsd")), "-d", "-c", str(conf)]
 
 
 def _knot(directory: Path, port: int, _: Address | None) -> list[str]:
@@ -158,7 +158,7 @@ zone:
     journal-content: none
     dnssec-signing: on
 """)
-    return [str(_program("knot")), "-c", str(conf)]
+    return [str(program("knot")), "-c", str(conf)]
 
 
 def _unbound(directory: Path, port: int, _: Address | None) -> list[str]:
@@ -187,14 +187,14 @@ auth-zone:
     for-upstream: yes
     fallback-enabled: no
 """)
-    return [str(_program("unbound")), "-d", "-c", str(conf)]
+    return [str(program("unbound")), "-d", "-c", str(conf)]
 
 
 def _dnsmasq(directory: Path, port: int, behind: Address | None) -> list[str]:
     assert behind is not None
     # Without its cache, which loses links of CNAME chains and with them the same answer twice.
     return [
-        str(_program("dnsmasq")), "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
+        str(program("dnsmasq")), "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
         "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1", f"--port={port}",
         "--user=", "--group=", "--cache-size=0", f"--pid-file={directory}/dnsmasq.pid",
         f"--server=/{ZONE.rstrip('.')}/{behind[0]}#{behind[1]}",

@@ -1,0 +1,93 @@
+"""Primary servers, asked over TCP: which serial a zone has, and the whole zone (RFC 5936).
+
+Every step has its time, and a transfer as a whole; messages are read in a thread, so that the loop
+which answers queries goes on. What primaries send is taken in by wire/incoming.py, within bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from clusterdns.host.interfaces import host_and_port
+from clusterdns.wire import incoming, message, rr
+from clusterdns.wire.incoming import Incoming, TransferError
+from clusterdns.wire.message import Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.zone import Zone
+
+STEP_S = 5.0  # to connect, or for one message
+TRANSFER_S = 300.0
+_AT_A_STRETCH, _BREAK_S = 64, 0.0002  # records, as in chain/zonefile.py
+_MAX_MESSAGES = 65_536  # a primary that sends a record a message is answered for so long only
+
+Address = tuple[str, int]
+
+
+async def serial(address: Address, apex: WireName) -> int:
+    """Return the serial that a primary has of a zone. Raises TransferError."""
+    ident = secrets.randbelow(65536)
+    async with _asking(address, ident, apex, rr.SOA) as reader:
+        return incoming.serial_of(await _message(reader), ident, apex)
+
+
+async def zone(address: Address, apex: WireName) -> Zone:
+    """Return a zone as a primary has it. Raises TransferError."""
+    ident = secrets.randbelow(65536)
+    taken = Incoming(apex, ident)
+    try:
+        async with (
+            asyncio.timeout(TRANSFER_S),
+            _asking(address, ident, apex, rr.AXFR) as reader,
+        ):
+            for _ in range(_MAX_MESSAGES):
+                if await asyncio.to_thread(taken.take, await _message(reader)):
+                    return await asyncio.to_thread(taken.zone, _pause)
+    except TimeoutError as error:
+        raise TransferError(f"not done in {TRANSFER_S:g} s") from error
+    raise TransferError(f"more than {_MAX_MESSAGES} messages")
+
+
+def _pause(records: int) -> None:
+    """Let the thread that answers queries have its turn."""
+    if records % _AT_A_STRETCH == 0:
+        time.sleep(_BREAK_S)
+
+
+@asynccontextmanager
+async def _asking(
+    address: Address, ident: int, apex: WireName, qtype: int
+) -> AsyncIterator[asyncio.StreamReader]:
+    """Yield what a primary says to a query. Raises TransferError."""
+    packet = message.write_query(ident, 0, Question(apex, apex, qtype), None)
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(STEP_S):
+            reader, writer = await asyncio.open_connection(
+                *address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            )
+        writer.write(len(packet).to_bytes(2, "big") + packet)
+        yield reader
+    except TimeoutError as error:
+        raise TransferError(f"no connection to {host_and_port(*address)}") from error
+    except OSError as error:
+        raise TransferError(error.strerror or str(error)) from error
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    """Return the next message of a stream. Raises TransferError."""
+    try:
+        async with asyncio.timeout(STEP_S):
+            length = int.from_bytes(await reader.readexactly(2), "big")
+            return await reader.readexactly(length)
+    except TimeoutError as error:
+        raise TransferError(f"no message in {STEP_S:g} s") from error
+    except asyncio.IncompleteReadError as error:
+        raise TransferError("connection closed") from error

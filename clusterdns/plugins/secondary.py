@@ -1,0 +1,266 @@
+"""secondary - serve zones that are transferred from primary servers.
+
+Syntax:
+
+    secondary [ZONES...] {
+        transfer from ADDRESS...
+        fallthrough [ZONES...]
+    }
+
+ZONES, by default the keys of the server block, are transferred by AXFR over TCP from the first
+ADDRESS (port 53 or `ADDRESS:PORT`) that gives them; the property may be repeated. Until the first
+transfer they are answered with SERVFAIL, and it is tried again after 250 ms, then twice that, and
+so on up to every 10 s. Later the refresh, retry and expire times of a zone's SOA hold: each refresh
+time (and up to 5 s more, so that not all come at once) the primary is asked for the serial, and the
+zone is transferred if that is greater. An expired zone is answered with SERVFAIL. A NOTIFY from an
+ADDRESS has the serial asked for at once. `transfer` hands the zones on.
+
+Examples:
+
+    example.org {
+        secondary {
+            transfer from 192.0.2.1 192.0.2.2:5353
+        }
+    }
+
+Differences from CoreDNS: `catalog` is not implemented. A zone may have 24 MiB of records and
+250,000 of them, one transfer 300 s, a step of it 5 s; four are under way at one time in a worker.
+Each worker of `multisocket` transfers for itself, and a NOTIFY to one is heard by all within a
+second; one zone is asked about once a second at most. A zone that has expired comes back with
+whatever serial the primary has. A transfer that ends with another serial than it began with, or
+does not have the serial that was promised, is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import mmap
+import random
+
+from clusterdns.chain import primaries
+from clusterdns.chain.authority import Authority
+from clusterdns.chain.plugin import DROP, Block, Plugin, Worker, end
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.host.interfaces import host_and_port
+from clusterdns.host.logs import plugin_logger
+from clusterdns.wire import name, rr
+from clusterdns.wire.incoming import TransferError, is_newer
+from clusterdns.wire.message import AA, Query
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Response
+from clusterdns.wire.zone import Zone
+
+MAX_TRANSFERS = 4  # at one time in a worker
+FIRST_S, MOST_FIRST_S = 0.25, 10.0  # between tries of the first transfer
+# Not all secondary servers of a zone come at once (CoreDNS: plugin/file/secondary.go jitter).
+REFRESH_JITTER_S, RETRY_JITTER_S = 5.0, 2.0
+LEAST_S = 1.0  # between two checks of one zone, whatever its SOA or a NOTIFY says
+TICK_S = 1.0  # how soon a worker hears of a NOTIFY that another has got
+_log = plugin_logger("secondary")
+
+
+class Copy:
+    """One zone as a worker has it, and when its primaries are asked about it next."""
+
+    def __init__(self, apex: WireName, servers: list[primaries.Address]) -> None:
+        self.apex = apex
+        self.servers = servers
+        self.zone: Zone | None = None
+        self.due_at = -math.inf
+        self.checking: asyncio.Task[None] | None = None
+        self._is_due_again = False  # a NOTIFY has come while a check was under way
+        self._asked_at = -math.inf
+        self._expires_at = math.inf
+        self._is_failing = False
+        self._delay_s = FIRST_S
+
+    def notified(self, now: float) -> None:
+        """Have the primaries asked soon."""
+        self._is_due_again = self.checking is not None
+        self.due_at = min(self.due_at, max(now, self._asked_at + LEAST_S))
+
+    def asked(self, now: float) -> None:
+        """Note that the primaries are being asked."""
+        self._is_due_again = False
+        self._asked_at = now
+        self.due_at = now + LEAST_S  # whatever becomes of it
+
+    def good(self, now: float, zone: Zone) -> None:
+        """Note that ``zone`` is what a primary has."""
+        refresh_s, _, expire_s = (max(LEAST_S, seconds) for seconds in zone.timers)
+        self.zone, self._is_failing, self._delay_s = zone, False, FIRST_S
+        self._expires_at = now + expire_s
+        self._next(now, refresh_s, REFRESH_JITTER_S)
+
+    def failed(self, now: float) -> float:
+        """Note that no primary has said anything; return in how many seconds the next try is."""
+        self._is_failing = True
+        if self.zone is None:
+            delay_s, self._delay_s = self._delay_s, min(MOST_FIRST_S, self._delay_s * 2)
+            self.due_at = now + delay_s
+        else:
+            self._next(now, max(LEAST_S, self.zone.timers[1]), RETRY_JITTER_S)
+        return self.due_at - now
+
+    def is_expired(self, now: float) -> bool:
+        """Tell whether the zone must not be served any more; it is forgotten then."""
+        if self.zone is None or not self._is_failing or now < self._expires_at:
+            return False
+        self.zone = None
+        self.due_at = min(self.due_at, now + FIRST_S)
+        return True
+
+    def _next(self, now: float, seconds: float, jitter_s: float) -> None:
+        if self._is_due_again:
+            seconds, jitter_s = LEAST_S, 0.0
+        self.due_at = now + seconds + random.uniform(0, min(jitter_s, seconds))
+
+
+class Secondary(Authority):
+    """The copies of some zones, kept as their primaries have them."""
+
+    def __init__(self, directives: list[Directive], block: Block) -> None:
+        super().__init__(block)
+        servers = dict[WireName, list[primaries.Address]]()
+        for directive in directives:
+            apexes = arguments.zone_names(directive.args, directive) or block.zones
+            found = self._read(directive)
+            for apex in apexes:
+                servers[apex] = [*servers.get(apex, ()), *found]
+        self.zones = dict.fromkeys(servers)  # None: not transferred yet
+        self._copies = {apex: Copy(apex, some) for apex, some in servers.items()}
+        # A NOTIFY comes to one worker. They are forked from here, and share these counts of it.
+        self._notes = memoryview(mmap.mmap(-1, 8 * len(servers))).cast("Q")
+        self._heard = self._notes.tolist()
+        self._wake = asyncio.Event()
+        self._turns = asyncio.Semaphore(MAX_TRANSFERS)
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
+        """Return one plugin with the zones of all occurrences."""
+        return [cls(directives, block)]
+
+    def _read(self, directive: Directive) -> list[primaries.Address]:
+        found = list[primaries.Address]()
+        for line in directive.block:
+            match line.name:
+                case "transfer":
+                    if line.args[:1] != ("from",) or len(line.args) < 2:
+                        raise line.error("wants from ADDRESS...")
+                    found += [arguments.server(text, line) for text in line.args[1:]]
+                case "fallthrough":
+                    self.through = arguments.zone_names(line.args or (".",), line)
+                case "catalog":
+                    raise line.error("catalog zones are not implemented")
+                case _:
+                    raise line.error("unknown property")
+        if not found:
+            raise directive.error("wants transfer from ADDRESS")
+        return found
+
+    async def start(self, worker: Worker) -> None:
+        """Begin to transfer; the zones come when they come."""
+        self._heard = self._notes.tolist()
+        self._task = asyncio.create_task(self._watch(worker))
+
+    async def stop(self) -> None:
+        """Ask nobody any more."""
+        await end(self._task)
+        for copy in self._copies.values():
+            await end(copy.checking)
+
+    async def notified(self, query: Query, apex: WireName) -> Response:
+        """Return the reply to a NOTIFY from a primary of the zone; silence to all others."""
+        client = name.canonical_address(query.client[0]) or query.client[0]
+        copy = self._copies[apex]
+        server = next((s for s in copy.servers if name.canonical_address(s[0]) == client), None)
+        if server is None:
+            _log.info("Dropping notify from %s for %s", client, name.text(apex))
+            return DROP
+        _log.info("Notify from %s for %s: checking transfer", client, name.text(apex))
+        place = list(self._copies).index(apex)
+        self._notes[place] = (self._notes[place] + 1) & (2**64 - 1)
+        copy.servers = sorted(copy.servers, key=lambda other: other != server)
+        self._wake.set()
+        return Response(rr.NOERROR, AA, lifetime_s=0)
+
+    async def _watch(self, worker: Worker) -> None:
+        while True:
+            now = worker.now()
+            self._hear(now)
+            for copy in self._copies.values():
+                if copy.is_expired(now):
+                    _log.error("Zone %s is expired", name.text(copy.apex))
+                    self._serve(copy, worker)
+                if copy.checking is None and copy.due_at <= now:
+                    copy.asked(now)
+                    copy.checking = asyncio.create_task(self._check(copy, worker))
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(self._pause_s(now)):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # the usual case
+
+    def _pause_s(self, now: float) -> float:
+        due_at = [copy.due_at for copy in self._copies.values() if copy.checking is None]
+        return max(0.01, min(TICK_S, min(due_at, default=math.inf) - now))
+
+    def _hear(self, now: float) -> None:
+        """Take in which zones a NOTIFY has come for, to whatever worker."""
+        notes = self._notes.tolist()
+        for copy, note, heard in zip(self._copies.values(), notes, self._heard, strict=True):
+            if note != heard:
+                copy.notified(now)
+        self._heard = notes
+
+    def _serve(self, copy: Copy, worker: Worker) -> None:
+        """Answer from what a copy has now."""
+        self.zones = {**self.zones, copy.apex: copy.zone}
+        worker.forget_all()
+
+    async def _check(self, copy: Copy, worker: Worker) -> None:
+        """Ask the primaries of a zone, and take it from one if it is newer there."""
+        try:
+            async with self._turns:
+                zone = await _newest(copy)
+            copy.good(worker.now(), zone)
+            if zone is not self.zones[copy.apex]:
+                self._serve(copy, worker)
+                self.block.transfers.changed(copy.apex)
+        except TransferError as error:
+            after_s = copy.failed(worker.now())
+            text = "All '%s' masters failed to transfer, retrying in %.3gs: %s"
+            _log.warning(text, name.text(copy.apex), after_s, error)
+        finally:
+            copy.checking = None
+            self._wake.set()
+
+
+async def _newest(copy: Copy) -> Zone:
+    """Return the zone as the first primary that answers has it: the known one, or a new one.
+
+    Raises:
+        TransferError: none has answered, or what they say cannot be used.
+    """
+    said = list[str]()
+    known = copy.zone
+    for server in copy.servers:
+        try:
+            if known is not None:
+                serial = await primaries.serial(server, copy.apex)
+                if not is_newer(serial, known.serial):
+                    return known
+            zone = await primaries.zone(server, copy.apex)
+            if known is not None and not is_newer(zone.serial, known.serial):
+                raise TransferError("gives a zone that is older than it says")
+        except TransferError as error:
+            said.append(f"{host_and_port(*server)}: {error}")
+            continue
+        text = name.text(copy.apex)
+        _log.info("Transferred: %s from %s", text, host_and_port(*server))
+        return zone
+    raise TransferError("; ".join(said))
