@@ -4,16 +4,16 @@ Each worker has UDP and TCP sockets of its own under ``SO_REUSEPORT``, so the ke
 clients. A new generation of workers takes over the very sockets of the old one: what waits in them
 is answered by whoever reads it.
 
-A listener on all addresses gets, beside the wildcard, a UDP socket for every address of the host,
-see engine.py.
+A listener on all addresses has one socket for each family, and none of single addresses. So what
+is bound to one address, by another server block or another process, gets all that is sent there:
+the kernel prefers the most specific socket, and spreads queries over those that are equally so.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import ipaddress
 import socket
+from collections.abc import Collection, Iterable, Mapping
 
 from clusterdns.config.compile import Endpoint
 from clusterdns.errors import ClusterDNSError
@@ -21,53 +21,56 @@ from clusterdns.host import interfaces
 
 BUFFER_OCTETS = 4 * 2**20  # the kernel gives what net.core.rmem_max allows
 BACKLOG = 1024
-MAX_OWN_ADDRESSES = 16
+_ALL = ("0.0.0.0", "::")
 
 
 class BindError(ClusterDNSError):
     """A listen address that cannot be had."""
 
 
-def bind(endpoint: Endpoint) -> list[socket.socket]:
-    """Return the sockets one worker reads for a listener.
+Bound = Mapping[tuple[str, int], list[socket.socket]]  # sockets by what they are bound to
+
+
+def bind(
+    endpoint: Endpoint, taken: Collection[str] = (), old: Bound | None = None
+) -> list[socket.socket]:
+    """Return the sockets one worker reads for a listener, those of ``old`` where there are such.
+
+    ``taken`` are the hosts of all listeners on the same port: one on all addresses leaves a whole
+    family to one that names it.
 
     Raises:
         BindError: an address is taken, missing, or not allowed.
     """
-    found: list[socket.socket] = []
+    hosts = [endpoint.host] if endpoint.host else [host for host in _ALL if host not in taken]
+    found, made = list[socket.socket](), list[socket.socket]()
     try:
-        if endpoint.host:
-            found += _pair(endpoint.host, endpoint)
-        else:
-            found += _pair("0.0.0.0", endpoint)
-            try:
-                found += _pair("::", endpoint)
-            except OSError as error:
-                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                    raise
-            for address in _own_addresses(found):
-                with contextlib.suppress(OSError):  # the wildcard sees to it
-                    found.append(_bound(address, endpoint.port, socket.SOCK_DGRAM))
+        for host in hosts:
+            some = (old or {}).get((host, endpoint.port))
+            if some is None:
+                try:
+                    some = _pair(host, endpoint)
+                except OSError as error:
+                    is_missing = error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+                    if endpoint.host or host != "::" or not is_missing:
+                        raise
+                    continue  # a host without IPv6
+                made += some
+            found += some
     except OSError as error:
-        for sock in found:
+        for sock in made:
             sock.close()
         where = interfaces.host_and_port(*endpoint)
         raise BindError(f"listen {where}: {error.strerror or error}") from error
     return found
 
 
-def _own_addresses(found: list[socket.socket]) -> list[str]:
-    """Return the host's addresses of the families that are listened on, link-local ones left out.
-
-    Those have no meaning without an interface.
-    """
-    families = {sock.family for sock in found}
-    addresses = [address for some in interfaces.addresses().values() for address in some]
-    return [
-        address
-        for address in dict.fromkeys(addresses)
-        if _family(address) in families and not ipaddress.ip_address(address).is_link_local
-    ][:MAX_OWN_ADDRESSES]
+def by_address(sockets: Iterable[socket.socket]) -> Bound:
+    """Return sockets by the host and port they are bound to."""
+    found: dict[tuple[str, int], list[socket.socket]] = {}
+    for sock in sockets:
+        found.setdefault(sock.getsockname()[:2], []).append(sock)
+    return found
 
 
 def _pair(host: str, endpoint: Endpoint) -> list[socket.socket]:

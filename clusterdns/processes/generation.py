@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import socket
 import time
@@ -19,7 +20,7 @@ from clusterdns.host import channel
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.ledger import Ledger
 from clusterdns.metrics.tally import Sample
-from clusterdns.processes.binding import bind
+from clusterdns.processes.binding import bind, by_address
 from clusterdns.processes.process import Child, Nursery, fork
 from clusterdns.processes.worker import Worker
 
@@ -192,10 +193,12 @@ class Generation:
             BindError: one cannot be had.
         """
         for i in range(self.configuration.workers):
-            theirs = old[i] if i < len(old) else {}
+            theirs = old[i].values() if i < len(old) else ()
+            bound = by_address(itertools.chain.from_iterable(theirs))
             self.sockets.append({})
             for endpoint in self.configuration.routers:
-                self.sockets[i][endpoint] = theirs.get(endpoint) or bind(endpoint)
+                taken = {host for host, port in self.configuration.routers if port == endpoint.port}
+                self.sockets[i][endpoint] = bind(endpoint, taken, bound)
 
     def unbind(self, kept: list[Sockets]) -> None:
         """Close the sockets that ``kept`` does not hold."""

@@ -21,7 +21,7 @@ enum {
 };
 
 static unsigned char octets[BATCH][OCTETS];
-static struct sockaddr_storage clients[BATCH];
+static struct client clients[BATCH];
 static struct iovec rooms[BATCH], pieces[BATCH][PIECES];
 static struct mmsghdr queries[BATCH], replies[BATCH];
 
@@ -286,8 +286,9 @@ static int send_all(int fd, int count)
 /* Append a query to those that are left to Python. */
 static void leave(PyObject *left, int i)
 {
-    PyObject *pair = Py_BuildValue("(y#N)", octets[i], (Py_ssize_t)queries[i].msg_len,
-                                   client_of(&clients[i]));
+    PyObject *pair = Py_BuildValue("(y#Ny#)", octets[i], (Py_ssize_t)queries[i].msg_len,
+                                   client_of(&clients[i]), &clients[i].source,
+                                   (Py_ssize_t)clients[i].source_octets);
     if (pair)
         PyList_Append(left, pair);
     Py_XDECREF(pair);
@@ -301,9 +302,12 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
     int taken = recvmmsg(fd, queries, BATCH, MSG_DONTWAIT, NULL);
     for (int i = 0; i < taken; i++) {
         struct msghdr *query = &queries[i].msg_hdr, *reply = &replies[hits].msg_hdr;
+        turn_around(&clients[i], query->msg_controllen);
         if (compose(table, octets[i], queries[i].msg_len, pieces[hits])) {
             reply->msg_name = query->msg_name;
             reply->msg_namelen = query->msg_namelen;
+            reply->msg_control = clients[i].source_octets ? &clients[i].source : NULL;
+            reply->msg_controllen = clients[i].source_octets;
             reply->msg_iovlen = pieces[hits][PIECES - 1].iov_len ? PIECES : PIECES - 1;
             hits++;
         } else {
@@ -317,8 +321,10 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
             leave(left, n);
     }
     relay_send();
-    for (int i = 0; i < taken; i++)
-        queries[i].msg_hdr.msg_namelen = sizeof clients[i];
+    for (int i = 0; i < taken; i++) {
+        queries[i].msg_hdr.msg_namelen = sizeof clients[i].address;
+        queries[i].msg_hdr.msg_controllen = sizeof clients[i].source;
+    }
     return PyErr_Occurred() ? -1 : hits;
 }
 
@@ -505,8 +511,10 @@ PyMODINIT_FUNC PyInit__drain(void)
         rooms[i] = (struct iovec){octets[i], OCTETS};
         queries[i].msg_hdr.msg_iov = &rooms[i];
         queries[i].msg_hdr.msg_iovlen = 1;
-        queries[i].msg_hdr.msg_name = &clients[i];
-        queries[i].msg_hdr.msg_namelen = sizeof clients[i];
+        queries[i].msg_hdr.msg_name = &clients[i].address;
+        queries[i].msg_hdr.msg_namelen = sizeof clients[i].address;
+        queries[i].msg_hdr.msg_control = &clients[i].source;
+        queries[i].msg_hdr.msg_controllen = sizeof clients[i].source;
         replies[i].msg_hdr.msg_iov = pieces[i];
         replies[i].msg_hdr.msg_iovlen = PIECES;
     }

@@ -39,8 +39,10 @@ class Lane:
         /,
     ) -> None: ...
 
-# Lane, query, client, listener, server, seconds, reply, error.
-HandedOver = tuple[Lane, bytes, Client, int, int, float, bytes | None, int]
+# Lane, query, client, control message for the reply, listener, server, seconds, reply, error.
+HandedOver = tuple[Lane, bytes, Client, bytes, int, int, float, bytes | None, int]
+# Query, client, control message for the reply.
+Left = tuple[bytes, Client, bytes]
 
 # What `drain` is given; durations by bucket, and nanoseconds in all; what is left to Python, and
 # what sees to it and tells whether asyncio has something to do then.
@@ -48,7 +50,7 @@ Reader = tuple[
     Maps,
     dict[bytes, Lane | None],
     list[int],
-    list[tuple[bytes, Client]],
+    list[Left],
     Callable[[], bool],
 ]
 # What the relay hands over, and what sees to it.
@@ -60,7 +62,7 @@ def drain(
     now: float,
     zones: dict[bytes, Lane | None] = ...,
     /,
-) -> tuple[int, int, list[tuple[bytes, Client]]]: ...
+) -> tuple[int, int, list[Left]]: ...
 def answer(
     table: Maps,
     stream: bytes,

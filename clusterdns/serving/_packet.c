@@ -35,8 +35,9 @@ PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length)
     return found;
 }
 
-PyObject *client_of(const struct sockaddr_storage *from)
+PyObject *client_of(const struct client *client)
 {
+    const struct sockaddr_storage *from = &client->address;
     char host[INET6_ADDRSTRLEN] = "";
     if (from->ss_family == AF_INET6) {
         const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)from;
@@ -47,6 +48,39 @@ PyObject *client_of(const struct sockaddr_storage *from)
     const struct sockaddr_in *four = (const struct sockaddr_in *)from;
     inet_ntop(AF_INET, &four->sin_addr, host, sizeof host);
     return Py_BuildValue("(si)", host, ntohs(four->sin_port));
+}
+
+/* The interface is left to the routes (0), as miekg/dns does, but for a link-local address, which
+ * means nothing without one. */
+void turn_around(struct client *client, size_t octets)
+{
+    struct cmsghdr *head = &client->source.head;
+    client->source_octets = 0;
+    if (octets < sizeof *head)
+        return;
+    if (head->cmsg_level == IPPROTO_IP && head->cmsg_type == IP_PKTINFO) {
+        struct in_pktinfo *four = (struct in_pktinfo *)CMSG_DATA(head);
+        four->ipi_ifindex = 0;
+    } else if (head->cmsg_level == IPPROTO_IPV6 && head->cmsg_type == IPV6_PKTINFO) {
+        struct in6_pktinfo *six = (struct in6_pktinfo *)CMSG_DATA(head);
+        if (!IN6_IS_ADDR_LINKLOCAL(&six->ipi6_addr))
+            six->ipi6_ifindex = 0;
+    } else {
+        return;
+    }
+    client->source_octets = octets;
+}
+
+void send_to(int fd, struct client *client, unsigned char *octets, size_t length)
+{
+    struct iovec piece = {octets, length};
+    struct msghdr reply = {
+        .msg_name = &client->address, .msg_namelen = sizeof client->address,
+        .msg_iov = &piece, .msg_iovlen = 1,
+        .msg_control = client->source_octets ? &client->source : NULL,
+        .msg_controllen = client->source_octets,
+    };
+    sendmsg(fd, &reply, MSG_DONTWAIT);
 }
 
 unsigned char time_bucket(double seconds)

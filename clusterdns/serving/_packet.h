@@ -4,6 +4,7 @@
 #define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
 #include <Python.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #pragma GCC visibility push(hidden)
@@ -35,8 +36,25 @@ int fold(unsigned char *to, const unsigned char *from, size_t length);
 /* What a dict has for some octets, borrowed; NULL for nothing. */
 PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length);
 
-/* Who sent a query, as Python's sockets say it. */
-PyObject *client_of(const struct sockaddr_storage *from);
+/* Who sent a query, and the control message that makes a reply leave by the address which was asked:
+ * what a socket of all addresses is told with IP_PKTINFO; none for a socket of one address. */
+struct client {
+    struct sockaddr_storage address;
+    size_t source_octets;
+    union {
+        struct cmsghdr head;
+        unsigned char octets[CMSG_SPACE(sizeof(struct in6_pktinfo))];
+    } source;
+};
+
+/* Who it was, as Python's sockets say it. */
+PyObject *client_of(const struct client *client);
+
+/* Turn what the kernel told of a query's destination into what tells it the reply's source. */
+void turn_around(struct client *client, size_t octets);
+
+/* Send a client a reply; what cannot be sent is as good as lost. */
+void send_to(int fd, struct client *client, unsigned char *octets, size_t length);
 
 /* Where a duration is counted: histogram.TIME_S. */
 unsigned char time_bucket(double seconds);

@@ -56,7 +56,7 @@ struct out {
     Lane *lane; /* NULL: none */
     PyObject *question;
     double began;
-    struct sockaddr_storage client;
+    struct client client;
     int sock, listener, next_free, error;
     unsigned short ident, target, length, limit;
     char is_mismatched;              /* something had our ID, but was no reply to our question */
@@ -301,7 +301,7 @@ static void release(struct out *out)
 
 /* Refuse a query that there is no room for: the header changes and nothing else. */
 static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t length,
-                   size_t asked, const struct sockaddr_storage *client)
+                   size_t asked, const struct client *client)
 {
     unsigned char refusal[MAX_QUERY];
     struct count kind;
@@ -317,11 +317,12 @@ static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t
     kind.rcode = REFUSED;
     kind.has_opt = length > HEADER + asked;
     count(lane->counts, &kind, sizeof kind, 0);
-    sendto(fd, refusal, length, MSG_DONTWAIT, (const struct sockaddr *)client, sizeof *client);
+    struct client to = *client;
+    send_to(fd, &to, refusal, length);
 }
 
 int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t length,
-                const struct sockaddr_storage *client, double now)
+                const struct client *client, double now)
 {
     unsigned char question[MAX_NAME + 4], bounded[MAX_QUERY];
     int kind = kind_of(packet, length);
@@ -470,18 +471,17 @@ static int pass_on(struct out *out, size_t length, double now)
         reply[3] &= (unsigned char)~AD;
     write16(reply + 10, tail ? 1 : 0);
     memcpy(reply + found.end, out->packet + out->length - tail, tail);
-    sendto(out->listener, reply, found.end + tail, MSG_DONTWAIT, (struct sockaddr *)&out->client,
-           sizeof out->client); /* what cannot be sent is as good as lost */
+    send_to(out->listener, &out->client, reply, found.end + tail);
     return 1;
 }
 
-/* Hand a query over to Python, with what came for it: (lane, query, client, listener, server,
- * seconds, reply or None, error or -1 for replies to other questions only). */
+/* Hand a query over to Python, with what came for it: (lane, query, client, control
+ * message, listener, server, seconds, reply or None, error or -1 for replies to other questions only). */
 static int hand_over(PyObject *left, struct out *out, double now, size_t length, int error)
 {
     PyObject *told = Py_BuildValue(
-        "(Oy#NiHdy#i)", out->lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
-        out->listener, out->target, now - out->began, length ? reply : NULL, (Py_ssize_t)length,
+        "(Oy#Ny#iHdy#i)", out->lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
+        &out->client.source, (Py_ssize_t)out->client.source_octets, out->listener, out->target, now - out->began, length ? reply : NULL, (Py_ssize_t)length,
         error);
     release(out);
     int failed = !told || PyList_Append(left, told);

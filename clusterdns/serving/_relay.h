@@ -7,7 +7,7 @@
 
 /* Take a query that is to be sent on, if one of `zones` has a lane for it; false if Python has to see it. */
 int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t length,
-                const struct sockaddr_storage *client, double now);
+                const struct client *client, double now);
 
 /* Send what was taken. */
 void relay_send(void);

@@ -14,9 +14,10 @@ in 8 s and their p99 was tens of milliseconds at most; before, half of them were
 overflows the queue is dropped, oldest first: its clients have waited longest, and ask again.
 
 A socket bound to one address replies from it. One bound to all addresses has to be told from which:
-``WildcardEngine`` reads the address a query was sent to beside each datagram and replies from there
-(RFC 1123 section 2.3; CoreDNS: miekg/dns udp.go). That costs more, so the worker also binds every
-address of the host by itself, and the wildcard sees only what came by an address added later.
+the kernel tells the address a query was sent to beside each datagram, and is told the same beside
+the reply (RFC 1123 section 2.3; CoreDNS: miekg/dns udp.go). Its listener has no sockets of single
+addresses beside it: they would take queries from whoever else has bound such an address, another
+server block or another process, since the kernel spreads them over all that share an address.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import asyncio
 import contextlib
 import functools
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -35,7 +37,7 @@ from clusterdns.serving import native, packetloop
 from clusterdns.serving.server import Send, Server
 
 if TYPE_CHECKING:
-    from clusterdns.serving._drain import Lane
+    from clusterdns.serving._drain import Lane, Left
 
 BATCH = 64
 MISSES = 4  # a batch of hits waits for so many: half a millisecond
@@ -43,6 +45,10 @@ MAX_MISSED = 1024  # 0.1 s of work, 100 kB
 # CoreDNS receives into 512 octets: a longer query is cut, and fails to parse (miekg/dns UDPSize).
 RECEIVE_OCTETS = 512
 IP_PKTINFO = 8  # linux/in.h
+_CONTROL_HEAD = struct.Struct("@Nii")  # struct cmsghdr: octets, level, type
+_PKTINFO_OCTETS = {socket.IPPROTO_IP: 12, socket.IPPROTO_IPV6: 20}
+
+Control = tuple[int, int, bytes]  # level, type and data of a control message, as Python has them
 
 
 class Engine:
@@ -51,6 +57,10 @@ class Engine:
     def __init__(self, server: Server, sock: socket.socket) -> None:
         self.server = server
         self._sock = sock
+        if sock.getsockname()[0] == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        elif sock.getsockname()[0] == "0.0.0.0":
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         family = "2" if sock.family == socket.AF_INET6 else "1"
         self.hits = server.tally.channel("udp", family)
         self.number = sock.fileno()
@@ -59,7 +69,7 @@ class Engine:
         self._missed: deque[tuple[bytes, tuple[str, int], Send]] = deque()
         # Of what was answered while the loop waited: durations by bucket, and nanoseconds in all.
         self._times = [0] * (len(TIME_S) + 2)
-        self._left: list[tuple[bytes, tuple[str, int]]] = []
+        self._left: list[Left] = []
         self._is_behind = False  # a call that resolves the next ones is due
 
     def start(self) -> None:
@@ -129,8 +139,8 @@ class Engine:
         self._settle(self.server.clock(), 0)
 
     def _miss_left(self) -> None:
-        for packet, client in self._left:
-            self._miss(packet, client, functools.partial(self._send, client))
+        for packet, client, source in self._left:
+            self._miss(packet, client, self._sender(client, source))
         self._left.clear()
 
     def _settle(self, began: float, answered: int) -> None:
@@ -139,9 +149,9 @@ class Engine:
         if self._missed and not self._is_behind:
             self._resolve()
 
-    def take(self, packet: bytes, client: tuple[str, int]) -> None:
-        """Resolve a query that has been received before."""
-        self._miss(packet, client, functools.partial(self._send, client))
+    def take(self, packet: bytes, client: tuple[str, int], source: bytes) -> None:
+        """Resolve a query that has been received before; ``source`` as C has told."""
+        self._miss(packet, client, self._sender(client, source))
         if not self._is_behind:
             self._resolve()
 
@@ -182,20 +192,24 @@ class Engine:
             with contextlib.suppress(OSError):
                 self._sock.sendto(reply, client)
 
+    def _sender(self, client: tuple[str, int], source: bytes) -> Send:
+        """Return what sends a client its reply, with a control message if there is one."""
+        if not source:
+            return functools.partial(self._send, client)
+        _, level, kind = _CONTROL_HEAD.unpack_from(source)
+        data = source[_CONTROL_HEAD.size : _CONTROL_HEAD.size + _PKTINFO_OCTETS[level]]
+        return functools.partial(self._send_from, [(level, kind, data)], client)
+
+    def _send_from(
+        self, source: list[Control], client: tuple[str, int], reply: bytes | None
+    ) -> None:
+        if reply is not None:
+            with contextlib.suppress(OSError):
+                self._sock.sendmsg([reply], source, 0, client)
+
 
 class WildcardEngine(Engine):
-    """Reads a socket bound to all addresses, and replies from the one that was asked."""
-
-    def __init__(self, server: Server, sock: socket.socket) -> None:
-        super().__init__(server, sock)
-        if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-
-    def start(self) -> None:
-        """Read datagrams from now on, in the running loop."""
-        packetloop.watch(self._sock, self._read_batch)
+    """Reads a socket bound to all addresses in Python, and replies from the one that was asked."""
 
     def _read_batch(self) -> None:
         server, hits = self.server, self.hits
@@ -215,28 +229,26 @@ class WildcardEngine(Engine):
                 send(reply)
         self._settle(now, answered)
 
-    def _send_from(
-        self, source: list[tuple[int, int, bytes]], client: tuple[str, int], reply: bytes | None
-    ) -> None:
-        if reply is not None:
-            with contextlib.suppress(OSError):
-                self._sock.sendmsg([reply], source, 0, client)
 
+def _source_of(notes: list[Control]) -> list[Control]:
+    """Return the ancillary data that makes a reply leave by the address a datagram came to.
 
-def _source_of(notes: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-    """Return the ancillary data that makes a reply leave by the address a datagram came to."""
+    The specification of ``turn_around`` in ``_packet.c``.
+    """
     for level, kind, data in notes:
         if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
             # struct in_pktinfo: interface (0: as routed), address to send from, address sent to
             return [(level, kind, b"\0\0\0\0" + data[4:8] + b"\0\0\0\0")]
         if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
-            return [(level, kind, data)]
+            # struct in6_pktinfo: address, interface, which only a link-local address needs
+            is_link_local = data[0] == 0xFE and data[1] & 0xC0 == 0x80
+            return [(level, kind, data if is_link_local else data[:16] + bytes(4))]
     return []
 
 
 def engine_of(server: Server, sock: socket.socket) -> Engine:
     """Return the engine that fits what a socket is bound to."""
     make: Callable[[Server, socket.socket], Engine] = Engine
-    if sock.getsockname()[0] in ("0.0.0.0", "::"):
+    if native.compiled is None and sock.getsockname()[0] in ("0.0.0.0", "::"):
         make = WildcardEngine
     return make(server, sock)

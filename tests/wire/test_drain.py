@@ -89,7 +89,7 @@ def test_what_is_no_answer_is_a_miss(answer):
         found = drain.drain(
             sockets.server.fileno(), ({WEB[12:] + b"\0": answer}, {}, {}, hits, *NO_LIMITS), NOW
         )
-        assert (0, 0, [(WEB, client)]) == found
+        assert (0, 0, [(WEB, client, b"")]) == found
         assert [0, 0] == hits
 
 

@@ -330,7 +330,7 @@ def test_a_port_where_nobody_listens_is_handed_over_at_once(host):
         world.upstream.close()
         packet = query("x.")
         assert [] == world.drain([packet])
-        ((lane, found, client, listener, server, _, octets, error),) = world.module.collect(NOW)
+        ((lane, found, client, _, listener, server, _, octets, error),) = world.module.collect(NOW)
         assert (world.lane, packet, SERVER, None) == (lane, found, server, octets)
         assert (world.sockets.client.getsockname(), world.sockets.server.fileno()) == (
             client,

@@ -181,7 +181,7 @@ def send_all(
     for packet in packets:
         sockets.client.send(packet)
     client = sockets.client.getsockname()
-    left = [(p, client) for p, e in zip(taken, expected, strict=True) if e is None]
+    left = [(p, client, b"") for p, e in zip(taken, expected, strict=True) if e is None]
     return left, [reply for reply in expected if reply is not None]
 
 

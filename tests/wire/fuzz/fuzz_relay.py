@@ -102,8 +102,8 @@ class World:
             fd, ({}, {}, {}, [], *fuzz_drain.NO_LIMITS), NOW, self.zones
         )
         assert (0, 0) == (answered, unsent)
-        assert all(client == self.sockets.client.getsockname() for _, client in left)
-        return [packet for packet, _ in left]
+        assert all(client == self.sockets.client.getsockname() for _, client, _ in left)
+        return [packet for packet, *_ in left]
 
     def received(self) -> list[tuple[bytes, tuple[str, int]]]:
         """Return what has come to the server, and from where."""
@@ -274,7 +274,7 @@ def check(
     left = [each for _ in range(len(outs) // 16 + 2) for each in module.collect(now)]
     assert lane.busy == len(silent)
     assert world.under_way.keys() == {out.key for out, _ in silent.values()}
-    for found, packet, who, listener, server, seconds, octets, error in left:
+    for found, packet, who, _, listener, server, seconds, octets, error in left:
         assert (lane, client, SERVER, 0) == (found, who, server, error)
         assert world.sockets.server.fileno() == listener
         assert abs(seconds - WAITED_S) < 1e-9
@@ -300,7 +300,7 @@ def check_silent(world: World, silent: Mapping[bytes, tuple[Out, Sequence[bytes]
     assert [] == world.module.expire(NOW + PATIENCE_S - 0.001)
     left = world.module.expire(NOW + PATIENCE_S)
     assert {packet for _, packet, *_ in left} == {*silent}
-    for _, packet, client, _, server, _, octets, error in left:
+    for _, packet, client, _, _, server, _, octets, error in left:
         assert (world.sockets.client.getsockname(), SERVER, None) == (client, server, octets)
         assert error in (-1, errno.ETIMEDOUT)
         out, replies = silent[packet]
