@@ -133,7 +133,10 @@ class Supervisor(Protocol):
 
 
 class Worker(Protocol):
-    """What a worker lends to a plugin."""
+    """What a worker lends to a plugin; it is the ``number``-th, from 0, of ``workers``."""
+
+    number: int
+    workers: int
 
     def now(self) -> float:
         """Return monotonic seconds."""

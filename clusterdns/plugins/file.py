@@ -112,7 +112,8 @@ class File(Authority):
 
     async def _watch(self, worker: Worker) -> None:
         while True:
-            await asyncio.sleep(self._reload_s)
+            # all workers at the same time: what one tells, the others have to know
+            await asyncio.sleep(self._reload_s - worker.now() % self._reload_s)
             if await self._look():
                 worker.forget_all()
 

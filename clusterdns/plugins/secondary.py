@@ -70,7 +70,8 @@ class Copy:
         self.zone: Zone | None = None
         self.due_at = -math.inf
         self.checking: asyncio.Task[None] | None = None
-        self._is_due_again = False  # a NOTIFY has come while a check was under way
+        self.is_told = False  # by a NOTIFY, or another worker, since the primaries were asked
+        self.was_told = False  # before they were
         self._asked_at = -math.inf
         self._expires_at = math.inf
         self._is_failing = False
@@ -78,12 +79,12 @@ class Copy:
 
     def notified(self, now: float) -> None:
         """Have the primaries asked soon."""
-        self._is_due_again = self.checking is not None
+        self.is_told = True
         self.due_at = min(self.due_at, max(now, self._asked_at + LEAST_S))
 
     def asked(self, now: float) -> None:
         """Note that the primaries are being asked."""
-        self._is_due_again = False
+        self.was_told, self.is_told = self.is_told, False
         self._asked_at = now
         self.due_at = now + LEAST_S  # whatever becomes of it
 
@@ -113,7 +114,7 @@ class Copy:
         return True
 
     def _next(self, now: float, seconds: float, jitter_s: float) -> None:
-        if self._is_due_again:
+        if self.is_told:
             seconds, jitter_s = LEAST_S, 0.0
         self.due_at = now + seconds + random.uniform(0, min(jitter_s, seconds))
 
@@ -181,8 +182,7 @@ class Secondary(Authority):
             _log.info("Dropping notify from %s for %s", client, name.text(apex))
             return DROP
         _log.info("Notify from %s for %s: checking transfer", client, name.text(apex))
-        place = list(self._copies).index(apex)
-        self._notes[place] = (self._notes[place] + 1) & (2**64 - 1)
+        self._tell_workers(copy)
         copy.servers = sorted(copy.servers, key=lambda other: other != server)
         self._wake.set()
         return Response(rr.NOERROR, AA, lifetime_s=0)
@@ -217,6 +217,11 @@ class Secondary(Authority):
                 copy.notified(now)
         self._heard = notes
 
+    def _tell_workers(self, copy: Copy) -> None:
+        """Have all workers ask the primaries of a zone, this one included."""
+        place = list(self._copies).index(copy.apex)
+        self._notes[place] = (self._notes[place] + 1) & (2**64 - 1)
+
     def _serve(self, copy: Copy, worker: Worker) -> None:
         """Answer from what a copy has now."""
         self.zones = {**self.zones, copy.apex: copy.zone}
@@ -229,6 +234,9 @@ class Secondary(Authority):
                 zone = await _newest(copy)
             copy.good(worker.now(), zone)
             if zone is not self.zones[copy.apex]:
+                is_news = self.zones[copy.apex] is not None and not copy.was_told
+                if is_news and worker.workers > 1:
+                    self._tell_workers(copy)
                 self._serve(copy, worker)
                 self.block.transfers.changed(copy.apex)
         except TransferError as error:

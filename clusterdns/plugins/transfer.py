@@ -10,7 +10,8 @@ Syntax:
 Zones of `file`, `auto` and `kubernetes` in the same server block go to who asks for AXFR or IXFR
 over TCP from an address in `to`, `*` for everyone; an IXFR gets the whole zone, or the SOA alone if
 it has that already. When a zone of a file is loaded or has changed, the addresses in `to` (port 53
-or `ADDRESS:PORT`) get a NOTIFY, up to three times, from the address `source`. ZONE is what this
+or `ADDRESS:PORT`) get a NOTIFY, up to three times, from the address `source`; with `multisocket`
+the first worker sends it, 2 s later, when the others have the zone as well. ZONE is what this
 holds for, by default the keys of the server block; of several directives, the one with the longest
 zone counts.
 
@@ -52,6 +53,7 @@ MESSAGE_OCTETS = 63_000  # of records, uncompressed (CoreDNS: plugin/transfer/tr
 MAX_TRANSFERS = 16
 MAX_NOTIFIED = 256  # zones that wait for their NOTIFY to be taken, at one time
 TRIES, TRY_S = 3, 2.0
+OTHERS_S = 2.0  # until the other workers have a zone, who may be asked for it
 _TRANSFERS = (rr.AXFR, rr.IXFR)
 _log = plugin_logger("transfer")
 
@@ -73,6 +75,7 @@ class Transfer(Plugin):
         self._block = block
         self._rules = [_rule(directive, block) for directive in directives]
         self._under_way = 0
+        self._delay_s: float | None = None  # before a NOTIFY; None: another worker sends it
         self._tasks = dict[WireName, asyncio.Task[None]]()
         block.transfers.listeners.append(self._changed)
 
@@ -143,7 +146,9 @@ class Transfer(Plugin):
     # ---- notifications
 
     async def start(self, worker: Worker) -> None:
-        """Have nothing to do before a zone comes."""
+        """Notify in one worker only; this comes before the plugins that have zones."""
+        if worker.number == 0:
+            self._delay_s = 0.0 if worker.workers == 1 else OTHERS_S
 
     async def stop(self) -> None:
         """Notify no more."""
@@ -155,12 +160,17 @@ class Transfer(Plugin):
     def _changed(self, apex: WireName) -> None:
         """Begin to tell the secondary servers of a zone; one that is being told starts anew."""
         rule = self._rule_of(apex)
-        if rule is None or not rule.notified or len(self._tasks) >= MAX_NOTIFIED:
+        if (
+            self._delay_s is None
+            or rule is None
+            or not rule.notified
+            or len(self._tasks) >= MAX_NOTIFIED
+        ):
             return
         old = self._tasks.pop(apex, None)
         if old is not None:
             old.cancel()
-        task = asyncio.get_running_loop().create_task(self._notify_all(rule, apex))
+        task = asyncio.get_running_loop().create_task(self._notify_all(rule, apex, self._delay_s))
         self._tasks[apex] = task
         task.add_done_callback(lambda done: self._forget(apex, done))
 
@@ -168,7 +178,8 @@ class Transfer(Plugin):
         if self._tasks.get(apex) is task:
             del self._tasks[apex]
 
-    async def _notify_all(self, rule: Rule, apex: WireName) -> None:
+    async def _notify_all(self, rule: Rule, apex: WireName, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
         for address in rule.notified:
             said = await _notify(address, rule.source, apex)
             if said:

@@ -217,10 +217,10 @@ class Generation:
         feeds = {s: self._watchers.address_of(s) for s in self.configuration.sources}
         for i, sockets in enumerate(self.sockets):
 
-            def run(theirs: socket.socket, sockets: Sockets = sockets) -> int:
+            def run(theirs: socket.socket, sockets: Sockets = sockets, i: int = i) -> int:
                 keep = [sock.fileno() for some in sockets.values() for sock in some]
                 return fork(
-                    lambda: Worker(self.configuration, sockets, feeds).run(theirs),
+                    lambda: Worker(self.configuration, sockets, feeds, i).run(theirs),
                     [*keep, theirs.fileno()],
                 )
 

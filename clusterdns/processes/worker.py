@@ -40,7 +40,9 @@ class Worker:
         configuration: Configuration,
         sockets: Mapping[Endpoint, Iterable[socket.socket]],
         feeds: Mapping[Source, str | bytes],
+        number: int = 0,
     ) -> None:
+        self.number, self.workers = number, configuration.workers
         self._configuration = configuration
         self._feeds = feeds
         routers = configuration.routers

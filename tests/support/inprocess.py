@@ -37,6 +37,7 @@ class InProcess:
     ) -> None:
         self.configuration = compile_text(corefile, "Corefile", port=53, environ={}, warn=print)
         self.skipped_s = 0.0
+        self.number, self.workers = 0, 1
         self._unlisted = frozenset(unlisted)
         self._manifests = list(manifests)
         self._stores: dict[Source, Store] = {}

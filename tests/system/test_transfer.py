@@ -122,6 +122,34 @@ def test_notifies_at_the_start_and_when_the_serial_has_changed(tmp_path):
                 (tmp_path / "example.db").write_text(ZONE.replace(" 7 ", f" {serial} "))
 
 
+def test_several_workers_notify_once_when_all_have_the_zone(tmp_path):
+    (tmp_path / "example.db").write_text(ZONE)
+    with socket.socket(type=socket.SOCK_DGRAM) as secondary:
+        secondary.bind(("127.0.0.1", 0))
+        secondary.settimeout(10)
+        to = f"127.0.0.1:{secondary.getsockname()[1]}"
+        text = COREFILE.format(to=to).replace("transfer {", "multisocket 3\n transfer {", 1)
+        with peers.clusterdns(text, tmp_path) as server:
+            octets, client = secondary.recvfrom(512)
+            secondary.sendto(
+                dns.message.make_response(dns.message.from_wire(octets)).to_wire(), client
+            )
+            (tmp_path / "example.db").write_text(ZONE.replace(" 7 ", " 8 "))
+            octets, client = secondary.recvfrom(512)
+            assert {8} == {serial(server) for _ in range(30)}  # a socket each: to any worker
+            secondary.sendto(
+                dns.message.make_response(dns.message.from_wire(octets)).to_wire(), client
+            )
+            secondary.settimeout(2.5)
+            with pytest.raises(TimeoutError):
+                secondary.recvfrom(512)
+
+
+def serial(server: peers.Server) -> int:
+    query = dns.message.make_query("example.test", "SOA")
+    return dns.message.from_wire(peers.ask_udp(server.address, query.to_wire())).answer[0][0].serial
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
