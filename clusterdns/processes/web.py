@@ -1,7 +1,9 @@
 """The HTTP endpoints of the supervisor: health, readiness, metrics.
 
-One request a connection, GET or HEAD, head of at most 8 KiB, everything within five seconds: enough
-for a kubelet and a scraper, and nothing to hold on to for anybody else.
+One request a connection, GET or HEAD, head of at most 8 KiB within one second, all within five:
+enough for a kubelet and a scraper. A new connection always gets in. If there are too many, of its
+address or of all, the one goes that has waited for longest without having asked: a probe asks at
+once, and who fills the places with connections that ask nothing evicts himself.
 """
 
 from __future__ import annotations
@@ -14,13 +16,27 @@ from clusterdns.chain.plugin import Respond
 from clusterdns.errors import ClusterDNSError
 
 TIMEOUT_S = 5.0
+HEAD_TIMEOUT_S = 1.0
 MAX_HEAD_OCTETS = 8192
 MAX_CONNECTIONS = 128
+MAX_BY_ADDRESS = 32
+BACKLOG = 1024  # that wait in the kernel while a burst is taken in
 _log = logging.getLogger(__name__)
 
 
 class AddressError(ClusterDNSError):
     """An HTTP address that cannot be listened on."""
+
+
+class _Visit:
+    """An open connection."""
+
+    __slots__ = ("has_asked", "host", "transport")
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.host: str = (writer.get_extra_info("peername") or ("",))[0]
+        self.transport = writer.transport
+        self.has_asked = False
 
 
 class Web:
@@ -30,14 +46,19 @@ class Web:
         self.address = address
         self.paths: dict[str, Respond] = {}
         self._servers: list[asyncio.Server] = []
-        self._open = 0
+        self._visits: list[_Visit] = []  # the longest first
 
     async def start(self) -> None:
         """Listen. Raises AddressError."""
         host, port = split_address(self.address)
         try:
             server = await asyncio.start_server(
-                self._serve, host or None, port, limit=MAX_HEAD_OCTETS, reuse_port=True
+                self._serve,
+                host or None,
+                port,
+                limit=MAX_HEAD_OCTETS,
+                backlog=BACKLOG,
+                reuse_port=True,
             )
         except (OSError, OverflowError) as error:
             raise AddressError(f"cannot listen on {self.address}: {error}") from error
@@ -54,10 +75,11 @@ class Web:
         self._servers.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        visit = self._enter(writer)
         try:
-            if self._open <= MAX_CONNECTIONS:
-                await asyncio.wait_for(self._answer(reader, writer), TIMEOUT_S)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_TIMEOUT_S)
+            visit.has_asked = True
+            await asyncio.wait_for(self._answer(head, writer), TIMEOUT_S)
         except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
             pass  # a client that is too slow, too long, or gone: nobody is left to tell
         except asyncio.LimitOverrunError:
@@ -65,11 +87,28 @@ class Web:
         except Exception:
             _log.exception("%s: cannot answer", self.address)
         finally:
-            self._open -= 1
+            if visit in self._visits:
+                self._visits.remove(visit)
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
+    def _enter(self, writer: asyncio.StreamWriter) -> _Visit:
+        """Note a new connection, at the price of another one if there are too many."""
+        visit = _Visit(writer)
+        same = [each for each in self._visits if each.host == visit.host]
+        if len(same) >= MAX_BY_ADDRESS:
+            self._evict(same)
+        elif len(self._visits) >= MAX_CONNECTIONS:
+            self._evict(self._visits)
+        self._visits.append(visit)
+        return visit
+
+    def _evict(self, some: list[_Visit]) -> None:
+        """Break off the first that has asked nothing yet, or the first."""
+        visit = next((each for each in some if not each.has_asked), some[0])
+        self._visits.remove(visit)
+        visit.transport.abort()
+
+    async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> None:
         words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         if len(words) != 3:
             status, kind, body = 400, "text/plain", b"Bad Request"

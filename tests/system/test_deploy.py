@@ -393,3 +393,22 @@ def test_every_manifest_is_in_a_kustomization():
         used = {patch.get("path") for patch in listed.get("patches", [])} | {*listed["resources"]}
         there = {path.name for path in place.iterdir()} - {"kustomization.yaml"}
         assert not there - used, place
+
+
+def test_the_network_policy_keeps_pods_off_the_probes():
+    place = DEPLOY / "components" / "network-policy"
+    listed = yaml.safe_load((place / "kustomization.yaml").read_text())
+    assert "Component" == listed["kind"]
+    (policy,) = [yaml.safe_load((place / name).read_text()) for name in listed["resources"]]
+    template = named(deployed.load(*BASE))["Deployment", "coredns"]["spec"]["template"]
+    labels = policy["spec"]["podSelector"]["matchLabels"]
+    assert labels.items() <= template["metadata"]["labels"].items()
+    ports = {each["name"]: each for each in template["spec"]["containers"][0]["ports"]}
+    anybody, scrapers = policy["spec"]["ingress"]
+    assert "from" not in anybody
+    assert [
+        {"port": ports[name]["containerPort"], "protocol": ports[name]["protocol"]}
+        for name in ("dns", "dns-tcp")
+    ] == anybody["ports"]
+    assert [9153] == [port["port"] for port in scrapers["ports"]]
+    assert scrapers["from"]
