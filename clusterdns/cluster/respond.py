@@ -38,7 +38,8 @@ MAX_SOA_TTL_S = 300
 MAX_CHAIN = 10  # CNAMEs that may precede one more
 
 _REVERSE = (WireName(b"\x07in-addr\x04arpa\0"), WireName(b"\x03ip6\x04arpa\0"))
-_NS_DNS = b"\x02ns\x03dns"
+_DNS = b"\x03dns"
+_NS_DNS = b"\x02ns" + _DNS
 # Records whose RDATA holds no name of the question's zone, but for those a pointer stands for.
 _WITHOUT_NAMES = frozenset((rr.A, rr.AAAA, rr.TXT, rr.PTR, rr.SOA))
 _HOSTMASTER = b"\x0ahostmaster"
@@ -107,7 +108,7 @@ class Responder:
     ) -> Generator[Question, Response, Response | None]:
         """Yield questions about names outside; return the response, or None to fall through."""
         response = yield from self._respond(question, zone)
-        if response is None or not _follows_case(question, response):
+        if response is None or not _follows_case(question, response, zone.folded):
             return response
         return response._replace(follows_case=True)
 
@@ -301,13 +302,18 @@ class Responder:
         return self._last_soa[1]
 
 
-def _follows_case(question: Question, response: Response) -> bool:
+def _follows_case(question: Question, response: Response, zone: WireName) -> bool:
     """Tell whether another spelling of the question would only change how names are spelled.
 
     It decides what the name server is (`_is_name_server`), and whether the apex has NS records. The
     names that NS, SRV and CNAME records hold are written out in its spelling, or in the operator's.
+    Below ``dns`` and ``hostmaster`` the names in the SOA are compressed with labels that are spelled
+    our way, so how much of them is a pointer depends on the spelling.
     """
     if question.qtype == rr.NS or question.folded.startswith(_NS_DNS):
+        return False
+    above = question.folded[: -len(zone)]
+    if above.endswith((_DNS, _HOSTMASTER)):
         return False
     return all(record.rtype in _WITHOUT_NAMES for record in response.answer)
 
