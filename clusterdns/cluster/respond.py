@@ -307,8 +307,8 @@ def _follows_case(question: Question, response: Response, zone: WireName) -> boo
 
     It decides what the name server is (`_is_name_server`), and whether the apex has NS records. The
     names that NS, SRV and CNAME records hold are written out in its spelling, or in the operator's.
-    Below ``dns`` and ``hostmaster`` the names in the SOA are compressed with labels that are spelled
-    our way, so how much of them is a pointer depends on the spelling.
+    Below ``dns`` and ``hostmaster`` the names in the SOA end like the question, in lower case, so
+    how much of them is a pointer depends on the spelling.
     """
     if question.qtype == rr.NS or question.folded.startswith(_NS_DNS):
         return False

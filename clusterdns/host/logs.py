@@ -15,7 +15,7 @@ import re
 import select
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 TEXT, JSON = "text", "json"
 MAX_LINE_OCTETS = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking
@@ -47,14 +47,6 @@ class Sink(logging.Handler):
             self.dropped += 1  # standard output is closed: nobody is left to tell
 
 
-class TextFormatter(logging.Formatter):
-    """``[INFO] plugin/forward: message``, of a query without the plugin."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return one line, more if the record has a traceback."""
-        return f"[{record.levelname}] {_prefix(record)}{super().format(record)}"
-
-
 class JsonFormatter(logging.Formatter):
     """One object a line: time, level, msg, plugin and the record's fields (CoreDNS: pkg/log).
 
@@ -65,7 +57,7 @@ class JsonFormatter(logging.Formatter):
         """Return the object that stands for a record."""
         text, plugin = super().format(record), getattr(record, "plugin", "")
         named = _NAMED.match(text)
-        if named and not plugin:  # who is no plugin speaks of one
+        if named and not plugin:
             plugin, text = named[1], text[named.end() :]
         made: dict[str, object] = {
             "time": _rfc3339(record.created),
@@ -87,7 +79,7 @@ def start(debug: bool = False, format: str = TEXT) -> None:
     """Send the process's log lines to standard output, as text or as JSON."""
     root = logging.getLogger()
     sink = Sink()
-    sink.setFormatter(FORMATS[format]("%(message)s"))
+    sink.setFormatter(FORMATS[format]())
     root.handlers[:] = [sink]
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     logging.raiseExceptions = False
@@ -103,7 +95,7 @@ def fatal(message: str, format: str) -> None:
 
 def plugin_logger(plugin: str) -> logging.LoggerAdapter[logging.Logger]:
     """Return the logger of a plugin: its lines begin with ``plugin/<name>: ``."""
-    return logging.LoggerAdapter(logging.getLogger(plugin), {"plugin": plugin})
+    return _PluginLog(logging.getLogger(plugin), {"plugin": plugin})
 
 
 def log_query(logger: logging.LoggerAdapter[logging.Logger], line: str, fields: Fields) -> None:
@@ -117,9 +109,9 @@ def is_json() -> bool:
     return any(isinstance(each.formatter, JsonFormatter) for each in handlers)
 
 
-def _prefix(record: logging.LogRecord) -> str:
-    plugin = getattr(record, "plugin", "")
-    return f"plugin/{plugin}: " if plugin and not hasattr(record, "fields") else ""
+class _PluginLog(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg, kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as the base class has it
+        return f"plugin/{self.extra['plugin']}: {msg}", kwargs  # type: ignore[index]
 
 
 def _object(made: Fields) -> str:
@@ -132,4 +124,7 @@ def _rfc3339(seconds: float) -> str:
     return f"{text}.{fraction:06d}Z"
 
 
-FORMATS = {TEXT: TextFormatter, JSON: JsonFormatter}
+FORMATS: Mapping[str, Callable[[], logging.Formatter]] = {
+    TEXT: lambda: logging.Formatter("[%(levelname)s] %(message)s"),
+    JSON: JsonFormatter,
+}

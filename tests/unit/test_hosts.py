@@ -178,7 +178,7 @@ def test_once_in_a_server_block():
 
 def test_an_entry_without_an_address_is_warned_of(caplog):
     compiled("ttll 60")
-    assert ["Corefile:3: no IP address: ttll 60"] == caplog.messages
+    assert ["plugin/hosts: Corefile:3: no IP address: ttll 60"] == caplog.messages
 
 
 # ---- reading

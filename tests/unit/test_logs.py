@@ -21,7 +21,7 @@ def record(message: str, level: int = logging.INFO, **extra: object) -> logging.
     [
         (record("Reloading"), "[INFO] Reloading", {"level": "INFO", "msg": "Reloading"}),
         (
-            record("slow", logging.WARNING, plugin="forward"),
+            record("plugin/forward: slow", logging.WARNING),
             "[WARNING] plugin/forward: slow",
             {"level": "WARN", "msg": "slow", "plugin": "forward"},
         ),
@@ -40,8 +40,8 @@ def record(message: str, level: int = logging.INFO, **extra: object) -> logging.
 )
 def test_a_record_as_text_and_as_json(given, text, said):
     if text is not None:
-        assert text == logs.TextFormatter("%(message)s").format(given)
-    line = logs.JsonFormatter("%(message)s").format(given)
+        assert text == logs.FORMATS[logs.TEXT]().format(given)
+    line = logs.JsonFormatter().format(given)
     assert "\n" not in line
     found = json.loads(line)
     assert ["time", *said] == list(found)
@@ -51,7 +51,7 @@ def test_a_record_as_text_and_as_json(given, text, said):
 @pytest.mark.parametrize("character", ["x", '"', "\0", "é", "\U0001f600", "\udc80"])
 def test_a_long_message_is_cut_and_the_object_whole(character):
     given = record(character * 10_000, plugin="log", fields={"qname": "a" * 1004, "id": 1})
-    line = logs.JsonFormatter("%(message)s").format(given).encode("utf-8", "backslashreplace")
+    line = logs.JsonFormatter().format(given).encode("utf-8", "backslashreplace")
     assert len(line) < logs.MAX_LINE_OCTETS
     found = json.loads(line)
     assert 1 == found["id"]
