@@ -8,6 +8,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container
 
 from clusterdns.wire.message import Question
@@ -20,8 +21,13 @@ class Outside:
         self.upstreams: set[str] = set()  # `forward`: addresses that names are forwarded to
         self.is_looping = False  # `loop` found that what is forwarded comes back
         self.is_suspect = False  # it did, and does not know yet that the loop is gone
+        self.probes: Counter[bytes] = Counter()  # names that `loop` tests with, under way here
         self.refresh_relay: Callable[[], None] = lambda: None
         self._relayed: list[Container[bytes]] = []  # questions under way, for each pool of servers
+
+    def is_broken(self, question: Question) -> bool:
+        """Tell whether a query for this must not go out: it would come back."""
+        return self.is_looping and question.folded not in self.probes
 
     def add_relayed(self, questions: Container[bytes]) -> None:
         """Take in the questions that the relay has under way to one pool, kept up by the relay."""

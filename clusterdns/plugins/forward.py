@@ -245,7 +245,7 @@ class Forward(Plugin):
         question, pool = query.question, self._pool
         if question is None or pool is None or not self._is_mine(question.folded):
             return await next(query)
-        if self._block.outside.is_looping:
+        if self._block.outside.is_broken(question):
             return _LOOPING
         if self._max_concurrent and self._under_way + pool.relayed >= self._max_concurrent:
             self._refuse(1)

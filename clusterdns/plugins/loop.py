@@ -5,10 +5,11 @@ Syntax:
     loop
 
 At the start every worker sends a query for a random name to the server itself. If the query arrives
-at a worker more than twice, an upstream server sends it back: `forward` then answers SERVFAIL,
+at that worker more than twice, an upstream server sends it back: `forward` then answers SERVFAIL,
 which breaks the loop. A loop that closes later is found, too: queries then come back while they are
 in flight. If such a query has no answer for half a second, the test is repeated, at most once a
-second.
+second. Only names of a test that runs count, each is used once, and who has found a loop tests
+until it is gone: nobody can feign a loop with a name that he has seen.
 
 Examples:
 
@@ -32,6 +33,7 @@ import contextlib
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end, no_arguments
 from clusterdns.chain.route import Route
@@ -43,15 +45,19 @@ from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import RD, Query, Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Response
+from clusterdns.wire.response import Response, failure
 
 MAX_SEEN = 2
+# Passages of another worker's probe, or a feigned one. Its own worker has most likely had three by
+# then, and whoever makes up such names gets no more hops than this through a loop.
+MAX_PASSED = 16
 RETRY_S = 1.0
 TEST_S = 30.0
 RETEST_S = 30.0
 DOUBT_S = 0.5  # by then an honest upstream server has replied; targets: a loop is found within 2 s
 MAX_NUMBER = 2**62
 MAX_PROBES = 1024  # whose passages are counted; workers send one a second at most
+_SERVFAIL = failure(rr.SERVFAIL)
 _log = plugin_logger("loop")
 
 _Key = tuple[WireName, int]
@@ -70,6 +76,7 @@ class Loop(Plugin):
         except FormError as error:
             raise directive.error(f"no room for a probe below the zone: {error}") from error
         self._seen: Counter[WireName] = Counter()
+        self._own = set[WireName]()  # probes of the test that runs, of this worker
         self._out: dict[_Key, asyncio.TimerHandle | None] = {}  # under way; a timer: came again
         self._quiet_until = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -92,8 +99,7 @@ class Loop(Plugin):
         if question is None:
             return await next(query)
         if self._is_probe(question):
-            self._count(query, question.folded)
-            return await next(query)
+            return await self._pass(query, question.folded, next)
         key = (question.folded, question.qtype)
         if key in self._out:
             self._out[key] = self._out[key] or self._doubt()
@@ -110,14 +116,28 @@ class Loop(Plugin):
         """Let pass: what comes again while it is out is for the chain."""
         return True
 
-    def _count(self, query: Query, probe: WireName) -> None:
-        """Take in that a probe has come once more."""
+    async def _pass(self, query: Query, probe: WireName, next: HandleNext) -> Response:
+        """Take in that a probe has come once more, and pass it on if nothing is decided yet.
+
+        Also while a loop is known here: another worker has to find out whether it is still there.
+        """
         if len(self._seen) >= MAX_PROBES:
             self._seen.clear()
         self._seen[probe] += 1
-        if self._seen[probe] > MAX_SEEN:
-            self._block.outside.is_looping = True
+        is_back, outside = self._seen[probe] > MAX_SEEN, self._block.outside
+        if is_back and probe in self._own:
+            outside.is_looping = True
             self._report(query)
+            return _SERVFAIL
+        if is_back:
+            self._test_again()
+        if self._seen[probe] > MAX_PASSED:
+            return _SERVFAIL
+        outside.probes[probe] += 1
+        try:
+            return await next(query)
+        finally:
+            outside.probes -= Counter({probe: 1})  # which drops what comes to nothing
 
     def _doubt(self) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(DOUBT_S, self._test_again)
@@ -162,23 +182,38 @@ class Loop(Plugin):
 
     async def _test(self) -> None:
         """Test once; after a loop was found, again and again until it is gone."""
-        await self._send_probes()
-        while self._block.outside.is_looping:
-            await asyncio.sleep(RETEST_S)
-            self._block.outside.is_looping = False
+        try:
             await self._send_probes()
+            while self._block.outside.is_looping:
+                await asyncio.sleep(RETEST_S)
+                self._block.outside.is_looping = False
+                await self._send_probes()
+        finally:  # nobody would take it back any more
+            self._block.outside.is_looping = False
         if self._block.outside.is_suspect:
             _log.info("the loop is gone: names are forwarded again")
             self._block.outside.is_suspect = False
             self._block.outside.refresh_relay()
 
+    @contextlib.contextmanager
+    def _testing(self) -> Iterator[None]:
+        """Let the names that are sent meanwhile count, and no others."""
+        try:
+            yield
+        finally:
+            self._own.clear()
+
     async def _send_probes(self) -> None:
         """Ask ourselves until there is a reply (CoreDNS: plugin/loop/setup.go)."""
         host = (self._block.hosts or ["127.0.0.1"])[0]
-        with contextlib.closing(Upstream(host, self._block.ports[0], Options())) as server:
+        with (
+            contextlib.closing(Upstream(host, self._block.ports[0], Options())) as server,
+            self._testing(),
+        ):
             deadline = time.monotonic() + TEST_S
             while time.monotonic() < deadline:
                 probe = _below(self._base)  # not the last one, which may go round still
+                self._own.add(probe)
                 question = Question(probe, probe, rr.HINFO)
                 with contextlib.suppress(UpstreamError):
                     await server.ask(server.begin(question, RD, None), "udp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
 import time
@@ -61,11 +62,11 @@ class Listener(asyncio.DatagramProtocol):
         self.transport.sendto(render_reply(query, response, 512), addr)
 
     async def _forward(self, query: Query) -> Response:
-        if self.plugin._block.outside.is_looping:
+        assert query.question is not None
+        if self.plugin._block.outside.is_broken(query.question):
             return SERVFAIL
         if not self.loops:
             return NXDOMAIN
-        assert query.question is not None
         try:
             asked = Upstream("127.0.0.1", self.port, Options(read_timeout_s=1))
             reply = await asked.ask(asked.begin(query.question, message.RD, None), "udp")
@@ -128,7 +129,7 @@ def test_a_loop_is_found_logged_once_and_heals(caplog):
 
     run(test)
     (line,) = errors(caplog)
-    assert line.startswith("plugin/loop: Loop (127.0.0.1:")
+    assert line.startswith("Loop (127.0.0.1:")
     assert ' -> 127.0.0.1:53) detected for zone "example.org."' in line
 
 
@@ -258,6 +259,7 @@ def test_only_hinfo_of_the_very_name_is_counted():
                 for question in others:
                     await ask(listener.port, question)
             assert not plugin._block.outside.is_looping
+            plugin._own.add(probe)  # a test runs that has sent it
             for times in range(1, 4):
                 await ask(listener.port, Question(probe.upper(), probe, rr.HINFO))
                 assert plugin._block.outside.is_looping == (times == 3)
@@ -324,6 +326,59 @@ def test_probes_of_many_workers_are_no_loop():
                     await ask(listener.port, question)
             assert not plugin._block.outside.is_looping
             assert len(plugin._seen) <= loop.MAX_PROBES
+
+    run(test)
+
+
+def test_a_name_that_was_seen_is_no_loop_when_the_test_is_over():
+    """Who sees probes upstream could shut out all names outside with four packets."""
+    plugin = make()
+
+    async def test() -> None:
+        async with listening(plugin) as listener:
+            listener.loops = False
+            await plugin.start(None)
+            await until(lambda: plugin._task.done())
+            (seen,) = plugin._seen
+            for _ in range(4):
+                await ask(listener.port, Question(seen, seen, rr.HINFO))
+                assert not plugin._block.outside.is_looping
+            await until(lambda: plugin._task.done())  # what it made us test
+            assert not plugin._block.outside.is_looping
+            assert (2, 5) == (len(plugin._seen), plugin._seen[seen])
+
+    run(test)
+
+
+def test_two_workers_each_find_a_loop_and_each_that_it_is_gone():
+    """Probes of one come to the other: it must neither take them for its own nor break them."""
+    plugins = [make(), make()]
+    plugins[1]._base = plugins[0]._base
+
+    async def test() -> None:
+        async with listening(plugins[0]) as listener:
+            plugins[1]._block.ports = plugins[0]._block.ports
+            turns = itertools.cycle((0, 1, 1, 0, 0, 1, 0, 1, 1))
+
+            async def answer(data: bytes, addr: tuple[str, int]) -> None:
+                listener.plugin = plugins[next(turns)]
+                await Listener._answer(listener, data, addr)
+
+            listener._answer = answer
+            listener.loops = False
+            await plugins[0].start(None)
+            await plugins[1].start(None)
+            for _ in range(2):
+                await until(lambda: all(plugin._task.done() for plugin in plugins))
+                listener.loops = True
+                for plugin in plugins:
+                    plugin._quiet_until = 0
+                plugins[0]._test_again()
+                await until(lambda: all(each._block.outside.is_looping for each in plugins))
+                listener.loops = False
+                await until(lambda: all(plugin._task.done() for plugin in plugins))
+                assert not any(each._block.outside.is_looping for each in plugins)
+            await plugins[1].stop()
 
     run(test)
 
