@@ -159,6 +159,7 @@ class Plugin:
     handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
     denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
     reads_options: ClassVar[bool] = False  # true for what has to see queries with EDNS options
+    reads_signatures: ClassVar[bool] = False  # true for what has to see queries with TSIG records
     most_octets: int = MAX_OCTETS  # of datagrams that are replies, whatever clients allow
 
     def __init__(self, directive: Directive, block: Block) -> None:

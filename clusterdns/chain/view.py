@@ -40,6 +40,7 @@ class View:
         self.is_measured = "prometheus" in names
         self.most_octets = min((plugin.most_octets for plugin in plugins), default=MAX_OCTETS)
         self.reads_options = any(plugin.reads_options for plugin in self.chain)
+        self.reads_signatures = any(plugin.reads_signatures for plugin in self.chain)
         self.writer = self._label_of_writer()
         longest_first = sorted(block.zones, key=len, reverse=True)
         self._zone_labels = [(zone, name.text(zone)) for zone in longest_first]
@@ -57,7 +58,8 @@ class View:
     def may_know(self, query: Query) -> bool:
         """Tell whether a query is to be answered from memory, as far as that can."""
         has_options = query.edns is not None and query.edns.options
-        return query.opcode == OPCODE_QUERY and not (has_options and self.reads_options)
+        is_read = (has_options and self.reads_options) or (query.signed and self.reads_signatures)
+        return query.opcode == OPCODE_QUERY and not is_read
 
     def collect(self, query: Query) -> None:
         """Give a query the labels of this block, if it collects them."""

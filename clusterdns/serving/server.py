@@ -152,7 +152,8 @@ class Server:
         self.tally.once(kind, hits, query.edns is not None)
         orders = response.orders
         sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
-        return render_reply(query, response, query.limit, sections)
+        reply = render_reply(query, response, query.limit, sections)
+        return reply if query.sign is None else query.sign(reply)
 
     def _kind(self, query: Query, view: View | None, response: Response) -> Kind:
         question = query.question
@@ -215,7 +216,9 @@ async def _send_all_but_last(query: Query, response: Response) -> Response:
     A client that has gone gets no more.
     """
     for section in response.following or ():
-        part = render_reply(query, response, message.MAX_OCTETS)
+        part = render_reply(query, response, query.limit)
+        if query.sign is not None:
+            part = query.sign(part)
         if query.more is None or not await query.more(part):
             return DROP
         response = response._replace(answer=section)

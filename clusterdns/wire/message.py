@@ -66,6 +66,17 @@ class Labels(Protocol):
         """Let a label stand for what ``value`` returns."""
 
 
+class Signed(NamedTuple):
+    """A request with a TSIG record (RFC 8945): its octets, and where the first such begins.
+
+    It ``is_last`` of the additional section, as it must be, or out of place.
+    """
+
+    packet: bytes
+    start: int
+    is_last: bool
+
+
 class Query:
     """A request that passed the gate, and who sent it.
 
@@ -75,12 +86,14 @@ class Query:
     is how many queries of our own lead from the client's to this one. ``metadata`` are its labels
     where the server block collects them. ``serial`` is what an IXFR has already (RFC 1995
     section 3). ``more``, on a stream, sends one of several messages of a reply and returns when
-    there is room for the next, or False when the client has gone.
+    there is room for the next, or False when the client has gone. ``signed`` is where it has a TSIG
+    record, if it has one; ``sign`` makes a rendered message of the reply a signed one, which is
+    ``sign_octets`` longer.
     """
 
     __slots__ = (
         "client", "depth", "edns", "flags", "ident", "metadata", "more", "octets", "question",
-        "serial", "server", "transport",
+        "serial", "server", "sign", "sign_octets", "signed", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +111,9 @@ class Query:
         self.metadata: Labels | None = None
         self.serial: int | None = None
         self.more: Callable[[bytes], Awaitable[bool]] | None = None
+        self.signed: Signed | None = None
+        self.sign: Callable[[bytes], bytes] | None = None
+        self.sign_octets = 0
 
     def asking(self, question: Question) -> Query:
         """Return this query with another question: the client, flags and EDNS stay."""
@@ -110,8 +126,8 @@ class Query:
     def limit(self) -> int:
         """The octets a reply may have (CoreDNS: request.go Size; no upper clamp for UDP)."""
         if self.transport == "tcp":
-            return MAX_OCTETS
-        return max(MIN_UDP_OCTETS, self.edns.size if self.edns else 0)
+            return MAX_OCTETS - self.sign_octets
+        return max(MIN_UDP_OCTETS, self.edns.size if self.edns else 0) - self.sign_octets
 
     @property
     def opcode(self) -> int:

@@ -33,6 +33,7 @@ from clusterdns.wire.message import (
     Edns,
     Query,
     Question,
+    Signed,
 )  # fmt: skip
 from clusterdns.wire.rr import RR
 
@@ -82,7 +83,7 @@ def read_query(packet: bytes) -> Query | bytes | None:
     except FormError:
         return _reject(ident, flags, rr.FORMERR)
     try:
-        edns = _read_edns(packet, end, answers + authorities, additionals)
+        edns, signed = _read_rest(packet, end, answers + authorities, additionals)
     except FormError:
         return _reject(ident, flags, rr.FORMERR, packet[HEADER_OCTETS:end])
     question = Question(
@@ -90,6 +91,7 @@ def read_query(packet: bytes) -> Query | bytes | None:
         edns is not None and bool(edns.flags & EDNS_DO), bool(flags & CD),
     )  # fmt: skip
     query = Query(ident, flags, question, edns, len(packet))
+    query.signed = signed
     if qtype == rr.IXFR and (answers, authorities) == (0, 1):
         query.serial = _read_serial(packet, end)
     return query
@@ -141,14 +143,24 @@ def _read_short(packet: bytes, offset: int) -> tuple[int, int]:
     return packet[offset] << 8 | packet[offset + 1], offset + 2
 
 
-def _read_edns(packet: bytes, offset: int, before: int, additionals: int) -> Edns | None:
-    """Return the OPT of a query, walking all its records; the last of several OPTs counts."""
-    edns, names = None, dict[int, bytes]()
+def _read_rest(
+    packet: bytes, offset: int, before: int, additionals: int
+) -> tuple[Edns | None, Signed | None]:
+    """Return the OPT of a query, the last of several, and where its first TSIG record is.
+
+    All records are walked.
+    """
+    edns, signed, names = None, None, dict[int, bytes]()
     for i in range(before + additionals):
         if offset == len(packet):
             break  # the counts lied; miekg/dns takes the records there are
+        if signed is not None:
+            signed = signed._replace(is_last=False)
+        owner = offset
         _, offset = read_name(packet, offset, names)
         rtype, size, ttl, start, offset = _read_record_head(packet, offset)
+        if rtype == rr.TSIG and i >= before and signed is None:
+            signed = Signed(packet, owner, True)
         if rtype == rr.OPT:
             options = packet[start:offset]
             _check_options(options)
@@ -156,7 +168,7 @@ def _read_edns(packet: bytes, offset: int, before: int, additionals: int) -> Edn
                 edns = Edns(size, ttl >> 16 & 0xFF, ttl & 0xFFFF, options)
         else:
             _read_rdata(packet, rtype, start, offset, names)
-    return edns
+    return edns, signed
 
 
 def _read_record_head(packet: bytes, offset: int) -> tuple[int, int, int, int, int]:

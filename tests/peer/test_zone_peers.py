@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -142,3 +143,62 @@ def test_a_zone_goes_from_knot_through_us_to_knot_and_each_change_follows(tmp_pa
         program = realupstreams.program("knot").replace("knotd", "knotc")
         subprocess.run([program, "-s", control, "zone-reload"], check=True, capture_output=True)
         until_equal(*addresses, holding="192.0.2.66")
+
+
+KEY = "hmac-sha256:key.example.test:NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk="
+
+
+def test_signed_transfers_go_to_knot_and_dig_and_not_to_who_has_another_key(tmp_path, workers):
+    ours, last = peers.free_port(), peers.free_port()
+    algorithm, key, secret = KEY.split(":")
+    (tmp_path / "zone").write_text(realupstreams.zone_text())
+    corefile = f""".:{{PORT}} {{
+    whoami
+}}
+{ZONE}:{ours} {{
+    {workers}
+    tsig {{
+        secret {key} {secret}
+        require AXFR IXFR SOA
+    }}
+    file zone {{
+        reload 200ms
+    }}
+    transfer {{
+        to 127.0.0.1:{last}
+    }}
+}}
+"""
+    zone = secondary(ours).replace(f"@{ours}", f"@{ours}\n    key: {key}")
+    zone = f"key:\n  - id: {key}\n    algorithm: {algorithm}\n    secret: {secret}\n{zone}"
+    with peers.clusterdns(corefile, tmp_path), knot(tmp_path / "last", last, zone):
+        deadline = time.monotonic() + 15
+        while not any("192.0.2.80" in line for line in records(("127.0.0.1", last))):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (tmp_path / "zone").write_text(
+            realupstreams.zone_text().replace(" 7 ", " 8 ") + "n A 192.0.2.66\n"
+        )
+        while not any("192.0.2.66" in line for line in records(("127.0.0.1", last))):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        dig = shutil.which("dig")
+        if dig is None:
+            pytest.skip("needs dig: apt-get install bind9-dnsutils")
+        for given, expected in (
+            (KEY, "192.0.2.66"),
+            (KEY.replace("NoTC", "XXXX"), "NOTAUTH"),
+            (KEY.replace("key.", "other."), "NOTAUTH"),
+        ):
+            for kind in ("AXFR", "SOA"):
+                command = [dig, "-p", str(ours), "@127.0.0.1", ZONE, kind, "-y", given, "+tries=1"]
+                said = subprocess.run(
+                    command, capture_output=True, text=True, timeout=20, check=False
+                )
+                if expected != "NOTAUTH":
+                    assert "TSIG" in said.stdout
+                    assert "Couldn't verify" not in said.stdout + said.stderr
+                    assert kind == "SOA" or expected in said.stdout
+                else:
+                    assert "192.0.2" not in said.stdout
+                    assert "BAD" in said.stdout + said.stderr or "failed" in said.stdout.lower()
