@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from clusterdns.errors import ClusterDNSError
+from clusterdns.wire import name
 
 NAMESPACES, SERVICES, SLICES, PODS = "namespaces", "services", "endpointslices", "pods"
 IMPORTS, IMPORT_SLICES = "serviceimports", "importedslices"  # of a multicluster zone
@@ -90,9 +91,9 @@ class Namespace(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """A Pod: its first address."""
+    """A Pod: its addresses in canonical text, the first one first."""
 
-    address: str
+    addresses: tuple[str, ...]
 
 
 Slim = Service | Slice | Namespace | Pod
@@ -264,7 +265,10 @@ def _pod(manifest: Mapping[str, Any]) -> Pod | None:
     status = manifest.get("status") or {}
     if _text(status.get("phase")) in _FINISHED_PHASES:
         return None
-    return Pod(_text(status.get("podIP")))
+    each = _list(status.get("podIPs"))
+    texts = [_text(status.get("podIP")), *(_text(one.get("ip")) for one in each)]
+    addresses = (name.canonical_address(text) or text for text in texts if text)
+    return Pod(tuple(dict.fromkeys(addresses)))
 
 
 _CUTTERS: dict[str, Callable[[Mapping[str, Any]], Service | Slice | Pod | None]] = {

@@ -220,7 +220,7 @@ class Store:
             del self.pods[key]
         else:
             self.pods[key] = new
-        before, after = ({pod.address} if pod and pod.address else set() for pod in (old, new))
+        before, after = (set(pod.addresses) if pod else set[str]() for pod in (old, new))
         _index(self._pods_by_address, key, before, after)
         self.serial = seconds
         return [("address", address) for address in before | after]

@@ -97,7 +97,7 @@ def test_autopath_is_that_of_coredns(seed, upstream, tmp_path):
     cluster.options = [each for each in cluster.options if not each.startswith("pods")]
     cluster.options.append("pods verified")
     pod = {"kind": "Pod", "metadata": {"name": "client", "namespace": namespace},
-           "status": {"podIP": "127.0.0.1", "phase": "Running"}}  # fmt: skip
+           "status": {"podIPs": [{"ip": "127.0.0.1"}], "phase": "Running"}}  # fmt: skip
     with FakeApi([*cluster.manifests, pod]) as api:
         text = cluster.corefile(f"endpoint {api.url}", upstream.address)
         text = text.replace("kubernetes ", f"autopath {source}\n    kubernetes ", 1)
@@ -189,7 +189,7 @@ def test_only_what_is_the_same_for_every_client_is_repeated(tmp_path):
     """
     there = [namespace("a"), namespace("b"), service("b", "web", "10.0.0.1")]
     pod = {"kind": "Pod", "metadata": {"name": "client", "namespace": "a"},
-           "status": {"podIP": "127.0.0.1", "phase": "Running"}}  # fmt: skip
+           "status": {"podIPs": [{"ip": "127.0.0.1"}], "phase": "Running"}}  # fmt: skip
     here, there_too, nodata, nowhere, first, shouted = (
         packet(Asked(qname, qtype), 1, Manner())
         for qname, qtype in (
@@ -577,7 +577,7 @@ def test_no_name_is_too_odd(tmp_path_factory, drawn, data):
     }}
     """
     pod = {"kind": "Pod", "metadata": {"name": "client", "namespace": "a"},
-           "status": {"podIP": "127.0.0.1", "phase": "Running"}}  # fmt: skip
+           "status": {"podIPs": [{"ip": "127.0.0.1"}], "phase": "Running"}}  # fmt: skip
     zone = [b"cluster", b"local"]
     endings = [[], [b"a", b"svc", *zone], [b"svc", *zone], zone, [b"internal"]]
 

@@ -21,7 +21,7 @@ from clusterdns.cluster.objects import SLIM_TYPES, Key
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ClusterDNSError
 
-FORMAT = 1
+FORMAT = 2
 MAX_OCTETS = 256 * 2**20  # unpacked
 Entry = tuple[tuple[str, Key], tuple[Any, ...]]
 
