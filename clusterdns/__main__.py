@@ -195,7 +195,7 @@ def _translate(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    """Print what a Corefile would serve; return 1 if it cannot be served, 2 if not be read."""
+    """Print what a Corefile would serve; return 1 if it cannot be served whole, 2 if not read."""
     from clusterdns.config import check  # and with it PyYAML, which serving does not need
 
     parser = argparse.ArgumentParser(prog="clusterdns check", allow_abbrev=False)
@@ -218,7 +218,7 @@ def _check(arguments: list[str]) -> int:
         return 2
     found = check.check(subject, port=flags.port)
     print("\n".join(check.report(subject, found)))
-    return 1 if found.refused else 0
+    return 1 if found.refused or found.left_out else 0
 
 
 def _lab(arguments: list[str]) -> int:

@@ -25,10 +25,15 @@ class FormError(ClusterDNSError):
 
 
 class ConfigError(ClusterDNSError):
-    """A mistake in an operator's file; prints as ``file:line: word: reason``."""
+    """A mistake in an operator's file; prints as ``file:line: word: reason``.
+
+    Line 0 is that of a whole file, and is not printed.
+    """
 
     def __init__(self, file: str, line: int, word: str, reason: str) -> None:
-        super().__init__(f"{file}:{line}: {word}: {reason}" if word else f"{file}:{line}: {reason}")
+        place = file if file.isprintable() else ascii(file)
+        place += f":{line}" if line else ""
+        super().__init__(f"{place}: {word}: {reason}" if word else f"{place}: {reason}")
         self.file = file
         self.line = line
         self.word = word

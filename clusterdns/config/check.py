@@ -2,6 +2,7 @@
 
 ``check`` compiles what `configmap` has read as a start would. A start ends at the first mistake;
 here that is noted and taken out, and what is left is compiled again, until it can be served.
+Warnings are logged at a start; here they are part of what was found, each once.
 
 A Pod's surroundings are not here. So a `kubernetes` directive that means the cluster it runs in is
 given an API server, which nobody asks; and of a Corefile from a ConfigMap, a file or an interface
@@ -11,8 +12,9 @@ that only the Pod may have is noted and is no mistake.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from clusterdns.chain import plugin
@@ -21,11 +23,13 @@ from clusterdns.chain.route import Route
 from clusterdns.chain.view import View
 from clusterdns.config.compile import compile_blocks
 from clusterdns.config.configmap import Subject
+from clusterdns.config.fragments import settle
 from clusterdns.corefile.checks import COREDNS_ORDER
-from clusterdns.corefile.parser import Directive, ServerBlock, parse
+from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
 
 MAX_MISTAKES = 100
+Blocks = list[ServerBlock]
 _API_SERVER = "https://kubernetes.default.svc"
 _SOURCES = ("endpoint", "kubeconfig", "manifests")
 
@@ -37,34 +41,39 @@ class Findings(NamedTuple):
     refused: list[ConfigError]
     unsupported: list[str]  # directives of CoreDNS among them
     elsewhere: list[ConfigError]  # files and interfaces that are not on this machine
+    left_out: list[ConfigError]  # why files that a pattern finds would be left out
     warnings: list[str]
     slow: list[str]  # plugins that keep queries of their block off the fast path, and why
+
+    @property
+    def mistakes(self) -> int:
+        """How many there are."""
+        return len(self.refused) + len(self.elsewhere) + len(self.left_out)
 
 
 def check(subject: Subject, *, port: int) -> Findings:
     """Return what serving ``subject`` would come to; ``port`` is that of keys without one."""
-    found = Findings([], [], [], [], [], [])
-    try:
-        blocks = parse(
-            subject.text,
-            subject.file,
-            environ=os.environ,
-            files=subject.files,
-            warn=found.warnings.append,
-        )
-    except ConfigError as error:  # its grammar is broken: nothing behind it can be told
-        found.refused.append(error)
-        return found
-    if not blocks:
+    found = Findings([], [], [], [], [], [], [])
+    with _logged(found.warnings):
+        _check(subject, port, found)
+    found.warnings[:] = dict.fromkeys(found.warnings)
+    return found
+
+
+def _check(subject: Subject, port: int, found: Findings) -> None:
+    fragments = Fragments()
+    blocks = _blocks(subject, port, found, fragments)
+    if not (blocks or found.refused):
         found.warnings.append(f"{subject.file}: no server block; `whoami` would be served")
     while blocks:
         try:
             configuration = compile_blocks([_with_source(block) for block in blocks], port=port)
         except ConfigError as error:
             is_elsewhere = subject.is_mounted and _is_about_surroundings(error)
-            (found.elsewhere if is_elsewhere else found.refused).append(error)
+            refused = found.left_out if error.file in fragments.found else found.refused
+            (found.elsewhere if is_elsewhere else refused).append(error)
             left = _without(blocks, error)
-            if left == blocks or len(found.refused + found.elsewhere) >= MAX_MISTAKES:
+            if left == blocks or found.mistakes >= MAX_MISTAKES:
                 break
             blocks = left
         else:
@@ -74,9 +83,72 @@ def check(subject: Subject, *, port: int) -> Findings:
                 found.slow.extend(f"{zone} {reason}" for reason in _slow(view))
             break
     found.refused.sort(key=lambda error: (error.file, error.line))
-    there = {error.word for error in found.refused} & set(COREDNS_ORDER)
+    found.left_out.sort(key=lambda error: (error.file, error.line))
+    there = {error.word for error in found.refused + found.left_out} & set(COREDNS_ORDER)
     found.unsupported.extend(sorted(there - set(plugin.available())))
-    return found
+
+
+def _blocks(
+    subject: Subject, port: int, found: Findings, fragments: Fragments
+) -> list[ServerBlock]:
+    """Return the server blocks, without fragments that have no grammar or do not fit in.
+
+    What is wrong with other fragments is found line by line.
+    """
+
+    def read(fragments: Fragments, broken: Callable[[ConfigError], None] | None = None) -> Blocks:
+        found.warnings.clear()
+        return parse(
+            subject.text,
+            subject.file,
+            environ=os.environ,
+            files=subject.files,
+            warn=found.warnings.append,
+            fragments=fragments,
+            broken=broken,
+        )
+
+    with contextlib.suppress(ConfigError):  # of the Corefile itself, which is told below
+        _, refused = settle(
+            lambda those: compile_blocks([_with_source(each) for each in read(those)], port=port)
+        )
+        for error in refused:
+            if not error.line:
+                fragments.left_out.add(error.file)
+                found.left_out.append(error)
+    while True:
+        broken = list[ConfigError]()
+        blocks = read(fragments, broken.append)
+        if not broken:
+            return blocks
+        (error,) = broken
+        if error.file not in fragments.found or len(found.left_out) >= MAX_MISTAKES:
+            found.refused.append(error)  # what stands behind it cannot be told
+            return blocks
+        found.left_out.append(error)
+        fragments.left_out.add(error.file)
+
+
+@contextlib.contextmanager
+def _logged(into: list[str]) -> Iterator[None]:
+    """Have what is logged as a warning put into a list, and nowhere else."""
+    handler = _Into(into)
+    root = logging.getLogger()
+    others, root.handlers = root.handlers, [handler]
+    try:
+        yield
+    finally:
+        root.handlers = others
+
+
+class _Into(logging.Handler):
+    def __init__(self, into: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._into = into
+
+    def emit(self, record: logging.LogRecord) -> None:
+        plugin = getattr(record, "plugin", "")
+        self._into.append((f"plugin/{plugin}: " if plugin else "") + record.getMessage())
 
 
 def _slow(view: View) -> Iterator[str]:
@@ -106,6 +178,7 @@ def report(subject: Subject, found: Findings) -> Iterator[str]:
     yield subject.title
     yield from (f"  serves    {zone}" for zone in found.zones)
     yield from (f"  refused   {error}" for error in found.refused)
+    yield from (f"  left out  {error}" for error in found.left_out)
     yield from (f"  not here  {error}; see that the Pod has it" for error in found.elsewhere)
     yield from (f"  warning   {reason}" for reason in found.warnings)
     yield from (f"  slow      {reason}" for reason in found.slow)
@@ -113,6 +186,9 @@ def report(subject: Subject, found: Findings) -> Iterator[str]:
         yield f"plugins of CoreDNS that clusterdns does not have: {', '.join(found.unsupported)}"
     if found.refused:
         yield f"{len(found.refused)} refused: clusterdns would not start with it"
+    elif found.left_out:
+        files = len({error.file for error in found.left_out})
+        yield f"clusterdns can serve it without {files} file{'s' if files > 1 else ''} left out"
     else:
         yield "clusterdns can serve it as it is"
 

@@ -15,9 +15,10 @@ from clusterdns.chain import plugin
 from clusterdns.chain.plugin import Block, Plugin
 from clusterdns.chain.view import Router, View
 from clusterdns.cluster.source import Source
+from clusterdns.config.fragments import settle
 from clusterdns.corefile.checks import COREDNS_ORDER, check_directives, check_overlaps
 from clusterdns.corefile.lexer import DiskFiles, Files
-from clusterdns.corefile.parser import Directive, ServerBlock, parse
+from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
 from clusterdns.host import interfaces
 from clusterdns.wire import name
@@ -40,12 +41,13 @@ class Endpoint(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """A Corefile made ready to serve. ``digest`` is of its parsed content."""
+    """A Corefile made ready to serve. ``digest`` is of what is served of its parsed content."""
 
     views: tuple[View, ...]
     routers: dict[Endpoint, Router]
     digest: str
     workers: int
+    refused: tuple[ConfigError, ...] = ()  # why fragments were left out, one each
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -88,15 +90,28 @@ def compile_text(
 ) -> Configuration:
     """Return the configuration that a Corefile stands for; ``port`` is that of keys without one.
 
+    Fragments with a mistake are left out, see `fragments`.
+
     Raises:
-        ConfigError: the text, or a file it imports, has a mistake.
+        ConfigError: the text, or a file it imports by its name, has a mistake.
     """
     disk = files or DiskFiles()
-    blocks = parse(text, file, environ=environ, files=disk, warn=warn)
-    if not blocks:
-        default = DEFAULT_COREFILE.format(port=port)
-        blocks = parse(default, "default Corefile", environ={}, files=disk, warn=warn)
-    return compile_blocks(blocks, port=port)
+    said = list[str]()
+
+    def attempt(fragments: Fragments) -> Configuration:
+        said.clear()
+        blocks = parse(
+            text, file, environ=environ, files=disk, warn=said.append, fragments=fragments
+        )
+        if not blocks:
+            default = DEFAULT_COREFILE.format(port=port)
+            blocks = parse(default, "default Corefile", environ={}, files=disk, warn=said.append)
+        return compile_blocks(blocks, port=port)
+
+    configuration, refused = settle(attempt)
+    for reason in said:
+        warn(reason)
+    return configuration._replace(refused=refused)
 
 
 def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:

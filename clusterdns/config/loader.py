@@ -102,4 +102,7 @@ def from_config_dir(directory: Path, conf: str, *, zone: str, port: int) -> Load
 def _compile(text: str, file: str, port: int, files: WatchedFiles | None = None) -> Configuration:
     if files is not None:
         files.forget()
-    return compile_text(text, file, port=port, environ=os.environ, warn=_log.warning, files=files)
+    found = compile_text(text, file, port=port, environ=os.environ, warn=_log.warning, files=files)
+    for error in found.refused:
+        _log.error("this file is left out: %s", error)
+    return found

@@ -70,23 +70,34 @@ def parse(
     environ: Mapping[str, str],
     files: Files,
     warn: Callable[[str], None],
+    fragments: Fragments | None = None,
+    broken: Callable[[ConfigError], None] | None = None,
 ) -> list[ServerBlock]:
     """Return the server blocks of a Corefile; the empty list if it has none.
+
+    With ``fragments``, files that a pattern finds must be whole, and may be left out. With
+    ``broken``, a mistake is told to it, and the blocks in front of it are returned.
 
     Raises:
         ConfigError: the text, or a file it imports, has a mistake.
     """
-    parser = _Parser(lex(text, file), environ, files, warn)
+    parser = _Parser(lex(text, file), environ, files, warn, fragments)
     blocks: list[ServerBlock] = []
     keys = 0
-    while parser.peek() is not None:
-        block = parser.block()
-        if block is None:
-            continue
-        keys += len(block.keys)
-        if keys > MAX_KEYS:
-            raise ConfigError(block.file, block.line, shorten(block.keys[0].text), "too many zones")
-        blocks.append(block)
+    try:
+        while parser.peek() is not None:
+            block = parser.block()
+            if block is None:
+                continue
+            keys += len(block.keys)
+            if keys > MAX_KEYS:
+                first = shorten(block.keys[0].text)
+                raise ConfigError(block.file, block.line, first, "too many zones")
+            blocks.append(block)
+    except ConfigError as error:
+        if broken is None:
+            raise
+        broken(error)
     return blocks
 
 
@@ -96,6 +107,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return ""
     found = difflib.get_close_matches(word.lower(), known, n=1)
     return f', did you mean "{found[0]}"?' if found else ""
+
+
+class Fragments:
+    """Files that a pattern in an `import` finds, so that nobody can know of each.
+
+    ``found`` are their paths in the order of their import; ``left_out`` those that are read, so
+    that changes are noticed, and not taken in.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, None] = {}
+        self.left_out: set[str] = set()
 
 
 class _Frame:
@@ -117,12 +140,14 @@ class _Parser:
         environ: Mapping[str, str],
         files: Files,
         warn: Callable[[str], None],
+        fragments: Fragments | None,
     ) -> None:
         self._frames = [_Frame(words)]
         self._last = Word("", "", 0, True)
         self._environ = environ
         self._files = files
         self._warn = warn
+        self._fragments = fragments
         self._snippets: dict[str, list[Word]] = {}
         self._imported: dict[str, list[Word]] = {}  # words by pattern: a text is read once
         self._snippet_imports = self._file_imports = self._imported_words = 0
@@ -181,7 +206,7 @@ class _Parser:
                 return keys
             text = expand(word, self._environ)
             if text == "import" and word.starts_line:
-                self._import(word)
+                self._import(word, is_outside=True)
                 continue
             if text == "{":
                 if wants_more:
@@ -303,8 +328,11 @@ class _Parser:
                 raise after.error("a snippet cannot import itself")
         self._snippets[name] = words
 
-    def _import(self, head: Word) -> None:
-        """Put the words of a snippet, file or pattern of files in front of those still to come."""
+    def _import(self, head: Word, *, is_outside: bool = False) -> None:
+        """Put the words of a snippet, file or pattern of files in front of those still to come.
+
+        ``is_outside`` tells that it stands outside of server blocks.
+        """
         self._take(head)
         argument = self._on_line()
         if argument is None:
@@ -318,7 +346,7 @@ class _Parser:
         if words is not None:
             self._snippet_imports += 1
         else:
-            words = self._read(target, argument)
+            words = self._read(target, argument, is_outside)
             self._file_imports += 1
         self._imported_words += len(words)
         if self._snippet_imports > MAX_SNIPPET_IMPORTS or self._file_imports > MAX_FILE_IMPORTS:
@@ -331,7 +359,7 @@ class _Parser:
             raise head.error(f"{shorten(target)!r} is imported more than {MAX_DEPTH} levels deep")
         self._frames.append(_Frame(words))
 
-    def _read(self, target: str, word: Word) -> list[Word]:
+    def _read(self, target: str, word: Word, is_outside: bool) -> list[Word]:
         """Return the words of the files that ``target`` means, relative to the file of ``word``."""
         pattern = posixpath.join(posixpath.dirname(word.file), target)
         if pattern in self._imported:
@@ -343,21 +371,58 @@ class _Parser:
                 "import",
                 f"a pattern has at most one * and one ? and no [: {shorten(pattern)}",
             )
+        is_pattern = any(character in pattern for character in "*?]")
+        words = list[Word]()
         try:
             paths = self._files.glob(pattern)
-            if not all(path.isprintable() for path in paths):  # messages name them
-                raise ValueError("the name of the file is not printable")
-            words = list[Word]()
             for path in paths:
-                words += lex(self._files.read(path), path)
+                if is_pattern and self._fragments is not None:
+                    words += self._fragment(path, self._fragments, is_outside)
+                else:
+                    words += self._whole_file(path)
                 if len(words) > MAX_IMPORTED_WORDS:
                     break  # the caller complains
         except (OSError, ValueError) as error:
             reason = f"cannot read {shorten(target)!r}: {error}"
             raise ConfigError(word.file, word.line, "import", reason) from error
         if not paths:
-            if not any(character in pattern for character in "*?]"):
+            if not is_pattern:
                 raise ConfigError(word.file, word.line, "import", f"no file {shorten(target)!r}")
             self._warn(f"No files matching import glob pattern: {shorten(target)}")
         self._imported[pattern] = words
+        return words
+
+    def _whole_file(self, path: str) -> list[Word]:
+        if not path.isprintable():  # messages name it
+            raise ValueError("the name of the file is not printable")
+        return lex(self._files.read(path), path)
+
+    def _fragment(self, path: str, fragments: Fragments, is_outside: bool) -> list[Word]:
+        """Return the words of a file that a pattern has found, none if it is to be left out.
+
+        Its braces must be paired, and outside of server blocks it must end with one: else it would
+        end, or swallow, what is around it.
+        """
+        fragments.found[path] = None
+        try:
+            words = self._whole_file(path)
+        except (OSError, ValueError) as error:
+            if path in fragments.left_out:
+                return []
+            raise ConfigError(path, 0, "", f"cannot read it: {error}") from error
+        if path in fragments.left_out:
+            return []
+        opened = list[Word]()
+        for word in words:
+            if word.text == "{":
+                opened.append(word)
+            elif word.text == "}":
+                if not opened:
+                    raise word.error("closes what this file has not opened")
+                opened.pop()
+        if opened:
+            raise opened[-1].error("is not closed before the end of the file")
+        line = next((word for word in reversed(words) if word.starts_line), None)
+        if is_outside and line and words[-1].text != "}" and line.text != "import":
+            raise line.error("wants the directives of a server block, in braces")
         return words

@@ -138,6 +138,9 @@ FAMILIES: dict[str, Family] = {
     # of plugins that are not here yet: what has no labels is in every CoreDNS's exposition, as 0
     "local_localhost_requests_total": Family("Counter of special localhost subdomain requests."),
     "reload_failed_total": Family("Counter of the number of failed reload attempts."),
+    "clusterdns_fragments_refused": Family(
+        "The number of imported files that are left out because of a mistake.", is_gauge=True
+    ),
     "kubernetes_dns_programming_duration_seconds": Family(
         "Histogram of the time (in seconds) it took to program a dns instance.",
         ("service_kind",),

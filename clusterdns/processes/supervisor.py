@@ -82,6 +82,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._last_signal: signal.Signals | None = None
         self._reload_failures = 0
+        self._fragments_refused = len(configuration.refused)
         self._reloaded_digest = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -126,6 +127,7 @@ class Supervisor:
                     return
                 self._text = text  # what fails is not tried again until it changes
                 compiled = await loop.run_in_executor(None, self._loader.compile, text)
+                self._fragments_refused = len(compiled.refused)
                 if compiled.digest == self._generation.configuration.digest:
                     return
                 _log.info("Reloading")
@@ -153,6 +155,7 @@ class Supervisor:
         samples = self._ledger.total([*living[0], *living[1]])
         samples += self._generation.configuration_samples()
         samples.append(("reload_failed_total", (), self._reload_failures))
+        samples.append(("clusterdns_fragments_refused", (), self._fragments_refused))
         if self._reloaded_digest:
             samples.append(("reload_version_info", ("sha512", self._reloaded_digest), 1))
         pids = [os.getpid(), *self._nursery.pids()]

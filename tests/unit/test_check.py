@@ -279,3 +279,47 @@ def test_an_address_to_listen_at_is_read_before_it_is_listened_at(directive, rea
 )
 def test_addresses_to_listen_at(address):
     assert [] == lines(run("-", text=f". {{\n health {address}\n}}\n"), "refused")
+
+
+def test_fragments_that_would_be_left_out_are_told_with_all_their_mistakes():
+    custom = configmap("")
+    custom |= {
+        "metadata": {"name": "coredns-custom", "namespace": "kube-system"},
+        "data": {
+            "a.override": "nonsense\nlog {\n class none\n}\n",
+            "b.override": "cache 10\n",
+            "c.server": "example.org {\n",
+            "d.server": "example.net {\n whoami\n}\n",
+        },
+    }
+    text = ". {\n import custom/*.override\n cache 30\n}\nimport custom/*.server\n"
+    done = run("-", text=yaml.safe_dump_all([configmap(text), custom]))
+    assert 1 == done.returncode
+    assert [
+        "/etc/coredns/custom/a.override:1: nonsense: unknown directive",
+        "/etc/coredns/custom/a.override:3: class: unknown class 'none'",
+        "/etc/coredns/custom/b.override: with it: stdin[Corefile]:3: cache: "
+        "may be given once in a server block",
+        "/etc/coredns/custom/c.server:1: {: is not closed before the end of the file",
+    ] == _left_out(done)
+    assert [".:53", "example.net.:53"] == lines(done, "serves")
+    assert [] == lines(done, "refused")
+    assert done.stdout.endswith("clusterdns can serve it without 3 files left out\n")
+
+
+def _left_out(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.removeprefix("out").strip() for line in lines(done, "left")]
+
+
+def test_warnings_are_part_of_the_report_and_told_once(tmp_path):
+    text = f". {{\n root {tmp_path}/none\n nonsense\n whoami\n}}\n"
+    done = run("-", text=text)
+    assert "" == done.stderr
+    assert [f"plugin/root: root path does not exist: {tmp_path}/none"] == lines(done, "warning")
+
+
+def test_what_stands_before_broken_grammar_is_looked_at():
+    done = run("-", text="a {\n nonsense\n}\nb {\n whoami\n")
+    assert [
+        "stdin:2: nonsense: unknown directive", "stdin:4: {: is not closed before the end of the file"
+    ] == lines(done, "refused")  # fmt: skip
