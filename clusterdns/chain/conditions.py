@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 
-from clusterdns.chain import metadata
 from clusterdns.languages.exprvalues import BOOL, INT, STRING, ExpressionError, Signature, Type
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import Query, Question
@@ -62,7 +61,7 @@ def functions(question: Question, query: Query | None) -> dict[str, object]:
         "bufsize": lambda: query.limit,
         "server_ip": lambda: query.server[0],
         "server_port": lambda: str(query.server[1]),
-        "metadata": lambda label: metadata.value(query, label),
+        "metadata": lambda label: query.label(label),
     }
 
 

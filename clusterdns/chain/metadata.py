@@ -60,15 +60,3 @@ class Collector:
         question = query.question
         is_inside = question is not None and name.is_within_any(question.folded, self.label_zones)
         query.metadata = Metadata(query, providers if is_inside else ())
-
-
-def value(query: Query, label: str) -> str:
-    """Return what a label of a query stands for, "" if nobody has said so or asks for labels."""
-    labels = query.metadata
-    return (labels.value(label) or "") if labels is not None else ""
-
-
-def is_label(text: str) -> bool:
-    """Tell whether ``text`` is a label: two words or more with slashes between."""
-    plugin, slash, rest = text.partition("/")
-    return bool(plugin and slash and rest)

@@ -71,7 +71,7 @@ from collections import Counter
 from collections.abc import Generator
 from typing import NamedTuple
 
-from clusterdns.chain import conditions, metadata
+from clusterdns.chain import conditions
 from clusterdns.chain.asking import answer_by, handle_by
 from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
@@ -560,4 +560,4 @@ def _group(groups: dict[str, str], key: object) -> str:
 def _meta(query: Query | None, label: object) -> str:
     if not isinstance(label, str):
         raise TemplateError("wrong type for value; expected string")
-    return metadata.value(query, label) if query is not None else ""
+    return query.label(label) if query is not None else ""

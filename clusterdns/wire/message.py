@@ -77,6 +77,12 @@ class Signed(NamedTuple):
     is_last: bool
 
 
+def is_label(text: str) -> bool:
+    """Tell whether ``text`` is a label: two words or more with slashes between."""
+    plugin, slash, rest = text.partition("/")
+    return bool(plugin and slash and rest)
+
+
 class Query:
     """A request that passed the gate, and who sent it.
 
@@ -121,6 +127,10 @@ class Query:
         other.client, other.transport, other.depth = self.client, self.transport, self.depth
         other.server, other.metadata = self.server, self.metadata
         return other
+
+    def label(self, label: str) -> str:
+        """Return the value of a label, "" if nobody has given it one or labels are not kept."""
+        return (self.metadata.value(label) or "") if self.metadata is not None else ""
 
     @property
     def limit(self) -> int:

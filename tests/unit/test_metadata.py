@@ -40,7 +40,7 @@ async def labels(directory, qname: str, zones: str = "") -> dict[str, str]:
         query = query_of(qname)
         view.collect(query)
         assert query.metadata is not None
-        return {label: metadata.value(query, label) for label in query.metadata.names()}
+        return {label: query.label(label) for label in query.metadata.names()}
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_providers_are_asked_once_and_only_if_somebody_wants_a_label():
     query = query_of("example.org.")
     query.metadata = metadata.Metadata(query, [provide])
     assert asked == []
-    assert metadata.value(query, "test/name") == "value"
-    assert metadata.value(query, "test/other") == ""
+    assert query.label("test/name") == "value"
+    assert query.label("test/other") == ""
     query.metadata.put("test/other", lambda: "put")
-    assert metadata.value(query.asking(query.question), "test/other") == "put"
+    assert query.asking(query.question).label("test/other") == "put"
     assert asked == [query]
 
 
@@ -90,4 +90,4 @@ def test_providers_are_asked_once_and_only_if_somebody_wants_a_label():
     [("a/b", True), ("a/b/c", True), ("a/", False), ("/b", False), ("ab", False), ("", False)],
 )
 def test_labels_have_a_slash_inside(text, is_label):
-    assert metadata.is_label(text) is is_label
+    assert message.is_label(text) is is_label

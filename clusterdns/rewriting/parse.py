@@ -1,0 +1,42 @@
+"""The words of a rule -> the rule.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from clusterdns.rewriting.matching import RuleError
+from clusterdns.rewriting.namerule import NameRule
+from clusterdns.rewriting.optionrule import OptionRule
+from clusterdns.rewriting.replyrules import AliasRule, rcode_rule, ttl_rule
+from clusterdns.rewriting.rule import ClassRule, Rule, TypeRule
+
+_MAKERS: dict[str, Callable[[list[str]], Rule]] = {
+    "name": NameRule, "type": TypeRule, "class": ClassRule, "ttl": ttl_rule,
+    "rcode": rcode_rule, "cname": AliasRule, "edns0": OptionRule,
+}  # fmt: skip
+
+
+def parse(words: Sequence[str]) -> Rule:
+    """Return the rule that ``[continue|stop] FIELD ARGUMENTS...`` stand for.
+
+    Raises:
+        RuleError: they stand for none.
+    """
+    if not words:
+        raise RuleError("no rule type specified")
+    mode = words[0].lower()
+    if mode in ("continue", "stop"):
+        words = words[1:]
+        if not words:
+            raise RuleError(f"{mode} rule must begin with a rule type")
+    field, *rest = words
+    if field.lower() == "answer":
+        raise RuleError("response rewrites must begin with a name rule", field)
+    if field.lower() not in _MAKERS:
+        raise RuleError("invalid rule type", field)
+    rule = _MAKERS[field.lower()](rest)
+    rule.goes_on = mode == "continue"
+    return rule
