@@ -33,7 +33,7 @@ import tempfile
 from pathlib import Path
 
 from clusterdns import COREDNS_VERSION, __version__
-from clusterdns.chain import plugin
+from clusterdns.chain import registry
 from clusterdns.config import configmap, kubedns, lab, loader
 from clusterdns.config.compile import Configuration
 from clusterdns.errors import ClusterDNSError, ConfigError
@@ -103,7 +103,7 @@ def _serve(flags: argparse.Namespace) -> int:
         return 0
     if flags.plugins:
         print("Server types:\n  dns\n\nOther plugins:")
-        print("\n".join(f"  dns.{word}" for word in sorted(plugin.available())))
+        print("\n".join(f"  dns.{word}" for word in sorted(registry.available())))
         return 0
     if flags.log_format not in logs.FORMATS:
         raise ClusterDNSError(
@@ -235,14 +235,14 @@ def _lab(arguments: list[str]) -> int:
 
 def _help(arguments: list[str]) -> int:
     """Print the manual of a plugin, or the first line of each."""
-    known = plugin.available()
+    known = registry.available()
     for word in arguments or known:
         if word not in known:
             print(f"clusterdns: no plugin {word!r}; there are {', '.join(known)}", file=sys.stderr)
             return 1
         try:
-            manual = inspect.getdoc(inspect.getmodule(plugin.load(word))) or ""
-        except plugin.PluginError as error:
+            manual = inspect.getdoc(inspect.getmodule(registry.load(word))) or ""
+        except registry.PluginError as error:
             if arguments:
                 raise
             manual = f"{word} - {error}"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from clusterdns.chain.plugin import AnswerNext, HandleNext, Resolver
+from clusterdns.chain.block import Resolver
+from clusterdns.chain.plugin import AnswerNext, HandleNext
 from clusterdns.wire import rr
 from clusterdns.wire.message import MIN_UDP_OCTETS, Query, Question
 from clusterdns.wire.response import Response, failure, fit

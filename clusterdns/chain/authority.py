@@ -10,8 +10,10 @@ import math
 from collections.abc import Hashable, Iterable, Iterator
 
 from clusterdns.chain.asking import Steps, answer_by, handle_by
-from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
+from clusterdns.chain.transfers import Transfers
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, OPCODE_NOTIFY, Query, Question
 from clusterdns.wire.name import WireName
@@ -33,7 +35,8 @@ class Authority(Plugin):
         self.block = block
         self.zones: dict[WireName, Zone | None] = {}
         self.through: tuple[WireName, ...] = ()  # `fallthrough`
-        block.transfers.sources.append(self.transfer)
+        self.transfers = block.shared(Transfers)
+        self.transfers.add_source(self.transfer, self.order)
 
     @property
     def claimed(self) -> Iterable[WireName]:

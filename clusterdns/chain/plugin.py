@@ -12,23 +12,12 @@ by the workers it forks. ``supervise`` runs in the supervisor, ``start`` and ``s
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
-import importlib
-import importlib.util
-import pkgutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from clusterdns.chain.outside import Outside
-from clusterdns.chain.transfers import Transfers
-from clusterdns.corefile.checks import ORDER
+from clusterdns.chain.block import Block
 from clusterdns.corefile.parser import Directive
-from clusterdns.errors import ClusterDNSError
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import rr
@@ -38,75 +27,17 @@ from clusterdns.wire.response import Response, failure
 
 if TYPE_CHECKING:
     from clusterdns.chain.route import Route
-    from clusterdns.cluster.external import Cluster
     from clusterdns.cluster.source import Source
     from clusterdns.cluster.store import Store
 
 AnswerNext = Callable[[Question], Response | None]
 HandleNext = Callable[[Query], Awaitable[Response]]
 
-# Takes a client's address and a folded name; returns the folded domains that this client's resolver
-# would put behind a short name, the root last, or () if nothing is known of the client.
-SearchPath = Callable[[str, WireName], tuple[WireName, ...]]
-
-# Takes the folded labels of a namespace and a Service; tells whether it exists, with or without
-# endpoints.
-IsService = Callable[[bytes, bytes], bool]
-
 DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 
 
 # Makes an HTTP response: (status, content type, body).
 Respond = Callable[[], Awaitable[tuple[int, str, bytes]]]
-
-
-ENTRY_POINTS = "clusterdns.plugins"  # the group of other packages
-
-
-class Resolver(Protocol):
-    """Where a plugin asks again: the listener a block belongs to, with all its blocks."""
-
-    def answer(self, question: Question) -> Response | None:
-        """Return what the listener says from memory, or None."""
-
-    async def handle(self, query: Query) -> Response:
-        """Return what the listener says, waiting if it must."""
-
-
-class StreamBounds(NamedTuple):
-    """What `timeouts` sets for TCP connections, None for what it does not; 0 queries is any."""
-
-    first_s: float | None = None
-    idle_s: float | None = None
-    most_queries: int | None = None
-
-
-class Block:
-    """The server block a plugin is made for. Setup-only directives shape it as they are made."""
-
-    def __init__(self, zones: Sequence[WireName], file: str) -> None:
-        self.zones = tuple(zones)
-        self.file = file
-        self.directives: frozenset[str] = frozenset()  # the names of all that are in it
-        self.root = Path()  # `root`: what relative paths are relative to
-        self.hosts: list[str] = []  # `bind`: listen addresses; empty is every address
-        self.ports: tuple[int, ...] = ()
-        self.debug = False
-        self.streams = StreamBounds()
-        self.workers = 1  # `multisocket`: processes that read the sockets
-        self.resolver: Resolver | None = None  # set when the block's listener is known
-        self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind
-        self.server = ""  # metric label of the block's first listener, such as `dns://:53`
-        self.view = ""  # metric label
-        self.search_paths: dict[str, SearchPath] = {}  # by the plugin that knows them
-        self.services: list[IsService] = []  # those of each plugin that knows some
-        self.transfers = Transfers()  # whole zones, and their changes
-        self.cluster: Callable[[], Cluster] | None = None  # `kubernetes`: what it answers from
-        self.outside = Outside()  # whom names are forwarded to, and whether that loops
-
-    def path(self, text: str) -> Path:
-        """Return a path of the configuration, made absolute by ``root``."""
-        return self.root / text
 
 
 class Supervisor(Protocol):
@@ -153,9 +84,11 @@ class Plugin:
 
     name: ClassVar[str] = ""  # the file's name, set by `load`
     order: ClassVar[float] = 0  # place in CoreDNS's fixed order, set by `load`
-    after: ClassVar[str] = ""  # of another package: the directive that it is right behind,
+    depth: ClassVar[int] = 0  # of directives placed by others; `load` sets it with the order
+    after: ClassVar[str] = ""  # not in CoreDNS: the directive that it is right behind,
     before: ClassVar[str] = ""  # or right in front of
     families: ClassVar[Mapping[str, Family]] = {}  # of its metrics, by the names in `samples`
+    shapes_block: ClassVar[bool] = False  # true for what writes to the block as it is made
     handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
     denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
     reads_options: ClassVar[bool] = False  # true for what has to see queries with EDNS options
@@ -229,14 +162,6 @@ class Passive(Plugin):
         return next(question)
 
 
-async def end(task: asyncio.Task[None] | None) -> None:
-    """Cancel a plugin's task and wait until it is gone."""
-    if task is not None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
 def no_arguments(directive: Directive) -> None:
     """Check that a directive is a lone word.
 
@@ -247,74 +172,6 @@ def no_arguments(directive: Directive) -> None:
         raise directive.error(f"takes no argument, got {directive.args[0]!r}")
     if directive.block:
         raise directive.block[0].unknown()
-
-
-class PluginError(ClusterDNSError):
-    """A plugin of another package that cannot be loaded."""
-
-
-def available() -> list[str]:
-    """Return the names of all plugins, in the order of their chain.
-
-    Those of other packages come last: only loading one tells its place.
-    """
-    own = [
-        module.name
-        for module in pkgutil.iter_modules([str(Path(__file__).parent.parent / "plugins")])
-    ]
-    return [*sorted(own, key=_order), *sorted(_installed().keys() - set(own))]
-
-
-def load(word: str) -> type[Plugin]:
-    """Return the plugin class of a directive: the one that ``plugins/<word>.py`` defines.
-
-    Else it is the one that an installed package has under the entry point ``word``.
-
-    Raises:
-        PluginError: that package is broken.
-    """
-    path = f"clusterdns.plugins.{word}"
-    if importlib.util.find_spec(path) is not None:
-        return _named(word, _class_in(importlib.import_module(path)))
-    entry = _installed()[word]
-    try:
-        found = entry.load()
-        found = _class_in(found) if isinstance(found, ModuleType) else found
-        if not (isinstance(found, type) and issubclass(found, Plugin)):
-            raise TypeError(f"{entry.value} is no plugin")
-        return _named(word, found)
-    except (Exception, SystemExit) as error:  # it is not ours, and may raise anything
-        raise PluginError(f"cannot load {entry.value}: {type(error).__name__}: {error}") from error
-
-
-def _installed() -> dict[str, EntryPoint]:
-    """Return the plugins of installed packages, by the name of their directive."""
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-
-
-def _class_in(module: ModuleType) -> type[Plugin]:
-    for value in vars(module).values():
-        if (
-            isinstance(value, type)
-            and issubclass(value, Plugin)
-            and value.__module__ == module.__name__
-        ):
-            return value
-    raise TypeError(f"{module.__name__} defines no plugin")
-
-
-def _named(word: str, found: type[Plugin]) -> type[Plugin]:
-    found.name, found.order = word, _order(word)
-    if word not in ORDER:
-        anchor = found.after or found.before
-        if anchor not in ORDER or (found.after and found.before):
-            raise TypeError("wants `after` or `before`, one directive in the chain")
-        found.order = _order(anchor) + (0.5 if found.after else -0.5)
-    return found
-
-
-def _order(word: str) -> float:
-    return ORDER.index(word) if word in ORDER else len(ORDER)
 
 
 def no_next(plugin: str) -> Response:

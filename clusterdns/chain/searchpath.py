@@ -12,7 +12,7 @@ Pure but for ``of_host``: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext
@@ -27,6 +27,29 @@ from clusterdns.wire.rr import RR
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 Walk = Generator[Question, Response, Response]
+
+# Takes a client's address and a folded name; returns the folded domains that this client's resolver
+# would put behind a short name, the root last, or () if nothing is known of the client.
+SearchPath = Callable[[str, WireName], tuple[WireName, ...]]
+
+
+class SearchPaths:
+    """The plugins of a server block that know the search paths of clients, by their names."""
+
+    def __init__(self) -> None:
+        self._knowers: dict[str, SearchPath] = {}
+
+    def add(self, plugin: str, path: SearchPath) -> None:
+        """Take in a plugin that knows them."""
+        self._knowers[plugin] = path
+
+    def __contains__(self, plugin: str) -> bool:
+        """Tell whether a plugin knows them."""
+        return plugin in self._knowers
+
+    def of(self, plugin: str, client: str, folded: WireName) -> tuple[WireName, ...]:
+        """Return what a plugin that knows them says of a client; see ``SearchPath``."""
+        return self._knowers[plugin](client, folded)
 
 
 def answer_walk(walk: Walk, next: AnswerNext) -> Response | None:

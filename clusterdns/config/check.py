@@ -17,14 +17,14 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from clusterdns.chain import plugin
+from clusterdns.chain import registry
 from clusterdns.chain.plugin import Plugin
+from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.chain.route import Route
 from clusterdns.chain.view import View
 from clusterdns.config.compile import compile_blocks
 from clusterdns.config.configmap import Subject
 from clusterdns.config.fragments import settle
-from clusterdns.corefile.checks import COREDNS_ORDER
 from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
 
@@ -85,7 +85,7 @@ def _check(subject: Subject, port: int, found: Findings) -> None:
     found.refused.sort(key=lambda error: (error.file, error.line))
     found.left_out.sort(key=lambda error: (error.file, error.line))
     there = {error.word for error in found.refused + found.left_out} & set(COREDNS_ORDER)
-    found.unsupported.extend(sorted(there - set(plugin.available())))
+    found.unsupported.extend(sorted(there - set(registry.available())))
 
 
 def _blocks(

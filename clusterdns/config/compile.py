@@ -8,15 +8,17 @@ and line; nothing is bound or started yet.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from clusterdns.chain import plugin
-from clusterdns.chain.plugin import Block, Plugin
+from clusterdns.chain import registry
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Plugin
+from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.chain.view import Router, View
 from clusterdns.cluster.source import Source
 from clusterdns.config.fragments import settle
-from clusterdns.corefile.checks import COREDNS_ORDER, check_directives, check_overlaps
+from clusterdns.corefile.checks import check_directives, check_overlaps
 from clusterdns.corefile.lexer import DiskFiles, Files
 from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
@@ -53,7 +55,7 @@ class Configuration(NamedTuple):
     def plugins(self) -> list[Plugin]:
         """All plugins, in the order in which they start."""
         found = [plugin for view in self.views for plugin in view.plugins]
-        return sorted(found, key=lambda plugin: plugin.order)
+        return sorted(found, key=_place)
 
     @property
     def sources(self) -> list[Source]:
@@ -116,10 +118,10 @@ def compile_text(
 
 def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
     """Return the configuration that parsed server blocks stand for. Raises ConfigError."""
-    known = plugin.available()
+    known = registry.available()
     check_directives(blocks, known, [word for word in COREDNS_ORDER if word not in known])
     _check_schemes(blocks)
-    views = _views(blocks, port, known)
+    views = _views(blocks, port, _classes(blocks))
     check_overlaps(blocks, port, [view.block.hosts for view in views])
     digest = hashlib.sha512(repr(blocks).encode()).hexdigest()
     workers = max((view.block.workers for view in views), default=1)
@@ -134,17 +136,21 @@ def _check_schemes(blocks: list[ServerBlock]) -> None:
                 raise ConfigError(block.file, block.line, key.text, reason)
 
 
-def _views(blocks: list[ServerBlock], port: int, known: list[str]) -> list[View]:
-    """Return the view of each server block, with its plugins made in the order of the chain."""
+def _views(blocks: list[ServerBlock], port: int, classes: Sequence[type[Plugin]]) -> list[View]:
+    """Return the view of each server block.
+
+    The plugins that shape the block are made first. Among them, and among all others, the order of
+    ``classes`` decides only which of several mistakes is told.
+    """
     bodies = [_block(block, port) for block in blocks]
     plugins: list[list[Plugin]] = [[] for _ in blocks]
-    for word in known:
+    for kind in sorted(classes, key=lambda each: not each.shapes_block):
         for block, body, made in zip(blocks, bodies, plugins, strict=True):
-            directives = block.find(word)
+            directives = block.find(kind.name)
             if directives:
-                made += _load(word, directives[0]).setup(directives, body)
+                made += kind.setup(directives, body)
     for made in plugins:
-        made.sort(key=lambda each: each.order)
+        made.sort(key=_place)
     for body in bodies:
         body.server = _first_endpoint(body).label
         if not body.hosts:
@@ -152,12 +158,28 @@ def _views(blocks: list[ServerBlock], port: int, known: list[str]) -> list[View]
     return [View(body, made) for body, made in zip(bodies, plugins, strict=True)]
 
 
-def _load(word: str, directive: Directive) -> type[Plugin]:
-    """Return the class of a directive. Raises ConfigError."""
+def _classes(blocks: list[ServerBlock]) -> list[type[Plugin]]:
+    """Return the class of each directive that is used, in the order of the chain.
+
+    Raises:
+        ConfigError: a plugin of another package cannot be loaded.
+    """
+    used: dict[str, Directive] = {}
+    for directive in (each for block in blocks for each in block.directives):
+        used.setdefault(directive.name, directive)
+    return sorted((_load(directive) for directive in used.values()), key=_place)
+
+
+def _load(directive: Directive) -> type[Plugin]:
     try:
-        return plugin.load(word)
-    except plugin.PluginError as error:
+        return registry.load(directive.name)
+    except registry.PluginError as error:
         raise directive.error(str(error)) from error
+
+
+def _place(plugin: Plugin | type[Plugin]) -> tuple[float, str]:
+    """Return the place of a plugin in the chain; of two beside one directive the name decides."""
+    return plugin.order, plugin.name
 
 
 def _block(block: ServerBlock, port: int) -> Block:

@@ -1,4 +1,4 @@
-"""What is checked of all server blocks together, and the order of directives.
+"""What is checked of all server blocks together.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -11,21 +11,6 @@ from clusterdns.corefile.keys import Key
 from clusterdns.corefile.lexer import shorten
 from clusterdns.corefile.parser import ServerBlock, did_you_mean
 from clusterdns.errors import ConfigError
-
-# The order of the chain (CoreDNS 1.15.0: core/dnsserver/zdirectives.go).
-COREDNS_ORDER: tuple[str, ...] = (
-    "root", "metadata", "geoip", "cancel", "proxyproto", "quic", "grpc_server", "https",
-    "https3", "timeouts", "multisocket", "reload", "nsid", "bufsize", "bind", "debug", "trace",
-    "ready", "health", "pprof", "shed", "prometheus", "errors", "log", "dnstap", "local",
-    "dns64", "siit", "any", "chaos", "loadbalance", "tsig", "rewrite", "autopath", "acl", "cache",
-    "header", "dnssec", "tls", "minimal", "template", "transfer", "dynupdate", "hosts",
-    "route53", "azure", "clouddns", "k8s_external", "kubernetes", "file", "auto", "secondary",
-    "etcd", "loop", "forward", "grpc", "erratic", "whoami", "on", "sign", "view", "nomad",
-)  # fmt: skip
-# With the directives of our own, each behind the one named: `search` sees names before the cache
-# does, as `autopath` does, and what keeps names from the upstream sees only those nobody knew.
-_OWN = {"autopath": ("search",), "loop": ("private", "families")}
-ORDER = tuple(word for each in COREDNS_ORDER for word in (each, *_OWN.get(each, ())))
 
 # Directives that CoreDNS has had, or has, and that this is not going to have, with the reason.
 _REFUSED = {

@@ -42,8 +42,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from clusterdns.chain.block import Block
 from clusterdns.chain.networks import Networks
-from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive

@@ -17,8 +17,9 @@ Examples:
 
 from __future__ import annotations
 
+from clusterdns.chain.block import Block
 from clusterdns.chain.knowing import Knowing
-from clusterdns.chain.plugin import Block, no_arguments
+from clusterdns.chain.plugin import no_arguments
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire import rr

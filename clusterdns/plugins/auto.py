@@ -37,11 +37,13 @@ from pathlib import Path
 
 from clusterdns.chain import zonefile
 from clusterdns.chain.authority import Authority, longest
-from clusterdns.chain.plugin import Block, Worker, end
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.tasks import end
 from clusterdns.wire import name
 from clusterdns.wire.masterfile import MasterFileError
 from clusterdns.wire.name import WireName
@@ -132,7 +134,7 @@ class Auto(Authority):
         for apex in changed:
             verb = "Reloading" if apex in known else "Inserting"
             _log.info('%s zone "%s"', verb, name.text(apex))
-            self.block.transfers.changed(apex)
+            self.transfers.changed(apex)
         return bool(changed or gone)
 
     def _read(self, known: dict[WireName, Zone | None]) -> dict[WireName, Zone | None]:

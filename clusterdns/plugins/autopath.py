@@ -33,10 +33,11 @@ it, even if nothing was found. A domain of the file that is no valid domain name
 from __future__ import annotations
 
 from clusterdns.chain import searchpath
-from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
-from clusterdns.chain.searchpath import Walk
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Worker
+from clusterdns.chain.registry import COREDNS_ORDER
+from clusterdns.chain.searchpath import SearchPaths, Walk
 from clusterdns.corefile import arguments
-from clusterdns.corefile.checks import COREDNS_ORDER
 from clusterdns.corefile.parser import Directive
 from clusterdns.host import logs
 from clusterdns.metrics.tally import Sample
@@ -57,6 +58,7 @@ class Autopath(Plugin):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
+        self._paths = block.shared(SearchPaths)
         *zones, source = arguments.some(directive)
         if directive.block:
             raise directive.block[0].unknown()
@@ -69,7 +71,7 @@ class Autopath(Plugin):
 
     async def start(self, worker: Worker) -> None:
         """Say so if nobody knows the search paths of clients."""
-        if not self._path and self._knower not in self._block.search_paths:
+        if not self._path and self._knower not in self._paths:
             _log.warning("no search path is known in this server block")
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
@@ -81,7 +83,7 @@ class Autopath(Plugin):
             if not name.is_within(folded, self._path[0]):
                 return next(question)
             return searchpath.answer_walk(self._walk(question, self._path), next)
-        if self._knower not in self._block.search_paths or not _is_below_svc(folded):
+        if self._knower not in self._paths or not _is_below_svc(folded):
             return next(question)
         if folded[1 + folded[0] :].startswith(_SVC):
             return None  # it may be the first domain itself of some client
@@ -96,8 +98,8 @@ class Autopath(Plugin):
         if question is None or not name.is_within_any(question.folded, self._zones):
             return await next(query)
         path = self._path
-        if self._knower in self._block.search_paths:
-            path = self._block.search_paths[self._knower](query.client[0], question.folded)
+        if self._knower in self._paths:
+            path = self._paths.of(self._knower, query.client[0], question.folded)
         if not path or not name.is_within(question.folded, path[0]):
             return await next(query)
         return await searchpath.handle_walk(self._walk(question, path), query, next)

@@ -20,13 +20,16 @@ from __future__ import annotations
 
 import ipaddress
 
-from clusterdns.chain.plugin import Block, Passive, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Passive, Plugin
 from clusterdns.corefile.parser import Directive
 from clusterdns.host import interfaces
 
 
 class Bind(Passive):
     """Sets the listen addresses of the block; an interface stands for all of its addresses."""
+
+    shapes_block = True
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if not directive.args:

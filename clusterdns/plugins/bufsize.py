@@ -24,7 +24,8 @@ by the chain.
 
 from __future__ import annotations
 
-from clusterdns.chain.plugin import AnswerNext, Block, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive

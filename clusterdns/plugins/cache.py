@@ -68,7 +68,8 @@ from clusterdns.caching.fresh import Fresh
 from clusterdns.caching.kept import Item, Kept, Key, key_of
 from clusterdns.caching.options import DENIAL, SUCCESS, read
 from clusterdns.caching.rules import bounded, spelled, stale_edns, with_ttl
-from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Cached, Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding.exchange import response_of

@@ -26,7 +26,8 @@ from __future__ import annotations
 
 import asyncio
 
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive

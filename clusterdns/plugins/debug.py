@@ -16,12 +16,15 @@ Differences from CoreDNS: a bug is still answered with SERVFAIL and does not end
 
 from __future__ import annotations
 
-from clusterdns.chain.plugin import Block, Passive, no_arguments
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Passive, no_arguments
 from clusterdns.corefile.parser import Directive
 
 
 class Debug(Passive):
     """Turns debug lines on."""
+
+    shapes_block = True
 
     def __init__(self, directive: Directive, block: Block) -> None:
         no_arguments(directive)

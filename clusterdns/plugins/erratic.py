@@ -33,7 +33,9 @@ from __future__ import annotations
 
 import asyncio
 
-from clusterdns.chain.plugin import DROP, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, HandleNext, Plugin
+from clusterdns.chain.searchpath import SearchPaths
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire import name, rr
@@ -74,7 +76,7 @@ class Erratic(Plugin):
         if not drops and (self._amounts["delay"] or self._amounts["truncate"]):
             self._amounts["drop"] = 0
         self._count = 0
-        block.search_paths["erratic"] = _search_path
+        block.shared(SearchPaths).add("erratic", _search_path)
 
     def _read(self, line: Directive) -> int:
         """Return how many queries one of them stands for, and take the length of a delay."""

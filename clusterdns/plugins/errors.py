@@ -27,7 +27,8 @@ from __future__ import annotations
 import logging
 import re
 
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
 from clusterdns.corefile.arguments import duration_s
 from clusterdns.corefile.parser import Directive

@@ -38,7 +38,8 @@ from __future__ import annotations
 
 import struct
 
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire import name, rr
@@ -57,6 +58,8 @@ _RNAME = b"\x06nobody\x07invalid\0"
 
 class Families(Plugin):
     """Answers for the family that is left out."""
+
+    after = "private"
 
     def __init__(self, directive: Directive, block: Block) -> None:
         family, *zones = arguments.some(directive)

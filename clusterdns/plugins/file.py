@@ -36,10 +36,12 @@ import asyncio
 
 from clusterdns.chain import zonefile
 from clusterdns.chain.authority import Authority, longest
-from clusterdns.chain.plugin import Block, Plugin, Worker, end
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Plugin, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.tasks import end
 from clusterdns.wire import name
 from clusterdns.wire.masterfile import MasterFileError
 from clusterdns.wire.name import WireName
@@ -102,7 +104,7 @@ class File(Authority):
         """Begin to look at the file again and again."""
         for apex, zone in self.zones.items():
             if zone is not None:
-                self.block.transfers.changed(apex)
+                self.transfers.changed(apex)
         if self._reload_s:
             self._task = asyncio.create_task(self._watch(worker))
 
@@ -143,7 +145,7 @@ class File(Authority):
                 'Successfully reloaded zone "%s" in "%s" with %d SOA serial',
                 name.text(apex), self._path, serial,
             )  # fmt: skip
-            self.block.transfers.changed(apex)
+            self.transfers.changed(apex)
         return True
 
     def _read(self) -> dict[WireName, Zone]:

@@ -67,7 +67,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Forwarded, Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.arguments import duration_s
@@ -80,6 +81,7 @@ from clusterdns.forwarding.flight import DEADLINE_S, Pool, Rules
 from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.host.interfaces import host_and_port
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.tasks import end
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Query, Question

@@ -27,7 +27,8 @@ A block that names `rd` answers by the chain alone, and none with `header` is re
 
 from __future__ import annotations
 
-from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire.message import AA, AD, CD, OPCODE_QUERY, RA, RD, Query, Question
 from clusterdns.wire.name import WireName

@@ -23,7 +23,8 @@ Differences from CoreDNS: queries that arrive during the shutdown are still answ
 
 from __future__ import annotations
 
-from clusterdns.chain.plugin import Block, Passive, Supervisor
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Passive, Supervisor
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 

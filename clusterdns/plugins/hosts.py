@@ -58,11 +58,13 @@ import stat
 import time
 from typing import NamedTuple
 
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive, did_you_mean
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.tasks import end
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import hostsfile, name, rr
 from clusterdns.wire.hostsfile import Hosts as Entries

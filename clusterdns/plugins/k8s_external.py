@@ -37,7 +37,9 @@ be transferred.
 from __future__ import annotations
 
 from clusterdns.chain.asking import Steps, answer_by, handle_by
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.inside import Inside
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.cluster.external import ExternalResponder
 from clusterdns.corefile import arguments
@@ -58,6 +60,7 @@ class K8sExternal(Plugin):
         if "kubernetes" not in block.directives:
             raise directive.error("needs the kubernetes plugin in the same server block")
         self._block = block
+        self._inside = block.shared(Inside)
         ttl, apex, has_headless = 5, b"\3dns\0", False
         fallthrough: tuple[WireName, ...] = ()
         for line in directive.block:
@@ -106,9 +109,9 @@ class K8sExternal(Plugin):
 
     def _steps(self, question: Question) -> Steps | None:
         zone = self._responder.zone_of(question.folded)
-        if zone is None or self._block.cluster is None:
+        if zone is None or self._inside.cluster is None:
             return None
-        return self._responder.respond(question, zone, self._block.cluster())
+        return self._responder.respond(question, zone, self._inside.cluster())
 
 
 def _label(line: Directive) -> bytes:

@@ -72,8 +72,12 @@ from pathlib import Path
 
 from clusterdns.chain import searchpath
 from clusterdns.chain.asking import answer_by, handle_by
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.block import Block
+from clusterdns.chain.inside import Inside
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
+from clusterdns.chain.searchpath import SearchPaths
+from clusterdns.chain.transfers import Transfers
 from clusterdns.cluster import records, selectors
 from clusterdns.cluster.external import Cluster
 from clusterdns.cluster.objects import IMPORT_SLICES, IMPORTS, NAMESPACES, PODS, SERVICES, SLICES
@@ -139,10 +143,10 @@ class Kubernetes(Plugin):
         self._store = Store(kinds)
         self._responder = self._responder_of(self._store)
         self._search = searchpath.of_host()
-        block.search_paths["kubernetes"] = self._search_path
-        block.services.append(self._is_service)
-        block.cluster = self._cluster
-        block.transfers.sources.append(self._transfer)
+        block.shared(SearchPaths).add("kubernetes", self._search_path)
+        inside = block.shared(Inside)
+        inside.is_service, inside.cluster = self._is_service, self._cluster
+        block.shared(Transfers).add_source(self._transfer, self.order)
 
     def _read(self, line: Directive, settings: dict[str, str], kinds: list[str]) -> None:
         """Take in one line of the directive's block. Raises ConfigError."""

@@ -47,12 +47,14 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from clusterdns.chain.block import Block
 from clusterdns.chain.networks import Network
-from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin, Worker, end
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.tasks import end
 from clusterdns.wire import name, rr, weightsfile
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName

@@ -30,8 +30,8 @@ from __future__ import annotations
 
 import struct
 
+from clusterdns.chain.block import Block
 from clusterdns.chain.knowing import Knowing
-from clusterdns.chain.plugin import Block
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive

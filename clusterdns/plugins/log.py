@@ -26,7 +26,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from clusterdns.chain.plugin import DROP, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, HandleNext, Plugin, Worker
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.host import logs

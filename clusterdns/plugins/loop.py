@@ -35,12 +35,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker, end, no_arguments
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker, no_arguments
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError, UpstreamError
 from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.tasks import end
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import RD, Query, Question

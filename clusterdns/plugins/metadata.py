@@ -29,8 +29,9 @@ Differences from CoreDNS: labels cost nothing until a plugin asks for one.
 
 from __future__ import annotations
 
+from clusterdns.chain.block import Block
 from clusterdns.chain.metadata import Collector
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive

@@ -19,8 +19,9 @@ Differences from CoreDNS: a reply to NOTIFY or to a zone transfer passes without
 
 from __future__ import annotations
 
+from clusterdns.chain.block import Block
 from clusterdns.chain.knowing import Changing
-from clusterdns.chain.plugin import Block, no_arguments
+from clusterdns.chain.plugin import no_arguments
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire.message import Question

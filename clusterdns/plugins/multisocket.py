@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import os
 
-from clusterdns.chain.plugin import Block, Passive
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Passive
 from clusterdns.corefile.parser import Directive
 
 MAX_WORKERS = 1024
@@ -28,6 +29,8 @@ MAX_WORKERS = 1024
 
 class MultiSocket(Passive):
     """Sets the number of workers."""
+
+    shapes_block = True
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if len(directive.args) > 1 or directive.block:

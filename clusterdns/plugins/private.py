@@ -47,7 +47,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.metrics.tally import Sample
@@ -84,6 +85,8 @@ _NOBODY = b"\x06nobody\x07invalid\0"  # RFC 6303 section 3: the mailbox of an em
 
 class Private(Plugin):
     """Empty zones for the names that must not leave."""
+
+    after = "loop"
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

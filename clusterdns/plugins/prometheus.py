@@ -17,7 +17,8 @@ Examples:
 
 from __future__ import annotations
 
-from clusterdns.chain.plugin import Block, Passive, Supervisor
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Passive, Supervisor
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 

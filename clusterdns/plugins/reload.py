@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import random
 
-from clusterdns.chain.plugin import Block, Passive, Supervisor
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Passive, Supervisor
 from clusterdns.corefile.arguments import duration_s
 from clusterdns.corefile.parser import Directive
 

@@ -56,7 +56,8 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from clusterdns.chain.asking import MAX_DEPTH, answer_by
-from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.rewriting.matching import BadNameError, RuleError

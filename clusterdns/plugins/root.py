@@ -16,7 +16,8 @@ Examples:
 
 from __future__ import annotations
 
-from clusterdns.chain.plugin import Block, Passive
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Passive
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
 
@@ -25,6 +26,8 @@ _log = plugin_logger("root")
 
 class Root(Passive):
     """Sets the block's root directory."""
+
+    shapes_block = True
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if len(directive.args) != 1 or directive.block:

@@ -47,7 +47,9 @@ not known: leave out the namespaces that use them.
 from __future__ import annotations
 
 from clusterdns.chain import searchpath
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.inside import Inside
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.chain.searchpath import Walk
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -70,8 +72,11 @@ _log = logs.plugin_logger("search")
 class Search(Plugin):
     """Walks the search path of a namespace when its first name does not exist."""
 
+    after = "autopath"
+
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
+        self._inside = block.shared(Inside)
         zones = arguments.zone_names(directive.args, directive) or block.zones
         self._zones = tuple(
             zone for zone in zones if zone != ROOT and not name.is_within_any(zone, _REVERSE)
@@ -134,7 +139,7 @@ class Search(Plugin):
             found = yield _address_of(name.join(parts, below))
             if found.bare or (found.rcode == rr.NOERROR) is not exists:
                 return first
-        if any(is_service(namespace, short[-1]) for is_service in self._block.services):
+        if self._inside.is_service(namespace, short[-1]):
             return first
         prefix = question.qname[: -len(below) - 1 - len(namespace)]
         for domain in self._path(zone, short):

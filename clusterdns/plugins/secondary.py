@@ -40,11 +40,13 @@ import random
 
 from clusterdns.chain import primaries
 from clusterdns.chain.authority import Authority
-from clusterdns.chain.plugin import DROP, Block, Plugin, Worker, end
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, Plugin, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.interfaces import host_and_port
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.tasks import end
 from clusterdns.wire import name, rr
 from clusterdns.wire.incoming import TransferError, is_newer
 from clusterdns.wire.message import AA, Query
@@ -238,7 +240,7 @@ class Secondary(Authority):
                 if is_news and worker.workers > 1:
                     self._tell_workers(copy)
                 self._serve(copy, worker)
-                self.block.transfers.changed(copy.apex)
+                self.transfers.changed(copy.apex)
         except TransferError as error:
             after_s = copy.failed(worker.now())
             text = "All '%s' masters failed to transfer, retrying in %.3gs: %s"

@@ -38,7 +38,8 @@ import ipaddress
 
 from clusterdns.chain import translation
 from clusterdns.chain.asking import Steps, answer_by, handle_by
-from clusterdns.chain.plugin import DROP, AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive

@@ -73,7 +73,8 @@ from typing import NamedTuple
 
 from clusterdns.chain import conditions
 from clusterdns.chain.asking import answer_by, handle_by
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive

@@ -29,7 +29,8 @@ Examples:
 
 from __future__ import annotations
 
-from clusterdns.chain.plugin import Block, Passive
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import Passive
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 
@@ -39,6 +40,8 @@ UNLIMITED = "-1"
 
 class Timeouts(Passive):
     """Sets the bounds of its server block."""
+
+    shapes_block = True
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.args:

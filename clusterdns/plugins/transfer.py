@@ -38,8 +38,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from clusterdns.chain.authority import longest
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin, Worker
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
+from clusterdns.chain.transfers import Transfers
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
@@ -77,7 +79,8 @@ class Transfer(Plugin):
         self._under_way = 0
         self._delay_s: float | None = None  # before a NOTIFY; None: another worker sends it
         self._tasks = dict[WireName, asyncio.Task[None]]()
-        block.transfers.listeners.append(self._changed)
+        self._transfers = block.shared(Transfers)
+        self._transfers.add_listener(self._changed)
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
@@ -111,7 +114,7 @@ class Transfer(Plugin):
         if question.qtype == rr.IXFR and query.serial is None:
             return failure(rr.SERVFAIL, "plugin/transfer: IXFR without the SOA it begins at")
         try:
-            records = self._block.transfers.records(question.folded)
+            records = self._transfers.records(question.folded)
         except LookupError as error:
             return failure(rr.SERVFAIL, f"plugin/transfer: {error}")
         if records is None:

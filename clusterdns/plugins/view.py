@@ -39,8 +39,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from clusterdns.chain import conditions
+from clusterdns.chain.block import Block
 from clusterdns.chain.conditions import Filter
-from clusterdns.chain.plugin import AnswerNext, Block, HandleNext, Plugin
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.languages.expression import Expression
@@ -54,6 +55,8 @@ _ENVIRONMENT = {**conditions.OF_THE_QUESTION, **conditions.OF_THE_QUERY}
 
 class View(Plugin, Filter):
     """The conditions of a server block; lets every question pass that has come to it."""
+
+    shapes_block = True
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._name = block.view = arguments.one(directive)

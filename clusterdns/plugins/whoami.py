@@ -13,7 +13,8 @@ Examples:
 
 from __future__ import annotations
 
-from clusterdns.chain.plugin import Block, HandleNext, Plugin, no_arguments
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import HandleNext, Plugin, no_arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, Query

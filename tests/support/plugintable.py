@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clusterdns.chain import plugin
-from clusterdns.corefile.checks import COREDNS_ORDER
+from clusterdns.chain import registry
+from clusterdns.chain.registry import COREDNS_ORDER
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- plugins -->\n", "<!-- /plugins -->\n"
@@ -21,7 +21,7 @@ def main() -> int:
 
 def table() -> str:
     """Return the plugins of CoreDNS, served or not, and ours, as a table in Markdown."""
-    theirs, served = sorted({*COREDNS_ORDER} - {HOOK}), {*plugin.available()}
+    theirs, served = sorted({*COREDNS_ORDER} - {HOOK}), {*registry.available()}
     rows = {
         f"served, of CoreDNS's {len(theirs)}": [word for word in theirs if word in served],
         "not served: refused at the start": [word for word in theirs if word not in served],

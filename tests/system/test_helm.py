@@ -22,7 +22,7 @@ import yaml
 from controlplane import ControlPlane, path_of
 
 import clusterdns
-from clusterdns.chain import plugin
+from clusterdns.chain import registry
 from clusterdns.config.compile import Configuration, compile_text
 from clusterdns.plugins import kubernetes
 
@@ -126,7 +126,7 @@ def test_the_chart_is_of_this_version_and_knows_its_plugins():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert clusterdns.__version__ == chart["appVersion"]
     known = (CHART / "plugins.txt").read_text().split()
-    assert sorted(plugin.available()) == sorted(known), (
+    assert sorted(registry.available()) == sorted(known), (
         "clusterdns -plugins | sed -n 's/^  dns\\.//p' > deploy/helm/clusterdns/plugins.txt"
     )
 

@@ -22,10 +22,10 @@ import pytest
 import yaml
 
 from clusterdns.__main__ import _flags
-from clusterdns.chain import plugin
+from clusterdns.chain import registry
+from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.config.compile import compile_text
 from clusterdns.config.lab import PORT as LAB_PORT
-from clusterdns.corefile.checks import COREDNS_ORDER
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -72,7 +72,7 @@ def check_make(words: list[str]) -> None:
 
 def check_clusterdns(words: list[str]) -> None:
     if words[0] == "help":
-        assert {*words[1:]} <= {*plugin.available()}
+        assert {*words[1:]} <= {*registry.available()}
     elif words[0] in SUBCOMMANDS:
         command = [sys.executable, "-m", "clusterdns", words[0], "--help"]
         assert not subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
@@ -215,7 +215,7 @@ def test_the_plugins_are_those_of_the_code():
 
 def test_every_plugin_of_coredns_is_named():
     words = set(re.findall(r"[a-z0-9_]+", plugintable.shown()))
-    assert {*COREDNS_ORDER, *plugin.available()} - {plugintable.HOOK} <= words
+    assert {*COREDNS_ORDER, *registry.available()} - {plugintable.HOOK} <= words
 
 
 @pytest.mark.peer

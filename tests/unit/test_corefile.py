@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import coredns_path, free_port
 
+from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.corefile import parser
 from clusterdns.corefile.arguments import duration_s, zones
-from clusterdns.corefile.checks import COREDNS_ORDER, check_directives, check_overlaps
+from clusterdns.corefile.checks import check_directives, check_overlaps
 from clusterdns.corefile.lexer import DiskFiles, lex
 from clusterdns.corefile.parser import Directive, did_you_mean, parse
 from clusterdns.errors import ConfigError

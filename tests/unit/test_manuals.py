@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from clusterdns.chain import plugin
+from clusterdns.chain import registry
 from clusterdns.config.compile import compile_text
 
 ZONES = Path(__file__).resolve().parents[2] / "zones"
-PLUGINS = plugin.available()
+PLUGINS = registry.available()
 
 
 def manual(word: str) -> str:
-    return inspect.getdoc(inspect.getmodule(plugin.load(word))) or ""
+    return inspect.getdoc(inspect.getmodule(registry.load(word))) or ""
 
 
 def examples(word: str) -> str:

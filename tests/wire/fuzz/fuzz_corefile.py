@@ -12,8 +12,9 @@ import random
 import sys
 import time
 
+from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.corefile.arguments import duration_s, zones
-from clusterdns.corefile.checks import COREDNS_ORDER, check_directives, check_overlaps
+from clusterdns.corefile.checks import check_directives, check_overlaps
 from clusterdns.corefile.parser import parse
 from clusterdns.errors import ConfigError
 
