@@ -53,13 +53,14 @@ class Worker:
         }
         self._engines: list[Engine] = []
         self._streams: list[Streams] = []
+        listeners = sum(s.type == socket.SOCK_STREAM for some in sockets.values() for s in some)
         for endpoint, some in sockets.items():
             server = self._servers[endpoint]
             for sock in some:
                 if sock.type == socket.SOCK_DGRAM:
                     self._engines.append(engine_of(server, sock))
                 else:
-                    self._streams.append(Streams(server, sock))
+                    self._streams.append(Streams(server, sock, listeners))
         self._relay = Relay(self._servers.values(), self._engines)
         self._subscriptions: dict[Source, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()

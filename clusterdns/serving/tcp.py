@@ -7,9 +7,13 @@ look-ups, in C where ``_drain.c`` was compiled. A query on each of 100 connectio
 9.4 without C; with asyncio's transports it was 10.0 and 10.4 (lower quartile of 11 rounds).
 
 Queries of one connection are answered as they are done, not in turn: a slow one does not hold up
-the others (RFC 7766 section 6.2.1.1). A connection that sends no whole query for ten seconds, does
-not read its replies, or is one too many, is closed; the one that has been quiet for longest goes
-first. (CoreDNS: core/dnsserver/server.go ReadTimeout, IdleTimeout)
+the others (RFC 7766 section 6.2.1.1). A connection that sends no whole query for ten seconds, or
+does not read its replies, is closed. (CoreDNS: core/dnsserver/server.go ReadTimeout, IdleTimeout)
+
+What clients do not read costs the others little: a turn ends with so many octets or so much time,
+and UDP is looked after between two; what all connections hold together is bounded, and those that
+hold most are closed. If there are too many connections, the one that has been quiet for longest
+goes, of a client that has more than its share if there is one; never one whose query is under way.
 """
 
 from __future__ import annotations
@@ -17,15 +21,21 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import itertools
+import resource
 import select
 import socket
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.server import LATER, Server
 
-MAX_CONNECTIONS = 1024
+MAX_CONNECTIONS = 4096  # two kilobytes each; half of all descriptors at most, see `_most_of`
+FEWEST_CONNECTIONS = 128
+SHARE = 64  # connections of a client that do not give way to those of others
+MAX_HELD_OCTETS = 16 * 2**20  # of all connections: queries that are not whole, unsent replies
+TURN_S = 0.002  # a turn ends with this, or with REPLY_OCTETS
 # Connections looked after at a stretch, and hits of one: then the others get their turn.
 BATCH = 64
 MISSES = 4  # of one connection at a stretch: a miss costs ten hits and more
@@ -68,10 +78,15 @@ def frame(reply: bytes) -> bytes:
 class Streams:
     """The TCP connections of one listening socket."""
 
-    def __init__(self, server: Server, sock: socket.socket) -> None:
+    def __init__(self, server: Server, sock: socket.socket, listeners: int = 1) -> None:
         self.server = server
         self.hits = server.tally.channel("tcp", "2" if sock.family == socket.AF_INET6 else "1")
         self.connections: OrderedDict[int, Connection] = OrderedDict()  # the quietest one first
+        self.by_host: dict[str, OrderedDict[int, Connection]] = {}  # likewise
+        self.crowded: dict[str, None] = {}  # hosts with more than their share
+        self.held = 0  # octets, see Connection.weigh
+        self.most = _most_of(listeners)
+        self.due: deque[tuple[Connection, int]] = deque()  # with what epoll has said of it
         self.poll = select.epoll()
         limits = server.router.streams
         self.first_s = limits.first_s or FIRST_TIMEOUT_S
@@ -82,7 +97,9 @@ class Streams:
         if in_c is not None:
             self.answer = functools.partial(in_c, server.table.maps(self.hits))
         self._sock = sock
+        self.replied = 0  # octets that were sent or kept, ever
         self._is_listening = False
+        self._is_coming_back = False
         self._sweep: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -130,14 +147,81 @@ class Streams:
 
     def _look_after(self) -> None:
         """Look after the connections that have something to read, or room to write."""
-        began, answered, connections = self.server.clock(), 0, self.connections
-        for number, events in self.poll.poll(0, BATCH):
-            connection = connections.get(number)
-            if connection is not None:
-                answered += connection.proceed(events, began)
-            elif number == self._sock.fileno():
-                self._accept()
+        if not self.due:
+            for number, events in self.poll.poll(0, BATCH):
+                connection = self.connections.get(number)
+                if connection is not None:
+                    self.due.append((connection, events))
+                elif number == self._sock.fileno():
+                    self._accept()
+        self._take_turn()
+
+    def go_on_with(self, connection: Connection) -> None:
+        """Look after what a connection has sent already, when it is its turn."""
+        self.due.append((connection, 0))
+        self._come_back()
+
+    def _come_back(self) -> None:
+        if not self._is_coming_back:
+            self._is_coming_back = True
+            asyncio.get_running_loop().call_soon(self._take_turn_again)
+
+    def _take_turn_again(self) -> None:
+        self._is_coming_back = False
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Look after those that are due, until it is UDP's turn."""
+        clock, due = self.server.clock, self.due
+        began, answered, octets = clock(), 0, self.replied
+        while due and self.replied - octets < REPLY_OCTETS:
+            connection, events = due.popleft()
+            answered += connection.proceed(events, began) if events else connection.go_on(began)
+            if clock() - began >= TURN_S:
+                break
         self.server.note_batch(began, answered)
+        if due:
+            self._come_back()
+
+    def enter(self, connection: Connection) -> None:
+        """Take in a connection."""
+        number, host = connection.number, connection.host
+        self.connections[number] = connection
+        same = self.by_host.setdefault(host, OrderedDict())
+        same[number] = connection
+        if len(same) > SHARE:
+            self.crowded[host] = None
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection."""
+        number, host = connection.number, connection.host
+        del self.connections[number]
+        same = self.by_host[host]
+        del same[number]
+        if len(same) <= SHARE:
+            self.crowded.pop(host, None)
+        if not same:
+            del self.by_host[host]
+
+    def is_active(self, connection: Connection) -> None:
+        """Take in that a connection was not quiet."""
+        self.connections.move_to_end(connection.number)
+        self.by_host[connection.host].move_to_end(connection.number)
+
+    def _make_room(self) -> bool:
+        """Close the quietest connection whose queries are answered; tell whether there was one."""
+        crowd = self.by_host[next(iter(self.crowded))] if self.crowded else self.connections
+        for connection in itertools.islice(crowd.values(), BATCH):
+            if not connection.is_busy:
+                connection.close()
+                return True
+        return False
+
+    def lighten(self) -> None:
+        """Close the connections that hold most: an eighth goes at once, so that this is rare."""
+        heaviest = sorted(self.connections.values(), key=lambda each: each.weight)
+        while heaviest and self.held > MAX_HELD_OCTETS * 7 // 8:
+            heaviest.pop().close()
 
     def _accept(self) -> None:
         """Enter new connections, at the price of the quietest ones if there are too many."""
@@ -150,9 +234,10 @@ class Streams:
                 if error.errno in _EXHAUSTED:
                     self._pause()
                 return
-            if len(self.connections) >= MAX_CONNECTIONS:
-                next(iter(self.connections.values())).close()
-            self.connections[sock.fileno()] = Connection(self, sock, client[:2])
+            if len(self.connections) >= self.most and not self._make_room():
+                sock.close()
+                continue
+            self.enter(Connection(self, sock, client[:2]))
             self.poll.register(sock, select.EPOLLIN)
 
     def _listen(self) -> None:
@@ -168,12 +253,20 @@ class Streams:
 
     def _close_quiet(self) -> None:
         now = self.server.clock()
-        for connection in [c for c in self.connections.values() if c.deadline <= now]:
+        for connection in [c for c in self.connections.values() if c.is_over(now)]:
             connection.close()
         if self._sock.fileno() >= 0:
             self._listen()
         loop = asyncio.get_running_loop()
         self._sweep = loop.call_later(_SWEEP_S, self._close_quiet)
+
+
+def _most_of(listeners: int) -> int:
+    """Return how many connections a listening socket may have, one of so many in its process."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(FEWEST_CONNECTIONS, min(MAX_CONNECTIONS, soft // 2 // listeners))
 
 
 class Connection:
@@ -184,7 +277,9 @@ class Connection:
         self._streams = streams
         self._server = streams.server
         self._sock = sock
-        self._number = sock.fileno()
+        self.number = sock.fileno()
+        self.host = client[0]
+        self.weight = 0  # octets it held when it was last weighed
         self._client = client
         self._address = sock.getsockname()[:2]
         self._rest = bytearray()  # what has come and is not answered
@@ -199,12 +294,14 @@ class Connection:
 
     def proceed(self, events: int, now: float) -> int:
         """Read and write what can be; return how many queries were answered."""
+        if self._is_closed:  # while it was due
+            return 0
         if events & (select.EPOLLERR | select.EPOLLHUP):  # reset: nobody reads replies
             self.close()
             return 0
         if events & select.EPOLLOUT:
             self._flush()
-        if not events & self._events & select.EPOLLIN or self._is_due:
+        if not events & self._events & select.EPOLLIN or self._is_due or self._is_closed:
             return 0
         try:
             octets = self._sock.recv(_READ_OCTETS)
@@ -218,7 +315,10 @@ class Connection:
             return 0
         if self._rest:
             self._rest += octets
-            return self._answer_rest(now) if end_of(self._rest, 0) else 0
+            if end_of(self._rest, 0):
+                return self._answer_rest(now)
+            self._weigh()
+            return 0
         return self._answer(octets, now)
 
     def finish(self) -> None:
@@ -226,12 +326,35 @@ class Connection:
         self._is_finishing = True
         self._settle()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a query of its has come whole and is not answered."""
+        return bool(self._in_flight) or self._is_due
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether it has been quiet for too long; a query under way is not its fault."""
+        return self.deadline <= now and (not self.is_busy or bool(self._unsent))
+
+    def _weigh(self) -> None:
+        """Tell how much it holds, which may be the end of it."""
+        if self._is_closed:
+            return
+        weight = len(self._rest) + len(self._unsent)
+        self._streams.held += weight - self.weight
+        self.weight = weight
+        if self._streams.held > MAX_HELD_OCTETS:
+            self._streams.lighten()
+
     def close(self) -> None:
         """Close at once."""
         if not self._is_closed:
             self._is_closed = True
+            self._rest.clear()
+            self._unsent.clear()
+            self._streams.held -= self.weight
+            self.weight = 0
             self._wake()
-            del self._streams.connections[self._number]
+            self._streams.leave(self)
             self._sock.close()  # which takes it out of the epoll, too
 
     def _answer_rest(self, now: float) -> int:
@@ -267,12 +390,15 @@ class Connection:
                 parts.append(frame(reply))
                 size += len(reply)
                 answered += 1
+        if self._is_closed:
+            return answered
         self._rest += octets[at:]
         if at:
             self.deadline = now + self._streams.idle_s
-            self._streams.connections.move_to_end(self._number)
+            self._streams.is_active(self)
         if replies := b"".join(parts):
             self._send(replies)
+        self._weigh()
         if most:
             self._queries += _skip(octets[:at], most)[1]
             self._is_finishing |= self._queries >= most
@@ -286,6 +412,7 @@ class Connection:
         Who takes nothing for as long as an idle connection may stay is closed by the sweep.
         """
         self._send(frame(message))
+        self._weigh()
         self._settle()
         await asyncio.sleep(0)  # others get their turn first
         while self._unsent and not self._is_closed:
@@ -305,8 +432,14 @@ class Connection:
     def _done(self, reply: bytes | None) -> None:
         """Send the reply to a query that had to wait."""
         self._in_flight -= 1
+        if self._is_closed:
+            return
+        if not self._in_flight:  # it has not been quiet, we have (RFC 7766 section 6.2.3)
+            self.deadline = self._server.clock() + self._streams.idle_s
+            self._streams.is_active(self)
         if reply is not None:
             self._send(frame(reply))
+            self._weigh()
         self._settle()
 
     def _send(self, octets: bytes) -> None:
@@ -322,14 +455,22 @@ class Connection:
             except OSError:
                 self.close()
                 return
+        self._streams.replied += len(octets)
         if sent != len(octets):
             self._unsent += octets[sent:]
 
     def _flush(self) -> None:
         """Send what is unsent as far as the socket takes it."""
-        octets = bytes(self._unsent)
-        self._unsent.clear()
-        self._send(octets)
+        try:
+            sent = self._sock.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        self._streams.replied += sent
+        del self._unsent[:sent]
+        self._weigh()
         if not self._unsent:
             self._wake()
         self._settle()
@@ -342,7 +483,7 @@ class Connection:
         if not is_held and end_of(self._rest, 0):
             if not self._is_due:
                 self._is_due = True
-                asyncio.get_running_loop().call_soon(self._go_on)  # others get their turn first
+                self._streams.go_on_with(self)  # others get their turn first
         elif self._is_finishing and not self._in_flight and not self._unsent:
             self.close()
             return
@@ -351,12 +492,13 @@ class Connection:
             events |= select.EPOLLOUT
         if events != self._events:
             self._events = events
-            self._streams.poll.modify(self._number, events)
+            self._streams.poll.modify(self.number, events)
 
-    def _go_on(self) -> None:
-        """Answer more of what has come."""
+    def go_on(self, now: float) -> int:
+        """Answer more of what has come; return how many queries that were."""
         self._is_due = False
-        if not self._is_closed and not self._unsent:
-            began = self._server.clock()
-            self._server.note_batch(began, self._answer_rest(began))
-            self._settle()
+        if self._is_closed or self._unsent:
+            return 0
+        answered = self._answer_rest(now)
+        self._settle()
+        return answered

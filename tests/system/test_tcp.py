@@ -214,6 +214,83 @@ def test_too_many_connections_cost_the_quietest(server):
         assert peers.ask_tcp(server.address, query(3))[:2] == b"\0\x03"
 
 
+BIG = "$ORIGIN big.test.\n@ 5 SOA ns h 1 2 3 4 5\n@ 5 NS ns\nns 5 A 192.0.2.9\n" + "".join(
+    f"all 5 A 10.0.{i // 250}.{i % 250}\n" for i in range(3000)
+)
+
+
+def test_clients_that_do_not_read_cost_little_memory_and_hold_up_nobody(tmp_path):
+    """Sixteen megabytes of queries for 48 kB each, none of whose replies is read."""
+    (tmp_path / "big").write_text(BIG)
+    corefile = "big.test {\n file big\n}\n. {\n whoami\n}\n"
+    packet = dns.message.make_query("all.big.test", "A").to_wire()
+    octets = tcp.frame(packet) * (16 * 2**10 // len(packet))
+    with peers.clusterdns(corefile, tmp_path) as server, contextlib.ExitStack() as stack:
+        assert len(peers.ask_tcp(server.address, packet)) > 48_000
+        before, slowest = resident_octets(worker(server)), 0.0
+        for _ in range(1000):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(server.address)
+            with contextlib.suppress(ConnectionError):
+                sock.send(octets)
+        for _ in range(20):
+            began = time.monotonic()
+            assert alive(server)
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 0.5
+        assert resident_octets(worker(server)) - before < 64 * 2**20
+
+
+def resident_octets(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_more_connections_than_are_usual_keep_their_second_query(server):
+    with contextlib.ExitStack() as stack:
+        socks = [
+            stack.enter_context(socket.create_connection(server.address, 5)) for _ in range(1600)
+        ]
+        for ident in (1, 2):
+            for sock in socks:
+                sock.sendall(tcp.frame(query(ident)))
+            for sock in socks:
+                assert ident == int.from_bytes(peers.read_frame(sock)[:2])
+
+
+def connected(stack: contextlib.ExitStack, server: peers.Server, host: str) -> socket.socket:
+    return stack.enter_context(socket.create_connection(server.address, 5, (host, 0)))
+
+
+def test_connections_within_a_clients_share_outlive_those_of_a_crowd(server):
+    with contextlib.ExitStack() as stack:
+        few = [connected(stack, server, "127.0.0.2") for _ in range(tcp.SHARE)]
+        for sock in few:
+            sock.sendall(tcp.frame(query(1)))
+            assert peers.read_frame(sock)
+        for _ in range(tcp.MAX_CONNECTIONS + 10):
+            connected(stack, server, "127.0.0.1")
+        for sock in few:
+            sock.sendall(tcp.frame(query(2)))
+            assert b"\0\2" == peers.read_frame(sock)[:2]
+
+
+def test_a_connection_whose_query_is_under_way_is_not_closed(silent):
+    server, upstream = silent
+    with contextlib.ExitStack() as stack:
+        first = connected(stack, server, "127.0.0.1")
+        first.sendall(tcp.frame(unique(1)))
+        while b"\7example\3org" not in (sent := upstream.recvfrom(512))[0]:
+            pass
+        for _ in range(tcp.MAX_CONNECTIONS + 10):
+            connected(stack, server, "127.0.0.1")
+        bad_version = dns.message.make_query("x.", "A", use_edns=1).to_wire()
+        assert peers.ask_tcp(server.address, bad_version)  # by now all have been taken in
+        packet, client = sent
+        upstream.sendto(packet[:2] + b"\x81\x85" + packet[4:], client)  # REFUSED
+        assert b"\0\1" == peers.read_frame(first)[:2]
+
+
 @pytest.fixture
 def silent(tmp_path):
     """A server, and the upstream of all it is asked, which says nothing by itself."""
