@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator
 
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
+from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.chain.transfers import Transfers
 from clusterdns.wire import name, rr
@@ -71,7 +71,11 @@ class Authority(Plugin):
         apex = self.zone_of(question.folded)
         if apex is None:
             return next(question)
-        return answer_by(self._respond(apex, question), question, self.block.resolver, next)
+
+        def behind(question: Question) -> Response | None:
+            return self._fallen(next(question))
+
+        return answer_by(self._respond(apex, question), question, self.block.resolver, behind)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return what the zone says, asking the listener about names outside."""
@@ -81,7 +85,21 @@ class Authority(Plugin):
         if query.opcode == OPCODE_NOTIFY:
             return await self.notified(query, apex)
         steps = self._respond(apex, query.question)
-        return await handle_by(steps, query, self.block.resolver, next)
+
+        async def behind(query: Query) -> Response:
+            found = await next(query)
+            return self._fallen(found) or found
+
+        return await handle_by(steps, query, self.block.resolver, behind)
+
+    def _fallen(self, response: Response | None) -> Response | None:
+        """Return what the plugins behind say to a name of ours that fell through to them.
+
+        With none behind that is a failure (CoreDNS: plugin.go NextOrFailure).
+        """
+        if response is NO_ZONE:
+            return failure(rr.SERVFAIL, f"plugin/{self.name}: no next plugin found")
+        return response
 
     async def notified(self, query: Query, apex: WireName) -> Response:
         """Return the reply to a NOTIFY: none, since only a secondary has use for it."""

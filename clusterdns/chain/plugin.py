@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 AnswerNext = Callable[[Question], Response | None]
 HandleNext = Callable[[Query], Awaitable[Response]]
 
+NO_ZONE = failure(rr.REFUSED)  # behind the last plugin, if it answers from whole zones
 DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 
 
@@ -177,7 +178,7 @@ def no_arguments(directive: Directive) -> None:
 def no_next(plugin: str) -> Response:
     """Return what falls off the end of a chain (CoreDNS: plugin.go NextOrFailure, file.go)."""
     if plugin in ("file", "auto", "secondary"):
-        return failure(rr.REFUSED)
+        return NO_ZONE
     return failure(rr.SERVFAIL, f"plugin/{plugin}: no next plugin found")
 
 

@@ -24,7 +24,8 @@ Examples:
     }
 
 Differences from CoreDNS: REGEXP is one of Python's. Zones in capitals are served. Of a directory,
-10,000 files are looked at. What `file` says of master files holds here, too.
+10,000 files are looked at. An alias into a delegation has AA, as with `file`. What `file` says of
+master files holds here, too.
 """
 
 from __future__ import annotations

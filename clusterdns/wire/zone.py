@@ -107,7 +107,7 @@ class Zone:
 
     def find(self, question: Question) -> Found:
         """Return what the zone says to a question about a name in it."""
-        qname, qtype = question.folded, question.qtype
+        qname, qtype, do = question.folded, question.qtype, question.do
         if qname == self.apex and qtype == rr.SOA:
             return Found(Result.SUCCESS, self._soa, self._servers)
         if qname == self.apex and qtype == rr.NS:
@@ -121,14 +121,14 @@ class Zone:
                     wildcard = star
                 continue
             if rr.DNAME in rrsets and node != qname:
-                return self._substitute(rrsets[rr.DNAME][0], qname, qtype)
-            delegation = self._delegation(rrsets, node, qname, qtype)
+                return self._substitute(rrsets[rr.DNAME][0], qname, qtype, do)
+            delegation = self._delegation(rrsets, node, qname, qtype, do)
             if delegation is not None:
                 return delegation
             if node == qname:
-                return self._at(rrsets, qname, qtype)
+                return self._at(rrsets, qname, qtype, do)
         if wildcard is not None and not self._is_hidden(wildcard, qname):
-            return self._at(self._names.get(wildcard, {}), qname, qtype)
+            return self._at(self._names.get(wildcard, {}), qname, qtype, do)
         result = Result.EMPTY if qname in self._ancestors else Result.NAME_ERROR
         return Found(result, (), self._soa)
 
@@ -161,25 +161,29 @@ class Zone:
         return False
 
     def _delegation(
-        self, rrsets: RRsets, node: WireName, qname: WireName, qtype: int
+        self, rrsets: RRsets, node: WireName, qname: WireName, qtype: int, do: bool
     ) -> Found | None:
-        """Return the referral at a zone cut; its DS is the parent side's to answer."""
+        """Return the referral at a zone cut; its DS is the parent side's to answer.
+
+        With DO the DS comes along (RFC 4035 section 3.1.4).
+        """
         servers = rrsets.get(rr.NS)
         if servers is None or (qtype == rr.DS and node == qname):
             return None
-        return Found(Result.DELEGATION, (), servers, self._glue(servers))
+        signers = rrsets.get(rr.DS, ()) if do else ()
+        return Found(Result.DELEGATION, (), servers + signers, self._glue(servers))
 
-    def _at(self, rrsets: RRsets, qname: WireName, qtype: int) -> Found:
+    def _at(self, rrsets: RRsets, qname: WireName, qtype: int, do: bool) -> Found:
         """Return what a node says; a wildcard's records get the name that was asked for."""
         alias = rrsets.get(rr.CNAME)
         if alias and qtype != rr.CNAME:
-            return self._follow(_owned(alias, qname), qtype)
+            return self._follow(_owned(alias, qname), qtype, do)
         records = _owned(rrsets.get(qtype, ()), qname)
         if not records:
             return Found(Result.NODATA, (), self._soa)
         return Found(Result.SUCCESS, records, self._servers, self._additional(records))
 
-    def _substitute(self, record: RR, qname: WireName, qtype: int) -> Found:
+    def _substitute(self, record: RR, qname: WireName, qtype: int, do: bool) -> Found:
         """Return a DNAME and the alias it makes of a name below its owner (RFC 6672)."""
         try:
             kept = qname[: len(qname) - len(record.owner)]
@@ -191,14 +195,16 @@ class Zone:
         alias = RR(qname, rr.CNAME, record.ttl, target)
         if qtype == rr.CNAME:
             return Found(Result.SUCCESS, (record, alias), self._servers)
-        return self._follow((alias,), qtype, (record,))
+        return self._follow((alias,), qtype, do, (record,))
 
-    def _follow(self, answer: tuple[RR, ...], qtype: int, before: tuple[RR, ...] = ()) -> Found:
+    def _follow(
+        self, answer: tuple[RR, ...], qtype: int, do: bool, before: tuple[RR, ...] = ()
+    ) -> Found:
         """Return where a chain of aliases leads; a circle is told once around."""
         for _ in range(MAX_ALIASES + 1):
             target = name.fold(answer[-1].rdata)
             rrsets = self._names.get(target)
-            cut = self._cut_above(target, qtype)
+            cut = self._cut_above(target, qtype, do)
             if cut is not None:
                 return cut._replace(answer=before + answer)
             is_apex = qtype == rr.SOA and target == self.apex
@@ -212,13 +218,13 @@ class Zone:
             answer += rrsets[rr.CNAME]
         return Found(Result.SUCCESS, before + answer, self._servers)
 
-    def _cut_above(self, target: WireName, qtype: int) -> Found | None:
+    def _cut_above(self, target: WireName, qtype: int, do: bool) -> Found | None:
         """Return the referral of the first zone cut at or above a name in the zone."""
         if not name.is_within(target, self.apex):
             return None
         for node in self._path(target)[1:]:
             rrsets = self._names.get(node)
-            cut = self._delegation(rrsets, node, target, qtype) if rrsets else None
+            cut = self._delegation(rrsets, node, target, qtype, do) if rrsets else None
             if cut is not None:
                 return cut
         return None
