@@ -135,7 +135,7 @@ static int read_opt(const Table *table, Query *query, const unsigned char *packe
         return 0;
     size = query->is_bounded ? table->least : size;
     query->opt = opt;
-    query->limit = size > LEAST_LIMIT ? size : LEAST_LIMIT;
+    query->limit = size > LEAST_LIMIT ? size > MAX_UDP ? MAX_UDP : size : LEAST_LIMIT;
     if (opt[7])
         query->kind |= KIND_AD; /* who sets DO understands AD */
     return 1;

@@ -10,7 +10,7 @@
 #pragma GCC visibility push(hidden)
 
 enum {
-    HEADER = 12, OPT = 11, LEAST_LIMIT = 512, MAX_NAME = 255, MAX_LABEL = 63, MAX_OCTETS = 65535,
+    HEADER = 12, OPT = 11, LEAST_LIMIT = 512, MAX_NAME = 255, MAX_LABEL = 63, MAX_OCTETS = 65535, MAX_UDP = 65507,
     A = 1, CNAME = 5, SOA = 6, AAAA = 28, TYPE_OPT = 41, NXDOMAIN = 3, REFUSED = 5,
     TC = 0x02, AD = 0x20, CD = 0x10, /* in their octets of the header */
     KIND_AD = 2, KIND_OPT = 4, KIND_CD = 8, KINDS = 16

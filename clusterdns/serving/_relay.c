@@ -135,7 +135,7 @@ static unsigned short limit_of(const unsigned char *opt)
     unsigned short size = number16(opt + 3);
     if (memcmp(opt, "\0\0\x29", 3) || memcmp(opt + 5, "\0\0\0\0\0\0", 6))
         return 0;
-    return size > LEAST_LIMIT ? size : LEAST_LIMIT;
+    return size > LEAST_LIMIT ? size > MAX_UDP ? MAX_UDP : size : LEAST_LIMIT;
 }
 
 /* Whether Python wants to see a folded question, for its type or for how its name begins. */

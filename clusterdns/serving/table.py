@@ -138,7 +138,7 @@ class AnswerTable:
                     return None
                 limit = self._least
                 opt = opt[:3] + limit.to_bytes(2, "big") + opt[5:]
-            limit = max(512, limit)
+            limit = min(max(512, limit), message.MAX_UDP_OCTETS)
             opt += b"\0\0"
         elif end != len(packet):
             return None

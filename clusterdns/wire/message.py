@@ -21,6 +21,8 @@ HEADER = struct.Struct("!HHHHHH")
 HEADER_OCTETS = 12
 MIN_UDP_OCTETS = 512  # RFC 1035 section 4.2.1
 MAX_OCTETS = 65535
+# What a datagram over IPv4 has room for: longer, and the kernel would refuse to send the reply.
+MAX_UDP_OCTETS = 65_507
 
 EXTENDED_ERROR = 15  # RFC 8914 section 2
 
@@ -134,10 +136,11 @@ class Query:
 
     @property
     def limit(self) -> int:
-        """The octets a reply may have (CoreDNS: request.go Size; no upper clamp for UDP)."""
+        """The octets a reply may have (CoreDNS: request.go Size, but for the last 28 over UDP)."""
         if self.transport == "tcp":
             return MAX_OCTETS - self.sign_octets
-        return max(MIN_UDP_OCTETS, self.edns.size if self.edns else 0) - self.sign_octets
+        size = max(MIN_UDP_OCTETS, self.edns.size if self.edns else 0)
+        return min(size, MAX_UDP_OCTETS) - self.sign_octets
 
     @property
     def opcode(self) -> int:
