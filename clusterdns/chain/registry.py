@@ -16,7 +16,11 @@ from types import ModuleType
 
 from clusterdns.chain.plugin import Plugin
 from clusterdns.errors import ClusterDNSError
+from clusterdns.metrics.family import Family
 
+# The plugins with metrics without labels, which every CoreDNS exports, at 0 where it has no use for
+# the plugin.
+_ALWAYS_SHOWN = ("forward", "health", "hosts", "local", "reload")
 ENTRY_POINTS = "clusterdns.plugins"  # the group of other packages
 
 # The order of the chain (CoreDNS 1.15.0: core/dnsserver/zdirectives.go).
@@ -39,6 +43,11 @@ def available() -> list[str]:
     """Return the names of all plugins, ours and those of other packages, sorted."""
     own = pkgutil.iter_modules([str(Path(__file__).parent.parent / "plugins")])
     return sorted({module.name for module in own} | _installed().keys())
+
+
+def always_shown() -> dict[str, Family]:
+    """Return the metric families of plugins that every exposition shows, used or not."""
+    return {k: v for word in _ALWAYS_SHOWN for k, v in load(word).families.items() if not v.labels}
 
 
 def load(word: str) -> type[Plugin]:

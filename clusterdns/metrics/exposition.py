@@ -1,10 +1,9 @@
-"""The exposition: CoreDNS's metric families, filled from samples when somebody scrapes.
+"""The exposition: metric families, filled from samples when somebody scrapes, sorted by name.
 
-``FAMILIES`` says of every metric what it is and how its labels are called, and a plugin may
-declare others (``Plugin.families``); a sample is a name
-without prefix, label values in that order, and a number or a histogram's counts. This is the only
-importer of prometheus_client, and runs in the supervisor alone. (CoreDNS:
-plugin/metrics/vars/vars.go)
+A family says of a metric what it is and how its labels are called. ``FAMILIES`` are those of no
+plugin; each plugin declares its own (``Plugin.families``). A sample is a name without prefix, label
+values in that order, and a number or a histogram's counts. This is the only importer of
+prometheus_client, and runs in the supervisor alone. (CoreDNS: plugin/metrics/vars/vars.go)
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from clusterdns import COREDNS_VERSION
 from clusterdns.metrics.family import Family
-from clusterdns.metrics.histogram import DEFAULT_S, PROGRAMMING_S, SIZE_OCTETS, SLIM_TIME_S, TIME_S
+from clusterdns.metrics.histogram import SIZE_OCTETS, TIME_S
 from clusterdns.metrics.tally import Sample
 
 PREFIX = "coredns_"
@@ -34,9 +33,6 @@ _log = logging.getLogger(__name__)
 
 
 _PLACE = ("server", "zone", "view")
-_CACHE = ("server", "zones", "view")
-_TEMPLATE = (*_PLACE, "class", "type")
-_WATCH = ("source", "kind")
 FAMILIES: dict[str, Family] = {
     "build_info": Family(
         "A metric with a constant '1' value labeled by version, revision, and goversion from which "
@@ -69,171 +65,25 @@ FAMILIES: dict[str, Family] = {
     "dns_responses_total": Family(
         "Counter of response status codes.", (*_PLACE, "rcode", "plugin")
     ),
-    "cache_entries": Family(
-        "The number of elements in the cache.", ("server", "type", "zones", "view"), is_gauge=True
-    ),
-    "cache_requests_total": Family("The count of cache requests.", _CACHE),
-    "cache_hits_total": Family("The count of cache hits.", ("server", "type", "zones", "view")),
-    "cache_misses_total": Family(
-        "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.",
-        _CACHE,
-    ),
-    "cache_prefetch_total": Family(
-        "The number of times the cache has prefetched a cached item.", _CACHE
-    ),
-    "cache_drops_total": Family(
-        "The number responses that are not cached, because the reply is malformed.", _CACHE
-    ),
-    "cache_served_stale_total": Family(
-        "The number of requests served from stale cache entries.", _CACHE
-    ),
-    "cache_evictions_total": Family(
-        "The count of cache evictions.", ("server", "type", "zones", "view")
-    ),
-    "forward_healthcheck_broken_total": Family(
-        "Counter of the number of complete failures of the healthchecks."
-    ),
-    "forward_max_concurrent_rejects_total": Family(
-        "Counter of the number of queries rejected because the concurrent queries were at maximum."
-    ),
-    "clusterdns_forward_joined_total": Family(
-        "Counter of queries that shared an upstream query with an equal one under way."
-    ),
-    "clusterdns_forward_hedges_total": Family(
-        "Counter of queries sent to another server too because this one was slow.", ("to",)
-    ),
-    "clusterdns_forward_mismatches_total": Family(
-        "Counter of datagrams dropped because they did not match the query.", ("to",)
-    ),
-    "proxy_request_duration_seconds": Family(
-        "Histogram of the time each request took.", ("proxy_name", "to", "rcode"), bounds=TIME_S
-    ),
-    "proxy_healthcheck_failures_total": Family(
-        "Counter of the number of failed healthchecks.", ("proxy_name", "to")
-    ),
-    "proxy_conn_cache_hits_total": Family(
-        "Counter of connection cache hits per upstream and protocol.", ("proxy_name", "to", "proto")
-    ),
-    "proxy_conn_cache_misses_total": Family(
-        "Counter of connection cache misses per upstream and protocol.",
-        ("proxy_name", "to", "proto"),
-    ),
-    "health_request_duration_seconds": Family(
-        "Histogram of the time (in seconds) each request took.", bounds=SLIM_TIME_S
-    ),
-    "health_request_failures_total": Family("The number of times the health check failed."),
-    "hosts_entries": Family(
-        "The combined number of entries in hosts and Corefile.", ("hostsfile",), is_gauge=True
-    ),
-    "hosts_reload_timestamp_seconds": Family(
-        "The timestamp of the last reload of hosts file.", is_gauge=True
-    ),
-    "template_matches_total": Family("Counter of template regex matches.", _TEMPLATE),
-    "template_template_failures_total": Family(
-        "Counter of go template failures.", (*_TEMPLATE, "section", "template")
-    ),
-    "template_rr_failures_total": Family(
-        "Counter of mis-templated RRs.", (*_TEMPLATE, "section", "template")
-    ),
-    # of plugins that are not here yet: what has no labels is in every CoreDNS's exposition, as 0
-    "local_localhost_requests_total": Family("Counter of special localhost subdomain requests."),
-    "reload_failed_total": Family("Counter of the number of failed reload attempts."),
     "clusterdns_fragments_refused": Family(
         "The number of imported files that are left out because of a mistake.", is_gauge=True
-    ),
-    "kubernetes_dns_programming_duration_seconds": Family(
-        "Histogram of the time (in seconds) it took to program a dns instance.",
-        ("service_kind",),
-        bounds=PROGRAMMING_S,
-    ),
-    "kubernetes_rest_client_requests_total": Family(
-        "Number of HTTP requests, partitioned by status code, method, and host.",
-        ("code", "method", "host"),
-    ),
-    "kubernetes_rest_client_request_duration_seconds": Family(
-        "Request latency in seconds. Broken down by verb and host.",
-        ("verb", "host"),
-        bounds=DEFAULT_S,
-    ),
-    "clusterdns_forwarding_loop": Family(
-        "The number of workers that have detected a forwarding loop.", ("server",), is_gauge=True
     ),
     "clusterdns_shed_queries_total": Family(
         "Counter of queries dropped because the miss queue was full.",
         ("server",),
     ),
-    "acl_allowed_requests_total": Family(
-        "Counter of DNS requests being allowed.", ("server", "view")
-    ),
-    "acl_blocked_requests_total": Family("Counter of DNS requests being blocked.", _PLACE),
-    "acl_filtered_requests_total": Family("Counter of DNS requests being filtered.", _PLACE),
-    "acl_dropped_requests_total": Family("Counter of DNS requests being dropped.", _PLACE),
-    "dns64_requests_translated_total": Family(
-        "Counter of DNS requests translated by dns64.", ("server",)
-    ),
-    "siit_requests_translated_total": Family(
-        "Counter of DNS requests translated by siit.", ("server",)
-    ),
-    "autopath_success_total": Family("Counter of requests that did autopath.", ("server",)),
-    "clusterdns_search_success_total": Family(
-        "Counter of short names resolved along the search path.", ("server",)
-    ),
-    "clusterdns_leaks_prevented_total": Family(
-        "Counter of queries answered here because the name means nothing outside the cluster.",
-        ("server", "reason"),
-    ),
-    "clusterdns_kubernetes_event_age_seconds": Family(
-        "Seconds since the last event of a watch.", _WATCH, is_gauge=True
-    ),
-    "clusterdns_kubernetes_bookmark_age_seconds": Family(
-        "Seconds since the last bookmark of a watch.", _WATCH, is_gauge=True
-    ),
-    "clusterdns_kubernetes_contact_age_seconds": Family(
-        "Seconds since the API server last sent anything about a kind of object.",
-        _WATCH,
-        is_gauge=True,
-    ),
-    "clusterdns_kubernetes_objects": Family(
-        "The number of objects that are served.", _WATCH, is_gauge=True
-    ),
-    "clusterdns_kubernetes_stale_objects": Family(
-        "The number of objects that are served while their watch is down.",
-        _WATCH,
-        is_gauge=True,
-    ),
-    "clusterdns_kubernetes_snapshot_age_seconds": Family(
-        "Age of the snapshot that is served while the API server is down; absent otherwise.",
-        ("source",),
-        is_gauge=True,
-    ),
-    "clusterdns_kubernetes_relists_total": Family("Counter of lists of all objects.", _WATCH),
-    "clusterdns_kubernetes_reconnects_total": Family(
-        "Counter of watches resumed where the one before ended.", _WATCH
-    ),
-    "clusterdns_kubernetes_skipped_objects_total": Family(
-        "Counter of objects and events that could not be read.", _WATCH
-    ),
-    "clusterdns_kubernetes_audits_total": Family(
-        "Counter of comparisons with the API server.", _WATCH
-    ),
-    "clusterdns_kubernetes_audit_divergences_total": Family(
-        "Counter of objects that differed from the API server's and were repaired.", _WATCH
-    ),
-    "reload_version_info": Family(
-        "A metric with a constant '1' value labeled by hash, and value which type of hash "
-        "generated.",
-        ("hash", "value"),
-        is_gauge=True,
-    ),
 }
 
 
 def exposition(
-    samples: Iterable[Sample], pids: Sequence[int], declared: Mapping[str, Family] | None = None
+    samples: Iterable[Sample], pids: Sequence[int], declared: Mapping[str, Family]
 ) -> bytes:
-    """Return the text exposition (format 0.0.4) of samples and of the processes ``pids``."""
+    """Return the text exposition (format 0.0.4) of samples and of the processes ``pids``.
+
+    ``declared`` are the families of plugins, by the names in samples.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Samples(samples, {**(declared or {}), **FAMILIES}))
+    registry.register(_Samples(samples, {**declared, **FAMILIES}))
     registry.register(_Processes(pids))
     return generate_latest(registry)
 
@@ -247,7 +97,7 @@ class _Samples(Collector):
 
     def __init__(self, samples: Iterable[Sample], families: Mapping[str, Family]) -> None:
         self._families = families
-        self._by_name: dict[str, list[Sample]] = {name: [] for name in families}
+        self._by_name: dict[str, list[Sample]] = {name: [] for name in sorted(families)}
         build = (COREDNS_VERSION, "", f"python{platform.python_version()}")
         for sample in [("build_info", build, 1), *samples]:
             if sample[0] in self._by_name:

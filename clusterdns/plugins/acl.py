@@ -40,7 +40,7 @@ Differences from CoreDNS: a client without EDNS gets no OPT record, and DO is th
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.networks import Networks
@@ -48,6 +48,7 @@ from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Query, Question
@@ -97,6 +98,19 @@ _ALLOW = Verdict("allow", name.ROOT)
 
 class Acl(Plugin):
     """The rules of all occurrences in a server block."""
+
+    families: ClassVar = {
+        ALLOWED: Family("Counter of DNS requests being allowed.", ("server", "view")),
+        "acl_blocked_requests_total": Family(
+            "Counter of DNS requests being blocked.", ("server", "zone", "view")
+        ),
+        "acl_filtered_requests_total": Family(
+            "Counter of DNS requests being filtered.", ("server", "zone", "view")
+        ),
+        "acl_dropped_requests_total": Family(
+            "Counter of DNS requests being dropped.", ("server", "zone", "view")
+        ),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

@@ -32,6 +32,8 @@ it, even if nothing was found. A domain of the file that is no valid domain name
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from clusterdns.chain import searchpath
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Worker
@@ -40,6 +42,7 @@ from clusterdns.chain.searchpath import SearchPaths, Walk
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host import logs
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import Query, Question
@@ -55,6 +58,10 @@ _log = logs.plugin_logger("autopath")
 
 class Autopath(Plugin):
     """Walks a search path that is the same for all clients, or that of each Pod."""
+
+    families: ClassVar = {
+        SUCCESSES: Family("Counter of requests that did autopath.", ("server",)),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

@@ -60,7 +60,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from clusterdns.caching import rules
 from clusterdns.caching.counts import Counts
@@ -74,12 +74,15 @@ from clusterdns.chain.route import Cached, Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding.exchange import response_of
 from clusterdns.host.logs import plugin_logger
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, reading, rr
 from clusterdns.wire.message import AA, AD, OPCODE_QUERY, RA, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response
 
+_BY_KIND = ("server", "type", "zones", "view")
+_BY_ZONES = ("server", "zones", "view")
 MAX_REFRESHES = 1024  # at a time, a few kilobytes each
 FIRST_FAILURE_S = 1  # RFC 9520 section 3.2: one second at the least, five minutes at the most
 FAILURES_APART_S = 30  # at most between the end of one and the next that counts as the same
@@ -107,6 +110,27 @@ class _Renewed(NamedTuple):
 
 class Cache(Plugin):
     """Keeps replies that had to be waited for."""
+
+    families: ClassVar = {
+        "cache_entries": Family("The number of elements in the cache.", _BY_KIND, is_gauge=True),
+        "cache_requests_total": Family("The count of cache requests.", _BY_ZONES),
+        "cache_hits_total": Family("The count of cache hits.", _BY_KIND),
+        "cache_misses_total": Family(
+            "The count of cache misses. Deprecated, derive misses from cache hits/requests "
+            "counters.",
+            _BY_ZONES,
+        ),
+        "cache_prefetch_total": Family(
+            "The number of times the cache has prefetched a cached item.", _BY_ZONES
+        ),
+        "cache_drops_total": Family(
+            "The number responses that are not cached, because the reply is malformed.", _BY_ZONES
+        ),
+        "cache_served_stale_total": Family(
+            "The number of requests served from stale cache entries.", _BY_ZONES
+        ),
+        "cache_evictions_total": Family("The count of cache evictions.", _BY_KIND),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

@@ -33,6 +33,8 @@ AAAA are not relayed.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from clusterdns.chain import translation
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
@@ -40,6 +42,7 @@ from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import rr
 from clusterdns.wire.message import TC, Query, Question
@@ -51,6 +54,10 @@ TRANSLATED = "dns64_requests_translated_total"
 
 class Dns64(Plugin):
     """Translates A records to AAAA records."""
+
+    families: ClassVar = {
+        TRANSLATED: Family("Counter of DNS requests translated by dns64.", ("server",)),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

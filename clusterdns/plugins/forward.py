@@ -66,6 +66,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from typing import ClassVar
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
@@ -82,6 +83,8 @@ from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.host.interfaces import host_and_port
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
+from clusterdns.metrics.family import Family
+from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Query, Question
@@ -101,6 +104,39 @@ _log = plugin_logger("forward")
 
 class Forward(Plugin):
     """Asks the servers of one directive, in the order of its policy."""
+
+    families: ClassVar = {
+        "forward_healthcheck_broken_total": Family(
+            "Counter of the number of complete failures of the healthchecks."
+        ),
+        "forward_max_concurrent_rejects_total": Family(
+            "Counter of the number of queries rejected because the concurrent queries were at "
+            "maximum."
+        ),
+        "clusterdns_forward_joined_total": Family(
+            "Counter of queries that shared an upstream query with an equal one under way."
+        ),
+        "clusterdns_forward_hedges_total": Family(
+            "Counter of queries sent to another server too because this one was slow.", ("to",)
+        ),
+        "clusterdns_forward_mismatches_total": Family(
+            "Counter of datagrams dropped because they did not match the query.", ("to",)
+        ),
+        "proxy_request_duration_seconds": Family(
+            "Histogram of the time each request took.", ("proxy_name", "to", "rcode"), bounds=TIME_S
+        ),
+        "proxy_healthcheck_failures_total": Family(
+            "Counter of the number of failed healthchecks.", ("proxy_name", "to")
+        ),
+        "proxy_conn_cache_hits_total": Family(
+            "Counter of connection cache hits per upstream and protocol.",
+            ("proxy_name", "to", "proto"),
+        ),
+        "proxy_conn_cache_misses_total": Family(
+            "Counter of connection cache misses per upstream and protocol.",
+            ("proxy_name", "to", "proto"),
+        ),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if len(directive.args) < 2:

@@ -23,14 +23,25 @@ Differences from CoreDNS: queries that arrive during the shutdown are still answ
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Passive, Supervisor
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.family import Family
+from clusterdns.metrics.histogram import SLIM_TIME_S
 
 
 class Health(Passive):
     """Serves `/health` and asks for a lameduck period."""
+
+    families: ClassVar = {
+        "health_request_duration_seconds": Family(
+            "Histogram of the time (in seconds) each request took.", bounds=SLIM_TIME_S
+        ),
+        "health_request_failures_total": Family("The number of times the health check failed."),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._address = arguments.listen_address(directive, ":8080")

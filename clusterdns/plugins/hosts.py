@@ -56,7 +56,7 @@ import functools
 import os
 import stat
 import time
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
@@ -65,6 +65,7 @@ from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive, did_you_mean
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import hostsfile, name, rr
 from clusterdns.wire.hostsfile import Hosts as Entries
@@ -118,6 +119,18 @@ def read(path: str, known: _Stamp | None) -> tuple[_Stamp, bytes] | None:
 
 class Hosts(Plugin):
     """The entries of one hosts file, and of the Corefile."""
+
+    families: ClassVar = {
+        "hosts_entries": Family(
+            "The combined number of entries in hosts and Corefile.",
+            ("hostsfile",),
+            is_gauge=True,
+            is_shared=True,
+        ),
+        "hosts_reload_timestamp_seconds": Family(
+            "The timestamp of the last reload of hosts file.", is_gauge=True, is_shared=True
+        ),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._path = "/etc/hosts"

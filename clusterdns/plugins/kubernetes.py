@@ -69,6 +69,7 @@ import os
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from clusterdns.chain import searchpath
 from clusterdns.chain.asking import answer_by, handle_by
@@ -90,12 +91,15 @@ from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.host import logs
+from clusterdns.metrics.family import Family
+from clusterdns.metrics.histogram import DEFAULT_S, PROGRAMMING_S
 from clusterdns.wire import name
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
+_WATCH = ("source", "kind")
 MAX_TTL_S = 3600
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _log = logs.plugin_logger("kubernetes")
@@ -104,6 +108,59 @@ _log = logs.plugin_logger("kubernetes")
 class Kubernetes(Plugin):
     """The Kubernetes zones of one server block, answered from the store of their source."""
 
+    families: ClassVar = {
+        "kubernetes_dns_programming_duration_seconds": Family(
+            "Histogram of the time (in seconds) it took to program a dns instance.",
+            ("service_kind",),
+            bounds=PROGRAMMING_S,
+        ),
+        "kubernetes_rest_client_requests_total": Family(
+            "Number of HTTP requests, partitioned by status code, method, and host.",
+            ("code", "method", "host"),
+        ),
+        "kubernetes_rest_client_request_duration_seconds": Family(
+            "Request latency in seconds. Broken down by verb and host.",
+            ("verb", "host"),
+            bounds=DEFAULT_S,
+        ),
+        "clusterdns_kubernetes_event_age_seconds": Family(
+            "Seconds since the last event of a watch.", _WATCH, is_gauge=True
+        ),
+        "clusterdns_kubernetes_bookmark_age_seconds": Family(
+            "Seconds since the last bookmark of a watch.", _WATCH, is_gauge=True
+        ),
+        "clusterdns_kubernetes_contact_age_seconds": Family(
+            "Seconds since the API server last sent anything about a kind of object.",
+            _WATCH,
+            is_gauge=True,
+        ),
+        "clusterdns_kubernetes_objects": Family(
+            "The number of objects that are served.", _WATCH, is_gauge=True
+        ),
+        "clusterdns_kubernetes_stale_objects": Family(
+            "The number of objects that are served while their watch is down.",
+            _WATCH,
+            is_gauge=True,
+        ),
+        "clusterdns_kubernetes_snapshot_age_seconds": Family(
+            "Age of the snapshot that is served while the API server is down; absent otherwise.",
+            ("source",),
+            is_gauge=True,
+        ),
+        "clusterdns_kubernetes_relists_total": Family("Counter of lists of all objects.", _WATCH),
+        "clusterdns_kubernetes_reconnects_total": Family(
+            "Counter of watches resumed where the one before ended.", _WATCH
+        ),
+        "clusterdns_kubernetes_skipped_objects_total": Family(
+            "Counter of objects and events that could not be read.", _WATCH
+        ),
+        "clusterdns_kubernetes_audits_total": Family(
+            "Counter of comparisons with the API server.", _WATCH
+        ),
+        "clusterdns_kubernetes_audit_divergences_total": Family(
+            "Counter of objects that differed from the API server's and were repaired.", _WATCH
+        ),
+    }
     denies = True
 
     def __init__(self, directive: Directive, block: Block) -> None:

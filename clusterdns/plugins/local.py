@@ -29,12 +29,14 @@ remembered by itself; `off` is faster for search paths.
 from __future__ import annotations
 
 import struct
+from typing import ClassVar
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.knowing import Knowing
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import Question
@@ -55,6 +57,10 @@ _SOA = _LOCALHOST + b"\x04root" + _LOCALHOST + struct.pack("!IIIII", 1, 0, 0, 0,
 
 class Local(Knowing):
     """Zones that every host has."""
+
+    families: ClassVar = {
+        REQUESTS: Family("Counter of special localhost subdomain requests."),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.args:

@@ -34,6 +34,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import ClassVar
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker, no_arguments
@@ -43,6 +44,7 @@ from clusterdns.errors import FormError, UpstreamError
 from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import RD, Query, Question
@@ -67,6 +69,14 @@ _Key = tuple[WireName, int]
 
 class Loop(Plugin):
     """Sends a probe through the block and counts how often it passes."""
+
+    families: ClassVar = {
+        "clusterdns_forwarding_loop": Family(
+            "The number of workers that have detected a forwarding loop.",
+            ("server",),
+            is_gauge=True,
+        ),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         no_arguments(directive)

@@ -46,11 +46,13 @@ the delegations there prove to validators that these zones are not signed.
 from __future__ import annotations
 
 from collections import Counter
+from typing import ClassVar
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import OPCODE_QUERY, Query, Question
@@ -86,6 +88,12 @@ _NOBODY = b"\x06nobody\x07invalid\0"  # RFC 6303 section 3: the mailbox of an em
 class Private(Plugin):
     """Empty zones for the names that must not leave."""
 
+    families: ClassVar = {
+        LEAKS: Family(
+            "Counter of queries answered here because the name means nothing outside the cluster.",
+            ("server", "reason"),
+        ),
+    }
     after = "loop"
 
     def __init__(self, directive: Directive, block: Block) -> None:

@@ -19,11 +19,13 @@ Examples:
 from __future__ import annotations
 
 import random
+from typing import ClassVar
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Passive, Supervisor
 from clusterdns.corefile.arguments import duration_s
 from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.family import Family
 
 MIN_INTERVAL_S = 2.0
 MIN_JITTER_S = 1.0
@@ -31,6 +33,16 @@ MIN_JITTER_S = 1.0
 
 class Reload(Passive):
     """Has the supervisor look at the configuration now and then."""
+
+    families: ClassVar = {
+        "reload_failed_total": Family("Counter of the number of failed reload attempts."),
+        "reload_version_info": Family(
+            "A metric with a constant '1' value labeled by hash, and value which type of hash "
+            "generated.",
+            ("hash", "value"),
+            is_gauge=True,
+        ),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if len(directive.args) > 2 or directive.block:

@@ -46,6 +46,8 @@ not known: leave out the namespaces that use them.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from clusterdns.chain import searchpath
 from clusterdns.chain.block import Block
 from clusterdns.chain.inside import Inside
@@ -54,6 +56,7 @@ from clusterdns.chain.searchpath import Walk
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host import logs
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AD, OPCODE_QUERY, Query, Question
@@ -72,6 +75,9 @@ _log = logs.plugin_logger("search")
 class Search(Plugin):
     """Walks the search path of a namespace when its first name does not exist."""
 
+    families: ClassVar = {
+        SUCCESSES: Family("Counter of short names resolved along the search path.", ("server",)),
+    }
     after = "autopath"
 
     def __init__(self, directive: Directive, block: Block) -> None:

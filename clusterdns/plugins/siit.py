@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import contextvars
 import ipaddress
+from typing import ClassVar
 
 from clusterdns.chain import translation
 from clusterdns.chain.asking import Steps, answer_by, handle_by
@@ -43,6 +44,7 @@ from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import rr
 from clusterdns.wire.message import AA, RA, TC, Query, Question
@@ -57,6 +59,10 @@ _is_looking_up = contextvars.ContextVar("siit", default=False)
 
 class Siit(Plugin):
     """Translates AAAA records to A records."""
+
+    families: ClassVar = {
+        TRANSLATED: Family("Counter of DNS requests translated by siit.", ("server",)),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

@@ -69,7 +69,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from clusterdns.chain import conditions
 from clusterdns.chain.asking import answer_by, handle_by
@@ -85,6 +85,7 @@ from clusterdns.languages.expression import Expression
 from clusterdns.languages.exprvalues import ExpressionError, Signature, Type
 from clusterdns.languages.gotemplate import AnyMap, Struct, Template, TemplateError
 from clusterdns.languages.regexp import Regexp, RegexpError
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import masterfile, message, name, rr
 from clusterdns.wire.masterfile import MasterFileError
@@ -93,6 +94,7 @@ from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response, failure
 from clusterdns.wire.rr import RR
 
+_LABELS = ("server", "zone", "view", "class", "type")
 SECTIONS = ("answer", "additional", "authority")
 LOG_PAUSE_S = 10.0  # between two lines about expressions of the same rule
 MAX_ALIASES = 2  # that are followed: each may lead to as many, nine deep
@@ -327,6 +329,16 @@ def _parse_int(text: object, base: object, bits: object) -> int:
 
 class TemplatePlugin(Plugin):
     """All `template` of a server block, in the order of the file."""
+
+    families: ClassVar = {
+        "template_matches_total": Family("Counter of template regex matches.", _LABELS),
+        "template_template_failures_total": Family(
+            "Counter of go template failures.", (*_LABELS, "section", "template")
+        ),
+        "template_rr_failures_total": Family(
+            "Counter of mis-templated RRs.", (*_LABELS, "section", "template")
+        ),
+    }
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 
+from clusterdns.chain import registry
 from clusterdns.chain.plugin import Respond
 from clusterdns.config.compile import Configuration
 from clusterdns.config.loader import Loader
@@ -72,8 +73,8 @@ class Supervisor:
         self._loader = loader
         self._text = text
         self._nursery = Nursery()
-        self._ledger = Ledger()
         self._families: dict[str, Family] = {}  # also those of plugins that a reload took away
+        self._ledger = Ledger(self._families)
         self._watchers = Watchers(self._nursery, self._ledger)
         self._generation = self._generation_of(configuration)
         self._duties = Duties(self, self._generation)
@@ -159,9 +160,8 @@ class Supervisor:
         if self._reloaded_digest:
             samples.append(("reload_version_info", ("sha512", self._reloaded_digest), 1))
         pids = [os.getpid(), *self._nursery.pids()]
-        for plugin in self._generation.configuration.plugins:
-            self._families |= plugin.families
-        return exposition.exposition(samples, pids, self._families)
+        declared = registry.always_shown() | self._families
+        return exposition.exposition(samples, pids, declared)
 
     async def _replace(self, configuration: Configuration) -> None:
         """Start the next generation on the sockets of this one, then stop this one.
@@ -187,6 +187,8 @@ class Supervisor:
         self._watchers.keep_only(configuration.sources)
 
     def _generation_of(self, configuration: Configuration) -> Generation:
+        for plugin in configuration.plugins:
+            self._families.update(plugin.families)
         return Generation(configuration, self._nursery, self._watchers, self._ledger)
 
     async def _take_up(self, generation: Generation, duties: Duties) -> None:

@@ -18,6 +18,7 @@ import yaml
 from deployed import BASE, DEPLOY, load, named
 from prometheus_client.parser import text_string_to_metric_families
 
+from clusterdns.chain import registry
 from clusterdns.metrics import exposition
 
 MONITORING = DEPLOY / "monitoring"
@@ -33,11 +34,14 @@ _BY = re.compile(r"\bby \(([^)]*)\)")
 
 def exported() -> dict[str, frozenset[str]]:
     """Return the label names of every metric that a scrape can bring, `process_*` included."""
+    declared = {
+        k: v for word in registry.available() for k, v in registry.load(word).families.items()
+    }
     samples = []
-    for name, family in exposition.FAMILIES.items():
+    for name, family in (declared | exposition.FAMILIES).items():
         value = (1.0,) * (len(family.bounds) + 2) if family.bounds else 1
         samples.append((name, tuple(f"a {label}" for label in family.labels), value))
-    text = exposition.exposition(samples, [os.getpid()]).decode()
+    text = exposition.exposition(samples, [os.getpid()], declared).decode()
     return {
         sample.name: frozenset(sample.labels)
         for family in text_string_to_metric_families(text)

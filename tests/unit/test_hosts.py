@@ -282,16 +282,16 @@ def test_metrics(tmp_path):
     path.write_text("10.0.0.1 a b\nfd00::1 *.c\n")
     os.utime(path, ns=(1_500_000_000, 1_500_000_000))
 
-    async def run() -> list:
+    async def run() -> tuple:
         lines = "192.0.2.1 d\nno_reverse"
         async with InProcess(f". {{\nhosts {path} {{\n{lines}\n}}\n}}", [NAMESPACE]) as server:
             (plugin,) = server.configuration.plugins
-            return plugin.samples()
+            return plugin.samples(), plugin.families
 
-    samples = asyncio.run(run())
+    samples, families = asyncio.run(run())
     assert ("hosts_entries", (str(path),), 4) in samples  # `no_reverse` counts wherever it stands
     assert ("hosts_reload_timestamp_seconds", (), 1.5) in samples
-    assert samples == ledger.add_up(samples * 2)  # the workers have read the same file
+    assert samples == ledger.add_up(samples * 2, families)  # the workers have read the same file
 
 
 # ---- the fast path

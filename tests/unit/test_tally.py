@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from clusterdns.chain import registry
+from clusterdns.metrics.family import Family
 from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.ledger import Ledger, add_up
 from clusterdns.metrics.tally import DROPPED, MAX_SINGLES, Kind, Tally
@@ -92,13 +94,17 @@ def test_an_unmeasured_block_counts_for_its_plugins_only():
 
 
 def test_ledger_keeps_counts_of_the_dead_but_not_their_state():
-    ledger = Ledger()
+    families = {
+        "cache_entries": Family("", ("kind",), is_gauge=True),
+        "clusterdns_forwarding_loop": registry.load("loop").families["clusterdns_forwarding_loop"],
+    }
+    ledger = Ledger(families)
     ledger.close([("panics_total", (), 2), ("cache_entries", ("a",), 7), ("h", (), (1, 0, 0.5))])
-    ledger.close([("panics_total", (), 1)])
+    ledger.close([("panics_total", (), 1), ("clusterdns_forwarding_loop", ("s",), 1)])
     living = [("panics_total", (), 10), ("cache_entries", ("a",), 1), ("h", (), (0, 2, 1.5))]
     assert values(ledger.total(living)) == {
         ("panics_total", ()): 13,
         ("cache_entries", ("a",)): 1,
         ("h", ()): (1, 2, 2.0),
     }
-    assert add_up([]) == []
+    assert add_up([], families) == []
