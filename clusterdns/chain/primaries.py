@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from clusterdns.host.interfaces import host_and_port
+from clusterdns.host.addresses import host_and_port
 from clusterdns.wire import incoming, message, rr
 from clusterdns.wire.incoming import Incoming, TransferError
 from clusterdns.wire.message import Question

@@ -22,7 +22,7 @@ from clusterdns.corefile.checks import check_directives, check_overlaps
 from clusterdns.corefile.lexer import DiskFiles, Files
 from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
-from clusterdns.host import interfaces
+from clusterdns.host import addresses, interfaces
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
@@ -39,7 +39,7 @@ class Endpoint(NamedTuple):
     @property
     def label(self) -> str:
         """The metric label ``server``."""
-        return f"dns://{interfaces.host_and_port(*self)}"
+        return f"dns://{addresses.host_and_port(*self)}"
 
 
 class Configuration(NamedTuple):

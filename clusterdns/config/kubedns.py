@@ -26,6 +26,7 @@ from typing import NamedTuple
 from clusterdns.corefile.lexer import shorten
 from clusterdns.corefile.parser import did_you_mean
 from clusterdns.errors import ConfigError
+from clusterdns.host.addresses import host_and_port
 
 STUB_DOMAINS = "stubDomains"
 UPSTREAM_NAMESERVERS = "upstreamNameservers"
@@ -317,9 +318,7 @@ def _texts(
 
 
 def _with_port(address: str, port: str) -> str:
-    if not port:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return host_and_port(address, port) if port else address
 
 
 def _block(key: str, first: Sequence[str], servers: Sequence[str]) -> str:

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from clusterdns.corefile.keys import parse_key
 from clusterdns.corefile.lexer import shorten
 from clusterdns.corefile.parser import Directive
+from clusterdns.host import addresses
+from clusterdns.host.addresses import MAX_PORT
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
 MAX_NUMBER = 2**31 - 1
-MAX_PORT = 65535
 _LIKE_IPV4 = re.compile(r"[0-9.]+")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
 
@@ -111,8 +112,11 @@ def listen_address(directive: Directive, default: str) -> str:
     address = host[1:-1].partition("%")[0] if in_brackets else host
     if not colon:
         raise directive.error(f"wants HOST:PORT or :PORT, got {shorten(text)!r}")
-    if not (port.isascii() and port.isdigit() and int(port[:6]) <= MAX_PORT):
-        raise directive.error(f"wants a port from 0 to {MAX_PORT}, got {shorten(port)!r}")
+    try:
+        addresses.read_port(port, least=0)
+    except ValueError as error:
+        reason = f"wants a port from 0 to {MAX_PORT}, got {shorten(port)!r}"
+        raise directive.error(reason) from error
     if in_brackets or ":" in host or _LIKE_IPV4.fullmatch(host):
         try:
             found = ipaddress.ip_address(address)
@@ -127,17 +131,12 @@ def listen_address(directive: Directive, default: str) -> str:
 
 def server(text: str, line: Directive, port: str = "53") -> tuple[str, int]:
     """Return the address and port of ``IP``, ``IP:PORT`` or ``[IP]:PORT``."""
-    host = text
-    if text.startswith("["):
-        host, _, after = text[1:].partition("]")
-        port = after.removeprefix(":") or port
-    elif text.count(":") == 1:
-        host, port = text.split(":")
     try:
+        host, given = addresses.split(text)
         ipaddress.ip_address(host)
     except ValueError as error:
         raise line.error(f"{text!r} is no IP address, with or without a port") from error
-    return host, whole(port, line, least=1, most=65535)
+    return host, whole(port if given is None else given, line, least=1, most=MAX_PORT)
 
 
 def network(text: str, line: Directive) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

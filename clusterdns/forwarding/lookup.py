@@ -16,6 +16,7 @@ from pathlib import Path
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.forwarding.exchange import Exchange
+from clusterdns.host import addresses
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Question
 from clusterdns.wire.reading import Reply
@@ -102,18 +103,9 @@ def _in_hosts_file(host: str) -> list[str]:
 
 
 def host_and_port(text: str, port: int, directive: Directive) -> tuple[str, int]:
-    """Return the parts of ``host[:port]``; an IPv6 address with a port is in brackets."""
-    host, given = text, ""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        given = rest.removeprefix(":")
-        if rest == ":" or (rest and not rest.startswith(":")):
-            given = "none"
-    elif text.count(":") == 1:
-        host, _, given = text.partition(":")
-        given = given or "none"
-    if not given:
-        return host, port
-    if not (given.isascii() and given.isdigit()) or not 1 <= int(given[:6]) <= 65535:
-        raise directive.error(f"{text!r} has no valid port")
-    return host, int(given)
+    """Return the parts of ``host[:port]``. Raises ConfigError."""
+    try:
+        host, given = addresses.split(text)
+        return host, port if given is None else addresses.read_port(given)
+    except ValueError as error:
+        raise directive.error(f"{text!r} has no valid port") from error

@@ -28,7 +28,7 @@ from clusterdns.forwarding.datagrams import Ask, Datagrams, Done
 from clusterdns.forwarding.entropy import Idents
 from clusterdns.forwarding.exchange import Exchange, Mismatch
 from clusterdns.forwarding.health import PROBE_TIMEOUT_S, Health
-from clusterdns.host.interfaces import host_and_port
+from clusterdns.host.addresses import host_and_port
 from clusterdns.metrics.histogram import TIME_S, Histogram
 from clusterdns.wire import message, rr
 from clusterdns.wire.message import Question

@@ -1,4 +1,4 @@
-"""The IP addresses of this host's network interfaces, from the Linux kernel."""
+"""The IP addresses of this host's network interfaces, and socket addresses, as Linux has them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from pathlib import Path
 _SIOCGIFCONF = 0x8912  # linux/sockios.h
 _IFREQ_OCTETS = 40  # struct ifreq on 64-bit Linux: a name of 16 octets, then a sockaddr
 _MOST_INTERFACES = 512
-
-
-def host_and_port(host: str, port: int) -> str:
-    """Return ``host:port``, an IPv6 address in brackets (RFC 3986 section 3.2.2)."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def sockaddr(host: str, port: int) -> bytes:

@@ -80,7 +80,7 @@ from clusterdns.forwarding.connections import Tls, tls_context
 from clusterdns.forwarding.destinations import Destination, Entry, ServerFile
 from clusterdns.forwarding.flight import DEADLINE_S, Pool, Rules
 from clusterdns.forwarding.upstream import Options, Upstream
-from clusterdns.host.interfaces import host_and_port
+from clusterdns.host.addresses import host_and_port
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
 from clusterdns.metrics.family import Family

@@ -44,7 +44,7 @@ from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, Plugin, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
-from clusterdns.host.interfaces import host_and_port
+from clusterdns.host.addresses import host_and_port
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
 from clusterdns.wire import name, rr

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from clusterdns.config.compile import Endpoint
 from clusterdns.errors import ClusterDNSError
-from clusterdns.host import interfaces
+from clusterdns.host import addresses
 
 BUFFER_OCTETS = 4 * 2**20  # the kernel gives what net.core.rmem_max allows
 BACKLOG = 1024
@@ -60,7 +60,7 @@ def bind(
     except OSError as error:
         for sock in made:
             sock.close()
-        where = interfaces.host_and_port(*endpoint)
+        where = addresses.host_and_port(*endpoint)
         raise BindError(f"listen {where}: {error.strerror or error}") from error
     return found
 

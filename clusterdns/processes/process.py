@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -18,14 +17,13 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from clusterdns.host import libc
 from clusterdns.serving.packetloop import PacketLoop
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP,
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
 )  # fmt: skip
-_libc = ctypes.CDLL(None)
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +57,7 @@ def _become_child(keep: frozenset[int], parent: int) -> None:
     # The terminal's ^C reaches the whole group; the supervisor decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.die_with_parent()
     if os.getppid() != parent:
         os._exit(1)  # it died between fork and prctl
     # asyncio forgets by itself that the supervisor's loop runs: in 3.11 by the process ID, from

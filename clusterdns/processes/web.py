@@ -14,6 +14,7 @@ from http import HTTPStatus
 
 from clusterdns.chain.plugin import Respond
 from clusterdns.errors import ClusterDNSError
+from clusterdns.host import addresses
 
 TIMEOUT_S = 5.0
 HEAD_TIMEOUT_S = 1.0
@@ -137,7 +138,8 @@ def split_address(address: str) -> tuple[str, int]:
     Raises:
         AddressError: there is no port, or it is no number.
     """
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise AddressError(f"{address!r} is no host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    try:
+        host, port = addresses.split(address)
+        return host, addresses.read_port(port or "", least=0)
+    except ValueError as error:
+        raise AddressError(f"{address!r} is no host:port") from error

@@ -27,7 +27,7 @@ from clusterdns.config.compile import compile_text
 from clusterdns.forwarding import destinations, flight, lookup
 from clusterdns.forwarding.choice import BAND_S, EXPLORE, HEDGE_LEAST_S, Pace, hedge_s, order
 from clusterdns.forwarding.upstream import Upstream
-from clusterdns.host import interfaces
+from clusterdns.host import addresses, interfaces
 from clusterdns.plugins import forward
 from clusterdns.plugins.forward import Forward
 from clusterdns.wire import message, name, rr
@@ -526,9 +526,9 @@ def test_servers_that_are_ourselves_are_named(text, is_warned, caplog):
 
 def test_an_address_of_this_host_is_ourselves_too(caplog):
     for address in interfaces.non_loopback()[:1]:
-        text = f". {{\n forward . {interfaces.host_and_port(address, 53)}\n}}\n"
+        text = f". {{\n forward . {addresses.host_and_port(address, 53)}\n}}\n"
         compile_text(text, "Corefile", port=53, environ={}, warn=print)
-        assert f"{interfaces.host_and_port(address, 53)} is this server" in caplog.text
+        assert f"{addresses.host_and_port(address, 53)} is this server" in caplog.text
 
 
 def test_host_names_are_looked_up_where_the_options_say(tmp_path):

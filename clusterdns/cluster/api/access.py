@@ -21,6 +21,7 @@ from urllib3.connection import HTTPConnection
 from clusterdns.cluster.api.server import MAX_CONNECTIONS, Access, Server, is_here
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
+from clusterdns.host.addresses import host_and_port
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_AGE_S = 50.0  # client-go reads a token again after a minute less ten seconds
@@ -85,8 +86,7 @@ def _cluster_of_the_pod(account: Path) -> Server:
     authority = account / "ca.crt"
     if not authority.is_file():
         raise ApiError(f"{authority}: no such file")
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return Server(f"https://{place}", authority=str(authority))
+    return Server(f"https://{host_and_port(host, port)}", authority=str(authority))
 
 
 def _pool(server: Server) -> urllib3.PoolManager:

@@ -12,7 +12,6 @@ When the server cannot be reached at the start, the file stands in for it until 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import marshal
 import socket
@@ -31,6 +30,7 @@ from clusterdns.cluster.api.reflector import Change, Reflector
 from clusterdns.cluster.feed import Feeder, plain
 from clusterdns.cluster.objects import SERVICES, Key
 from clusterdns.cluster.source import Source
+from clusterdns.host import libc
 from clusterdns.metrics.histogram import PROGRAMMING_S, Histogram
 from clusterdns.metrics.tally import Sample
 
@@ -39,8 +39,6 @@ SNAPSHOT_S = 10.0  # between two writes of the file
 SNAPSHOT_SHARE = 0.02  # of the time may go into writing it
 UNREACHABLE_S = 4.0  # without a list for so long after the start: the snapshot is taken
 STUCK_S = 240.0  # no request is silent for so long: a thread that is has been lost
-_M_ARENA_MAX = -8  # malloc.h
-_libc = ctypes.CDLL(None)
 _log = logging.getLogger("kubernetes")
 
 Address = tuple[str, Key]
@@ -112,7 +110,7 @@ class Watch:
     async def run(self) -> None:
         """Feed the workers until cancelled."""
         # A heap for each thread would keep what it once used for ever.
-        _libc.mallopt(_M_ARENA_MAX, 1)
+        libc.share_one_heap()
         self.feeder.start()
         for reflector in self.reflectors.values():
             self._spawn(reflector.run, reflector.kind)
@@ -130,7 +128,7 @@ class Watch:
                 await asyncio.to_thread(self._save_snapshot)
             if not is_trimmed and self._is_complete:
                 is_trimmed = True
-                _libc.malloc_trim(0)  # the lists' buffers are not needed again soon
+                libc.return_free_memory()  # the lists' buffers are not needed again soon
 
     @property
     def is_well(self) -> bool:

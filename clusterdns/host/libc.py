@@ -1,0 +1,34 @@
+"""Calls of the C library that Python has no function for; it is opened at the first of them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import signal
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_M_ARENA_MAX = -8  # malloc.h
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends (prctl(2))."""
+    _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def share_one_heap() -> None:
+    """Have all threads allocate from one heap; nothing happens without glibc (mallopt(3))."""
+    call = getattr(_libc(), "mallopt", None)
+    if call is not None:
+        call(_M_ARENA_MAX, 1)
+
+
+def return_free_memory() -> None:
+    """Give free memory back to the kernel; nothing happens without glibc (malloc_trim(3))."""
+    call = getattr(_libc(), "malloc_trim", None)
+    if call is not None:
+        call(0)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
