@@ -36,10 +36,10 @@ Examples:
         }
     }
 
-Differences from CoreDNS: a KEY that is no base64 is a mistake. Keys hold in their server block. A
-reply leaves room for its TSIG record, and is truncated if that does not suffice. BADKEY and BADSIG
-come without a MAC, an unknown algorithm is BADKEY. `secondary` and NOTIFY are not signed, and a
-request that is forwarded goes without its TSIG record, as in CoreDNS.
+Differences from CoreDNS: a KEY that is no base64 is a mistake. Keys hold in their server block,
+whatever the letter case of their names. A reply leaves room for its TSIG record, and is truncated
+if that does not suffice. An unknown algorithm, hmac-md5 too, is BADKEY. `secondary` and NOTIFY are
+not signed, and a request that is forwarded goes without its TSIG record, as in CoreDNS.
 """
 
 from __future__ import annotations
