@@ -6,6 +6,7 @@ import math
 import resource
 import select
 import socket
+import struct
 import sys
 import threading
 import time
@@ -95,17 +96,39 @@ def test_what_is_no_answer_is_a_miss(answer):
 
 @needs_drain
 def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent(sockets):
-    long = (NOW + 1, 0, (bytes(10),) * 16, False, b"", bytes(65_500))
-    opt = message.write_opt(Edns(65535, 0, 0))
-    table = fuzz_drain.filled_table()
-    lasting, *others = table.maps([0, 0])
-    other = b"\x01x\0\0\1\0\1"
-    query = message.HEADER.pack(7, 0, 1, 0, 0, 1) + other + opt
-    for packet in (WEB, query, WEB):
-        sockets.client.send(packet)
-    maps = ({**lasting, other + b"\0": long}, *others)
+    """There is no sending to port 0, which a query can come from all the same."""
+    to = sockets.server.getsockname()
+    try:
+        raw = socket.socket(sockets.server.family, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    except PermissionError:
+        pytest.skip("needs CAP_NET_RAW: run as root")
+    with raw:
+        if raw.family == socket.AF_INET6:
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, 6)
+        sockets.client.send(WEB)
+        raw.sendto(struct.pack("!HHHH", 0, to[1], 8 + len(WEB), 0) + WEB, (to[0], 0))
+        sockets.client.send(WEB)
+    maps = fuzz_drain.filled_table().maps([0, 0])
     assert (3, 1, []) == drain.drain(sockets.server.fileno(), maps, NOW)
     assert 2 == len(sockets.received())
+
+
+@needs_drain
+def test_a_reply_that_no_datagram_has_room_for_is_left(sockets):
+    """Only the chain cuts."""
+    lasting, *others = fuzz_drain.filled_table().maps([0, 0])
+    other = b"\x01x\0\0\1\0\1"
+    query = message.HEADER.pack(7, 0, 1, 0, 0, 1) + other + message.write_opt(Edns(65535, 0, 0))
+    for size, is_left in ((65_507, False), (65_508, True)):
+        body = bytes(size - 12 - len(other) - 11)
+        maps = (
+            {**lasting, other + b"\0": (NOW + 1, 0, (bytes(10),) * 16, False, b"", body)},
+            *others,
+        )
+        sockets.client.send(query)
+        hits, _, left = drain.drain(sockets.server.fileno(), maps, NOW)
+        assert (not is_left, is_left) == (bool(hits), bool(left))
+        sockets.received()
 
 
 @needs_drain
