@@ -11,7 +11,8 @@ one look at the socket and the next: a miss costs ten times a hit and more, so a
 are not there would else fill the socket, and what is there would be lost with it. Under 20,000
 unique names a second, four times what one worker can resolve, no query for a cluster name was lost
 in 8 s and their p99 was tens of milliseconds at most; before, half of them were lost. What
-overflows the queue is dropped, oldest first: its clients have waited longest, and ask again.
+overflows the queue is dropped, and what has waited for longer than clients do. They take turns by
+address: who asks much waits for himself, and it is his oldest that is dropped.
 
 A socket bound to one address replies from it. One bound to all addresses has to be told from which:
 the kernel tells the address a query was sent to beside each datagram, and is told the same beside
@@ -25,9 +26,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import socket
 import struct
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -41,13 +43,16 @@ if TYPE_CHECKING:
 
 BATCH = 64
 MISSES = 4  # a batch of hits waits for so many: half a millisecond
-MAX_MISSED = 1024  # 0.1 s of work, 100 kB
+MAX_MISSED = 1024  # 0.1 s of work, 100 kB; a second and more if each is large
+MAX_WAIT_S = 2.0  # by then the client has asked again, or someone else
+_LOOKED_AT = 16  # clients of whom the one with most queries loses one
 # CoreDNS receives into 512 octets: a longer query is cut, and fails to parse (miekg/dns UDPSize).
 RECEIVE_OCTETS = 512
 IP_PKTINFO = 8  # linux/in.h
 _CONTROL_HEAD = struct.Struct("@Nii")  # struct cmsghdr: octets, level, type
 _PKTINFO_OCTETS = {socket.IPPROTO_IP: 12, socket.IPPROTO_IPV6: 20}
 
+_Missed = tuple[bytes, tuple[str, int], Send, float]  # and when it came
 Control = tuple[int, int, bytes]  # level, type and data of a control message, as Python has them
 
 
@@ -66,7 +71,8 @@ class Engine:
         self.number = sock.fileno()
         self.zones: dict[bytes, Lane | None] = {}  # where misses may go by themselves, see relay.py
         self.shed = 0
-        self._missed: deque[tuple[bytes, tuple[str, int], Send]] = deque()
+        self._missed: OrderedDict[str, deque[_Missed]] = OrderedDict()  # whose turn is next first
+        self._waiting = 0
         # Of what was answered while the loop waited: durations by bucket, and nanoseconds in all.
         self._times = [0] * (len(TIME_S) + 2)
         self._left: list[Left] = []
@@ -85,7 +91,7 @@ class Engine:
         """Read no more; what has been read is still answered."""
         packetloop.unwatch(self._sock)
         while self._missed:
-            self._resolve(len(self._missed))
+            self._resolve(self._waiting)
 
     def add_up(self) -> None:
         """Count how long queries took that were answered while the loop waited."""
@@ -157,10 +163,28 @@ class Engine:
 
     def _miss(self, packet: bytes, client: tuple[str, int], send: Send) -> None:
         """Let a query wait for its turn to be resolved."""
-        if len(self._missed) >= MAX_MISSED:
-            self._missed.popleft()
-            self.shed += 1
-        self._missed.append((packet, client, send))
+        if self._waiting >= MAX_MISSED:
+            self._shed_for(client[0])
+        missed = packet, client, send, self.server.clock()
+        self._missed.setdefault(client[0], deque()).append(missed)
+        self._waiting += 1
+
+    def _shed_for(self, host: str) -> None:
+        """Drop the oldest query of a client that has many: whose is new, or one of the next."""
+        some = [host, *itertools.islice(self._missed, _LOOKED_AT)]
+        self._pop(max(some, key=lambda each: len(self._missed.get(each, ()))))
+        self.shed += 1
+
+    def _pop(self, host: str) -> _Missed:
+        """Return a client's oldest query; its next is due when the others have had their turn."""
+        same = self._missed[host]
+        found = same.popleft()
+        self._waiting -= 1
+        if same:
+            self._missed.move_to_end(host)
+        else:
+            del self._missed[host]
+        return found
 
     def _resolve(self, most: int = MISSES) -> None:
         """Resolve the first of those that wait, and come back for the others.
@@ -171,8 +195,11 @@ class Engine:
         """
         missed, server, hits = self._missed, self.server, self.hits
         began, answered, resolved = server.clock(), 0, 0
-        for _ in range(min(len(missed), max(most, BATCH))):
-            packet, client, send = missed.popleft()
+        for _ in range(min(self._waiting, max(most, BATCH))):
+            packet, client, send, since = self._pop(next(iter(missed)))
+            if began - since > MAX_WAIT_S:
+                self.shed += 1
+                continue
             reply = server.table.reply(packet, began, hits) if self._is_behind else None
             if reply is None:
                 resolved += 1

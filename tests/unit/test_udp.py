@@ -142,6 +142,69 @@ def test_what_overflows_is_dropped_the_oldest_first(monkeypatch):
     run(test)
 
 
+def test_clients_take_turns(monkeypatch):
+    """Who asks much waits for himself, and loses what overflows."""
+    monkeypatch.setattr(udp, "MAX_MISSED", 50)
+
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        port = listener.client.getpeername()[1]
+        with bound("127.0.0.2") as other:
+            for i in range(55):
+                listener.send(f"n{i}.{WEB}", i)
+            for i in range(3):
+                other.sendto(query(f"o{i}.{WEB}", 100 + i, A), ("127.0.0.1", port))
+            await until(lambda: listener.engine.shed)
+            await until(lambda: len(listener.replies()) == 47)
+            assert [100, 101, 102] == [int.from_bytes(other.recv(512)[:2]) for _ in range(3)]
+            assert 8 == listener.engine.shed
+        listener.engine.stop()
+
+    run(test)
+
+
+def test_a_quiet_client_is_not_behind_a_flood():
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        answered: list[str] = []
+        as_ever = listener.engine.server.resolve
+
+        def resolve(packet, client, *others):
+            answered.append(client[0])
+            return as_ever(packet, client, *others)
+
+        listener.engine.server.resolve = resolve
+        port = listener.client.getpeername()[1]
+        with bound("127.0.0.2") as other:
+            for i in range(40):
+                listener.send(f"n{i}.{WEB}", i)
+            other.sendto(query(f"o.{WEB}", 100, A), ("127.0.0.1", port))
+            await until(lambda: len(answered) == 41)
+        assert answered.index("127.0.0.2") < 2 * udp.MISSES
+        listener.engine.stop()
+
+    run(test)
+
+
+def test_what_has_waited_for_longer_than_clients_do_is_dropped():
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        server, late_s = listener.engine.server, 0.0
+        clock = server.clock
+        server.clock = lambda: clock() + late_s
+        for i in range(40):
+            listener.send(f"n{i}.{WEB}", i)
+        await until(lambda: listener.engine._missed)
+        already, late_s = len(listener.replies()), udp.MAX_WAIT_S + 0.1
+        await until(lambda: not listener.engine._missed)
+        await asyncio.sleep(0.02)
+        assert 40 - already == listener.engine.shed > 0
+        assert already == len(listener.replies())
+        listener.engine.stop()
+
+    run(test)
+
+
 def test_what_has_been_read_is_answered_before_the_end():
     async def test(listener: Listener) -> None:
         await warm(listener)
