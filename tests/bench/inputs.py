@@ -45,6 +45,7 @@ class Scenario(NamedTuple):
     is_endless: bool = False  # no name is ever asked for twice
     transport: str = "udp"
     is_churned: bool = False  # the cluster changes meanwhile
+    options: tuple[str, ...] = ()  # of dnsperf: the form of the queries
 
 
 def generate(directory: Path, size: int, endpoints: int = ENDPOINTS) -> Cluster:
@@ -124,6 +125,20 @@ def cluster_addresses(cluster: Cluster, rng: random.Random) -> Iterator[Question
     """Ask for the addresses of all Services that have a cluster address."""
     for name in rng.sample(cluster.services, len(cluster.services)):
         yield f"{name}.svc.{ZONE}", "A"
+
+
+def mixed_case(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for cluster addresses in another mixture of upper and lower case each time (0x20)."""
+    while True:
+        for qname, qtype in cluster_addresses(cluster, rng):
+            bits = rng.getrandbits(len(qname))
+            yield "".join(c.upper() if bits >> i & 1 else c for i, c in enumerate(qname)), qtype
+
+
+def random_services(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for Services that are not there, of a namespace that is."""
+    while True:
+        yield f"{rng.getrandbits(48):012x}.{SEARCH[0]}", "A"
 
 
 def headless_addresses(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
@@ -208,6 +223,18 @@ _FORWARDED = Scenario(
 )
 
 
+# What forwarders, dig and resolvers against forgers make of a question, and a dictionary attack.
+FORMS = (
+    Scenario("a with DO", cluster_addresses, frozenset({"zone"}), options=("-D",)),
+    Scenario(
+        "a with a cookie", cluster_addresses, frozenset({"zone"}),
+        options=("-e", "-E", "10:0011223344556677"),
+    ),
+    Scenario("a in mixed case", mixed_case, frozenset({"zone"}), is_endless=True),
+    Scenario("random services", random_services, frozenset({"zone"}), is_endless=True),
+)  # fmt: skip
+
+
 def _churned(scenario: Scenario) -> Scenario:
     return scenario._replace(
         title=scenario.title + CHURN, needs=scenario.needs | {"api"}, is_churned=True
@@ -219,4 +246,4 @@ SCENARIOS = (*_STATIC, _FORWARDED, *map(_churned, _STATIC))
 
 def scenario(title: str) -> Scenario:
     """Return a scenario by its title."""
-    return next(one for one in SCENARIOS if one.title == title)
+    return next(one for one in (*SCENARIOS, *FORMS) if one.title == title)

@@ -149,15 +149,17 @@ def put_load(
     passes: int = 0,
     transport: str = "udp",
     clients: int = 1,
+    options: tuple[str, ...] = (),
 ) -> Load:
     """Return what dnsperf sees of a server.
 
     ``rate`` is queries a second, 0 as many as are answered; ``passes`` is how often the questions
     are gone through at most, 0 without end. Over "tcp" each client keeps its connection.
+    ``options`` are dnsperf's own.
     """
     command = [DNSPERF, "-s", "127.0.0.1", "-p", str(port), "-d", str(questions), "-t", "1"]
     command += ["-l", f"{seconds:.3f}", "-O", "suppress=timeout"]
-    command += ["-m", transport, "-c", str(clients)]
+    command += ["-m", transport, "-c", str(clients), *options]
     if rate:
         command += ["-Q", str(rate)]
     if passes:

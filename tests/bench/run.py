@@ -50,6 +50,7 @@ class Plan(NamedTuple):
 
 
 FULL, FULL_TITLES = Plan(), tuple(one.title for one in inputs.SCENARIOS)
+FORM_TITLES = tuple(one.title for one in inputs.FORMS)
 QUICK = Plan(1000, seconds=0.5, rates=(0,), servers=servers.NAMES[:4])
 QUICK_TITLES = ("a", "search", "mixed", "random nxdomain", "uncached external", "tcp")
 
@@ -110,7 +111,9 @@ def main() -> int:
     options = _arguments()
     plan = _plan(options)
     default = QUICK_TITLES if options.quick else FULL_TITLES
-    titles = _matching(options.scenario, FULL_TITLES) if options.scenario else default
+    titles = (
+        _matching(options.scenario, (*FULL_TITLES, *FORM_TITLES)) if options.scenario else default
+    )
     found: list[dict[str, object]] = []
     for row in rows(plan, [inputs.scenario(title) for title in titles]):
         found.append(row.as_json())
@@ -137,7 +140,10 @@ def _arguments() -> argparse.Namespace:
         "--rate", type=int, nargs="+", help="queries a second; 0 is as many as are answered"
     )
     parser.add_argument(
-        "--scenario", nargs="+", metavar="PATTERN", help=f"of {', '.join(FULL_TITLES)}"
+        "--scenario",
+        nargs="+",
+        metavar="PATTERN",
+        help=f"of {', '.join((*FULL_TITLES, *FORM_TITLES))}",
     )
     parser.add_argument(
         "--server", nargs="+", metavar="PATTERN", help=f"of {', '.join(servers.NAMES)}"
@@ -242,6 +248,7 @@ class Bench:
         return measure.put_load(
             subject.port, self._path, seconds=seconds, rate=rate, passes=passes,
             transport=scenario.transport, clients=TCP_CLIENTS if scenario.transport == "tcp" else 1,
+            options=scenario.options,
         )  # fmt: skip
 
     def _write(self, scenario: inputs.Scenario, count: float) -> None:

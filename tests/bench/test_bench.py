@@ -263,7 +263,9 @@ def test_cpu_and_memory_are_those_of_the_whole_tree():
         process.communicate(timeout=10)
 
 
-@pytest.mark.parametrize("scenario", inputs.SCENARIOS, ids=lambda scenario: scenario.title)
+@pytest.mark.parametrize(
+    "scenario", (*inputs.SCENARIOS, *inputs.FORMS), ids=lambda scenario: scenario.title
+)
 def test_a_scenario_asks_the_same_again_unless_it_is_endless(tmp_path, scenario):
     cluster = inputs.generate(tmp_path, 500)
     one, two = (list(islice(scenario.questions(cluster, random.Random(1)), 50)) for _ in range(2))
