@@ -66,6 +66,7 @@ _PLAIN = {
 _VARIANTS = tuple(bytes((i,)) for i in range(4))
 _OPT_START = b"\0\0\x29"  # the root, type OPT
 _OPT_HEAD = 9  # octets of an OPT before its RDLENGTH
+_OPT_OCTETS = 11  # of one without options
 _PLAIN_OPT_TTLS = (b"\0\0\0\0", b"\0\0\x80\0")  # version 0, and no flag but DO
 # NSID, client subnet, EXPIRE, COOKIE, keepalive, padding.
 _SILENT_OPTIONS = frozenset((3, 8, 9, 10, 11, 12))
@@ -125,7 +126,9 @@ class AnswerTable:
             return None
         if kind & _OPT:
             opt = packet[end : end + _OPT_HEAD]
-            extra = _silent_octets(packet, end + _OPT_HEAD)
+            # Most queries have no option: two octets that are zero end them.
+            if len(packet) != end + _OPT_OCTETS or packet[-2:] != b"\0\0":
+                extra = _silent_octets(packet, end + _OPT_HEAD)
             if extra < 0 or opt[:3] != _OPT_START or opt[5:] not in _PLAIN_OPT_TTLS:
                 return None
             if opt[7]:
@@ -142,7 +145,9 @@ class AnswerTable:
             opt += b"\0\0"
         elif end != len(packet):
             return None
-        answer = self._find(question, _VARIANTS[variant])
+        key = question + _VARIANTS[variant]
+        # A question in lower case, the most frequent by far, is a key as it is.
+        answer = self._lasting.answers.get(key) or self._find(question, key)
         if answer is None or answer[_UNTIL] <= now:
             return None
         reply = _compose(answer, packet[:2], kind, question, opt)
@@ -156,16 +161,18 @@ class AnswerTable:
             hits[slot + (kind >> 2 & 1)] += 1
         return reply
 
-    def _find(self, question: bytes, variant: bytes) -> Answer | None:
-        """Return what is remembered of a question as it was asked, or None."""
-        folded = question[:-4].lower() + question[-4:]
-        key = folded + variant
+    def _find(self, question: bytes, key: bytes) -> Answer | None:
+        """Return what passes, or is filed under the folded question; ``key`` is as it was asked."""
+        answer: Answer | None
+        folded = question[:-4].lower() + key[-5:]
+        if folded == key:
+            return self._passing.answers.get(key) or self._denial(key)
         answer = (
-            self._lasting.answers.get(key) or self._passing.answers.get(key) or self._denial(key)
+            self._lasting.answers.get(folded)
+            or self._passing.answers.get(folded)
+            or self._denial(folded)
         )
-        if folded != question and not (answer and answer[_IS_FREE]):
-            return self._passing.answers.get(question + variant)
-        return answer
+        return answer if answer and answer[_IS_FREE] else self._passing.answers.get(key)
 
     def _denial(self, key: bytes) -> Answer | None:
         """Return the answer of the cut that a question lies below, or None."""
