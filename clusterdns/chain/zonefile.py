@@ -12,7 +12,6 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
@@ -27,23 +26,6 @@ MAX_RECORDS = 250_000
 MAX_FILES = 1000  # that a zone file includes
 _AT_A_STRETCH = 64  # records, 2 ms: so long may another thread have to wait
 _BREAK_S = 0.0002
-
-
-class Version(NamedTuple):
-    """What tells one version of a file from another; a rename or a copy back is one, too."""
-
-    mtime_ns: int
-    octets: int
-    inode: int
-
-
-def version(path: Path) -> Version | None:
-    """Return the version of a file, None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return Version(found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 def read(path: Path, apex: WireName, *, is_beside: bool = False) -> Zone:

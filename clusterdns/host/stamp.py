@@ -7,6 +7,7 @@ same time and size: so all of it is compared, for inequality.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -22,3 +23,11 @@ class Stamp(NamedTuple):
     def of(cls, status: os.stat_result) -> Stamp:
         """Return the stamp of a file with this status, from `stat` or `fstat`."""
         return cls(status.st_mtime_ns, status.st_ino, status.st_dev, status.st_size)
+
+    @classmethod
+    def at(cls, path: Path) -> Stamp | None:
+        """Return the stamp of the file at a path, None if there is none."""
+        try:
+            return cls.of(path.stat())
+        except OSError:
+            return None

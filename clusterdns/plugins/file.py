@@ -41,6 +41,7 @@ from clusterdns.chain.plugin import Plugin, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.stamp import Stamp
 from clusterdns.host.tasks import end
 from clusterdns.wire import name
 from clusterdns.wire.masterfile import MasterFileError
@@ -75,11 +76,11 @@ class File(Authority):
                 case _:
                     raise line.unknown("reload", "reload_by_mtime", "fallthrough", "upstream")
         self.zones = dict.fromkeys(apexes)  # None: no file yet
-        self._version = zonefile.version(self._path)
+        self._stamp = Stamp.at(self._path)
         try:
             self.zones = {apex: zonefile.read(self._path, apex) for apex in apexes}
         except MasterFileError as error:
-            if self._version is not None or not self._reload_s:
+            if self._stamp is not None or not self._reload_s:
                 raise directive.error(str(error)) from error
             _log.warning("%s: trying again every %g s", error, self._reload_s)
         self._apexes = list(self.zones)  # of all directives of the block
@@ -121,8 +122,8 @@ class File(Authority):
 
     async def _look(self) -> bool:
         """Take up the file if it has changed; tell whether it was."""
-        version = await asyncio.to_thread(zonefile.version, self._path)
-        if self._by_mtime and version == self._version:
+        stamp = await asyncio.to_thread(Stamp.at, self._path)
+        if self._by_mtime and stamp == self._stamp:
             return False
         try:
             found = await asyncio.to_thread(self._read)
@@ -135,7 +136,7 @@ class File(Authority):
             for apex, zone in found.items()
             if self._by_mtime or (old := known[apex]) is None or old.serial != zone.serial
         ]
-        self._version = version
+        self._stamp = stamp
         if not changed:
             return False
         self.zones = {**known, **{apex: found[apex] for apex in changed}}

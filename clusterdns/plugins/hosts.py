@@ -56,7 +56,7 @@ import functools
 import os
 import stat
 import time
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
@@ -64,6 +64,7 @@ from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive, did_you_mean
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.stamp import Stamp
 from clusterdns.host.tasks import end
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
@@ -84,16 +85,7 @@ _PROPERTIES = ("fallthrough", "fallthrough_unsupported", "no_reverse", "ttl", "r
 _log = plugin_logger("hosts")
 
 
-class _Stamp(NamedTuple):
-    """What tells one version of the file from another."""
-
-    mtime_ns: int
-    size: int
-    device: int
-    inode: int
-
-
-def read(path: str, known: _Stamp | None) -> tuple[_Stamp, bytes] | None:
+def read(path: str, known: Stamp | None) -> tuple[Stamp, bytes] | None:
     """Return a file and what tells this version of it, None if that is ``known``.
 
     Raises:
@@ -106,7 +98,7 @@ def read(path: str, known: _Stamp | None) -> tuple[_Stamp, bytes] | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError("it is no regular file")
-        stamp = _Stamp(status.st_mtime_ns, status.st_size, status.st_dev, status.st_ino)
+        stamp = Stamp.of(status)
         if stamp == known:
             return None
         octets = bytearray()
@@ -151,7 +143,7 @@ class Hosts(Plugin):
         inline = "\n".join(self._lines).encode("utf-8", "surrogateescape")
         self._inline = self._parse(inline, "Inline hosts entries")
         self._file = Entries()
-        self._stamp: _Stamp | None = None  # of what was read last
+        self._stamp: Stamp | None = None  # of what was read last
         self._complaint = ""  # about the file as a whole, as last logged
         self._parents: frozenset[WireName] | None = frozenset()
         self._share()
@@ -252,7 +244,7 @@ class Hosts(Plugin):
         _log.debug("Parsed hosts file into %d entries", entries.entries)
         return True
 
-    def _changed(self) -> tuple[_Stamp, Entries] | None:
+    def _changed(self) -> tuple[Stamp, Entries] | None:
         """Return the file as it is now, None if it is as before or cannot be read."""
         try:
             found = read(self._path, self._stamp)
