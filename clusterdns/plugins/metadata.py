@@ -12,8 +12,7 @@ label is computed only when a plugin asks for it: `log` in a `{/plugin/name}` to
 * `forward/upstream`: the server that replied, as `ADDRESS:PORT`.
 * `kubernetes/port-name`, `/protocol`, `/endpoint`, `/service`, `/namespace`, `/kind`: the parts of
   a name in the cluster; `kubernetes/parse-error` if it has none.
-* `kubernetes/client-namespace`, `/client-pod-name`, `/client-label/KEY`: the Pod that asks, with
-  `pods verified`.
+* `kubernetes/client-namespace`, `/client-pod-name`: the Pod that asks, with `pods verified`.
 * `view/name`: the name of the block's `view`.
 
 Examples:
@@ -24,7 +23,8 @@ Examples:
         forward . 192.0.2.53
     }
 
-Differences from CoreDNS: labels cost nothing until a plugin asks for one.
+Differences from CoreDNS: labels cost nothing until a plugin asks for one. Labels of Pods are not
+kept, so there is no `kubernetes/client-label/KEY`.
 """
 
 from __future__ import annotations
