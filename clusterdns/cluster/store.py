@@ -129,7 +129,8 @@ class Store:
     """Services, EndpointSlices, Namespaces and Pods of one source, indexed for lookups.
 
     ``imported`` are ServiceImports, as the Services they stand for, and their EndpointSlices. The
-    serials are Unix seconds of the last change that counts (1.18 of CoreDNS' rules).
+    serials are Unix seconds of the last change that counts.
+    (CoreDNS: plugin/kubernetes/controller.go)
     """
 
     def __init__(self, kinds: Iterable[str]) -> None:

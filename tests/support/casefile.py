@@ -33,7 +33,6 @@ class Question(NamedTuple):
     """One query, or the octets of a raw packet; ``transport`` is empty when any will do."""
 
     line: int
-    rows: tuple[int, ...] = ()  # the worked cases it stands for
     qname: str = "."
     qtype: int = 1
     qclass: int = 1

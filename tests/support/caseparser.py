@@ -38,7 +38,6 @@ _OPCODES = {"query": 0, "iquery": 1, "status": 2, "notify": 4, "update": 5, "dso
 _COOKIE, _ECS = 10, 8
 _ECS_DATA = bytes.fromhex("00011800c00002")  # 192.0.2.0/24 (RFC 7871 section 6)
 _RANGE = re.compile(r"\[(\d+)-(\d+)\]")
-_ROWS = re.compile(r"\d+(?:\s*,\s*\d+)*\b")
 
 
 def load(path: Path, *, local_addresses: Sequence[str] = (LOCAL_ADDRESS,)) -> list[Case]:
@@ -190,9 +189,8 @@ class _Parser:
             yield Step(question.line, "ask", (), question, tuple(expectations))
 
     def _question(self, head: _Head, number: int, line: str) -> Question:
-        text, _, comment = line.partition(" ;")
-        rows = _ROWS.match(comment.strip())
-        question = Question(number, tuple(int(r) for r in rows[0].split(",")) if rows else ())
+        text = line.partition(" ;")[0]
+        question = Question(number)
         if text.startswith("!"):
             *octets, transport = [*text[1:].split(), ""]
             if octets and octets[-1] in ("+udp", "+tcp"):
