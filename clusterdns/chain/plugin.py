@@ -23,7 +23,7 @@ from clusterdns.metrics.tally import Sample
 from clusterdns.wire import rr
 from clusterdns.wire.message import MAX_OCTETS, Query, Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Response, failure
+from clusterdns.wire.response import Note, Response, failure
 
 if TYPE_CHECKING:
     from clusterdns.chain.route import Route
@@ -34,6 +34,10 @@ AnswerNext = Callable[[Question], Response | None]
 HandleNext = Callable[[Query], Awaitable[Response]]
 
 NO_ZONE = failure(rr.REFUSED)  # behind the last plugin, if it answers from whole zones
+
+# A hit: note with the number of its view in front, query, client, seconds.
+Record = tuple[Note, bytes, tuple[str, int], float]
+
 DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 
 
@@ -94,6 +98,7 @@ class Plugin:
     denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
     reads_options: ClassVar[bool] = False  # true for what has to see queries with EDNS options
     reads_signatures: ClassVar[bool] = False  # true for what has to see queries with TSIG records
+    slow: str = ""  # for `check`: why queries take the chain whose answers could be repeated
     most_octets: int = MAX_OCTETS  # of datagrams that are replies, whatever clients allow
 
     def __init__(self, directive: Directive, block: Block) -> None:
@@ -151,6 +156,32 @@ class Plugin:
     def samples(self) -> list[Sample]:
         """Return what this plugin has counted in this worker; a name without ``coredns_``."""
         return []
+
+
+class Observer(Plugin):
+    """A plugin that looks at queries with their responses, and changes nothing.
+
+    Its ``answer`` passes on what the plugins behind say, or says None for a query that it has to
+    see in the chain. The others it is told of: by ``told`` when the chain has answered from memory,
+    and by ``tell``, some time later, when the table has repeated an answer.
+    """
+
+    def note(self, question: Question, response: Response) -> Note | None:
+        """Return what has to be known of a response when it is repeated; None: `tell` of none."""
+        raise NotImplementedError
+
+    def told(self, query: Query, response: Response, seconds: float) -> None:
+        """Look at a query that was answered from memory."""
+        raise NotImplementedError
+
+    def tell(
+        self, records: Sequence[Record], transport: str, bound: Callable[[Query], None]
+    ) -> None:
+        """Look at queries that the table has answered; ``bound`` does to them what `bufsize` does.
+
+        The notes have the number of the view in front.
+        """
+        raise NotImplementedError
 
 
 class Passive(Plugin):

@@ -163,6 +163,8 @@ def _slow(view: View) -> Iterator[str]:
     for each in view.chain:
         if type(each).answer is Plugin.answer:
             yield f"{each.name}: sees each query, so no answer behind it is repeated from the table"
+        if each.slow:
+            yield f"{each.name}: {each.slow}"
         if each.name == "forward":
             return
         if is_relayed and not each.relay(route):

@@ -3,7 +3,7 @@
 ``[INFO] plugin/kubernetes: ...`` goes to standard output without a timestamp, or one JSON object a
 line with one (``-log-format json``). A line is written
 only when the pipe has room for it: a reader that stopped reading costs lines, which are counted,
-and never a reply.
+and never a reply. Lines about queries may be written many at a time (`bulk`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import logging
 import os
 import re
 import select
+import stat
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 TEXT, JSON = "text", "json"
 MAX_LINE_OCTETS = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking
+MAX_WRITE_OCTETS = 256 * 1024  # to a file, which takes everything
+QUERY_HEAD = "[INFO] "  # of a line of text about a query
 
 _NAMED = re.compile(r"plugin/(\w+): ")
 _JSON_LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
@@ -34,6 +37,7 @@ class Sink(logging.Handler):
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
+        self._most_octets = _most_octets(descriptor)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, or drop it."""
@@ -45,6 +49,32 @@ class Sink(logging.Handler):
                 self.dropped += 1
         except OSError:
             self.dropped += 1  # standard output is closed: nobody is left to tell
+
+    @property
+    def is_json(self) -> bool:
+        """Whether lines are JSON objects."""
+        return isinstance(self.formatter, JsonFormatter)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a line would be written just now."""
+        try:
+            return bool(self._poll.poll(0))
+        except OSError:
+            return False
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Write finished lines, each shorter than MAX_LINE_OCTETS, as far as they do not block."""
+        written = 0
+        try:
+            for text, count in _chunks(lines, self._most_octets):
+                if not self._poll.poll(0):
+                    break
+                os.write(self._descriptor, text)
+                written += count
+        except OSError:
+            pass  # standard output is closed: nobody is left to tell
+        self.dropped += len(lines) - written
 
 
 class JsonFormatter(logging.Formatter):
@@ -103,6 +133,29 @@ def log_query(logger: logging.LoggerAdapter[logging.Logger], line: str, fields: 
     logger.logger.info("%s", line, extra={**(logger.extra or {}), "fields": fields})
 
 
+def bulk() -> Sink | None:
+    """Return the sink that takes lines about queries at once, None if each has to be logged."""
+    handlers = logging.getLogger().handlers
+    sink = handlers[0] if len(handlers) == 1 else None
+    return sink if isinstance(sink, Sink) else None
+
+
+def dropped() -> int:
+    """Return how many lines of this process were dropped because nobody read them."""
+    return sum(each.dropped for each in logging.getLogger().handlers if isinstance(each, Sink))
+
+
+def query_object(message: str, plugin: str, fields: Fields, moment: str) -> str:
+    """Return the JSON object about a query; ``moment`` is its time, see ``timestamp``."""
+    made = {"time": moment, "level": "INFO", "msg": message, "plugin": plugin, **fields}
+    return _object(made)
+
+
+def timestamp() -> str:
+    """Return the time as JSON lines have it."""
+    return _rfc3339(time.time())
+
+
 def is_json() -> bool:
     """Tell whether the process logs JSON, so that somebody needs the fields of a query."""
     handlers = logging.getLogger().handlers
@@ -112,6 +165,34 @@ def is_json() -> bool:
 class _PluginLog(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg, kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as the base class has it
         return f"plugin/{self.extra['plugin']}: {msg}", kwargs  # type: ignore[index]
+
+
+def _most_octets(descriptor: int) -> int:
+    """Return what a descriptor that polls writable takes at once."""
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        return MAX_LINE_OCTETS
+    is_null = stat.S_ISCHR(mode) and os.fstat(descriptor).st_rdev == os.makedev(1, 3)
+    return MAX_WRITE_OCTETS if stat.S_ISREG(mode) or is_null else MAX_LINE_OCTETS
+
+
+def _chunks(lines: Sequence[str], most: int) -> Iterator[tuple[bytes, int]]:
+    """Yield lines joined while that is not more than ``most`` octets, with their number."""
+    whole = _encoded(lines)
+    if len(whole) <= most:
+        yield whole, len(lines)
+    elif len(lines) == 1:
+        yield whole[: most - 1] + b"\n", 1
+    else:
+        half = len(lines) // 2
+        step = max(1, min(half, most * len(lines) // len(whole)))
+        for i in range(0, len(lines), step):
+            yield from _chunks(lines[i : i + step], most)
+
+
+def _encoded(lines: Sequence[str]) -> bytes:
+    return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _object(made: Fields) -> str:

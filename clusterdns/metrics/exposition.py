@@ -72,6 +72,9 @@ FAMILIES: dict[str, Family] = {
         "Counter of queries dropped because the miss queue was full.",
         ("server",),
     ),
+    "clusterdns_log_lines_dropped_total": Family(
+        "Counter of log lines dropped because nobody read them."
+    ),
 }
 
 

@@ -11,6 +11,10 @@ are the ready-made ones; `{/plugin/name}` is a label, see `metadata`. CLASSES ar
 `denial`, `error` and `all`, the default. The directive may be repeated; the first rule whose zone
 contains the name is used.
 
+Answers are repeated without asking the plugins although they are logged, unless FORMAT holds a
+label. The lines about these come a fiftieth of a second later, many at a time. Lines that nobody
+reads are dropped, and counted in `clusterdns_log_lines_dropped_total`.
+
 Examples:
 
     . {
@@ -24,19 +28,28 @@ Examples:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, HandleNext, Plugin, Worker
+from clusterdns.chain.plugin import (
+    DROP,
+    AnswerNext,
+    HandleNext,
+    Observer,
+    Plugin,
+    Record,
+    Worker,
+)
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.host import logs
 from clusterdns.host.logs import plugin_logger
-from clusterdns.wire import message, name, rr
-from clusterdns.wire.message import Query
+from clusterdns.wire import message, name, reading, rr
+from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.outcome import outcome_of
-from clusterdns.wire.response import Response, uncompressed_octets
+from clusterdns.wire.response import Note, Response, uncompressed_octets
 
 COMMON = (
     '{remote}:{port} - {>id} "{type} {class} {name} {proto} {size} {>do} {>bufsize}"'
@@ -46,22 +59,55 @@ COMBINED = COMMON + ' "{>opcode}"'
 _CLASSES = ("success", "denial", "error", "all")
 _FLAGS = (("qr", message.QR), ("aa", message.AA), ("tc", message.TC), ("rd", message.RD),
           ("ra", message.RA), ("z", message.Z), ("ad", message.AD), ("cd", message.CD))  # fmt: skip
-_TOKEN = re.compile(r"\{[^{}]*\}")
+_TOKEN = re.compile(r"(\{[^{}]*\})")
+MAX_TEMPLATES = 16_384  # of each transport, half a kilobyte each
+# What is not the same for all queries of the same octets behind the ID: arguments of a template.
+_REMOTE, _PORT, _IDENT, _DURATION, _TIME, _IP, _SECONDS = (f"\x7f{i}\x7f" for i in range(7))
+_VARYING = {"{remote}": _REMOTE, "{port}": _PORT, "{>id}": _IDENT, "{duration}": _DURATION}
 _log = plugin_logger("log")
+
+
+Template = Callable[..., str]  # the seven arguments above -> line
 
 
 class _Rule(NamedTuple):
     scope: WireName
-    format: str
+    parts: tuple[str, ...]  # of its FORMAT: tokens and what is between
+    has_labels: bool
     classes: frozenset[str]
 
+    def wants(self, kind: str) -> bool:
+        return "all" in self.classes or kind in self.classes
 
-class Log(Plugin):
-    """Logs every query; a block with `log` answers each one through `handle`."""
+
+class _Said(NamedTuple):
+    """What is logged of a response; ``flags`` are those of its header, but for RD and CD."""
+
+    wrote: int
+    rcode: int
+    flags: int
+    octets: int
+    is_verbatim: int
+
+    @classmethod
+    def by(cls, question: Question, response: Response) -> _Said:
+        flags = message.QR | response.flags | response.rcode
+        octets = uncompressed_octets(question, response)
+        return cls(response is not DROP, response.rcode, flags, octets, response.verbatim)
+
+
+class Log(Observer):
+    """Logs every query.
+
+    What the table repeats is logged many lines at a time, in ``tell``. All but a few values in a
+    line follow from the octets behind the ID and from what was said of the response: so there is a
+    template for each query that was seen of late.
+    """
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._rules = _rules(directive)
         self._worker: Worker | None = None
+        self._templates: dict[tuple[str, bool], dict[tuple[bytes, Note], Template | None]] = {}
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
@@ -69,11 +115,26 @@ class Log(Plugin):
         plugin = cls(directives[0], block)
         for directive in directives[1:]:
             plugin._rules += _rules(directive)
+        if any(rule.has_labels for rule in plugin._rules):
+            plugin.slow = (
+                "logs labels, so no answer of the names it logs is repeated from the table"
+            )
         return [plugin]
 
     async def start(self, worker: Worker) -> None:
         """Take the clock durations are measured by."""
         self._worker = worker
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Pass on what the plugins behind say, unless a label has to be logged."""
+        rule = self._rule_for(question.folded)
+        return None if rule is not None and rule.has_labels else next(question)
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes if the same rule is used for all names below."""
+        return not any(
+            rule.scope != cut and name.is_within(rule.scope, cut) for rule in self._rules
+        )
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the response of the plugins behind and log it."""
@@ -88,11 +149,93 @@ class Log(Plugin):
         if query.metadata is not None:
             query.metadata.put("log/type", lambda: outcome.value)
             query.metadata.put("log/class", lambda: kind)
-        if "all" in rule.classes or kind in rule.classes:
+        if rule.wants(kind):
             elapsed = self._worker.now() - began if self._worker else 0.0
-            fields = _fields(query, response, elapsed) if logs.is_json() else {}
-            logs.log_query(_log, _line(rule.format, query, response, elapsed), fields)
+            _log_one(rule, query, _Said.by(question, response), elapsed)
         return response
+
+    def told(self, query: Query, response: Response, seconds: float) -> None:
+        """Log a query that was answered from memory."""
+        question = query.question
+        rule = self._rule_for(question.folded) if question else None
+        if rule is None or question is None:
+            return
+        if rule.wants(outcome_of(question, response, query.opcode).log_class):
+            _log_one(rule, query, _Said.by(question, response), seconds)
+
+    def note(self, question: Question, response: Response) -> Note | None:
+        """Return the rule and what a line says of the response; None if no rule logs it."""
+        rule = self._rule_for(question.folded)
+        if rule is None or not rule.wants(outcome_of(question, response).log_class):
+            return None
+        return (self._rules.index(rule), *_Said.by(question, response))
+
+    def tell(
+        self, records: Sequence[Record], transport: str, bound: Callable[[Query], None]
+    ) -> None:
+        """Log queries that the table has answered."""
+        sink = logs.bulk()
+        if sink is None:
+            for record in records:
+                self._log_hit(record, transport, bound)
+            return
+        if not sink.has_room:
+            sink.dropped += len(records)
+            return
+        templates = self._templates.setdefault((transport, sink.is_json), {})
+        lines, moment = list[str](), logs.timestamp() if sink.is_json else ""
+        for record in records:
+            note, packet, client, seconds = record
+            key = packet[2:], note
+            if key not in templates:
+                if len(templates) >= MAX_TEMPLATES:
+                    templates.clear()
+                templates[key] = self._template(record, transport, bound, sink.is_json)
+            template = templates[key]
+            if template is None:
+                self._log_hit(record, transport, bound)
+                continue
+            host, ident = client[0], packet[0] << 8 | packet[1]
+            remote = f"[{host}]" if ":" in host else host
+            duration, rounded = f"{seconds:.9f}s", round(seconds, 9)
+            lines.append(template(remote, client[1], ident, duration, moment, host, rounded))
+        sink.write(lines)
+
+    def _log_hit(self, record: Record, transport: str, bound: Callable[[Query], None]) -> None:
+        """Log one query that the table has answered."""
+        rule, query, said = self._read(record, transport, bound)
+        query.client = record[2][:2]
+        _log_one(rule, query, said, record[3])
+
+    def _read(
+        self, record: Record, transport: str, bound: Callable[[Query], None]
+    ) -> tuple[_Rule, Query, _Said]:
+        note, packet, *_ = record
+        query = reading.read_query(packet)
+        assert isinstance(query, Query)  # or else the table had not known it
+        query.transport = transport
+        bound(query)
+        return self._rules[note[1]], query, _Said._make(note[2:])
+
+    def _template(
+        self, record: Record, transport: str, bound: Callable[[Query], None], is_json: bool
+    ) -> Template | None:
+        """Return what makes the line of a record, None if that might be too long."""
+        rule, query, said = self._read(record, transport, bound)
+        text = "".join(_VARYING.get(part) or _value(part, query, said, 0.0) for part in rule.parts)
+        if is_json:
+            fields = _fields(query, said, 0.0) | {
+                "client_ip": _IP, "client_port": f"{_PORT}#", "id": f"{_IDENT}#",
+                "duration_seconds": f"{_SECONDS}#",
+            }  # fmt: skip
+            text = logs.query_object(text, "log", fields, _TIME)
+        else:
+            text = logs.QUERY_HEAD + text
+        if len(text.encode()) > logs.MAX_LINE_OCTETS // 2:
+            return None
+        text = text.replace("{", "{{").replace("}", "}}")
+        text = re.sub('"\x7f(.)\x7f#"|\x7f(.)\x7f', lambda m: f"{{{m[1] or m[2]}}}", text)
+        return text.format
 
     def _rule_for(self, qname: WireName) -> _Rule | None:
         for rule in self._rules:
@@ -119,69 +262,91 @@ def _rules(directive: Directive) -> list[_Rule]:
         scopes = [name.fold(name.parse(arg)) for arg in args] or [ROOT]
     except FormError as error:
         raise directive.error(str(error)) from error
-    return [_Rule(scope, format, frozenset(classes or {"all"})) for scope in scopes]
+    parts = tuple(part for part in _TOKEN.split(format) if part)
+    has_labels = any(part.startswith("{/") for part in parts) or "\x7f" in format
+    return [_Rule(scope, parts, has_labels, frozenset(classes or {"all"})) for scope in scopes]
 
 
-def _line(format: str, query: Query, response: Response, elapsed_s: float) -> str:
-    values = _values(query, response, elapsed_s)
-
-    def value(match: re.Match[str]) -> str:
-        token = match[0]
-        if token.startswith("{/"):
-            said = query.metadata.value(token[2:-1]) if query.metadata is not None else None
-            return "-" if said is None else said
-        return values.get(token, token)
-
-    return _TOKEN.sub(value, format)
+def _log_one(rule: _Rule, query: Query, said: _Said, elapsed_s: float) -> None:
+    line = "".join(_value(part, query, said, elapsed_s) for part in rule.parts)
+    fields = _fields(query, said, elapsed_s) if logs.is_json() else {}
+    logs.log_query(_log, line, fields)
 
 
-def _fields(query: Query, response: Response, elapsed_s: float) -> dict[str, object]:
+def _fields(query: Query, said: _Said, elapsed_s: float) -> dict[str, object]:
     """Return the fields of a query's JSON object (CoreDNS 1.15.0: plugin/log)."""
-    values = _values(query, response, elapsed_s)
-    wrote = response is not DROP
-    assert query.question is not None
+    question = query.question
+    assert question is not None
     return {
         "client_ip": query.client[0],
         "client_port": query.client[1],
-        "qname": values["{name}"],
-        "qtype": values["{type}"],
-        "qclass": values["{class}"],
-        "protocol": values["{proto}"],
+        "qname": name.text(question.folded),
+        "qtype": rr.type_text(question.qtype),
+        "qclass": rr.class_text(question.qclass),
+        "protocol": query.transport,
         "id": query.ident,
         "opcode": query.opcode,
         "request_size": query.octets,
-        "dnssec_ok": query.question.do,
-        "bufsize": int(values["{>bufsize}"]),
-        "rcode": values["{rcode}"] if wrote else None,
-        "response_size": int(values["{rsize}"]),
+        "dnssec_ok": question.do,
+        "bufsize": _bufsize(query),
+        "rcode": _rcode(said) if said.wrote else None,
+        "response_size": said.octets if said.wrote else 0,
         "duration_seconds": round(elapsed_s, 9),
     }
 
 
-def _values(query: Query, response: Response, elapsed_s: float) -> dict[str, str]:
-    """Return the value of every token (CoreDNS: plugin/pkg/replacer)."""
-    question = query.question
-    assert question is not None
-    address, port = query.client
-    wrote = response is not DROP
-    flags = message.QR | response.flags | response.rcode
-    if not response.verbatim and query.opcode == message.OPCODE_QUERY:
+def _value(part: str, query: Query, said: _Said, elapsed_s: float) -> str:
+    """Return the value of a token, or what stands between tokens (CoreDNS: plugin/pkg/replacer)."""
+    if part.startswith("{/") and part.endswith("}"):
+        label = query.metadata.value(part[2:-1]) if query.metadata is not None else None
+        return "-" if label is None else label
+    value = _VALUES.get(part)
+    return part if value is None else value(query, _asked(query), said, elapsed_s)
+
+
+def _remote(query: Query) -> str:
+    address = query.client[0]
+    return f"[{address}]" if ":" in address else address
+
+
+def _bufsize(query: Query) -> int:
+    if query.transport == "tcp":
+        return message.MAX_OCTETS
+    return max(512, query.edns.size if query.edns else 512)
+
+
+def _flags(query: Query, said: _Said) -> str:
+    if not said.wrote:
+        return "-"
+    flags = said.flags
+    if not said.is_verbatim and query.opcode == message.OPCODE_QUERY:
         flags |= query.flags & (message.RD | message.CD)
-    size = query.edns.size if query.edns else 512
-    return {
-        "{remote}": f"[{address}]" if ":" in address else address,
-        "{port}": str(port),
-        "{>id}": str(query.ident),
-        "{type}": rr.type_text(question.qtype),
-        "{class}": rr.class_text(question.qclass),
-        "{name}": name.text(question.folded),
-        "{proto}": query.transport,
-        "{size}": str(query.octets),
-        "{>do}": "true" if question.do else "false",
-        "{>bufsize}": str(message.MAX_OCTETS if query.transport == "tcp" else max(512, size)),
-        "{rcode}": rr.RCODE_TEXT.get(response.rcode, str(response.rcode)) if wrote else "-",
-        "{>rflags}": ",".join(word for word, bit in _FLAGS if flags & bit) if wrote else "-",
-        "{rsize}": str(uncompressed_octets(question, response)) if wrote else "0",
-        "{duration}": f"{elapsed_s:.9f}s",
-        "{>opcode}": str(query.opcode),
-    }
+    return ",".join(word for word, bit in _FLAGS if flags & bit)
+
+
+_VALUES: dict[str, Callable[[Query, Question, _Said, float], str]] = {
+    "{remote}": lambda query, question, said, seconds: _remote(query),
+    "{port}": lambda query, question, said, seconds: str(query.client[1]),
+    "{>id}": lambda query, question, said, seconds: str(query.ident),
+    "{type}": lambda query, question, said, seconds: rr.type_text(question.qtype),
+    "{class}": lambda query, question, said, seconds: rr.class_text(question.qclass),
+    "{name}": lambda query, question, said, seconds: name.text(question.folded),
+    "{proto}": lambda query, question, said, seconds: query.transport,
+    "{size}": lambda query, question, said, seconds: str(query.octets),
+    "{>do}": lambda query, question, said, seconds: "true" if question.do else "false",
+    "{>bufsize}": lambda query, question, said, seconds: str(_bufsize(query)),
+    "{rcode}": lambda query, question, said, seconds: _rcode(said),
+    "{>rflags}": lambda query, question, said, seconds: _flags(query, said),
+    "{rsize}": lambda query, question, said, seconds: str(said.octets) if said.wrote else "0",
+    "{duration}": lambda query, question, said, seconds: f"{seconds:.9f}s",
+    "{>opcode}": lambda query, question, said, seconds: str(query.opcode),
+}
+
+
+def _rcode(said: _Said) -> str:
+    return rr.RCODE_TEXT.get(said.rcode, str(said.rcode)) if said.wrote else "-"
+
+
+def _asked(query: Query) -> Question:
+    assert query.question is not None  # what has none is not logged
+    return query.question

@@ -18,6 +18,7 @@ from clusterdns.cluster.feed import Subscription
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Fact, Store
 from clusterdns.config.compile import Configuration, Endpoint
+from clusterdns.host import logs
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
 from clusterdns.serving.relay import Relay
@@ -65,6 +66,7 @@ class Worker:
         self._subscriptions: dict[Source, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_serving = False
+        self._dropped = 0
         self._stop = asyncio.Event()
 
     def now(self) -> float:
@@ -89,6 +91,7 @@ class Worker:
 
     async def run(self, channel_socket: socket.socket) -> None:
         """Live until told to stop, or until the supervisor has gone."""
+        self._dropped = logs.dropped()  # by the supervisor
         channel = await Channel.open(channel_socket)
         listening = asyncio.create_task(self._listen(channel))
         beating = asyncio.create_task(self._beat(channel))
@@ -121,6 +124,7 @@ class Worker:
         for server in self._servers.values():
             found += server.tally.samples()
             found.append(("panics_total", (), server.panics))
+        found.append(("clusterdns_log_lines_dropped_total", (), logs.dropped() - self._dropped))
         for engine in self._engines:
             found += engine.samples()
         for plugin in self._configuration.plugins:

@@ -14,9 +14,9 @@
 
 /* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT and
  * its length if that has changed. ROOM: for the framed replies of a stream, but for the last.
- * SLOTS: a reply's counts, see tally.py. */
+ * SLOTS: a reply's counts, see tally.py. MANY_SEEN: MANY in observed.py. */
 enum {
-    BATCH = 64, OCTETS = 512, PIECES = 6, ROOM = 256 * 1024, SLOTS = 4,
+    BATCH = 64, OCTETS = 512, PIECES = 6, ROOM = 256 * 1024, SLOTS = 4, MANY_SEEN = 1024,
     OPT_HEAD = 9, MAX_QUESTION = MAX_NAME + 4
 };
 
@@ -31,6 +31,7 @@ typedef struct {
     PyObject *hits;              /* counts by slot */
     int least, most;             /* octets that `bufsize` allows */
     int passes_options;
+    PyObject *seen;              /* where hits are noted that somebody observes, or NULL */
     double now;
     int is_stream;               /* the limit of a datagram does not hold */
 } Table;
@@ -57,9 +58,13 @@ static int read_table(PyObject *maps, void *into)
         PyErr_SetString(PyExc_TypeError, "the table is no tuple");
         return 0;
     }
-    return PyArg_ParseTuple(maps, "O!O!O!O!iip:table", &PyDict_Type, &table->lasting, &PyDict_Type,
-                            &table->passing, &PyDict_Type, &table->denials, &PyList_Type,
-                            &table->hits, &table->least, &table->most, &table->passes_options);
+    PyObject *seen = Py_None;
+    if (!PyArg_ParseTuple(maps, "O!O!O!O!iip|O:table", &PyDict_Type, &table->lasting, &PyDict_Type,
+                          &table->passing, &PyDict_Type, &table->denials, &PyList_Type,
+                          &table->hits, &table->least, &table->most, &table->passes_options, &seen))
+        return 0;
+    table->seen = PyList_Check(seen) ? seen : NULL;
+    return 1;
 }
 
 /* A number, or -1 for what is none or too large. */
@@ -178,7 +183,7 @@ static int is_answer(PyObject *found)
         return 0;
     PyObject *heads = PyTuple_GET_ITEM(found, HEADS);
     return PyFloat_Check(PyTuple_GET_ITEM(found, UNTIL)) && PyTuple_Check(heads) &&
-           PyTuple_GET_SIZE(heads) == KINDS && PyBytes_Check(PyTuple_GET_ITEM(found, SPARED));
+           PyTuple_GET_SIZE(heads) >= KINDS && PyBytes_Check(PyTuple_GET_ITEM(found, SPARED));
 }
 
 /* The answer of the cut that a question lies below, borrowed: AnswerTable._denial. */
@@ -233,8 +238,10 @@ static struct iovec piece_of(PyObject *bytes)
     return (struct iovec){PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes)};
 }
 
-/* Put together the reply to a query, return the octets; 0 for what the table cannot answer. */
-static size_t compose(const Table *table, unsigned char *packet, size_t length, struct iovec *reply)
+/* Put together the reply to a query, return the octets; 0 for what the table cannot answer. `note` is
+ * what observers are told of it, borrowed, or NULL. */
+static size_t compose(const Table *table, unsigned char *packet, size_t length, struct iovec *reply,
+                      PyObject **note)
 {
     static unsigned char no_options[2], bounded[2][OPT]; /* without and with DO */
     Query query;
@@ -244,9 +251,10 @@ static size_t compose(const Table *table, unsigned char *packet, size_t length, 
     if (!answer)
         return 0;
     Py_ssize_t orders = PyTuple_GET_SIZE(answer) - BODY;
-    PyObject *head = PyTuple_GET_ITEM(PyTuple_GET_ITEM(answer, HEADS), query.kind);
+    PyObject *heads = PyTuple_GET_ITEM(answer, HEADS), *head = PyTuple_GET_ITEM(heads, query.kind);
+    *note = PyTuple_GET_SIZE(heads) > KINDS ? PyTuple_GET_ITEM(heads, KINDS) : NULL;
     PyObject *body = PyTuple_GET_ITEM(answer, BODY + packet[1] % orders);
-    if (!PyBytes_Check(head) || !PyBytes_Check(body))
+    if (!PyBytes_Check(head) || !PyBytes_Check(body) || (*note && !table->seen))
         return 0;
     reply[0] = (struct iovec){packet, 2};
     reply[1] = piece_of(head);
@@ -294,16 +302,50 @@ static void leave(PyObject *left, int i)
     Py_XDECREF(pair);
 }
 
+/* Monotonic seconds. */
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* A hit that somebody observes: its note, owned, and which query of the batch it is. */
+typedef struct {
+    PyObject *note;
+    int query;
+} Noted;
+
+/* Append hits to what observers will be told of, with their part of the time that the batch took:
+ * (note, query, client, seconds). They are let go if that fails. */
+static void observe(const Table *table, const Noted *noted, int count, int hits)
+{
+    double taken = count ? (seconds() - table->now) / hits : 0.0;
+    for (int i = 0; i < count; i++) {
+        int n = noted[i].query;
+        PyObject *record = Py_BuildValue("(Ny#Nd)", noted[i].note, octets[n],
+                                         (Py_ssize_t)queries[n].msg_len, client_of(&clients[n]),
+                                         taken > 0 ? taken : 0.0);
+        if (record)
+            PyList_Append(table->seen, record);
+        Py_XDECREF(record);
+    }
+}
+
 /* Take in a batch and answer what the table can; -1 on an error. `zones` says where a miss may go
  * on: zone -> lane, or None. */
 static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *left, int *unsent)
 {
-    int hits = 0, misses = 0, missed[BATCH];
+    int hits = 0, misses = 0, count = 0, missed[BATCH];
+    Noted noted[BATCH];
+    PyObject *note;
     int taken = recvmmsg(fd, queries, BATCH, MSG_DONTWAIT, NULL);
     for (int i = 0; i < taken; i++) {
         struct msghdr *query = &queries[i].msg_hdr, *reply = &replies[hits].msg_hdr;
         turn_around(&clients[i], query->msg_controllen);
-        if (compose(table, octets[i], queries[i].msg_len, pieces[hits])) {
+        if (compose(table, octets[i], queries[i].msg_len, pieces[hits], &note)) {
+            if (note)
+                noted[count++] = (Noted){Py_NewRef(note), i};
             reply->msg_name = query->msg_name;
             reply->msg_namelen = query->msg_namelen;
             reply->msg_control = clients[i].source_octets ? &clients[i].source : NULL;
@@ -315,6 +357,7 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
         }
     }
     *unsent = send_all(fd, hits); /* they do not wait for those that went out to others */
+    observe(table, noted, count, hits);
     for (int i = 0; i < misses && !PyErr_Occurred(); i++) {
         int n = missed[i];
         if (!relay_takes(zones, fd, octets[n], queries[n].msg_len, &clients[n], table->now))
@@ -344,14 +387,6 @@ static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *arguments)
     return Py_BuildValue("(iiN)", hits, unsent, left);
 }
 
-/* Monotonic seconds. */
-static double seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 /* Add the time of a batch to those so far, nanoseconds at the end. */
 static void note_batch(PyObject *times, int hits, double taken)
 {
@@ -378,15 +413,19 @@ static int serve_queries(PyObject *reader, int fd, double *now)
     Table table = {.now = *now};
     PyObject *zones, *times, *left, *finish;
     int hits, unsent;
+    Py_ssize_t before, after;
     if (!PyArg_ParseTuple(reader, "O&O!O!O!O:wait", read_table, &table, &PyDict_Type, &zones,
                           &PyList_Type, &times, &PyList_Type, &left, &finish))
         return -1;
+    before = table.seen ? PyList_GET_SIZE(table.seen) : 0;
     hits = take_batch(&table, fd, zones, left, &unsent);
     *now = seconds();
     note_batch(times, hits, *now - table.now);
     if (PyErr_Occurred())
         return -1;
-    return PyList_GET_SIZE(left) ? call(finish, now) : 0;
+    after = table.seen ? PyList_GET_SIZE(table.seen) : 0;
+    int is_due = (after && !before) || after >= MANY_SEEN; /* to set a timer, or to tell of them */
+    return PyList_GET_SIZE(left) || is_due ? call(finish, now) : 0;
 }
 
 /* Pass on replies, likewise. */
@@ -453,9 +492,16 @@ static PyObject *wait_for(PyObject *Py_UNUSED(module), PyObject *arguments)
 static size_t write_frame(const Table *table, unsigned char *packet, size_t length, char *frame)
 {
     struct iovec reply[PIECES];
-    size_t total = compose(table, packet, length, reply), at = 2;
+    PyObject *note;
+    size_t total = compose(table, packet, length, reply, &note), at = 2;
     if (!total)
         return 0;
+    if (note && table->seen) {
+        PyObject *record = Py_BuildValue("(Oy#)", note, packet, (Py_ssize_t)length);
+        if (record)
+            PyList_Append(table->seen, record);
+        Py_XDECREF(record);
+    }
     for (int i = 0; i < PIECES; i++) {
         memcpy(frame + at, reply[i].iov_base, reply[i].iov_len);
         at += reply[i].iov_len;

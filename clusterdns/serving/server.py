@@ -100,9 +100,12 @@ class Server:
         if view is None or not view.chain:
             return self._write(query, None, REFUSED, hits)
         view.bound(query)
+        began = 0.0 if view.observer is None else self.clock()
         response = view.answer(question) if view.may_know(query) else None
         if response is None:
             return self._wait(query, view, hits, send)
+        if view.observer is not None:
+            view.observer.told(query, response, self.clock() - began)
         if response is DROP:
             return None
         kind = self._kind(query, view, response)
@@ -131,6 +134,7 @@ class Server:
             response,
             self.clock(),
             lambda: self.tally.slot(kind._replace(size=size, counters=response.counters)),
+            None if view is None else self.router.note(view, question, response),
         )
         if answer is not None and self.tally.is_full:
             self.table.clear()

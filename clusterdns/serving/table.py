@@ -12,9 +12,10 @@ A remembered answer is a plain tuple ``(until, slot, heads, is_free, spared, bod
 monotonic second it ends at, where its hits are counted, the header behind the ID for each kind of
 plain query, whether it holds however the question is spelled, and the octets behind the question,
 once per order ``loadbalance`` asks for. A body points into the question or into itself only, so the
-ID does not matter to it. The garbage collector stops tracking such tuples: a large table costs no
-pauses. What is not free holds for a question in lower case; a spelling of its own has a key of its
-own.
+ID does not matter to it. Where a plugin observes the hits (`log`), a 17th head is the note it is
+told for each, see observed.py. The garbage collector stops tracking such tuples: a large table
+costs no pauses. What is not free holds for a question in lower case; a spelling of its own has a
+key of its own.
 
 Below a name that does not exist, no name does (RFC 8020). What denied one name is kept under the
 name it is due to, its cut, and answers for all others below it: `www.example.com` on a Pod's search
@@ -38,14 +39,17 @@ from clusterdns.wire import message, name, reading
 from clusterdns.wire.facts import EVERYTHING, Renewal
 from clusterdns.wire.message import AD, CD, EDNS_DO, HEADER_OCTETS, QR, RD, Query, Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Response, render
+from clusterdns.wire.response import Note, Response, render
 
 Answer = tuple[Any, ...]  # (until, slot, heads, is_free, spared, body, ...), see above
+Heads = tuple[Any, ...]  # 16 times octets, and a Note if there is an observer
+Seen = list[tuple[Note, bytes]]  # hits to tell observers of: note, query
 # The answers that last, those that pass, those below cuts, where hits are counted, the bounds of
-# the payload size, and whether EDNS options pass.
+# the payload size, whether EDNS options pass, and where hits are noted that somebody observes.
 Maps = tuple[
-    dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer], list[int], int, int, bool
-]
+    dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer], list[int], int, int, bool,
+    list[Any] | None,
+]  # fmt: skip
 
 MAX_TABLE_OCTETS = 64 * 2**20  # of the bodies that a worker remembers
 _UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _BODY = range(6)
@@ -55,6 +59,7 @@ _UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _BODY = range(6)
 # DO understands AD as well, so a query with DO counts as one with AD.
 _RD, _AD, _OPT, _CD = 1, 2, 4, 8
 _KINDS = range(16)
+_NOTE = 16  # in the heads
 _FLAGS = ((_RD, RD), (_AD, AD), (_CD, CD))
 _PLAIN = {
     struct.pack(
@@ -72,6 +77,7 @@ _PLAIN_OPT_TTLS = (b"\0\0\0\0", b"\0\0\x80\0")  # version 0, and no flag but DO
 _SILENT_OPTIONS = frozenset((3, 8, 9, 10, 11, 12))
 NO_BOUNDS = (message.MAX_OCTETS, message.MAX_OCTETS)
 _LONGEST = name.MAX_NAME_OCTETS + 4  # a question
+_MAX_HEADS = 4096  # that are shared; what is more is forgotten
 _MAX_RENEWED = 4096  # answers at a time: others wait meanwhile; what is more is forgotten
 _ADDRESSES = (b"\0\1\0\1", b"\0\x1c\0\1")  # A and AAAA, IN: what may be answered by a cut
 
@@ -106,15 +112,22 @@ class AnswerTable:
         self._passing = _Shelf(passing, octets // 4)
         self._denials = _Shelf(passing, octets // 4)
         self._seen: set[int] = set()
-        self._heads: dict[tuple[int, ...], tuple[bytes, ...]] = {}
+        self._heads: dict[tuple[Any, ...], Heads] = {}
+        self._has_notes = False
 
     def reply(
-        self, packet: bytes, now: float, hits: list[int], stream: bool = False
+        self,
+        packet: bytes,
+        now: float,
+        hits: list[int],
+        stream: bool = False,
+        seen: Seen | None = None,
     ) -> bytes | None:
         """Return the reply to ``packet`` or None for a miss; never raises.
 
         ``hits`` are the caller's counters, by slot; ``now`` is monotonic seconds; ``stream`` lifts
-        the limit of a datagram.
+        the limit of a datagram. What somebody observes is appended to ``seen``; without that it is
+        a miss.
         """
         kind = _PLAIN.get(packet[2:HEADER_OCTETS])
         if kind is None:
@@ -153,6 +166,10 @@ class AnswerTable:
         reply = _compose(answer, packet[:2], kind, question, opt)
         if len(reply) > (message.MAX_OCTETS if stream else limit):
             return None
+        if self._has_notes and len(answer[_HEADS]) > _NOTE:
+            if seen is None:
+                return None
+            seen.append((answer[_HEADS][_NOTE], packet))
         slot = answer[_SLOT]
         if extra:
             hits[slot + 2] += 1
@@ -191,17 +208,23 @@ class AnswerTable:
             i += 1 + length
         return None
 
-    def maps(self, hits: list[int]) -> Maps:
+    def maps(self, hits: list[int], seen: list[Any] | None = None) -> Maps:
         """Return what ``_drain.c`` looks into, and where it counts: struct Table."""
         answers = self._lasting.answers, self._passing.answers, self._denials.answers
-        return *answers, hits, self._least, self._most, self._passes_options
+        return *answers, hits, self._least, self._most, self._passes_options, seen
 
     def remember(
-        self, question: Question, response: Response, now: float, slot: Callable[[], int]
+        self,
+        question: Question,
+        response: Response,
+        now: float,
+        slot: Callable[[], int],
+        note: Note | None = None,
     ) -> Answer | None:
         """Put a response on its shelf, if it may be repeated; return the answer that is there then.
 
-        ``slot`` is asked for the number that hits are counted under only when it is.
+        ``slot`` is asked for the number that hits are counted under only when it is; ``note`` is
+        what observers are told for each hit.
         """
         if response.lifetime_s <= 0 or response.edns is not None or response.rcode > 15:
             return None
@@ -224,7 +247,7 @@ class AnswerTable:
         known = shelf.answers.get(key)
         if known is not None and known[_UNTIL] > now and known[_IS_FREE] >= is_free:
             return known  # it missed for the form of its query, or for its length
-        compiled = self._compile(question, response)
+        compiled = self._compile(question, response, note)
         if compiled is None:
             return None
         heads, bodies = compiled
@@ -281,8 +304,8 @@ class AnswerTable:
         return False
 
     def _compile(
-        self, question: Question, response: Response
-    ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]] | None:
+        self, question: Question, response: Response, note: Note | None
+    ) -> tuple[Heads, tuple[bytes, ...]] | None:
         """Return the heads and the bodies of a response, None if no message has room for it."""
         bodies = []
         for sections in response.orders or (response.sections,):
@@ -291,9 +314,14 @@ class AnswerTable:
                 return None
             bodies.append(body)
         key = (response.flags | response.rcode & 15, *counts)
-        heads = self._heads.get(key)
+        heads = self._heads.get((*key, note))
         if heads is None:
-            heads = self._heads[key] = tuple(_head(kind, *key) for kind in _KINDS)
+            if len(self._heads) >= _MAX_HEADS:
+                self._heads.clear()
+            made = tuple(_head(kind, *key) for kind in _KINDS)
+            heads = made if note is None else (*made, note)
+            self._heads[*key, note] = heads
+            self._has_notes |= note is not None
         return heads, tuple(bodies)
 
 

@@ -29,6 +29,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from clusterdns.serving import native, packetloop
+from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import LATER, Server
 
 MAX_CONNECTIONS = 4096  # two kilobytes each; half of all descriptors at most, see `_most_of`
@@ -87,6 +88,7 @@ class Streams:
         self.held = 0  # octets, see Connection.weigh
         self.most = _most_of(listeners)
         self.due: deque[tuple[Connection, int]] = deque()  # with what epoll has said of it
+        self.observed = Observed(server, "tcp")
         self.poll = select.epoll()
         limits = server.router.streams
         self.first_s = limits.first_s or FIRST_TIMEOUT_S
@@ -95,7 +97,7 @@ class Streams:
         self.answer: Callable[[bytes, int, int, float], tuple[bytes, int, int]] = self.answer_hits
         in_c = getattr(native.compiled, "answer", None)
         if in_c is not None:
-            self.answer = functools.partial(in_c, server.table.maps(self.hits))
+            self.answer = functools.partial(in_c, server.table.maps(self.hits, self.observed.seen))
         self._sock = sock
         self.replied = 0  # octets that were sent or kept, ever
         self._is_listening = False
@@ -116,6 +118,7 @@ class Streams:
         self._sock.close()
         for connection in list(self.connections.values()):
             connection.finish()
+        self.observed.tell()
 
     def abort(self) -> None:
         """Close everything."""
@@ -125,6 +128,7 @@ class Streams:
             connection.close()
         packetloop.unwatch(self.poll)
         self.poll.close()
+        self.observed.tell()
 
     def answer_hits(self, octets: bytes, at: int, most: int, now: float) -> tuple[bytes, int, int]:
         """Answer messages from ``at`` on, up to the first that is not whole or that is no hit.
@@ -133,10 +137,10 @@ class Streams:
         of what ``_drain.c`` does.
         """
         replies, answered, size = list[bytes](), 0, 0
-        reply_from_table, hits = self.server.table.reply, self.hits
+        reply_from_table, hits, seen = self.server.table.reply, self.hits, self.observed.seen
         while answered < most and size < REPLY_OCTETS:
             end = end_of(octets, at)
-            reply = reply_from_table(octets[at + 2 : end], now, hits, True) if end else None
+            reply = reply_from_table(octets[at + 2 : end], now, hits, True, seen) if end else None
             if reply is None:
                 break
             replies.append(frame(reply))
@@ -180,6 +184,7 @@ class Streams:
             if clock() - began >= TURN_S:
                 break
         self.server.note_batch(began, answered)
+        self.observed.settle(began, answered)
         if due:
             self._come_back()
 
@@ -372,6 +377,8 @@ class Connection:
         while True:
             replies, at, more = self._streams.answer(octets, at, BATCH - answered, now)
             parts.append(replies)
+            if self._streams.observed.seen:
+                self._streams.observed.take(self._client)
             answered += more
             size += len(replies)
             end = end_of(octets, at)  # of what is no hit

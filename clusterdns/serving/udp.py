@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.tally import Sample
 from clusterdns.serving import native, packetloop
+from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import Send, Server
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Engine:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         family = "2" if sock.family == socket.AF_INET6 else "1"
         self.hits = server.tally.channel("udp", family)
+        self.observed = Observed(server, "udp")
         self.number = sock.fileno()
         self.zones: dict[bytes, Lane | None] = {}  # where misses may go by themselves, see relay.py
         self.shed = 0
@@ -83,7 +85,7 @@ class Engine:
         if native.compiled is None:
             packetloop.watch(self._sock, self._read_batch)
         else:
-            maps = self.server.table.maps(self.hits)
+            maps = self.server.table.maps(self.hits, self.observed.records)
             arguments = (maps, self.zones, self._times, self._left)
             packetloop.watch_in_c(self._sock, self._drain, arguments, self._see_to_left)
 
@@ -92,6 +94,7 @@ class Engine:
         packetloop.unwatch(self._sock)
         while self._missed:
             self._resolve(self._waiting)
+        self.observed.tell()
 
     def add_up(self) -> None:
         """Count how long queries took that were answered while the loop waited."""
@@ -110,7 +113,7 @@ class Engine:
 
     def _read_batch(self) -> None:
         receive, send = self._sock.recvfrom, self._sock.sendto
-        server, hits = self.server, self.hits
+        server, hits, seen = self.server, self.hits, self.observed.seen
         reply_from_table = server.table.reply
         now = server.clock()
         answered = 0
@@ -119,11 +122,13 @@ class Engine:
                 packet, client = receive(RECEIVE_OCTETS)
             except OSError:  # BlockingIOError: the socket is empty
                 break
-            reply = reply_from_table(packet, now, hits)
+            reply = reply_from_table(packet, now, hits, False, seen)
             if reply is None:
                 self._miss(packet, client, functools.partial(self._send, client))
                 continue
             answered += 1
+            if seen:
+                self.observed.take(client)
             try:
                 send(reply, client)
             except OSError:  # port 0, no route, full buffer: as if the network had lost it
@@ -133,7 +138,10 @@ class Engine:
     def _drain(self) -> None:
         """Do as ``_read_batch`` does, in C."""
         assert native.compiled is not None
-        drain, maps = native.compiled.drain, self.server.table.maps(self.hits)
+        drain, maps = (
+            native.compiled.drain,
+            self.server.table.maps(self.hits, self.observed.records),
+        )
         now = self.server.clock()
         answered, _, self._left[:] = drain(self.number, maps, now, self.zones)
         self._miss_left()
@@ -152,6 +160,7 @@ class Engine:
     def _settle(self, began: float, answered: int) -> None:
         """Note how long a batch took, and begin with what it has left."""
         self.server.note_batch(began, answered)
+        self.observed.settle(began, answered)
         if self._missed and not self._is_behind:
             self._resolve()
 
@@ -200,7 +209,10 @@ class Engine:
             if began - since > MAX_WAIT_S:
                 self.shed += 1
                 continue
-            reply = server.table.reply(packet, began, hits) if self._is_behind else None
+            reply = None
+            if self._is_behind:
+                reply = server.table.reply(packet, began, hits, False, self.observed.seen)
+                self.observed.take(client)
             if reply is None:
                 resolved += 1
                 reply = server.resolve(packet, client, "udp", hits, send)
@@ -210,6 +222,7 @@ class Engine:
             if resolved == most:
                 break
         server.note_batch(began, answered)
+        self.observed.settle(began, answered)
         self._is_behind = bool(missed)
         if missed:
             asyncio.get_running_loop().call_soon(self._resolve)
@@ -248,11 +261,12 @@ class WildcardEngine(Engine):
             except OSError:
                 break
             send = functools.partial(self._send_from, _source_of(notes), client)
-            reply = server.table.reply(packet, now, hits)
+            reply = server.table.reply(packet, now, hits, False, self.observed.seen)
             if reply is None:
                 self._miss(packet, client, send)
             else:
                 answered += 1
+                self.observed.take(client)
                 send(reply)
         self._settle(now, answered)
 

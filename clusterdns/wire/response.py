@@ -19,6 +19,10 @@ from clusterdns.wire.message import AA, AD, QR, RD, TC, Question
 from clusterdns.wire.rdata import NAMES
 from clusterdns.wire.rr import RR
 
+# What an observer of a server block has to know of an answer each time it is repeated. There is
+# nothing in it that the garbage collector tracks.
+Note = tuple[int, ...]
+
 Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
 
 _MAX_POINTER = 0x3FFF  # RFC 1035 section 4.1.4

@@ -87,10 +87,11 @@ def streams():
 
 def answers(streams: tcp.Streams, answer, octets: bytes, most: int):
     """Return all that a function says of a stream, and what it counts."""
-    before, at, found = list(streams.hits), 0, []
+    before, at, found, seen = list(streams.hits), 0, [], streams.observed.seen
     while True:
         replies, end, answered = answer(octets, at, most, fuzz_drain.NOW)
-        found.append((replies, end, answered))
+        found.append((replies, end, answered, seen[:]))
+        seen.clear()
         if end == at:
             end = tcp.end_of(octets, at)  # no hit: the next one
             if not end:

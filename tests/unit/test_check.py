@@ -196,13 +196,13 @@ def test_a_corefile_of_many_mistakes_is_bounded(tmp_path):
 
 def test_what_keeps_queries_off_the_fast_path_is_told():
     text = (
-        ". {\n log\n loadbalance {\n  prefer 10.0.0.0/8\n }\n forward . 192.0.2.1\n}\n"
-        "cluster.local {\n autopath /dev/null\n kubernetes\n}\n"
+        '. {\n log . "{/kubernetes/service}"\n loadbalance {\n  prefer 10.0.0.0/8\n }\n forward . 192.0.2.1\n}\n'
+        "cluster.local {\n log\n autopath /dev/null\n kubernetes\n}\n"
     )
     done = run("-", text=text)
     told = [line.split(",")[0] for line in lines(done, "slow")]
     assert [
-        ". log: sees each query",
+        ". log: logs labels",
         ". log: sees each query for a name outside",
         "cluster.local. autopath: may treat names differently",
     ] == told

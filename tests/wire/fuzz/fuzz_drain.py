@@ -28,7 +28,7 @@ import killers
 import malformed
 
 from clusterdns.metrics.histogram import TIME_S
-from clusterdns.serving.table import AnswerTable
+from clusterdns.serving.table import AnswerTable, Seen
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Edns, Question
 from clusterdns.wire.response import Response
@@ -75,7 +75,8 @@ def filled_table(now: float = NOW, **options: Any) -> AnswerTable:
         answer = addresses(asked.qname, count)
         orders = tuple((answer[k:] + answer[:k], (), ()) for k in range(i + 1)) if i else ()
         response = Response(answer=answer, facts=("n",), orders=orders)
-        table.remember(asked, response, now, lambda i=i: 2 * i)
+        note = (0, i, count) if i % 2 else None  # somebody observes some
+        table.remember(asked, response, now, lambda i=i: 2 * i, note)
     for seconds in (-1, 0.5, 9):  # what passes is taken at the second sighting
         for _ in range(2):
             asked = question(f"s{seconds}.example.com.", rr.AAAA)
@@ -105,7 +106,7 @@ def filled_table(now: float = NOW, **options: Any) -> AnswerTable:
                 follows_case=follows_case,
             )  # fmt: skip
             for _ in range(2):
-                table.remember(asked, response, now, lambda: 4)
+                table.remember(asked, response, now, lambda: 4, (0, 7) if follows_case else None)
     return table
 
 
@@ -173,11 +174,16 @@ class Sockets:
 
 
 def send_all(
-    sockets: Sockets, packets: Sequence[bytes], table: AnswerTable, now: float, hits: list[int]
+    sockets: Sockets,
+    packets: Sequence[bytes],
+    table: AnswerTable,
+    now: float,
+    hits: list[int],
+    seen: Seen | None = None,
 ) -> tuple[list[tuple[bytes, tuple[str, int]]], list[bytes]]:
     """Send packets; return what the table leaves of them, with their client, and its replies."""
     taken = [packet[:OCTETS] for packet in packets]
-    expected = [table.reply(packet, now, hits) for packet in taken]
+    expected = [table.reply(packet, now, hits, False, seen) for packet in taken]
     for packet in packets:
         sockets.client.send(packet)
     client = sockets.client.getsockname()
@@ -189,10 +195,13 @@ def check(
     module: ModuleType, table: AnswerTable, sockets: Sockets, packets: Sequence[bytes]
 ) -> int:
     """Hold that C and Python do the same with at most a batch of packets; return the hits."""
-    by_c, by_python = [0] * 12, [0] * 12
-    expected, replies = send_all(sockets, packets, table, NOW, by_python)
+    by_c, by_python, seen, records = [0] * 12, [0] * 12, [], []
+    expected, replies = send_all(sockets, packets, table, NOW, by_python, seen)
     fd = sockets.server.fileno()
-    answered, unsent, missed = module.drain(fd, table.maps(by_c), NOW)
+    answered, unsent, missed = module.drain(fd, table.maps(by_c, records), NOW)
+    client = sockets.client.getsockname()
+    assert [(*each, client) for each in seen] == [record[:3] for record in records]
+    assert all(record[3] >= 0 for record in records)
     assert missed == expected
     assert sockets.received() == replies
     assert (answered, unsent, by_c) == (len(replies), 0, by_python)
