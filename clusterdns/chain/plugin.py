@@ -12,6 +12,7 @@ by the workers it forks. ``supervise`` runs in the supervisor, ``start`` and ``s
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -84,6 +85,15 @@ class Worker(Protocol):
         """Forget every remembered answer."""
 
 
+class Repeats(enum.Enum):
+    """What it means that a directive stands more than once in a server block, as in CoreDNS."""
+
+    NEVER = "a mistake"
+    FIRST = "only the first one counts"
+    LAST = "the arguments of the last one count, and the blocks of all"
+    OPTIONS = "each adds to those before it"
+
+
 class Plugin:
     """Base of all plugins; the docstring of a subclass is the directive's manual."""
 
@@ -94,6 +104,7 @@ class Plugin:
     before: ClassVar[str] = ""  # or right in front of
     families: ClassVar[Mapping[str, Family]] = {}  # of its metrics, by the names in `samples`
     shapes_block: ClassVar[bool] = False  # true for what writes to the block as it is made
+    repeats: ClassVar[Repeats] = Repeats.NEVER
     handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
     denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
     reads_options: ClassVar[bool] = False  # true for what has to see queries with EDNS options
@@ -111,9 +122,17 @@ class Plugin:
         Raises:
             ConfigError: the directive is wrong, or stands more than once.
         """
-        if len(directives) > 1:
+        if len(directives) == 1 or cls.repeats is Repeats.FIRST:
+            return [cls(directives[0], block)]
+        if cls.repeats is Repeats.NEVER:
             raise directives[1].error("may be given once in a server block")
-        return [cls(directives[0], block)]
+        args = [each.args for each in directives]
+        if cls.repeats is Repeats.OPTIONS:
+            args = [each for each in args if each] or [()]
+        lines = tuple(line for each in directives for line in each.block)
+        has_block = any(each.has_block for each in directives)
+        whole = directives[-1]._replace(args=args[-1], block=lines, has_block=has_block)
+        return [cls(whole, block)]
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return the response known from memory, or None to have ``handle`` asked."""

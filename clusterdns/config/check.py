@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from clusterdns.chain import registry
-from clusterdns.chain.plugin import Plugin
+from clusterdns.chain.plugin import Plugin, Repeats
 from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.chain.route import Route
 from clusterdns.chain.view import View
@@ -78,6 +78,7 @@ def _check(subject: Subject, port: int, found: Findings) -> None:
             blocks = left
         else:
             found.zones.extend(configuration.zones)
+            found.warnings.extend(_repeated(blocks))
             for view in configuration.views:
                 zone = configuration.first_zone(view)
                 found.slow.extend(f"{zone} {reason}" for reason in _slow(view))
@@ -147,8 +148,21 @@ class _Into(logging.Handler):
         self._into = into
 
     def emit(self, record: logging.LogRecord) -> None:
-        plugin = getattr(record, "plugin", "")
-        self._into.append((f"plugin/{plugin}: " if plugin else "") + record.getMessage())
+        self._into.append(record.getMessage())
+
+
+def _repeated(blocks: list[ServerBlock]) -> Iterator[str]:
+    """Yield what it comes to that a directive stands more than once in a block.
+
+    Some may, as many as there are zones or rules; these take the first, or the last word.
+    """
+    for block in blocks:
+        seen = set[str]()
+        for each in block.directives:
+            repeats = registry.load(each.name).repeats
+            if each.name in seen and repeats is not Repeats.NEVER:
+                yield f"{each.file}:{each.line}: {each.name}: given once more; {repeats.value}"
+            seen.add(each.name)
 
 
 def _slow(view: View) -> Iterator[str]:

@@ -6,6 +6,7 @@ Each takes a Directive, returns a value, and raises ConfigError with its file an
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from collections.abc import Iterable
 
@@ -17,6 +18,7 @@ from clusterdns.host.addresses import MAX_PORT
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
+_log = logging.getLogger(__name__)
 MAX_NUMBER = 2**31 - 1
 _LIKE_IPV4 = re.compile(r"[0-9.]+")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
@@ -43,6 +45,14 @@ def flag(line: Directive) -> bool:
     if line.args:
         raise line.error(f"takes no argument, got {line.args[0]!r}")
     return True
+
+
+def ignore_block(directive: Directive) -> None:
+    """Warn that the block of a directive means nothing, as CoreDNS ignores it."""
+    if directive.block:
+        _log.warning(
+            "%s:%d: %s: its block is ignored", directive.file, directive.line, directive.name
+        )
 
 
 def some(line: Directive) -> tuple[str, ...]:

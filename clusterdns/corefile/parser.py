@@ -276,6 +276,11 @@ class _Parser:
         while (word := self.peek()) is not None:
             if word.text == "}":
                 self._take(word)
+                if lines and not word.starts_line:  # CoreDNS: Dispenser.RemainingArgs
+                    self._warn(
+                        f"{word.file}:{word.line}: CoreDNS takes this }} for an argument of "
+                        f"{shorten(lines[-1].name)!r}; let it start a line"
+                    )
                 after = self.peek()
                 if after is not None and not after.starts_line:
                     raise after.error("unexpected behind a closing brace")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.knowing import Knowing
-from clusterdns.chain.plugin import no_arguments
+from clusterdns.chain.plugin import Repeats, no_arguments
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire import rr
@@ -34,6 +34,8 @@ _RDATA = rr.txt_rdata("ANY obsoleted") + rr.txt_rdata("See RFC 8482")
 
 class Any(Knowing):
     """Answers questions of one type."""
+
+    repeats = Repeats.FIRST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         no_arguments(directive)

@@ -39,7 +39,7 @@ from pathlib import Path
 from clusterdns.chain import zonefile
 from clusterdns.chain.authority import Authority, longest
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import Worker
+from clusterdns.chain.plugin import Repeats, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
@@ -59,6 +59,8 @@ _log = plugin_logger("auto")
 
 class Auto(Authority):
     """The zones of the files in one directory."""
+
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         super().__init__(block)

@@ -36,7 +36,7 @@ from typing import ClassVar
 
 from clusterdns.chain import searchpath
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Worker
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Repeats, Worker
 from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.chain.searchpath import SearchPaths, Walk
 from clusterdns.corefile import arguments
@@ -62,6 +62,7 @@ class Autopath(Plugin):
     families: ClassVar = {
         SUCCESSES: Family("Counter of requests that did autopath.", ("server",)),
     }
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

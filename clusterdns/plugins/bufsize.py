@@ -25,7 +25,7 @@ by the chain.
 from __future__ import annotations
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import AnswerNext, Plugin
+from clusterdns.chain.plugin import AnswerNext, Plugin, Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -40,12 +40,13 @@ MAX_OCTETS = 4096
 class Bufsize(Plugin):
     """Says the bound; the listener lowers what queries allow (``View.bound``)."""
 
+    repeats = Repeats.FIRST
+
     def __init__(self, directive: Directive, block: Block) -> None:
         self.most_octets = DEFAULT_OCTETS
         if directive.args:
             self.most_octets = arguments.number(directive, least=MIN_UDP_OCTETS, most=MAX_OCTETS)
-        if directive.block:
-            raise directive.block[0].unknown()
+        arguments.ignore_block(directive)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return what the plugins behind say."""

@@ -60,6 +60,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import re
 from typing import ClassVar, NamedTuple
 
 from clusterdns.caching import rules
@@ -88,6 +89,7 @@ FIRST_FAILURE_S = 1  # RFC 9520 section 3.2: one second at the least, five minut
 FAILURES_APART_S = 30  # at most between the end of one and the next that counts as the same
 PATIENCE_S = 0.5  # for a refresh over TCP: the server may not speak it
 _UNANSWERED = Response(rr.SERVFAIL, flags=0, unanswered=True)
+_DURATION = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+")
 _log = plugin_logger("cache")
 
 
@@ -135,6 +137,12 @@ class Cache(Plugin):
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
         self._options = options = read(directive, block.zones)
+        first = directive.args[0] if directive.args else ""
+        if _DURATION.fullmatch(first):
+            _log.warning(
+                "%s:%d: %r is taken for a zone; a TTL is a number of seconds without a unit",
+                directive.file, directive.line, first,
+            )  # fmt: skip
         self._zones, self._is_everywhere = options.zones, ROOT in options.zones
         stale_s = math.inf if options.prefers_positive else options.stale.up_to_s
         self._kept = {k: Kept(limits.capacity, stale_s) for k, limits in options.limits.items()}

@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -43,12 +43,13 @@ RELAYED_S = 5.0  # as long as `forward` tries at most
 class Cancel(Plugin):
     """Waits for the plugins behind, but not for ever."""
 
+    repeats = Repeats.LAST
+
     def __init__(self, directive: Directive, block: Block) -> None:
         self._timeout_s = DEFAULT_S
         if directive.args:
             self._timeout_s = arguments.seconds(directive, is_positive=True)
-        if directive.block:
-            raise directive.block[0].unknown()
+        arguments.ignore_block(directive)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return what the plugins behind know without waiting."""

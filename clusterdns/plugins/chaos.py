@@ -31,6 +31,7 @@ import socket
 from clusterdns import COREDNS_VERSION
 from clusterdns.chain.block import Block
 from clusterdns.chain.knowing import Knowing
+from clusterdns.chain.plugin import Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire import name, rr
@@ -46,6 +47,8 @@ AUTHORS = ("the authors of clusterdns",)
 
 class Chaos(Knowing):
     """Four names, what is said of them, and who wrote this."""
+
+    repeats = Repeats.FIRST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.block:

@@ -17,7 +17,7 @@ Differences from CoreDNS: a bug is still answered with SERVFAIL and does not end
 from __future__ import annotations
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import Passive, no_arguments
+from clusterdns.chain.plugin import Passive, Repeats, no_arguments
 from clusterdns.corefile.parser import Directive
 
 
@@ -25,6 +25,7 @@ class Debug(Passive):
     """Turns debug lines on."""
 
     shapes_block = True
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         no_arguments(directive)

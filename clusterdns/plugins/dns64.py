@@ -38,7 +38,7 @@ from typing import ClassVar
 from clusterdns.chain import translation
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -58,6 +58,7 @@ class Dns64(Plugin):
     families: ClassVar = {
         TRANSLATED: Family("Counter of DNS requests translated by dns64.", ("server",)),
     }
+    repeats = Repeats.OPTIONS
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

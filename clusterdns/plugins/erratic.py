@@ -34,7 +34,7 @@ from __future__ import annotations
 import asyncio
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, HandleNext, Plugin
+from clusterdns.chain.plugin import DROP, HandleNext, Plugin, Repeats
 from clusterdns.chain.searchpath import SearchPaths
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -57,6 +57,8 @@ _SEARCH_PATH = tuple(name.fold(name.parse(each)) for each in ("a.example.org", "
 
 class Erratic(Plugin):
     """Counts queries, and treats some of them badly."""
+
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.args:

@@ -28,7 +28,7 @@ A block that names `rd` answers by the chain alone, and none with `header` is re
 from __future__ import annotations
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Repeats
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire.message import AA, AD, CD, OPCODE_QUERY, RA, RD, Query, Question
 from clusterdns.wire.name import WireName
@@ -68,6 +68,8 @@ class _Rules:
 
 class Header(Plugin):
     """Flags of queries and of replies."""
+
+    repeats = Repeats.FIRST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.args:

@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import Passive, Supervisor
+from clusterdns.chain.plugin import Passive, Repeats, Supervisor
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.metrics.family import Family
@@ -42,6 +42,7 @@ class Health(Passive):
         ),
         "health_request_failures_total": Family("The number of times the health check failed."),
     }
+    repeats = Repeats.OPTIONS
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._address = arguments.listen_address(directive, ":8080")

@@ -39,7 +39,7 @@ from __future__ import annotations
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.inside import Inside
-from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Repeats
 from clusterdns.chain.route import Route
 from clusterdns.cluster.external import ExternalResponder
 from clusterdns.corefile import arguments
@@ -55,6 +55,8 @@ MAX_TTL_S = 3600
 
 class K8sExternal(Plugin):
     """The external zones of one server block."""
+
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if "kubernetes" not in block.directives:

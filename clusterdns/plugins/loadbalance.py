@@ -49,7 +49,7 @@ from pathlib import Path
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.networks import Network
-from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Worker
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Repeats, Worker
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -71,6 +71,8 @@ _log = plugin_logger("loadbalance")
 
 class LoadBalance(Plugin):
     """Gives each response the orders its records are to be sent in."""
+
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._random = random.Random()

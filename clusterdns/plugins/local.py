@@ -33,6 +33,7 @@ from typing import ClassVar
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.knowing import Knowing
+from clusterdns.chain.plugin import Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -61,6 +62,7 @@ class Local(Knowing):
     families: ClassVar = {
         REQUESTS: Family("Counter of special localhost subdomain requests."),
     }
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.args:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from clusterdns.chain.block import Block
 from clusterdns.chain.knowing import Changing
-from clusterdns.chain.plugin import no_arguments
+from clusterdns.chain.plugin import Repeats, no_arguments
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire.message import Question
@@ -31,6 +31,8 @@ from clusterdns.wire.response import Response
 
 class Minimal(Changing):
     """Keeps the answer section of what answers."""
+
+    repeats = Repeats.FIRST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         no_arguments(directive)

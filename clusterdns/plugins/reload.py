@@ -22,8 +22,8 @@ import random
 from typing import ClassVar
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import Passive, Supervisor
-from clusterdns.corefile.arguments import duration_s
+from clusterdns.chain.plugin import Passive, Repeats, Supervisor
+from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.metrics.family import Family
 
@@ -43,11 +43,13 @@ class Reload(Passive):
             is_gauge=True,
         ),
     }
+    repeats = Repeats.FIRST
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        if len(directive.args) > 2 or directive.block:
+        arguments.ignore_block(directive)
+        if len(directive.args) > 2:
             raise directive.error("takes at most an interval and a jitter")
-        durations = [duration_s(arg, directive) for arg in directive.args]
+        durations = [arguments.duration_s(arg, directive) for arg in directive.args]
         interval_s = durations[0] if durations else 30.0
         jitter_s = durations[1] if len(durations) > 1 else 15.0
         if interval_s < MIN_INTERVAL_S:

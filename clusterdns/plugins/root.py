@@ -17,7 +17,7 @@ Examples:
 from __future__ import annotations
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import Passive
+from clusterdns.chain.plugin import Passive, Repeats
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
 
@@ -28,6 +28,7 @@ class Root(Passive):
     """Sets the block's root directory."""
 
     shapes_block = True
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if len(directive.args) != 1 or directive.block:

@@ -40,7 +40,7 @@ from typing import ClassVar
 from clusterdns.chain import translation
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -63,6 +63,7 @@ class Siit(Plugin):
     families: ClassVar = {
         TRANSLATED: Family("Counter of DNS requests translated by siit.", ("server",)),
     }
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block

@@ -30,7 +30,7 @@ Examples:
 from __future__ import annotations
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import Passive
+from clusterdns.chain.plugin import Passive, Repeats
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 
@@ -42,6 +42,7 @@ class Timeouts(Passive):
     """Sets the bounds of its server block."""
 
     shapes_block = True
+    repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.args:

@@ -14,7 +14,7 @@ Examples:
 from __future__ import annotations
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import HandleNext, Plugin, no_arguments
+from clusterdns.chain.plugin import HandleNext, Plugin, Repeats, no_arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, Query
@@ -24,6 +24,8 @@ from clusterdns.wire.rr import RR
 
 class Whoami(Plugin):
     """Answers every question with the address and port it came from, TTL 0."""
+
+    repeats = Repeats.FIRST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         no_arguments(directive)

@@ -323,3 +323,19 @@ def test_what_stands_before_broken_grammar_is_looked_at():
     assert [
         "stdin:2: nonsense: unknown directive", "stdin:4: {: is not closed before the end of the file"
     ] == lines(done, "refused")  # fmt: skip
+
+
+def test_what_works_here_and_not_as_it_looks_or_not_in_coredns_is_warned_of():
+    text = (
+        "example.org:53 {\n health :8080 { lameduck 5s }\n cache 30s\n bufsize 1232 {\n  some\n }\n"
+        " bufsize 512\n health {\n  lameduck 6s\n }\n log\n log example.org\n}\n"
+    )
+    done = run("-", text=text)
+    assert 0 == done.returncode
+    assert [
+        "stdin:2: CoreDNS takes this } for an argument of 'lameduck'; let it start a line",
+        "stdin:4: bufsize: its block is ignored",
+        "plugin/cache: stdin:3: '30s' is taken for a zone; a TTL is a number of seconds without a unit",
+        "stdin:7: bufsize: given once more; only the first one counts",
+        "stdin:8: health: given once more; each adds to those before it",
+    ] == lines(done, "warning")
