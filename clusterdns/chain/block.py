@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from clusterdns.chain.outside import Outside
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
+
+if TYPE_CHECKING:  # ssl is not needed by who has no TLS
+    from clusterdns.chain.encryption import Encryption
 
 T = TypeVar("T")
 
@@ -48,6 +51,8 @@ class Block:
         self.root = Path()  # `root`: what relative paths are relative to
         self.hosts: list[str] = []  # `bind`: listen addresses; empty is every address
         self.ports: tuple[int, ...] = ()
+        self.schemes: tuple[str, ...] = ()  # "dns" or "tls", of each zone as the ports are
+        self.encryption: Encryption | None = None  # `tls`
         self.debug = False
         self.streams = StreamBounds()
         self.workers = 1  # `multisocket`: processes that read the sockets

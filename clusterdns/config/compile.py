@@ -8,8 +8,8 @@ and line; nothing is bound or started yet.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from clusterdns.chain import registry
 from clusterdns.chain.block import Block
@@ -26,20 +26,25 @@ from clusterdns.host import addresses, interfaces
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
+if TYPE_CHECKING:  # ssl is not needed by who has no TLS
+    from clusterdns.chain.encryption import Encryption
+
+SCHEMES = ("dns", "tls")  # that are served
 # What CoreDNS serves when it finds no Corefile (coremain/run.go defaultLoader).
 DEFAULT_COREFILE = ".:{port} {{\n    whoami\n    log\n}}\n"
 
 
 class Endpoint(NamedTuple):
-    """Where to listen for queries: an IP address, or "" for all of them, and a port."""
+    """Where to listen for queries: an IP address, or "" for all of them, a port, and how."""
 
     host: str
     port: int
+    scheme: str = "dns"
 
     @property
     def label(self) -> str:
         """The metric label ``server``."""
-        return f"dns://{addresses.host_and_port(*self)}"
+        return f"{self.scheme}://{addresses.host_and_port(self.host, self.port)}"
 
 
 class Configuration(NamedTuple):
@@ -66,10 +71,17 @@ class Configuration(NamedTuple):
     def zones(self) -> list[str]:
         """What is served, as ``zone:port``, in the order of the file."""
         return [
-            f"{name.text(zone)}:{port}"
+            f"{'' if scheme == 'dns' else scheme + '://'}{name.text(zone)}:{port}"
             for view in self.views
-            for zone, port in zip(view.block.zones, view.block.ports, strict=True)
+            for zone, port, scheme in _keys(view.block)
         ]
+
+    def encryption(self, endpoint: Endpoint) -> Encryption | None:
+        """Return the TLS of a listener, None if it has none."""
+        if endpoint.scheme == "dns":
+            return None
+        views = self.routers[endpoint].views.values()
+        return next(view.block.encryption for some in views for view in some)
 
     def first_zone(self, view: View) -> str:
         """Return the zone of a block's first key."""
@@ -123,6 +135,7 @@ def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
     _check_schemes(blocks)
     views = _views(blocks, port, _classes(blocks))
     check_overlaps(blocks, port, [view.block.hosts for view in views])
+    _check_listeners(blocks, views)
     digest = hashlib.sha512(repr(blocks).encode()).hexdigest()
     workers = max((view.block.workers for view in views), default=1)
     return Configuration(tuple(views), _routers(views), digest, workers)
@@ -131,7 +144,7 @@ def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
 def _check_schemes(blocks: list[ServerBlock]) -> None:
     for block in blocks:
         for key in block.keys:
-            if key.scheme != "dns":
+            if key.scheme not in SCHEMES:
                 reason = f"{key.scheme}:// is not supported by clusterdns yet"
                 raise ConfigError(block.file, block.line, key.text, reason)
 
@@ -186,21 +199,55 @@ def _block(block: ServerBlock, port: int) -> Block:
     zones = [name.fold(name.parse(key.zone)) for key in block.keys]
     body = Block(zones, block.file)
     body.directives = frozenset(directive.name for directive in block.directives)
-    body.ports = tuple(port if key.port is None else key.port for key in block.keys)
+    body.ports = tuple(key.effective_port(port) for key in block.keys)
+    body.schemes = tuple(key.scheme for key in block.keys)
     return body
 
 
+def _keys(block: Block) -> Iterator[tuple[WireName, int, str]]:
+    """Yield zone, port and scheme of each key."""
+    return zip(block.zones, block.ports, block.schemes, strict=True)
+
+
 def _first_endpoint(block: Block) -> Endpoint:
-    return Endpoint((block.hosts or [""])[0], block.ports[0])
+    return Endpoint((block.hosts or [""])[0], block.ports[0], block.schemes[0])
+
+
+def _check_listeners(blocks: list[ServerBlock], views: list[View]) -> None:
+    """Check that a port is served in one way, with one certificate. Raises ConfigError."""
+    first: dict[tuple[str, int], tuple[Endpoint, View, WireName]] = {}
+    for block, view in zip(blocks, views, strict=True):
+        for key, (zone, port, scheme) in zip(block.keys, _keys(view.block), strict=True):
+            for host in view.block.hosts or [""]:
+                endpoint = Endpoint(host, port, scheme)
+                other, before, its_zone = first.setdefault((host, port), (endpoint, view, zone))
+                reason = ""
+                if other.scheme != scheme:
+                    reason = f"the port is that of {other.label}, too"
+                elif scheme != "dns" and (conflict := _conflict(before.block, view.block)):
+                    reason = (
+                        f"conflicting TLS configuration for shared listener {endpoint.label} "
+                        f'between zones "{name.text(its_zone)}" and "{name.text(zone)}": {conflict}'
+                    )
+                if reason:
+                    raise ConfigError(block.file, block.line, key.text, reason)
+
+
+def _conflict(block: Block, other: Block) -> str:
+    """Return what keeps two blocks from sharing a listener of TLS, "" if nothing does."""
+    if block.encryption is None or other.encryption is None:
+        is_same = block.encryption is other.encryption
+        return "" if is_same else "TLS is configured for only one server block"
+    return block.encryption.conflict(other.encryption)
 
 
 def _routers(views: list[View]) -> dict[Endpoint, Router]:
     """Return one router per listener, and tell each block which one is its own."""
     tables: dict[Endpoint, dict[WireName, list[View]]] = {}
     for view in views:
-        for zone, port in zip(view.block.zones, view.block.ports, strict=True):
+        for zone, port, scheme in _keys(view.block):
             for host in view.block.hosts or [""]:
-                at = tables.setdefault(Endpoint(host, port), {}).setdefault(zone, [])
+                at = tables.setdefault(Endpoint(host, port, scheme), {}).setdefault(zone, [])
                 if view not in at:
                     at.append(view)
     routers = {endpoint: Router(table) for endpoint, table in tables.items()}

@@ -177,7 +177,7 @@ class Loop(Plugin):
             'Loop (%s:%d -> %s) detected for zone "%s", forwarded to %s: its names fail until the '
             "loop is gone",
             *query.client,
-            self._block.server.removeprefix("dns://"),
+            self._block.server.partition("://")[2],
             name.text(self._block.zones[0]),
             ", ".join(sorted(self._block.outside.upstreams)) or "nobody",
         )

@@ -47,9 +47,11 @@ def bind(
     try:
         for host in hosts:
             some = (old or {}).get((host, endpoint.port))
-            if some is None:
+            if some is not None and endpoint.scheme != "dns":
+                some = [sock for sock in some if sock.type == socket.SOCK_STREAM]
+            if some is None or (endpoint.scheme == "dns" and len(some) < 2):
                 try:
-                    some = _pair(host, endpoint)
+                    some = _sockets(host, endpoint)
                 except OSError as error:
                     is_missing = error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
                     if endpoint.host or host != "::" or not is_missing:
@@ -60,7 +62,7 @@ def bind(
     except OSError as error:
         for sock in made:
             sock.close()
-        where = addresses.host_and_port(*endpoint)
+        where = addresses.host_and_port(endpoint.host, endpoint.port)
         raise BindError(f"listen {where}: {error.strerror or error}") from error
     return found
 
@@ -73,7 +75,9 @@ def by_address(sockets: Iterable[socket.socket]) -> Bound:
     return found
 
 
-def _pair(host: str, endpoint: Endpoint) -> list[socket.socket]:
+def _sockets(host: str, endpoint: Endpoint) -> list[socket.socket]:
+    if endpoint.scheme != "dns":
+        return [_bound(host, endpoint.port, socket.SOCK_STREAM)]
     udp = _bound(host, endpoint.port, socket.SOCK_DGRAM)
     try:
         return [udp, _bound(host, endpoint.port, socket.SOCK_STREAM)]

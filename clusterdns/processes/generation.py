@@ -197,7 +197,9 @@ class Generation:
             bound = by_address(itertools.chain.from_iterable(theirs))
             self.sockets.append({})
             for endpoint in self.configuration.routers:
-                taken = {host for host, port in self.configuration.routers if port == endpoint.port}
+                taken = {
+                    each.host for each in self.configuration.routers if each.port == endpoint.port
+                }
                 self.sockets[i][endpoint] = bind(endpoint, taken, bound)
 
     def unbind(self, kept: list[Sockets]) -> None:

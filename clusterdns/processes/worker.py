@@ -13,6 +13,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from clusterdns.cluster.feed import Subscription
 from clusterdns.cluster.source import Source
@@ -26,6 +27,9 @@ from clusterdns.serving.server import Server
 from clusterdns.serving.table import MAX_TABLE_OCTETS
 from clusterdns.serving.tcp import Streams
 from clusterdns.serving.udp import Engine, engine_of
+
+if TYPE_CHECKING:
+    from clusterdns.chain.encryption import Encryption
 
 BEAT_S = 1.0
 STARTING_BEAT_S = 0.05
@@ -49,7 +53,7 @@ class Worker:
         routers = configuration.routers
         octets = MAX_TABLE_OCTETS // max(1, len(routers))
         self._servers = {
-            endpoint: Server(router, endpoint.label, self.now, endpoint, octets)
+            endpoint: Server(router, endpoint.label, self.now, endpoint[:2], octets)
             for endpoint, router in routers.items()
         }
         self._engines: list[Engine] = []
@@ -61,7 +65,8 @@ class Worker:
                 if sock.type == socket.SOCK_DGRAM:
                     self._engines.append(engine_of(server, sock))
                 else:
-                    self._streams.append(Streams(server, sock, listeners))
+                    encryption = configuration.encryption(endpoint)
+                    self._streams.append(_streams(server, sock, listeners, encryption))
         self._relay = Relay(self._servers.values(), self._engines)
         self._subscriptions: dict[Source, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,3 +190,14 @@ class Worker:
             while streams.connections and self.now() < deadline:  # noqa: ASYNC110 - at the end only
                 await asyncio.sleep(0.02)
             streams.abort()
+
+
+def _streams(
+    server: Server, sock: socket.socket, listeners: int, encryption: Encryption | None
+) -> Streams:
+    """Return what looks after the connections of a listening socket."""
+    if encryption is None:
+        return Streams(server, sock, listeners)
+    from clusterdns.serving.secure import SecureStreams  # and ssl, which nobody else needs
+
+    return SecureStreams(server, sock, listeners, encryption.context)

@@ -242,8 +242,16 @@ class Streams:
             if len(self.connections) >= self.most and not self._make_room():
                 sock.close()
                 continue
-            self.enter(Connection(self, sock, client[:2]))
-            self.poll.register(sock, select.EPOLLIN)
+            try:
+                connection = self._connection(sock, client[:2])
+            except OSError:  # it has gone already
+                sock.close()
+                continue
+            self.enter(connection)
+            self.poll.register(connection.number, select.EPOLLIN)
+
+    def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
+        return Connection(self, sock, client)
 
     def _listen(self) -> None:
         if not self._is_listening:
@@ -497,6 +505,9 @@ class Connection:
         events = 0 if is_held or self._is_finishing else select.EPOLLIN
         if self._unsent:
             events |= select.EPOLLOUT
+        self._watch(events)
+
+    def _watch(self, events: int) -> None:
         if events != self._events:
             self._events = events
             self._streams.poll.modify(self.number, events)

@@ -36,7 +36,7 @@ MISTAKEN = """\
     }
     forward . 192.0.2.1
 }
-tls://example.net {
+quic://example.net {
     whoami
 }
 .:53 {
@@ -49,7 +49,7 @@ REFUSED = (
     "{}:6: route53: reads zones from Amazon Route 53, which clusterdns does not",
     "{}:11: bogus: unknown property",
     "{}:14: success: wants a whole number of at least 0, got 'none'",
-    "{}:18: tls://example.net: tls:// is not supported by clusterdns yet",
+    "{}:18: quic://example.net: quic:// is not supported by clusterdns yet",
     "{}:21: .:53: cannot serve dns://.:53 - it is already defined",
 )
 

@@ -7,6 +7,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import certificates
 import pytest
 
 from clusterdns.chain import registry
@@ -40,6 +41,10 @@ IGNORE_BLOCKS = ("bufsize", "cancel", "reload")  # as in CoreDNS; it is warned o
 def test_the_examples_compile(word, tmp_path, monkeypatch):
     (tmp_path / "cluster").symlink_to(ZONES / "cluster")
     (tmp_path / "db.example.org").symlink_to(ZONES / "db.example.org")
+    if word == "tls":
+        made = certificates.make(tmp_path)
+        (made / "server.pem").rename(made / "tls.crt")
+        (made / "server.key").rename(made / "tls.key")
     monkeypatch.chdir(tmp_path)
     text = examples(word)
     assert re.search(rf"\b{word}\b", text)

@@ -1,0 +1,77 @@
+"""How a listener proves who it is, and whom it lets in: what `tls` says of a server block.
+
+TLS is agreed on before a name is known, so all server blocks of a listener must say the same.
+(CoreDNS 1.15.0: core/dnsserver/tls.go)
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import NamedTuple
+
+_MODES = {
+    "nocert": ssl.CERT_NONE,
+    "verify_if_given": ssl.CERT_OPTIONAL,
+    "require_and_verify": ssl.CERT_REQUIRED,
+}
+CLIENT_AUTH = tuple(_MODES)
+
+
+class Encryption(NamedTuple):
+    """The TLS of a server block. Holds no key but in ``context``."""
+
+    context: ssl.SSLContext
+    client_auth: str
+    authorities: frozenset[bytes] | None  # DER, of clients' certificates; None is the system's
+    chain: str  # the file of our own certificates, PEM
+
+    def conflict(self, other: Encryption) -> str:
+        """Return what keeps two server blocks from sharing a listener, "" if nothing does."""
+        if self.client_auth != other.client_auth:
+            return "client authentication policies differ"
+        if self.authorities != other.authorities:
+            return "client CA pools differ"
+        if self.chain != other.chain:
+            return "server certificates differ"
+        return ""
+
+
+def load(certificate: Path, key: Path, authority: Path | None, client_auth: str) -> Encryption:
+    """Return the TLS that some PEM files stand for; TLS 1.2 is the least.
+
+    Raises:
+        ValueError: a file is missing or cannot be used; names the file, says why.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.verify_mode = _MODES[client_auth]
+    chain = _text(certificate)
+    _text(key)
+    try:
+        # An encrypted key is refused: nobody is there to type its password.
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{certificate} {key}: {_reason(error)}") from error
+    if authority is None:
+        context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
+        return Encryption(context, client_auth, None, chain)
+    try:
+        context.load_verify_locations(cadata=_text(authority))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{authority}: {_reason(error)}") from error
+    authorities = frozenset(context.get_ca_certs(binary_form=True))
+    return Encryption(context, client_auth, authorities, chain)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("ascii", "replace")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+
+
+def _reason(error: Exception) -> str:
+    reason = error.reason if isinstance(error, ssl.SSLError) else ""
+    return (reason or str(error)).replace("_", " ").lower()

@@ -1,0 +1,231 @@
+"""DNS over TLS: queries, clients that must show a certificate, and clients that misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+import urllib.request
+from pathlib import Path
+
+import beside
+import certificates
+import dns.message
+import peers
+import pytest
+
+from clusterdns.config.compile import compile_text
+from clusterdns.errors import ConfigError
+
+COREFILE = """. {{
+    whoami
+}}
+tls://.:{port} {{
+    tls server.pem server.key ca.pem {{
+        client_auth {mode}
+    }}
+    prometheus 127.0.0.1:{metrics}
+    timeouts {{
+        read 1s
+        idle 2s
+    }}
+    log
+    hosts {{
+        192.0.2.1 www.test
+    }}
+}}
+"""
+HOSTS = "192.0.2.1"
+
+
+@pytest.fixture(scope="module")
+def certs(tmp_path_factory) -> Path:
+    return certificates.make(tmp_path_factory.mktemp("certs"))
+
+
+@contextlib.contextmanager
+def secure(port: int, certs: Path, who: str = ""):
+    context = ssl.create_default_context(cafile=certs / "ca.pem")
+    if who:
+        context.load_cert_chain(certs / f"{who}.pem", certs / f"{who}.key")
+    with (
+        socket.create_connection(("127.0.0.1", port), 5) as sock,
+        context.wrap_socket(sock, server_hostname="dns.test") as found,
+    ):
+        yield found
+
+
+def framed(*names: str) -> bytes:
+    asked = [beside.query(name) for name in names]
+    return b"".join(struct.pack("!H", len(each)) + each for each in asked)
+
+
+def address_in(wire: bytes | None) -> str:
+    assert wire is not None
+    return dns.message.from_wire(wire).answer[0][0].to_text()
+
+
+def corefile(port: int, mode: str = "nocert", metrics: int = 0) -> str:
+    return COREFILE.format(port=port, mode=mode, metrics=metrics or peers.free_port())
+
+
+def test_queries(certs):
+    """One connection has many queries, hits and misses; they are counted as the listener's own."""
+    port, metrics = peers.free_port(), peers.free_port()
+    with peers.clusterdns(corefile(port, metrics=metrics), certs) as server:
+        with secure(port, certs) as sock:
+            sock.sendall(framed(*["www.test"] * 1000))  # more than one record, and one batch
+            for _ in range(1000):
+                assert address_in(peers.read_frame(sock)) == HOSTS
+            for octet in framed("www.test"):
+                sock.sendall(bytes([octet]))
+            assert address_in(peers.read_frame(sock)) == HOSTS
+            sock.settimeout(5)
+            assert sock.recv(1) == b""  # idle; and with a close_notify, else this raises
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=5) as reply:
+            lines = reply.read().decode().splitlines()
+        label = f'server="tls://:{port}"'
+        counts = [line for line in lines if line.startswith("coredns_dns_requests_total{")]
+        counts = [line for line in counts if label in line and 'proto="tcp"' in line]
+        assert sum(float(line.rpartition(" ")[2]) for line in counts) == 1001
+        assert f"tls://.:{port}" in server.output
+        assert ' "A IN www.test. tcp ' in server.output
+
+
+def test_clients_certificates(certs):
+    port = peers.free_port()
+    with peers.clusterdns(corefile(port, "require_and_verify"), certs):
+        with secure(port, certs, "client") as sock:
+            sock.sendall(framed("www.test"))
+            assert address_in(peers.read_frame(sock)) == HOSTS
+        with pytest.raises(OSError), secure(port, certs) as sock:
+            sock.sendall(framed("www.test"))
+            sock.recv(1)  # TLS 1.3: the client learns it here
+
+
+def test_clients_that_misbehave(certs):
+    """Who never shakes hands, sends no TLS, or stops half-way is closed; others are answered."""
+    port = peers.free_port()
+    with peers.clusterdns(corefile(port), certs) as server, contextlib.ExitStack() as stack:
+        silent = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(50)]
+        for i, sock in enumerate(silent):
+            stack.enter_context(sock)
+            sock.sendall((b"", b"\x16\x03\x01", framed("www.test"), b"\x16\x03\x01\x02\0")[i % 4])
+        with secure(port, certs) as sock:
+            sock.sendall(framed("www.test"))
+            assert address_in(peers.read_frame(sock)) == HOSTS
+        began = time.monotonic()
+        for sock in silent:
+            sock.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                while sock.recv(100):  # an alert may come first
+                    pass
+        assert time.monotonic() - began < 4
+        assert "panic" not in server.output
+
+
+def test_old_versions_are_refused(certs):
+    port = peers.free_port()
+    with peers.clusterdns(corefile(port), certs):
+        context = ssl.create_default_context(cafile=certs / "ca.pem")
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as sock,
+            context.wrap_socket(sock, server_hostname="dns.test") as found,
+        ):
+            assert found.version() == "TLSv1.2"
+            found.sendall(framed("www.test"))
+            assert address_in(peers.read_frame(found)) == HOSTS
+        # A version of 1.1 in the ClientHello, with one cipher and no extensions (RFC 4346 7.4.1.2).
+        hello = b"\x03\x02" + bytes(32) + b"\0" + b"\0\x02\xc0\x09" + b"\x01\0"
+        message = b"\x01" + len(hello).to_bytes(3, "big") + hello
+        with socket.create_connection(("127.0.0.1", port), 5) as sock:
+            sock.sendall(b"\x16\x03\x01" + struct.pack("!H", len(message)) + message)
+            got = sock.recv(100)
+        assert (got[0], got[5:7]) == (21, b"\x02\x46")  # alert, fatal, protocol_version
+
+
+MISTAKES = (
+    ("tls", "obtains no certificates"),
+    ("tls a", "wants CERT KEY"),
+    ("tls none.pem server.key", "none.pem: No such file"),
+    ("tls server.pem none.key", "none.key: No such file"),
+    ("tls server.pem other.key", "key values mismatch"),
+    ("tls server.ext server.key", "server.ext"),
+    ("tls server.pem server.key server.ext", "server.ext"),
+    ("tls server.pem server.key {\nclient_auth\n}", "client_auth"),
+    ("tls server.pem server.key {\nclient_auth x\n}", "wants one of"),
+    ("tls server.pem server.key {\nclient_auth require\n}", "verifies no certificate"),
+    ("tls server.pem server.key {\nkeylog x\n}", "keys"),
+    ("tls server.pem server.key {\nx\n}", "unknown"),
+)
+
+
+def compiled(text: str):
+    return compile_text(text, "f", port=53, environ={}, warn=print)
+
+
+@pytest.mark.parametrize(("line", "reason"), MISTAKES)
+def test_mistakes(line, reason, certs):
+    with pytest.raises(ConfigError, match=r"^f:\d+: .*" + reason):
+        compiled(f"tls://. {{\nroot {certs}\n{line}\nwhoami\n}}\n")
+
+
+CONFLICTS = (
+    ("tls server.pem server.key", "", "TLS is configured for only one server block"),
+    ("tls server.pem server.key", "tls other.pem other.key", "server certificates differ"),
+    ("tls server.pem server.key", "tls server.pem server.key ca.pem", "client CA pools differ"),
+    ("tls server.pem server.key ca.pem",
+     "tls server.pem server.key ca.pem {\nclient_auth verify_if_given\n}",
+     "client authentication policies differ"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other", "reason"), CONFLICTS)
+def test_conflicts(one, other, reason, certs):
+    text = "".join(
+        f"tls://{zone} {{\nroot {certs}\n{each}\nwhoami\n}}\n"
+        for zone, each in (("a.test", one), ("b.test", other))
+    )
+    expected = (
+        "conflicting TLS configuration for shared listener tls://:853 between zones "
+        f'"a.test." and "b.test.": {reason}'
+    )
+    with pytest.raises(ConfigError) as caught:
+        compiled(text)
+    assert expected in str(caught.value)
+    compiled(text.replace("tls://b.test", "tls://b.test:854"))
+
+
+def test_a_port_is_served_in_one_way(certs):
+    with pytest.raises(ConfigError, match="the port is that of dns://:853, too"):
+        compiled("a.test:853 {\nwhoami\n}\ntls://b.test {\nwhoami\n}\n")
+
+
+def test_reload_turns_a_port_over(certs, tmp_path):
+    """A port that was plain is encrypted after a reload, and plain again after another."""
+    port = peers.free_port()
+    plain = f". {{\nwhoami\n}}\n.:{port} {{\nroot {certs}\nhosts {{\n192.0.2.1 www.test\n}}\n}}\n"
+    encrypted = plain.replace(f".:{port} {{", f"tls://.:{port} {{\ntls server.pem server.key")
+    with peers.clusterdns(plain, tmp_path) as server:
+        conf = next(tmp_path.glob("Corefile-*"))
+        for text in (encrypted, plain):
+            conf.write_text(text)
+            server.process.send_signal(10)  # SIGUSR1
+            deadline = time.monotonic() + 10
+            while True:
+                assert time.monotonic() < deadline, server.output
+                with contextlib.suppress(OSError, AssertionError):
+                    if text is plain:
+                        got = peers.ask_udp(("127.0.0.1", port), beside.query("www.test"), 0.3)
+                    else:
+                        with secure(port, certs) as sock:
+                            sock.sendall(framed("www.test"))
+                            got = peers.read_frame(sock)
+                    if got:
+                        break
+                time.sleep(0.05)
+            assert address_in(got) == HOSTS
