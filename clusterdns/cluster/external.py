@@ -24,7 +24,7 @@ from clusterdns.wire.rr import RR
 
 HOSTMASTER = b"hostmaster"
 _NS1 = b"ns1"
-Found = tuple[int, list[Entry]]  # return code, and what is behind a name
+Verdict = tuple[int, list[Entry]]  # return code, and what is behind a name
 Records = tuple[list[RR], list[RR]]  # answer and additional section
 
 
@@ -44,7 +44,7 @@ class ExternalLookup(Lookup):
         super().__init__(cluster.store, cluster.options)
         self._has_headless = has_headless
 
-    def outside(self, labels: list[bytes]) -> Found:
+    def outside(self, labels: list[bytes]) -> Verdict:
         """Return what is behind a name with these folded labels left of the zone, one at least."""
         texts = [label.decode("latin-1") for label in reversed(labels)]
         if not self.is_visible(texts[0]):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import lookup
-from clusterdns.host import interfaces
+from clusterdns.host import interfaces, resolvconf
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.stamp import Stamp
 
@@ -74,16 +74,16 @@ class ServerFile:
         self._stamp = stamp
 
 
-Entry = tuple[Destination, ...] | ServerFile
+Servers = tuple[Destination, ...] | ServerFile  # what one word of TO stands for
 
 
-def read_words(directive: Directive, resolvers: tuple[str, ...]) -> list[Entry]:
+def read_words(directive: Directive, resolvers: tuple[str, ...]) -> list[Servers]:
     """Return what the words of TO stand for, host names asked of ``resolvers``, if any.
 
     Raises:
         ConfigError: a word is none of what it may be, or no server comes of them.
     """
-    found: list[Entry] = []
+    found: list[Servers] = []
     for text in directive.args[1:]:
         scheme, _, rest = text.rpartition("://")
         scheme = scheme or DNS
@@ -103,7 +103,7 @@ def read_words(directive: Directive, resolvers: tuple[str, ...]) -> list[Entry]:
     return found
 
 
-def all_of(entries: Iterable[Entry]) -> list[Destination]:
+def all_of(entries: Iterable[Servers]) -> list[Destination]:
     """Return the servers of all entries; of equal ones the first counts.
 
     They are equal in transport, address, port, and server name, whatever its case.
@@ -150,13 +150,11 @@ def _is_file(path: Path) -> bool:
 
 def _name_servers(text: str, path: Path) -> list[str]:
     found = []
-    for words in map(str.split, text.splitlines()):
-        if len(words) < 2 or words[0] != "nameserver":
-            continue
+    for word in resolvconf.nameservers(text):
         try:
-            found.append(str(ipaddress.ip_address(words[1])))
+            found.append(str(ipaddress.ip_address(word)))
         except ValueError:  # nobody who starts a server in a Pod can mend the node's file
-            _log.warning("%s: nameserver %.50s is no address and is not asked", path, words[1])
+            _log.warning("%s: nameserver %.50s is no address and is not asked", path, word)
     if len(found) > MAX_FILE_SERVERS:
         _log.warning("%s: only the first %d servers are asked", path, MAX_FILE_SERVERS)
     return found[:MAX_FILE_SERVERS]

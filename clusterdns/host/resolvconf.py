@@ -48,20 +48,28 @@ class ResolvConf(NamedTuple):
 
 def parse(text: str) -> ResolvConf:
     """Return what a resolv.conf says; lines and options that make no sense are passed over."""
-    conf = ResolvConf()
+    conf = ResolvConf(tuple(nameservers(text))[:MAX_NAMESERVERS])
     for line in text.splitlines():
         words = line.split("#")[0].split(";")[0].split()
         if len(words) < 2:
             continue
         keyword, values = words[0], tuple(words[1:])
-        if keyword == "nameserver" and len(conf.nameservers) < MAX_NAMESERVERS:
-            conf = conf._replace(nameservers=(*conf.nameservers, values[0]))
-        elif keyword in ("search", "domain"):  # the last of them counts
+        if keyword in ("search", "domain"):  # the last of them counts
             conf = conf._replace(search=values if keyword == "search" else values[:1])
         elif keyword == "options":
             for option in values:
                 conf = _with_option(conf, option)
     return conf
+
+
+def nameservers(text: str) -> list[str]:
+    """Return the words behind `nameserver`, all of them, whether or not they are addresses."""
+    lines = map(str.split, text.splitlines())
+    return [
+        words[1]
+        for words in lines
+        if len(words) > 1 and words[0] == "nameserver" and words[1][0] not in "#;"
+    ]
 
 
 def _with_option(conf: ResolvConf, option: str) -> ResolvConf:

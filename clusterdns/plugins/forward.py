@@ -77,7 +77,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import destinations
 from clusterdns.forwarding.choice import FASTEST, POLICIES
 from clusterdns.forwarding.connections import Tls, tls_context
-from clusterdns.forwarding.destinations import Destination, Entry, ServerFile
+from clusterdns.forwarding.destinations import Destination, ServerFile, Servers
 from clusterdns.forwarding.flight import DEADLINE_S, Pool, Rules
 from clusterdns.forwarding.upstream import Options, Upstream
 from clusterdns.host.addresses import host_and_port
@@ -160,7 +160,7 @@ class Forward(Plugin):
         self._options = self._options._replace(probe_tcp=self._rules.force_tcp)
         if self._rules.max_attempts == 1:  # a lone attempt has all the time there is
             self._options = self._options._replace(tls_dial_timeout_s=DEADLINE_S)
-        self._entries: list[Entry] = destinations.read_words(directive, self._resolvers)
+        self._entries: list[Servers] = destinations.read_words(directive, self._resolvers)
         self._destinations: list[Destination] = []
         self._take_servers()
         self._check_tls(directive)

@@ -517,7 +517,7 @@ def test_a_line_of_any_octets(octets):
 # Snapshots
 
 SOURCE = Source("", (NAMESPACES, SERVICES), endpoint="http://api")
-ENTRIES: list[snapshot.Entry] = [
+ENTRIES: list[snapshot.Saved] = [
     ((NAMESPACES, ("", "a")), ()),
     ((SERVICES, ("a", "ü")), ("ClusterIP", ("10.0.0.1",), (("http", "TCP", 80),), "", ())),
 ]

@@ -23,7 +23,7 @@ from clusterdns.errors import ClusterDNSError
 
 FORMAT = 2
 MAX_OCTETS = 256 * 2**20  # unpacked
-Entry = tuple[tuple[str, Key], tuple[Any, ...]]
+Saved = tuple[tuple[str, Key], tuple[Any, ...]]
 
 
 class SnapshotError(ClusterDNSError):
@@ -35,11 +35,11 @@ class Snapshot(NamedTuple):
 
     written: float
     kinds: tuple[str, ...]
-    entries: list[Entry]
+    entries: list[Saved]
 
 
 def write(
-    path: Path, source: Source, kinds: Iterable[str], entries: Iterable[Entry], now: float
+    path: Path, source: Source, kinds: Iterable[str], entries: Iterable[Saved], now: float
 ) -> int:
     """Put a snapshot in its place; return its octets. Raises OSError."""
     head = {"format": FORMAT, "written": now, "source": identity(source), "kinds": list(kinds)}
@@ -89,7 +89,7 @@ def identity(source: Source) -> list[str]:
     ]  # fmt: skip
 
 
-def _pack(head: dict[str, Any], entries: Iterable[Entry]) -> Iterator[bytes]:
+def _pack(head: dict[str, Any], entries: Iterable[Saved]) -> Iterator[bytes]:
     packer = zlib.compressobj(1)  # a tenth of the size already, and five times as fast as 6
     digest = hashlib.sha256()
     count = 0
@@ -121,7 +121,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     yield from lines
 
 
-def _entry(value: list[Any]) -> Entry:
+def _entry(value: list[Any]) -> Saved:
     kind, namespace, name, fields = value
     slim = _tuples(fields)
     if kind not in SLIM_TYPES or not isinstance(slim, tuple):

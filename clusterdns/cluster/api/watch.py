@@ -73,7 +73,7 @@ class Packed(MutableMapping[Address, tuple[Any, ...]]):
     def __len__(self) -> int:
         return len(self._octets)
 
-    def entries(self) -> Iterator[snapshot.Entry]:
+    def entries(self) -> Iterator[snapshot.Saved]:
         """Yield what is there now, whatever changes while this is read."""
         for at, octets in list(self._octets.items()):
             yield at, marshal.loads(octets)
