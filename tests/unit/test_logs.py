@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import pytest
 
@@ -56,3 +57,22 @@ def test_a_long_message_is_cut_and_the_object_whole(character):
     found = json.loads(line)
     assert 1 == found["id"]
     assert found["msg"].startswith(character) or character == "\udc80"
+
+
+@pytest.mark.parametrize("count", [1, 40, 1000])
+def test_lines_that_nobody_reads_are_dropped_and_counted(count):
+    """A pipe takes what it has room for, whole lines only, and no write waits."""
+    reader, writer = os.pipe()
+    try:
+        sink, lines, written = logs.Sink(writer), [f"{i:0100}" for i in range(count)], 0
+        for _ in range(2000 // count):
+            sink.write(lines)
+            written += count
+        taken = os.read(reader, 2**20)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert taken.endswith(b"\n")
+    assert {101} == {len(line) for line in taken.splitlines(True)}
+    assert written == taken.count(b"\n") + sink.dropped
+    assert sink.dropped > 0
