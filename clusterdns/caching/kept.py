@@ -68,7 +68,7 @@ class Item:
         self._unseen = now + unseen_s
 
     def keep_good(self, older: Item) -> None:
-        """Hold on to the last reply that had what was asked for."""
+        """Keep the last reply that answered the question."""
         self.good = older if older.answers else older.good
         self.octets += self.good.octets if self.good is not None else 0
 

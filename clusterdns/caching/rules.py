@@ -51,7 +51,7 @@ def kept_as(kind: Outcome, question: Question, response: Response) -> str | None
 
 
 def is_answer(question: Question, response: Response) -> bool:
-    """Tell whether a reply has what was asked for."""
+    """Tell whether a reply answers the question."""
     return response.rcode == rr.NOERROR and answers_question(question, response.answer)
 
 

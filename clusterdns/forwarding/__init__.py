@@ -1,1 +1,1 @@
-"""Asking upstream servers: which one, over what, who waits for it, and what is its reply."""
+"""Queries to upstream servers: choice of the server, transport, waiting clients, replies."""

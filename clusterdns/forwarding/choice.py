@@ -1,7 +1,7 @@
 """Which of several upstream servers is asked, and in which turn.
 
 ``order`` is the policy of one query, ``Round`` goes through it past servers that are down, and
-``Pace`` is what is known of a server's speed. With `policy fastest` servers are put in bands of
+``Pace`` keeps the measured speed of a server. With `policy fastest` servers are put in bands of
 speed: within the first band they share the load, and now and then another is asked as well, so that
 one that has become fast again is found out. (CoreDNS: plugin/forward/policy.go, forward.go)
 
@@ -25,7 +25,7 @@ _LATE_GAIN = 0.5  # one that does not reply is left soon
 
 
 class Random(Protocol):
-    """What is used of a random generator."""
+    """The methods of a random generator that the policies use."""
 
     def random(self) -> float:
         """Return a number from 0 up to 1."""

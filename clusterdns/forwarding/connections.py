@@ -74,7 +74,7 @@ class _Connection(NamedTuple):
 
 
 class Connections:
-    """What is open to one server; ``dials`` counts hits and misses by protocol."""
+    """Idle connections to one server; ``dials`` counts hits and misses by protocol."""
 
     def __init__(
         self, address: tuple[str, int], idle: Idle, dials: Counter[tuple[str, str]],

@@ -116,7 +116,7 @@ def all_of(entries: Iterable[Servers]) -> list[Destination]:
 
 
 def is_ourselves(destination: Destination, hosts: Sequence[str], ports: Collection[int]) -> bool:
-    """Tell whether what is sent there comes to who listens on ``hosts`` (none: all of them)."""
+    """Tell whether a packet sent there reaches a listener on ``hosts`` (none: all of them)."""
     if destination.port not in ports:
         return False
     try:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from clusterdns.serving._drain import Lane
 
 DEADLINE_S = 5.0
-STALE_S, MAX_ARRIVED = 1.0, 1024  # what has arrived and was not asked for
+STALE_S, MAX_ARRIVED = 1.0, 1024  # replies to queries of the relay, kept for the chain
 FAILED_S = 1.0  # how slow a server counts that fails, however fast it says so
 LAME_S = 0.5  # and one whose SERVFAIL or REFUSED another server knew better than
 PAUSE_S = 0.05  # between rounds whose number is unlimited

@@ -1,4 +1,4 @@
-"""One upstream server, asked from one worker: its health, its counts, and the queries it owes.
+"""One upstream server, asked from one worker: its queries under way, its health, its counts.
 
 ``Upstream.send`` begins an exchange and returns at once; its ``done`` is called with the reply or
 an ``UpstreamError``. ``ask`` does the same, and waits. At most ``MAX_SOCKETS`` exchanges are under
@@ -144,7 +144,7 @@ class Upstream:
         return histogram
 
     def failed(self, error: OSError) -> UpstreamError:
-        """Return what is said of a query over UDP that got no reply."""
+        """Return the error of a query over UDP that got no reply."""
         if error.errno == errno.ETIMEDOUT:
             return UpstreamError(f"read udp {self.text}: i/o timeout")
         return UpstreamError(f"udp {self.text}: {reason_of(error)}")
@@ -170,7 +170,7 @@ class Upstream:
             self.health.suspect()
 
     def close(self) -> None:
-        """Forget what is under way, close what is open, and stop checking."""
+        """End all queries, close all connections, and stop the probes."""
         self.retire()
         waiting, self._queue = self._queue, deque()
         for ask in [*waiting, *self._under_way]:
@@ -180,7 +180,7 @@ class Upstream:
         self.datagrams.close()
 
     def retire(self) -> None:
-        """Stop checking and keep no connection any more; what is under way goes on."""
+        """Stop the probes and keep no connection any more; queries under way go on."""
         self._is_retired = True
         self.health.stop()
         self._connections.close()
@@ -230,7 +230,7 @@ class Upstream:
             self._timer = self._loop.call_at(ask.began + self._options.read_timeout_s, self._expire)
 
     def _expire(self) -> None:
-        """End what has waited too long, and set the timer for what is left."""
+        """End queries that waited too long, and set the timer for the others."""
         self._timer = None
         now, expected = time.monotonic(), self._expected
         while expected:

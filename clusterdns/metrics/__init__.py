@@ -1,1 +1,1 @@
-"""What is counted, and how it is shown."""
+"""Counters and histograms, and their exposition to Prometheus."""
