@@ -94,6 +94,20 @@ def test_queries(certs):
         assert ' "A IN www.test. tcp ' in server.output
 
 
+def test_a_client_that_reads_late(certs):
+    """Octets the socket does not take are sent again as TLS wants it, and none is lost."""
+    port, times = peers.free_port(), 10_000
+    more = "".join(f"192.0.2.{i} www.test\n" for i in range(2, 40))
+    text = corefile(port).replace("hosts {", "hosts {\n" + more).replace("    log\n", "")
+    with peers.clusterdns(text, certs), secure(port, certs) as sock:
+        sock.settimeout(10)
+        sock.sendall(framed("www.test") * times)
+        time.sleep(0.5)  # until the server's buffers are full: 6 MB of replies
+        sizes = {len(peers.read_frame(sock) or b"") for _ in range(times)}
+    assert len(sizes) == 1
+    assert min(sizes) > 39 * 16
+
+
 def test_clients_certificates(certs):
     port = peers.free_port()
     with peers.clusterdns(corefile(port, "require_and_verify"), certs):
