@@ -4,8 +4,8 @@ A stub resolver puts the domains of its search path behind a short name, one aft
 a name exists (resolv.conf(5)). A plugin that does the walk for the client writes a generator that
 yields each question, is sent the response of the plugins behind, and returns the response to its
 own question. ``answer_walk`` drives it from memory, ``handle_walk`` waits where it must, so both
-folds say the same. Unlike ``steps``, which asks the whole listener, a walk asks the rest of its own
-chain, as CoreDNS does: access rules behind it see every name of the walk.
+folds say the same. Unlike ``answer_by``, which asks the whole listener, a walk asks the rest of its
+own chain, as CoreDNS does: access rules behind it see every name of the walk.
 
 Pure but for ``of_host``: no sockets, clock, threads or randomness.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
+from clusterdns.chain.asking import from_memory, waiting
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext
 from clusterdns.errors import FormError
 from clusterdns.host import resolvconf
@@ -52,32 +53,31 @@ class SearchPaths:
         return self._knowers[plugin](client, folded)
 
 
-def answer_walk(walk: Walk, next: AnswerNext) -> Response | None:
-    """Return what a walk comes to from memory, None where memory does not know."""
+def answer_walk(walk: Walk, question: Question, next: AnswerNext) -> Response | None:
+    """Return what a walk for ``question`` comes to from memory, None where it does not know."""
     passed: list[Response] = []
-    try:
-        asked = walk.__next__()  # `next` is the chain here
-        while True:
-            found = next(asked)
-            if found is None:
-                return None
+
+    def ask(asked: Question) -> Response | None:
+        found = next(asked._replace(depth=question.depth))
+        if found is not None:
             passed.append(found)
-            asked = walk.send(found)
-    except StopIteration as done:
-        return _decided_by(passed, done.value)
+        return found
+
+    done = from_memory(walk, ask)
+    return None if done is None else _decided_by(passed, done[0])
 
 
 async def handle_walk(walk: Walk, query: Query, next: HandleNext) -> Response:
     """Return what a walk comes to, waiting for the plugins behind."""
     passed: list[Response] = []
-    try:
-        asked = walk.__next__()  # `next` is the chain here
-        while True:
-            found = await next(query.asking(asked))
-            passed.append(found)
-            asked = walk.send(found)
-    except StopIteration as done:
-        return _decided_by(passed, done.value)
+    depth = query.question.depth if query.question else 0
+
+    async def ask(asked: Question) -> Response:
+        found = await next(query.asking(asked._replace(depth=depth)))
+        passed.append(found)
+        return found
+
+    return _decided_by(passed, await waiting(walk, ask))
 
 
 def _decided_by(passed: list[Response], response: Response) -> Response:

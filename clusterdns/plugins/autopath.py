@@ -90,7 +90,7 @@ class Autopath(Plugin):
         if self._path:
             if not name.is_within(folded, self._path[0]):
                 return next(question)
-            return searchpath.answer_walk(self._walk(question, self._path), next)
+            return searchpath.answer_walk(self._walk(question, self._path), question, next)
         if self._knower not in self._paths or not _is_below_svc(folded):
             return next(question)
         if folded[1 + folded[0] :].startswith(_SVC):

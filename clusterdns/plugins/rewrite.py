@@ -55,7 +55,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from clusterdns.chain.asking import MAX_DEPTH, answer_by
+from clusterdns.chain.asking import MAX_DEPTH, answer_by, waiting
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
@@ -155,19 +155,15 @@ class Rewrite(Plugin):
         return reply.response(response)
 
     async def _revert(self, response: Response, state: State, query: Query) -> Response:
-        steps = self._reverted(response, state, query.depth)
-        try:
-            asked = steps.__next__()  # `next` is a word of the chain
-            while True:
-                found = DROP
-                if self._block.resolver is not None:
-                    inner = query.asking(asked)
-                    inner.depth = query.depth + 1
-                    found = fit(await self._block.resolver.handle(inner), asked, query.limit)
-                asked = steps.send(found)
-        except StopIteration as done:
-            reverted: Response = done.value
-            return reverted
+        depth = state.question.depth
+
+        async def ask(asked: Question) -> Response:
+            if self._block.resolver is None:
+                return DROP
+            inner = query.asking(asked._replace(depth=depth + 1))
+            return fit(await self._block.resolver.handle(inner), asked, query.limit)
+
+        return await waiting(self._reverted(response, state, depth), ask)
 
     def _with_echo(self, response: Response, state: State, query: Query) -> Response:
         """Return the response with the client's local options (CoreDNS: request.go SizeAndDo)."""

@@ -114,7 +114,7 @@ class Search(Plugin):
         zone = self._zone_of(question)
         if zone is None:
             return next(question)
-        return searchpath.answer_walk(self._walk(question, zone), next)
+        return searchpath.answer_walk(self._walk(question, zone), question, next)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return what is found, asking outside where the path leads there."""

@@ -38,7 +38,10 @@ class Edns(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked: the name as the client spelled it, folded, type, class, and DO and CD."""
+    """What is asked: the name as the client spelled it, folded, type, class, and DO and CD.
+
+    ``depth`` is how many questions this one lies within; a client's own lies within none.
+    """
 
     qname: bytes
     folded: WireName
@@ -46,6 +49,7 @@ class Question(NamedTuple):
     qclass: int = rr.CLASS_IN
     do: bool = False
     cd: bool = False
+    depth: int = 0
 
     @property
     def wire(self) -> bytes:
@@ -100,7 +104,7 @@ class Query:
     """
 
     __slots__ = (
-        "client", "depth", "edns", "flags", "ident", "metadata", "more", "octets", "question",
+        "client", "edns", "flags", "ident", "metadata", "more", "octets", "question",
         "serial", "server", "sign", "sign_octets", "signed", "transport",
     )  # fmt: skip
 
@@ -115,7 +119,6 @@ class Query:
         self.client: tuple[str, int] = ("", 0)
         self.server: tuple[str, int] = ("", 0)
         self.transport = "udp"
-        self.depth = 0
         self.metadata: Labels | None = None
         self.serial: int | None = None
         self.more: Callable[[bytes], Awaitable[bool]] | None = None
@@ -126,7 +129,7 @@ class Query:
     def asking(self, question: Question) -> Query:
         """Return this query with another question: the client, flags and EDNS stay."""
         other = Query(self.ident, self.flags, question, self.edns, self.octets)
-        other.client, other.transport, other.depth = self.client, self.transport, self.depth
+        other.client, other.transport = self.client, self.transport
         other.server, other.metadata = self.server, self.metadata
         return other
 

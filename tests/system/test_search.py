@@ -382,7 +382,7 @@ def test_what_a_walk_comes_to_depends_on_every_step():
         return left.pop(0)
 
     left = [*answers]
-    by_answer = searchpath.answer_walk(walk(), lambda _question: left.pop(0))
+    by_answer = searchpath.answer_walk(walk(), asked, lambda _question: left.pop(0))
     left = [*answers]
     query = Query(1, 0, asked, None, 30)
     assert by_answer == asyncio.run(searchpath.handle_walk(walk(), query, handle))
@@ -390,7 +390,7 @@ def test_what_a_walk_comes_to_depends_on_every_step():
     assert (1, ("a", "b", "c")) == (by_answer.lifetime_s, by_answer.facts)
     assert (*moves[0], *moves[1]) == by_answer.counters
     left = [answers[0]]
-    assert searchpath.answer_walk(walk(), lambda _q: left.pop(0) if left else None) is None
+    assert searchpath.answer_walk(walk(), asked, lambda _q: left.pop(0) if left else None) is None
 
 
 def test_names_below_a_name_that_exists_are_left_alone(upstream, tmp_path):
