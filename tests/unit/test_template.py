@@ -12,6 +12,7 @@ from faultyupstream import FaultyUpstream, good
 from inprocess import InProcess, in_packet_loop
 from test_relay_route import Listener
 
+from clusterdns.chain import registry
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
 from clusterdns.languages.gotemplate import TemplateError
@@ -110,7 +111,9 @@ def test_counts():
     assert 1 + 2 + 2 == sum(found)  # the table has it from the second time on
     failed = ("dns://:53", ".", "", "IN", "A", "answer", "{{.Nothing}}")
     assert ("template_template_failures_total", failed, 1) in samples
-    assert b'template="{{.Nothing}}"' in exposition.exposition(samples, [])
+    assert b'template="{{.Nothing}}"' in exposition.exposition(
+        samples, [], registry.load("template").families
+    )
 
 
 @pytest.mark.parametrize(
