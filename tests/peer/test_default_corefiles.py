@@ -1,9 +1,10 @@
-"""The Corefiles that distributions install, word for word: both servers take them and say the same.
+"""The Corefiles that distributions install: both servers take them and say the same.
 
 ``corefiles/NAME.corefile`` is one of them, as it is mounted in a Pod at /etc/coredns, and a folder
 of the same name has the files mounted beside it. A comment ``# ask NAME...`` in it lists what is
 asked besides the names that every cluster has. Ports, the API server and the upstream server are
-those of the test, and `lameduck` is 0s, since every stop would wait; nothing else is changed.
+those of the test, and `lameduck` is 0s, since every stop would wait. They are written from what is
+known of the manifests, whose versions differ in details.
 """
 
 from __future__ import annotations

@@ -393,3 +393,14 @@ def test_a_worker_that_hangs_is_replaced(tmp_path):
         until(lambda: stuck not in children(server.process.pid), 25)
         until(lambda: addresses(server, WEB) == ["10.96.0.7"])
         assert "does not beat any more" in server.output
+
+
+def test_the_corefile_is_watched_after_a_signal_to_reload(tmp_path):
+    """CoreDNS 1.15.0 watches no more after one SIGUSR1."""
+    with peers.clusterdns(corefile(tmp_path, more=" reload 2s 0s"), tmp_path) as server:
+        conf = next(tmp_path.glob("Corefile-*"))
+        conf.write_text(corefile(tmp_path, ttl=10, more=" reload 2s 0s"))
+        server.process.send_signal(signal.SIGUSR1)
+        until(lambda: ask(server, WEB).answer[0].ttl == 10)
+        conf.write_text(corefile(tmp_path, ttl=11, more=" reload 2s 0s"))
+        until(lambda: ask(server, WEB).answer[0].ttl == 11)
