@@ -18,7 +18,7 @@ from clusterdns.wire.message import Question
 from clusterdns.wire.response import Response
 
 # The question's octets, folded, and one more if DO or CD is set (CoreDNS: plugin/cache hash).
-Key = bytes
+CacheKey = bytes
 
 # Measured with tracemalloc on 64-bit CPython 3.11, thousands of replies as `forward` reads them: an
 # item without records; a record besides the octets of its RDATA; a name of its own besides its own.
@@ -84,17 +84,17 @@ class Kept:
     """
 
     def __init__(self, capacity: int, stale_s: float = 0.0) -> None:
-        self.until: dict[Key, float] = {}  # the second at which an item is of no use any more
+        self.until: dict[CacheKey, float] = {}  # the second at which an item is of no use any more
         self._capacity = capacity
         self._stale_s = stale_s
         self._limit = capacity * AVERAGE_OCTETS
         # A name that is new, as a flood is made of, costs one look-up here; the other two know the
         # order. None of theirs makes room by itself: together they have the limit of one.
-        self._items: dict[Key, Item] = {}
-        self._once: LRUCache[Key, Item] = LRUCache(self._limit, _octets_of)
-        self._again: LRUCache[Key, Item] = LRUCache(self._limit, _octets_of)
+        self._items: dict[CacheKey, Item] = {}
+        self._once: LRUCache[CacheKey, Item] = LRUCache(self._limit, _octets_of)
+        self._again: LRUCache[CacheKey, Item] = LRUCache(self._limit, _octets_of)
 
-    def get(self, key: Key) -> Item | None:
+    def get(self, key: CacheKey) -> Item | None:
         """Return the item of a key, over or not; it counts as asked for again."""
         item = self._items.get(key)
         if item is None:
@@ -106,7 +106,7 @@ class Kept:
         self._demote()
         return item
 
-    def put(self, key: Key, item: Item) -> int:
+    def put(self, key: CacheKey, item: Item) -> int:
         """Keep an item in place of the one of its key; return how many others made room."""
         segment = self._again if key in self._items and key in self._again else self._once
         self.remove(key)
@@ -123,7 +123,7 @@ class Kept:
             self._demote()
         return evicted
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: CacheKey) -> None:
         """Forget an item, if it is kept."""
         if self._items.pop(key, None) is not None:
             del self.until[key]
@@ -146,7 +146,7 @@ class Kept:
             self._once[key] = item
 
 
-def key_of(question: Question) -> Key:
+def key_of(question: Question) -> CacheKey:
     """Return what a question's reply is kept under."""
     key = question.folded_wire
     return key + bytes((question.do | question.cd << 1,)) if question.do or question.cd else key

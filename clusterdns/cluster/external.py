@@ -13,7 +13,7 @@ from collections.abc import Generator, Hashable, Iterable, Iterator
 from typing import NamedTuple
 
 from clusterdns.cluster.objects import Service
-from clusterdns.cluster.records import Entry, Lookup, Options, owner_name
+from clusterdns.cluster.records import Entry, Lookup, RecordOptions, owner_name
 from clusterdns.cluster.store import EXTERNAL_SERIAL, SERVERS, Store
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
@@ -32,7 +32,7 @@ class Cluster(NamedTuple):
     """What `kubernetes` answers from: its store, options, TTL, and this host's addresses."""
 
     store: Store
-    options: Options
+    options: RecordOptions
     ttl: int
     local_addresses: tuple[str, ...]
 

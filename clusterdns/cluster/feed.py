@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
-from clusterdns.cluster.objects import Event, Key
+from clusterdns.cluster.objects import Event, ObjectKey
 from clusterdns.cluster.store import Fact, Store
 from clusterdns.host import channel
 
@@ -34,7 +34,7 @@ _FRAME_WEIGHT = 256  # objects and endpoints in a frame: less than 1 ms of a wor
 _FRAMES_A_TURN = 16  # then other workers are told
 _RETRY_S = 0.2
 
-Objects = MutableMapping[tuple[str, Key], tuple[Any, ...]]
+Objects = MutableMapping[tuple[str, ObjectKey], tuple[Any, ...]]
 
 
 def listen() -> socket.socket:
@@ -78,11 +78,13 @@ class Feeder:
         """Take connections from now on, in the running loop."""
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
-    def put(self, kind: str, key: Key, fields: tuple[Any, ...] | None) -> None:
+    def put(self, kind: str, key: ObjectKey, fields: tuple[Any, ...] | None) -> None:
         """Set an object, or remove it with None; what is the same already is told to nobody."""
         self.put_all(kind, ((key, fields),))
 
-    def put_all(self, kind: str, changes: Iterable[tuple[Key, tuple[Any, ...] | None]]) -> None:
+    def put_all(
+        self, kind: str, changes: Iterable[tuple[ObjectKey, tuple[Any, ...] | None]]
+    ) -> None:
         """Put objects of a kind, and tell of them together; from any thread, like ``put``."""
         with self.lock:
             for key, fields in changes:
@@ -141,7 +143,7 @@ class _Feed:
     def __init__(
         self, feeder: Feeder, sock: socket.socket, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.pending: dict[tuple[str, Key], None] = {}
+        self.pending: dict[tuple[str, ObjectKey], None] = {}
         self._feeder = feeder
         self._sock = sock
         self._loop = loop
@@ -226,7 +228,9 @@ class Subscription:
         self._changed = changed
         self._clock = clock
         self._kinds = kinds
-        self._heard: set[tuple[str, Key]] = set()  # objects of incomplete kinds, this connection
+        self._heard: set[tuple[str, ObjectKey]] = (
+            set()
+        )  # objects of incomplete kinds, this connection
         self._incomplete = set(kinds)
 
     async def run(self) -> None:

@@ -21,8 +21,8 @@ from clusterdns.wire import name
 NAMESPACES, SERVICES, SLICES, PODS = "namespaces", "services", "endpointslices", "pods"
 IMPORTS, IMPORT_SLICES = "serviceimports", "importedslices"  # of a multicluster zone
 
-Key = tuple[str, str]  # namespace and name; a Namespace has ("", name)
-Event = tuple[str, Key, "tuple[Any, ...] | None"]
+ObjectKey = tuple[str, str]  # namespace and name; a Namespace has ("", name)
+Event = tuple[str, ObjectKey, "tuple[Any, ...] | None"]
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 IMPORT_NAME_LABEL = "multicluster.kubernetes.io/service-name"
@@ -121,7 +121,7 @@ def cut(
     *,
     keeps_zones: bool = False,
     keeps_external: bool = False,
-) -> tuple[Key, Slim | None]:
+) -> tuple[ObjectKey, Slim | None]:
     """Return the key and the slim form of an object, None where DNS keeps nothing of it.
 
     ``keeps_zones`` says whether a slice keeps the topology zones of its endpoints,

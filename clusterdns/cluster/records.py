@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from clusterdns.cluster.objects import Endpoint, Key, Port, Service, Slice
+from clusterdns.cluster.objects import Endpoint, ObjectKey, Port, Service, Slice
 from clusterdns.cluster.store import SERVERS, Fact, Store
 from clusterdns.wire import name, rr
 from clusterdns.wire.rr import RR
@@ -21,7 +21,7 @@ from clusterdns.wire.rr import RR
 DISABLED, INSECURE, VERIFIED = "disabled", "insecure", "verified"
 
 
-class Options(NamedTuple):
+class RecordOptions(NamedTuple):
     """What of a ``kubernetes`` directive decides which names exist."""
 
     pods: str = DISABLED
@@ -120,7 +120,9 @@ class Lookup:
     In a multicluster zone the Services are those that ServiceImports stand for.
     """
 
-    def __init__(self, store: Store, options: Options, *, is_multicluster: bool = False) -> None:
+    def __init__(
+        self, store: Store, options: RecordOptions, *, is_multicluster: bool = False
+    ) -> None:
         self.facts: list[Fact] = []
         self.is_multicluster = is_multicluster
         self._store = store
@@ -196,19 +198,19 @@ class Lookup:
             return None
         return [Entry(address, p.number, owner) for p in ports for address in service.addresses]
 
-    def _is_ignored(self, key: Key, service: Service) -> bool:
+    def _is_ignored(self, key: ObjectKey, service: Service) -> bool:
         if not self._options.ignore_empty_service or service.is_headless:
             return False
         return service.type != "ExternalName" and not self._services.has_endpoints(key)
 
-    def _find_in_zone(self, key: Key, parsed: Parsed) -> list[Entry]:
+    def _find_in_zone(self, key: ObjectKey, parsed: Parsed) -> list[Entry]:
         """Return the endpoints of a topology zone; a zone without any exists all the same."""
         found = list(self._find_endpoints(key, parsed))
         if found or not parsed.prefers:
             return found
         return list(self._find_endpoints(key, parsed._replace(topology_zone="")))
 
-    def _find_endpoints(self, key: Key, parsed: Parsed) -> Iterator[Entry]:
+    def _find_endpoints(self, key: ObjectKey, parsed: Parsed) -> Iterator[Entry]:
         for found in self._services.slices_of(key):
             if parsed.endpoint and parsed.cluster != found.cluster.lower():
                 continue

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from clusterdns.cluster.records import (
     Entry,
     Lookup,
-    Options,
     Parsed,
+    RecordOptions,
     address_records,
     glue_records,
     owner_name,
@@ -45,10 +45,10 @@ _WITHOUT_NAMES = frozenset((rr.A, rr.AAAA, rr.TXT, rr.PTR, rr.SOA))
 _HOSTMASTER = b"\x0ahostmaster"
 
 Records = tuple[list[RR], list[RR]]  # answer and additional section
-Found = Generator[Question, Response, "Records | None"]
+Asking = Generator[Question, Response, "Records | None"]
 
 
-class Zone(NamedTuple):
+class AskedZone(NamedTuple):
     """The zone a question lies in, folded and as the client spelled it."""
 
     folded: WireName
@@ -71,7 +71,7 @@ class Responder:
     def __init__(
         self,
         store: Store,
-        options: Options,
+        options: RecordOptions,
         zones: Iterable[WireName],
         *,
         ttl: int = 5,
@@ -96,15 +96,15 @@ class Responder:
         """Return the longest of the zones that a name lies in, or None."""
         return next((z for z in self._longest_first if name.is_within(folded, z)), None)
 
-    def zone_of(self, question: Question) -> Zone | None:
+    def zone_of(self, question: Question) -> AskedZone | None:
         """Return the zone that a question lies in, or None."""
         zone = self.longest_zone(question.folded)
         if zone is None:
             return None
-        return Zone(zone, question.qname[-len(zone) :], zone in self._multicluster)
+        return AskedZone(zone, question.qname[-len(zone) :], zone in self._multicluster)
 
     def respond(
-        self, question: Question, zone: Zone
+        self, question: Question, zone: AskedZone
     ) -> Generator[Question, Response, Response | None]:
         """Yield questions about names outside; return the response, or None to fall through."""
         response = yield from self._respond(question, zone)
@@ -113,7 +113,7 @@ class Responder:
         return response._replace(follows_case=True)
 
     def _respond(
-        self, question: Question, zone: Zone
+        self, question: Question, zone: AskedZone
     ) -> Generator[Question, Response, Response | None]:
         if question.qtype in (rr.AXFR, rr.IXFR):
             return failure(rr.REFUSED)
@@ -151,8 +151,8 @@ class Responder:
         )
 
     def _records(
-        self, question: Question, zone: Zone, lookup: Lookup, outside: list[Response]
-    ) -> Found:
+        self, question: Question, zone: AskedZone, lookup: Lookup, outside: list[Response]
+    ) -> Asking:
         """Return the records for a question, or None for a name error."""
         qname, folded, qtype, ttl = question.qname, question.folded, question.qtype, self._ttl
         if qtype in (rr.A, rr.AAAA):
@@ -179,7 +179,7 @@ class Responder:
             return [RR(qname, rr.CNAME, ttl, name.parse(entries[0].host))], []
         return [], []
 
-    def _entries(self, question: Question, zone: Zone, lookup: Lookup) -> list[Entry] | None:
+    def _entries(self, question: Question, zone: AskedZone, lookup: Lookup) -> list[Entry] | None:
         """Return the entries behind any name of the zone, or None for a name error."""
         if self._is_name_server(question, zone):
             return lookup.servers(self._local_addresses)
@@ -188,19 +188,19 @@ class Responder:
             return None
         return lookup.find(parsed)
 
-    def _parsed(self, question: Question, zone: Zone) -> Parsed | None:
+    def _parsed(self, question: Question, zone: AskedZone) -> Parsed | None:
         return parse(
             _left_of(question, zone),
             is_multicluster=zone.is_multicluster,
             is_zonal=self._options.is_zonal,
         )
 
-    def _is_zonal(self, question: Question, zone: Zone) -> bool:
+    def _is_zonal(self, question: Question, zone: AskedZone) -> bool:
         """Tell whether a name asks for the endpoints of a topology zone."""
         parsed = self._parsed(question, zone)
         return parsed is not None and bool(parsed.topology_zone)
 
-    def _is_name_server(self, question: Question, zone: Zone) -> bool:
+    def _is_name_server(self, question: Question, zone: AskedZone) -> bool:
         """Tell whether the question is about ``ns.dns.<zone>``, by CoreDNS's test.
 
         It finds the zone as the client spelled it in the folded name, first place only, and so
@@ -216,7 +216,7 @@ class Responder:
     def _addresses(
         self,
         question: Question,
-        zone: Zone,
+        zone: AskedZone,
         lookup: Lookup,
         chain: tuple[bytes, ...],
         outside: list[Response],
@@ -250,7 +250,7 @@ class Responder:
                 found += [alias, *response.answer]
         return found + address_records(question.qname, question.qtype, self._ttl, entries)
 
-    def _name_servers(self, qname: bytes, zone: Zone, lookup: Lookup) -> Records:
+    def _name_servers(self, qname: bytes, zone: AskedZone, lookup: Lookup) -> Records:
         """Return the NS records of the apex and the addresses of the servers."""
         entries = lookup.servers(self._local_addresses)
         targets = dict.fromkeys(owner_name(entry.owner, zone.case) for entry in entries)
@@ -258,7 +258,7 @@ class Responder:
         return servers, glue_records(zone.case, self._ttl, entries)
 
     def _name_error(
-        self, folded: WireName, zone: Zone, facts: tuple[Hashable, ...]
+        self, folded: WireName, zone: AskedZone, facts: tuple[Hashable, ...]
     ) -> Response | None:
         if name.is_within_any(folded, self._fallthrough):
             return None
@@ -267,7 +267,7 @@ class Responder:
         return self._negative(rr.NXDOMAIN, zone, facts)
 
     def _with_cut(
-        self, denial: Response, question: Question, zone: Zone, lookup: Lookup
+        self, denial: Response, question: Question, zone: AskedZone, lookup: Lookup
     ) -> Response:
         """Return a name error with the name it is due to, where that is above the question's.
 
@@ -281,7 +281,7 @@ class Responder:
         facts = denial.facts if fact is None or fact in denial.facts else (*denial.facts, fact)
         return denial._replace(denies=question.folded[-octets:], spared=_NS_DNS, facts=facts)
 
-    def _negative(self, rcode: int, zone: Zone, facts: tuple[Hashable, ...]) -> Response:
+    def _negative(self, rcode: int, zone: AskedZone, facts: tuple[Hashable, ...]) -> Response:
         facts = (*facts, _serial_fact(zone))
         return Response(rcode, AA, authority=(self._soa(zone),), facts=facts)
 
@@ -289,9 +289,9 @@ class Responder:
         """Return the SOA of a zone of ours whose records are not imported, else None."""
         if zone not in self._zones or zone in self._multicluster:
             return None
-        return self._soa(Zone(zone, zone, False))
+        return self._soa(AskedZone(zone, zone, False))
 
-    def _soa(self, zone: Zone) -> RR:
+    def _soa(self, zone: AskedZone) -> RR:
         """Return the SOA of a zone; the last one made serves again until the serial moves."""
         serial = self._store.import_serial if zone.is_multicluster else self._store.serial
         serial &= 0xFFFFFFFF
@@ -318,12 +318,12 @@ def _follows_case(question: Question, response: Response, zone: WireName) -> boo
     return all(record.rtype in _WITHOUT_NAMES for record in response.answer)
 
 
-def _serial_fact(zone: Zone) -> Fact:
+def _serial_fact(zone: AskedZone) -> Fact:
     """Return the fact that what shows the zone's SOA depends on."""
     return IMPORT_SERIAL if zone.is_multicluster else SERIAL
 
 
-def _left_of(question: Question, zone: Zone) -> list[bytes]:
+def _left_of(question: Question, zone: AskedZone) -> list[bytes]:
     """Return the folded labels of a question's name left of its zone."""
     labels = name.labels(question.folded)
     return labels[: len(labels) - name.count_labels(zone.folded)]

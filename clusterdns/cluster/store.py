@@ -24,8 +24,8 @@ from clusterdns.cluster.objects import (
     SLICES,
     Endpoint,
     Event,
-    Key,
     Namespace,
+    ObjectKey,
     Pod,
     Port,
     Service,
@@ -46,27 +46,27 @@ class Services:
     """Services and the EndpointSlices that belong to them, indexed for lookups."""
 
     def __init__(self) -> None:
-        self.by_name: dict[Key, Service] = {}
-        self.slices: dict[Key, dict[str, Slice]] = {}  # by Service, then by name of the slice
-        self._owners: dict[Key, Key] = {}  # slice -> the Service it is filed under
-        self._services_by_address: dict[str, tuple[Key, ...]] = {}
-        self._slices_by_address: dict[str, tuple[Key, ...]] = {}
-        self._services_by_external: dict[str, tuple[Key, ...]] = {}
+        self.by_name: dict[ObjectKey, Service] = {}
+        self.slices: dict[ObjectKey, dict[str, Slice]] = {}  # by Service, then by name of the slice
+        self._owners: dict[ObjectKey, ObjectKey] = {}  # slice -> the Service it is filed under
+        self._services_by_address: dict[str, tuple[ObjectKey, ...]] = {}
+        self._slices_by_address: dict[str, tuple[ObjectKey, ...]] = {}
+        self._services_by_external: dict[str, tuple[ObjectKey, ...]] = {}
 
     @property
-    def slice_keys(self) -> list[Key]:
+    def slice_keys(self) -> list[ObjectKey]:
         """The keys of all EndpointSlices."""
         return list(self._owners)
 
-    def at(self, address: str) -> list[Key]:
+    def at(self, address: str) -> list[ObjectKey]:
         """Return the Services that have ``address`` as a cluster address."""
         return list(self._services_by_address.get(address, ()))
 
-    def outside_at(self, address: str) -> list[Key]:
+    def outside_at(self, address: str) -> list[ObjectKey]:
         """Return the Services that have ``address`` as an external address."""
         return list(self._services_by_external.get(address, ()))
 
-    def slices_at(self, address: str) -> list[tuple[Key, Slice]]:
+    def slices_at(self, address: str) -> list[tuple[ObjectKey, Slice]]:
         """Return the EndpointSlices with a ready endpoint at ``address``, by their Service."""
         found = []
         for key in self._slices_by_address.get(address, ()):
@@ -74,20 +74,20 @@ class Services:
             found.append((owner, self.slices[owner][key[1]]))
         return found
 
-    def slices_of(self, service: Key) -> Iterable[Slice]:
+    def slices_of(self, service: ObjectKey) -> Iterable[Slice]:
         """Return the EndpointSlices of a Service."""
         return self.slices.get(service, {}).values()
 
-    def has_endpoints(self, service: Key) -> bool:
+    def has_endpoints(self, service: ObjectKey) -> bool:
         """Tell whether a Service has a ready endpoint."""
         return any(found.endpoints for found in self.slices_of(service))
 
-    def slice(self, key: Key) -> Slice | None:
+    def slice(self, key: ObjectKey) -> Slice | None:
         """Return an EndpointSlice."""
         owner = self._owners.get(key)
         return self.slices[owner][key[1]] if owner else None
 
-    def put(self, key: Key, new: Service | None) -> list[Fact]:
+    def put(self, key: ObjectKey, new: Service | None) -> list[Fact]:
         """Set a Service, or remove it with None; return the facts that changed."""
         old = self.by_name.get(key)
         if new is None:
@@ -103,7 +103,7 @@ class Services:
         facts: list[Fact] = [("service", *key), *(("address", a) for a in before | after)]
         return [*facts, *(("external", a) for a in outside_before | outside_after), SERVERS]
 
-    def put_slice(self, key: Key, new: Slice | None) -> list[Fact]:
+    def put_slice(self, key: ObjectKey, new: Slice | None) -> list[Fact]:
         """Set an EndpointSlice, or remove it with None; return the facts that changed."""
         old = self.slice(key)
         if old is not None:
@@ -117,7 +117,7 @@ class Services:
         facts: list[Fact] = [("service", key[0], s.service) for s in (old, new) if s]
         return [*facts, *(("address", address) for address in before | after), SERVERS]
 
-    def _remove_slice(self, key: Key) -> None:
+    def _remove_slice(self, key: ObjectKey) -> None:
         owner = self._owners.pop(key)
         siblings = self.slices[owner]
         del siblings[key[1]]
@@ -138,8 +138,8 @@ class Store:
         self.services = Services()
         self.imported = Services()
         self.namespaces: set[str] = set()
-        self.pods: dict[Key, Pod] = {}
-        self._pods_by_address: dict[str, tuple[Key, ...]] = {}
+        self.pods: dict[ObjectKey, Pod] = {}
+        self._pods_by_address: dict[str, tuple[ObjectKey, ...]] = {}
         self._unsynced = set(kinds)
 
     @property
@@ -176,7 +176,7 @@ class Store:
             return self._apply_namespace(key[1], None if fields is None else Namespace())
         return []
 
-    def keys(self, kind: str) -> list[Key]:
+    def keys(self, kind: str) -> list[ObjectKey]:
         """Return the keys of all objects of a kind."""
         if kind == NAMESPACES:
             return [("", name) for name in self.namespaces]
@@ -185,11 +185,13 @@ class Store:
         services = self.imported if kind in (IMPORTS, IMPORT_SLICES) else self.services
         return services.slice_keys if kind in (SLICES, IMPORT_SLICES) else list(services.by_name)
 
-    def pods_at(self, address: str) -> list[Key]:
+    def pods_at(self, address: str) -> list[ObjectKey]:
         """Return the Pods whose first address is ``address``."""
         return list(self._pods_by_address.get(address, ()))
 
-    def _apply_service(self, kind: str, key: Key, new: Service | None, seconds: int) -> list[Fact]:
+    def _apply_service(
+        self, kind: str, key: ObjectKey, new: Service | None, seconds: int
+    ) -> list[Fact]:
         services = self.services if kind == SERVICES else self.imported
         old = services.by_name.get(key)
         if old == new:
@@ -202,7 +204,9 @@ class Store:
             self.external_serial = seconds
         return services.put(key, new)
 
-    def _apply_slice(self, kind: str, key: Key, new: Slice | None, seconds: int) -> list[Fact]:
+    def _apply_slice(
+        self, kind: str, key: ObjectKey, new: Slice | None, seconds: int
+    ) -> list[Fact]:
         services = self.services if kind == SLICES else self.imported
         old = services.slice(key)
         if old == new:
@@ -213,7 +217,7 @@ class Store:
             self.import_serial = seconds
         return services.put_slice(key, new)
 
-    def _apply_pod(self, key: Key, new: Pod | None, seconds: int) -> list[Fact]:
+    def _apply_pod(self, key: ObjectKey, new: Pod | None, seconds: int) -> list[Fact]:
         old = self.pods.get(key)
         if old == new:
             return []
@@ -241,7 +245,10 @@ def _renewal(fact: Fact, old: int, new: int) -> Renewal:
 
 
 def _index(
-    index: dict[str, tuple[Key, ...]], key: Key, before: Iterable[str], after: Iterable[str]
+    index: dict[str, tuple[ObjectKey, ...]],
+    key: ObjectKey,
+    before: Iterable[str],
+    after: Iterable[str],
 ) -> None:
     """Move ``key`` in an index by address; keys of one address keep the order they came in."""
     gone, come = set(before) - set(after), set(after) - set(before)

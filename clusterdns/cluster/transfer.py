@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 
 from clusterdns.cluster.external import Cluster
-from clusterdns.cluster.objects import Key, Port, Service
+from clusterdns.cluster.objects import ObjectKey, Port, Service
 from clusterdns.cluster.records import Lookup, owner_name
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
@@ -44,7 +44,7 @@ def zone_records(cluster: Cluster, zone: WireName, soa: RR) -> Iterator[RR]:
 
 
 def _service(
-    cluster: Cluster, lookup: Lookup, zone: WireName, key: Key, service: Service
+    cluster: Cluster, lookup: Lookup, zone: WireName, key: ObjectKey, service: Service
 ) -> Iterator[RR]:
     owner = owner_name((key[1], key[0], "svc"), zone)
     ttl = cluster.ttl
@@ -64,7 +64,7 @@ def _service(
                 yield _srv(_port_name(port, owner), ttl, 100, port, owner)
 
 
-def _endpoints(cluster: Cluster, lookup: Lookup, owner: bytes, key: Key) -> Iterator[RR]:
+def _endpoints(cluster: Cluster, lookup: Lookup, owner: bytes, key: ObjectKey) -> Iterator[RR]:
     """Yield what a headless Service has: weights count the addresses of each slice by itself."""
     for found in tuple(cluster.store.services.slices_of(key)):
         weight = max(1, 100 // len(found.endpoints)) if found.endpoints else 0

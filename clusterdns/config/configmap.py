@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clusterdns.config import kubedns
-from clusterdns.config.kubedns import Entry
+from clusterdns.config.kubedns import ConfigEntry
 from clusterdns.corefile.lexer import DiskFiles, Files
 from clusterdns.errors import ClusterDNSError, ConfigError
 
@@ -138,7 +138,7 @@ class MountedFiles:
         return posixpath.isabs(self._base) and path.startswith(f"{self._base.rstrip('/')}/")
 
 
-def from_directory(directory: Path) -> dict[str, Entry]:
+def from_directory(directory: Path) -> dict[str, ConfigEntry]:
     """Return the entries that kubelet has put into ``directory``; none if there is no such thing.
 
     Files whose name begins with a dot are none, as in kube-dns (pkg/dns/config/sync_dir.go).
@@ -168,12 +168,12 @@ def _text(path: Path) -> str:
     return DiskFiles().read(str(path)) if path.name in kubedns.KEYS else ""
 
 
-def mounted_entry(directory: Path, key: str, value: str) -> Entry:
+def mounted_entry(directory: Path, key: str, value: str) -> ConfigEntry:
     """Return an entry as the file that it is mounted as."""
-    return Entry(key, value, str(directory / key), value)
+    return ConfigEntry(key, value, str(directory / key), value)
 
 
-def from_manifest(path: Path) -> dict[str, Entry]:
+def from_manifest(path: Path) -> dict[str, ConfigEntry]:
     """Return the entries of the one ConfigMap `kube-dns` in a file of YAML or JSON.
 
     Raises:
@@ -200,7 +200,7 @@ def from_manifest(path: Path) -> dict[str, Entry]:
     if not isinstance(data, Mapping):
         raise ConfigError(str(path), 1, "data", "wants keys and their texts")
     whole = path.read_text("utf-8", "replace") if path.is_file() else ""
-    entries = {str(key): Entry(str(key), "", str(path), whole) for key in data}
+    entries = {str(key): ConfigEntry(str(key), "", str(path), whole) for key in data}
     for key, value in data.items():
         if not isinstance(value, str):
             reason = f"wants text, not {type(value).__name__}: put it behind | or in quotes"

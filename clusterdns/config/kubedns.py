@@ -73,7 +73,7 @@ _HOST_AND_PORT = re.compile(r"(?:\[([^]]*)\]|([^][:]*))(?::([0-9]{1,5}))?")
 Warn = Callable[[str], None]
 
 
-class Entry(NamedTuple):
+class ConfigEntry(NamedTuple):
     """One entry of the ConfigMap; ``whole`` is the text of the file it stands in."""
 
     key: str
@@ -88,7 +88,7 @@ class Entry(NamedTuple):
         return ConfigError(self.file, self.whole.count("\n", 0, at) + 1, self.key, reason)
 
 
-class Server(NamedTuple):
+class StubServer(NamedTuple):
     """Where to ask: ``host:port`` as `forward` takes it; ``name`` if the host is no address."""
 
     text: str
@@ -99,8 +99,8 @@ class Server(NamedTuple):
 class Settings(NamedTuple):
     """What the ConfigMap says; no upstream server means the node's."""
 
-    stub_domains: dict[str, tuple[Server, ...]]
-    upstreams: tuple[Server, ...]
+    stub_domains: dict[str, tuple[StubServer, ...]]
+    upstreams: tuple[StubServer, ...]
 
     def names(self) -> list[str]:
         """Return the host names among the servers, each once."""
@@ -118,7 +118,7 @@ def is_within(domain: str, zone: str) -> bool:
     return domain == zone or domain.endswith(f".{zone}")
 
 
-def read(entries: Mapping[str, Entry], *, zone: str, warn: Warn) -> Settings:
+def read(entries: Mapping[str, ConfigEntry], *, zone: str, warn: Warn) -> Settings:
     """Return what the ConfigMap says; ``zone`` is the cluster's.
 
     Raises:
@@ -133,8 +133,10 @@ def read(entries: Mapping[str, Entry], *, zone: str, warn: Warn) -> Settings:
     return Settings(stub_domains, _upstreams(entries.get(UPSTREAM_NAMESERVERS)))
 
 
-def _stub_domains(entry: Entry | None, zone: str, warn: Warn) -> dict[str, tuple[Server, ...]]:
-    found: dict[str, tuple[Server, ...]] = {}
+def _stub_domains(
+    entry: ConfigEntry | None, zone: str, warn: Warn
+) -> dict[str, tuple[StubServer, ...]]:
+    found: dict[str, tuple[StubServer, ...]] = {}
     domains = None if entry is None else _json(entry)
     if entry is None or domains is None:
         return found
@@ -158,7 +160,7 @@ def _stub_domains(entry: Entry | None, zone: str, warn: Warn) -> dict[str, tuple
     return found
 
 
-def _upstreams(entry: Entry | None) -> tuple[Server, ...]:
+def _upstreams(entry: ConfigEntry | None) -> tuple[StubServer, ...]:
     servers = None if entry is None else _json(entry)
     if entry is None or servers is None:
         return ()
@@ -174,7 +176,7 @@ def _upstreams(entry: Entry | None) -> tuple[Server, ...]:
     return found
 
 
-def _json(entry: Entry) -> object:
+def _json(entry: ConfigEntry) -> object:
     """Return the value of an entry. Raises ConfigError."""
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -196,7 +198,7 @@ def _json(entry: Entry) -> object:
     return value
 
 
-def _server(text: object, entry: Entry, stub: str = "") -> Server:
+def _server(text: object, entry: ConfigEntry, stub: str = "") -> StubServer:
     """Return a server: an address or a host name, with a port or without. Raises ConfigError."""
     of = f"{stub}: " if stub else ""
     if not isinstance(text, str):
@@ -206,7 +208,7 @@ def _server(text: object, entry: Entry, stub: str = "") -> Server:
         f"{of}server {_quoted(shorten(text))} is no address or host name, with a port or without",
     )
     if _is_address(text, versions=(4, 6)):
-        return Server(text)
+        return StubServer(text)
     match = _HOST_AND_PORT.fullmatch(text)
     if match is None:
         raise wrong
@@ -216,13 +218,13 @@ def _server(text: object, entry: Entry, stub: str = "") -> Server:
     if bracketed is not None:
         if not _is_address(bracketed, versions=(6,)):
             raise wrong
-        return Server(text)
+        return StubServer(text)
     if _is_address(host, versions=(4,)):
-        return Server(text)
+        return StubServer(text)
     # A name that ends in a number is an address gone wrong (RFC 3696 section 2).
     if not is_domain(host) or host.rpartition(".")[2].isdigit():
         raise wrong
-    return Server(text, host, port)
+    return StubServer(text, host, port)
 
 
 def _is_address(text: str, versions: tuple[int, ...]) -> bool:
@@ -288,7 +290,7 @@ def _check_own(own: str, settings: Settings, zone: str, warn: Warn) -> None:
 
 def _texts(
     domain: str,
-    servers: Sequence[Server],
+    servers: Sequence[StubServer],
     zone: str,
     addresses: Mapping[str, Sequence[str]] | None,
     warn: Warn,

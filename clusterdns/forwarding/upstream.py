@@ -38,7 +38,7 @@ from clusterdns.wire.reading import Reply
 MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others wait their turn
 
 
-class Options(NamedTuple):
+class UpstreamOptions(NamedTuple):
     """How exchanges with the servers of one ``forward`` are made; durations in seconds."""
 
     read_timeout_s: float = 2.0
@@ -54,7 +54,9 @@ class Options(NamedTuple):
 class Upstream:
     """One upstream server, asked from one worker."""
 
-    def __init__(self, host: str, port: int, options: Options, tls: Tls | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, options: UpstreamOptions, tls: Tls | None = None
+    ) -> None:
         self.host = host
         self.port = port
         self.text = host_and_port(host, port)

@@ -37,7 +37,7 @@ _TYPES = frozenset(
 Sample = tuple[str, tuple[str, ...], float | tuple[float, ...]]
 
 
-class Channel(NamedTuple):
+class Transport(NamedTuple):
     """How a query came: ``udp`` or ``tcp``, family ``1`` (IPv4) or ``2`` (IPv6)."""
 
     proto: str
@@ -71,10 +71,10 @@ class Tally:
 
     def __init__(self, server: str) -> None:
         self.server = server
-        self.hits: dict[Channel, list[int]] = {}
+        self.hits: dict[Transport, list[int]] = {}
         self.batches = Histogram(TIME_S)  # seconds a query of a batch took, packet path only
         self._slots: dict[Kind, int] = {}
-        self._channels: dict[int, Channel] = {}  # by the identity of their slots
+        self._channels: dict[int, Transport] = {}  # by the identity of their slots
         self._singles: Counter[tuple[Kind, int, bool]] = Counter()  # the number is the channel's
         self._totals: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._sizes: dict[tuple[str, tuple[str, ...]], Histogram] = {}
@@ -84,7 +84,7 @@ class Tally:
 
     def channel(self, proto: str, family: str) -> list[int]:
         """Return the slots that queries of this transport and family are counted in."""
-        channel, empty = Channel(proto, family), [0] * (SLOTS * len(self._slots))
+        channel, empty = Transport(proto, family), [0] * (SLOTS * len(self._slots))
         found = self.hits.setdefault(channel, empty)
         self._channels[id(found)] = channel
         return found
@@ -155,7 +155,7 @@ class Tally:
             self._add(kind, self._channels[number], size, times)
         self._singles.clear()
 
-    def _add(self, kind: Kind, channel: Channel, size: float, times: int) -> None:
+    def _add(self, kind: Kind, channel: Transport, size: float, times: int) -> None:
         totals = self._totals
         for name, labels in kind.counters:
             totals[name, labels] += times

@@ -66,7 +66,7 @@ from typing import ClassVar, NamedTuple
 from clusterdns.caching import rules
 from clusterdns.caching.counts import Counts
 from clusterdns.caching.fresh import Fresh
-from clusterdns.caching.kept import Item, Kept, Key, key_of
+from clusterdns.caching.kept import CacheKey, Item, Kept, key_of
 from clusterdns.caching.options import DENIAL, SUCCESS, read
 from clusterdns.caching.rules import bounded, spelled, stale_edns, with_ttl
 from clusterdns.chain.block import Block
@@ -97,7 +97,7 @@ class _Found(NamedTuple):
     """A kept reply that may be used at ``now``; ``left`` seconds of its TTL, <= 0 if stale."""
 
     kind: str
-    key: Key
+    key: CacheKey
     item: Item
     now: float
     left: int
@@ -148,7 +148,7 @@ class Cache(Plugin):
         self._kept = {k: Kept(limits.capacity, stale_s) for k, limits in options.limits.items()}
         self._fresh = {k: Fresh(limits.capacity) for k, limits in options.limits.items()}
         self._relayed: list[Cached] = []
-        self._refreshes: dict[Key, asyncio.Task[_Renewed | None]] = {}
+        self._refreshes: dict[CacheKey, asyncio.Task[_Renewed | None]] = {}
         self._worker: Worker | None = None
         self._counts = Counts(",".join(name.text(zone) for zone in self._zones))
 
@@ -237,7 +237,7 @@ class Cache(Plugin):
             kind, item = DENIAL, denial
         return None if item is None else _Found(kind, key, item, now, item.left(now))
 
-    def _denial(self, key: Key, now: float) -> Item | None:
+    def _denial(self, key: CacheKey, now: float) -> Item | None:
         """Return the denial kept for a key, if it may be used: a failure not once it has ended."""
         denial = self._kept[DENIAL].get(key)
         if denial is None:
@@ -350,7 +350,7 @@ class Cache(Plugin):
         self._put(kind, key, item)
         return _Renewed(response, item)
 
-    def _put(self, kind: str, key: Key, item: Item) -> None:
+    def _put(self, kind: str, key: CacheKey, item: Item) -> None:
         self._counts.add("evictions", kind, self._kept[kind].put(key, item))
 
     def _is_disabled(self, kind: str, question: Question) -> bool:
@@ -374,7 +374,7 @@ class Cache(Plugin):
             return True  # the same refresh will do for another client
         return self._may_refresh(found.key)
 
-    def _may_refresh(self, key: Key) -> bool:
+    def _may_refresh(self, key: CacheKey) -> bool:
         return key not in self._refreshes and len(self._refreshes) < MAX_REFRESHES
 
     def _refresh(
@@ -390,7 +390,7 @@ class Cache(Plugin):
         task.add_done_callback(functools.partial(self._ended, found.key))
         return task
 
-    def _ended(self, key: Key, task: asyncio.Task[_Renewed | None]) -> None:
+    def _ended(self, key: CacheKey, task: asyncio.Task[_Renewed | None]) -> None:
         del self._refreshes[key]
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("refresh of %s failed: %r", name.text(key), error, exc_info=error)
@@ -448,7 +448,7 @@ class Cache(Plugin):
         self._relayed.append(route.cached)
         return True
 
-    def _adopt(self, question: Question, key: Key) -> None:
+    def _adopt(self, question: Question, key: CacheKey) -> None:
         """Keep as items what came for a question while the chain did not look."""
         for kind, fresh in self._fresh.items():
             raw = fresh.take(key)

@@ -79,7 +79,7 @@ from clusterdns.forwarding.choice import FASTEST, POLICIES
 from clusterdns.forwarding.connections import Tls, tls_context
 from clusterdns.forwarding.destinations import Destination, ServerFile, Servers
 from clusterdns.forwarding.flight import DEADLINE_S, Pool, Rules
-from clusterdns.forwarding.upstream import Options, Upstream
+from clusterdns.forwarding.upstream import Upstream, UpstreamOptions
 from clusterdns.host.addresses import host_and_port
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
@@ -148,7 +148,7 @@ class Forward(Plugin):
         self._next: set[int] = set()
         self._next_on_nodata = False
         self._rules = Rules()
-        self._options = Options()
+        self._options = UpstreamOptions()
         self._resolvers: tuple[str, ...] = ()
         self._tls: ssl.SSLContext | None = None
         self._server_name = ""
@@ -393,7 +393,7 @@ def _rules(line: Directive, rules: Rules) -> Rules | None:
     return None
 
 
-def _options(line: Directive, options: Options) -> Options:
+def _options(line: Directive, options: UpstreamOptions) -> UpstreamOptions:
     """Return the options with one line of the block taken in. Raises ConfigError."""
     idle = options.idle
     match line.name:
@@ -434,12 +434,12 @@ def _options(line: Directive, options: Options) -> Options:
     )
 
 
-def _health_check(line: Directive, options: Options) -> Options:
+def _health_check(line: Directive, options: UpstreamOptions) -> UpstreamOptions:
     words = list(arguments.some(line))
     interval_s = duration_s(words.pop(0), line)
     if interval_s < 0:
         raise line.error("wants a positive duration")
-    options = options._replace(probe_interval_s=interval_s or Options().probe_interval_s)
+    options = options._replace(probe_interval_s=interval_s or UpstreamOptions().probe_interval_s)
     while words:
         word = words.pop(0)
         if word == "no_rec":

@@ -82,7 +82,7 @@ from clusterdns.chain.transfers import Transfers
 from clusterdns.cluster import records, selectors
 from clusterdns.cluster.external import Cluster
 from clusterdns.cluster.objects import IMPORT_SLICES, IMPORTS, NAMESPACES, PODS, SERVICES, SLICES
-from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, Options
+from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, RecordOptions
 from clusterdns.cluster.respond import Responder, is_reverse
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Store
@@ -172,7 +172,7 @@ class Kubernetes(Plugin):
         self._fallthrough: tuple[WireName, ...] = ()
         self._multicluster: tuple[WireName, ...] = ()
         self._startup_timeout_s = 5.0
-        self._options = Options()
+        self._options = RecordOptions()
         self._source = Source("", ())
         settings = dict[str, str]()
         kinds = [NAMESPACES, SERVICES, SLICES]

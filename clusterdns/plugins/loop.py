@@ -41,7 +41,7 @@ from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker, no_a
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError, UpstreamError
-from clusterdns.forwarding.upstream import Options, Upstream
+from clusterdns.forwarding.upstream import Upstream, UpstreamOptions
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
 from clusterdns.metrics.family import Family
@@ -219,7 +219,7 @@ class Loop(Plugin):
         """Ask ourselves until there is a reply (CoreDNS: plugin/loop/setup.go)."""
         host = (self._block.hosts or ["127.0.0.1"])[0]
         with (
-            contextlib.closing(Upstream(host, self._block.ports[0], Options())) as server,
+            contextlib.closing(Upstream(host, self._block.ports[0], UpstreamOptions())) as server,
             self._testing(),
         ):
             deadline = time.monotonic() + TEST_S

@@ -23,7 +23,7 @@ from clusterdns.host import logs
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
 from clusterdns.serving.relay import Relay
-from clusterdns.serving.server import Server
+from clusterdns.serving.server import Listener
 from clusterdns.serving.table import MAX_TABLE_OCTETS
 from clusterdns.serving.tcp import Streams
 from clusterdns.serving.udp import Engine, engine_of
@@ -53,7 +53,7 @@ class Worker:
         routers = configuration.routers
         octets = MAX_TABLE_OCTETS // max(1, len(routers))
         self._servers = {
-            endpoint: Server(router, endpoint.label, self.now, endpoint[:2], octets)
+            endpoint: Listener(router, endpoint.label, self.now, endpoint[:2], octets)
             for endpoint, router in routers.items()
         }
         self._engines: list[Engine] = []
@@ -193,7 +193,7 @@ class Worker:
 
 
 def _streams(
-    server: Server, sock: socket.socket, listeners: int, encryption: Encryption | None
+    server: Listener, sock: socket.socket, listeners: int, encryption: Encryption | None
 ) -> Streams:
     """Return what looks after the connections of a listening socket."""
     if encryption is None:

@@ -12,7 +12,7 @@ import logging
 from itertools import groupby
 
 from clusterdns.chain.plugin import Record
-from clusterdns.serving.server import Server
+from clusterdns.serving.server import Listener
 from clusterdns.wire.response import Note
 
 TELL_S = 0.02  # nobody who reads a log notices; 50 times a second costs nothing
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class Observed:
     """The hits of one socket, or of the connections of one listening socket."""
 
-    def __init__(self, server: Server, transport: str) -> None:
+    def __init__(self, server: Listener, transport: str) -> None:
         self.seen: list[tuple[Note, bytes]] = []  # by the table, of the client that is looked after
         self.records: list[Record] = []
         self._server = server

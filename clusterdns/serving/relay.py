@@ -30,7 +30,7 @@ from clusterdns.forwarding.upstream import Upstream
 from clusterdns.host.interfaces import sockaddr
 from clusterdns.metrics.tally import Kind, type_label
 from clusterdns.serving import native, packetloop
-from clusterdns.serving.server import Server
+from clusterdns.serving.server import Listener
 from clusterdns.serving.udp import Engine
 from clusterdns.wire import message, reading, rr
 from clusterdns.wire.message import Query, Question
@@ -56,7 +56,7 @@ _NOBODY = 65_535  # the server of what was refused
 class _Track:
     """A lane, and whose queries are on it."""
 
-    def __init__(self, lane: Lane, server: Server, view: View, route: Route) -> None:
+    def __init__(self, lane: Lane, server: Listener, view: View, route: Route) -> None:
         assert route.forwarded is not None
         self.lane = lane
         self.server = server
@@ -70,7 +70,7 @@ class _Track:
 class Relay:
     """The lanes of one worker."""
 
-    def __init__(self, servers: Iterable[Server], engines: Iterable[Engine]) -> None:
+    def __init__(self, servers: Iterable[Listener], engines: Iterable[Engine]) -> None:
         self._servers = list(servers)
         self._engines = {each.number: each for each in engines}
         self._tracks: list[_Track] = []
@@ -115,7 +115,7 @@ class Relay:
 
     # ---- lanes
 
-    def _zones(self, server: Server) -> dict[bytes, Lane | None]:
+    def _zones(self, server: Listener) -> dict[bytes, Lane | None]:
         """Return the lane of each zone of a listener; None for what takes the chain."""
         router, found = server.router, dict[bytes, "Lane | None"]()
         claimed: list[tuple[WireName, View]] = []
@@ -131,7 +131,7 @@ class Relay:
                 found.setdefault(zone, None)
         return found
 
-    def _open(self, server: Server, view: View, route: Route) -> Lane:
+    def _open(self, server: Listener, view: View, route: Route) -> Lane:
         """Return a new lane."""
         assert native.compiled is not None
         assert route.forwarded is not None

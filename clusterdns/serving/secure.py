@@ -14,7 +14,7 @@ import socket
 import ssl
 from typing import Any
 
-from clusterdns.serving.server import Server
+from clusterdns.serving.server import Listener
 from clusterdns.serving.tcp import Connection, Streams
 
 
@@ -53,7 +53,7 @@ class SecureStreams(Streams):
     """The TLS connections of one listening socket."""
 
     def __init__(
-        self, server: Server, sock: socket.socket, listeners: int, context: ssl.SSLContext
+        self, server: Listener, sock: socket.socket, listeners: int, context: ssl.SSLContext
     ) -> None:
         super().__init__(server, sock, listeners)
         context.sslsocket_class = SecureSocket

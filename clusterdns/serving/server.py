@@ -33,7 +33,7 @@ LATER = b""  # no reply yet
 Send = Callable[[bytes | None], None]
 
 
-class Server:
+class Listener:
     """Answers the queries of one listener."""
 
     def __init__(

@@ -30,7 +30,7 @@ from collections.abc import Callable
 
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.observed import Observed
-from clusterdns.serving.server import LATER, Server
+from clusterdns.serving.server import LATER, Listener
 
 MAX_CONNECTIONS = 4096  # two kilobytes each; half of all descriptors at most, see `_most_of`
 FEWEST_CONNECTIONS = 128
@@ -79,7 +79,7 @@ def frame(reply: bytes) -> bytes:
 class Streams:
     """The TCP connections of one listening socket."""
 
-    def __init__(self, server: Server, sock: socket.socket, listeners: int = 1) -> None:
+    def __init__(self, server: Listener, sock: socket.socket, listeners: int = 1) -> None:
         self.server = server
         self.hits = server.tally.channel("tcp", "2" if sock.family == socket.AF_INET6 else "1")
         self.connections: OrderedDict[int, Connection] = OrderedDict()  # the quietest one first

@@ -37,7 +37,7 @@ from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.tally import Sample
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.observed import Observed
-from clusterdns.serving.server import Send, Server
+from clusterdns.serving.server import Listener, Send
 
 if TYPE_CHECKING:
     from clusterdns.serving._drain import Lane, Left
@@ -60,7 +60,7 @@ Control = tuple[int, int, bytes]  # level, type and data of a control message, a
 class Engine:
     """Reads one bound UDP socket of a server from ``start`` to ``stop``."""
 
-    def __init__(self, server: Server, sock: socket.socket) -> None:
+    def __init__(self, server: Listener, sock: socket.socket) -> None:
         self.server = server
         self._sock = sock
         if sock.getsockname()[0] == "::":
@@ -287,9 +287,9 @@ def _source_of(notes: list[Control]) -> list[Control]:
     return []
 
 
-def engine_of(server: Server, sock: socket.socket) -> Engine:
+def engine_of(server: Listener, sock: socket.socket) -> Engine:
     """Return the engine that fits what a socket is bound to."""
-    make: Callable[[Server, socket.socket], Engine] = Engine
+    make: Callable[[Listener, socket.socket], Engine] = Engine
     if native.compiled is None and sock.getsockname()[0] in ("0.0.0.0", "::"):
         make = WildcardEngine
     return make(server, sock)

@@ -41,7 +41,7 @@ class Result(Enum):
     FAILURE = "failure"
 
 
-class Found(NamedTuple):
+class ZoneAnswer(NamedTuple):
     """The sections of an answer; ``target`` is the name that another lookup must tell about."""
 
     result: Result
@@ -105,13 +105,13 @@ class Zone:
         """Tell whether the zone has records of this very name: none made by a wildcard or DNAME."""
         return qname == self.apex or qname in self._names
 
-    def find(self, question: Question) -> Found:
+    def find(self, question: Question) -> ZoneAnswer:
         """Return what the zone says to a question about a name in it."""
         qname, qtype, do = question.folded, question.qtype, question.do
         if qname == self.apex and qtype == rr.SOA:
-            return Found(Result.SUCCESS, self._soa, self._servers)
+            return ZoneAnswer(Result.SUCCESS, self._soa, self._servers)
         if qname == self.apex and qtype == rr.NS:
-            return Found(Result.SUCCESS, self._servers, (), self._glue(self._servers))
+            return ZoneAnswer(Result.SUCCESS, self._servers, (), self._glue(self._servers))
         wildcard: WireName | None = None
         for node in self._path(qname):
             rrsets = self._names.get(node)
@@ -130,9 +130,9 @@ class Zone:
         if wildcard is not None and not self._is_hidden(wildcard, qname):
             return self._at(self._names.get(wildcard, {}), qname, qtype, do)
         result = Result.EMPTY if qname in self._ancestors else Result.NAME_ERROR
-        return Found(result, (), self._soa)
+        return ZoneAnswer(result, (), self._soa)
 
-    def join(self, found: Found, rcode: int, answer: tuple[RR, ...]) -> Found:
+    def join(self, found: ZoneAnswer, rcode: int, answer: tuple[RR, ...]) -> ZoneAnswer:
         """Return what the zone says once it is known what ``found.target`` leads to."""
         records = (*found.answer, *answer)
         if rcode == rr.SERVFAIL:
@@ -143,7 +143,7 @@ class Zone:
             result = Result.SUCCESS if answer or rcode != rr.NOERROR else Result.NODATA
         is_negative = result in (Result.NAME_ERROR, Result.NODATA)
         authority = self._soa if is_negative else self._servers
-        return Found(result, records, authority, self._additional(records))
+        return ZoneAnswer(result, records, authority, self._additional(records))
 
     def _path(self, qname: WireName) -> list[WireName]:
         """Return the names from the apex down to ``qname``."""
@@ -162,7 +162,7 @@ class Zone:
 
     def _delegation(
         self, rrsets: RRsets, node: WireName, qname: WireName, qtype: int, do: bool
-    ) -> Found | None:
+    ) -> ZoneAnswer | None:
         """Return the referral at a zone cut; its DS is the parent side's to answer.
 
         With DO the DS comes along (RFC 4035 section 3.1.4).
@@ -171,35 +171,35 @@ class Zone:
         if servers is None or (qtype == rr.DS and node == qname):
             return None
         signers = rrsets.get(rr.DS, ()) if do else ()
-        return Found(Result.DELEGATION, (), servers + signers, self._glue(servers))
+        return ZoneAnswer(Result.DELEGATION, (), servers + signers, self._glue(servers))
 
-    def _at(self, rrsets: RRsets, qname: WireName, qtype: int, do: bool) -> Found:
+    def _at(self, rrsets: RRsets, qname: WireName, qtype: int, do: bool) -> ZoneAnswer:
         """Return what a node says; a wildcard's records get the name that was asked for."""
         alias = rrsets.get(rr.CNAME)
         if alias and qtype != rr.CNAME:
             return self._follow(_owned(alias, qname), qtype, do)
         records = _owned(rrsets.get(qtype, ()), qname)
         if not records:
-            return Found(Result.NODATA, (), self._soa)
-        return Found(Result.SUCCESS, records, self._servers, self._additional(records))
+            return ZoneAnswer(Result.NODATA, (), self._soa)
+        return ZoneAnswer(Result.SUCCESS, records, self._servers, self._additional(records))
 
-    def _substitute(self, record: RR, qname: WireName, qtype: int, do: bool) -> Found:
+    def _substitute(self, record: RR, qname: WireName, qtype: int, do: bool) -> ZoneAnswer:
         """Return a DNAME and the alias it makes of a name below its owner (RFC 6672)."""
         try:
             kept = qname[: len(qname) - len(record.owner)]
             target = name.join(name.labels(kept + b"\0"), record.rdata)
         except FormError:
-            return Found(Result.FAILURE)
+            return ZoneAnswer(Result.FAILURE)
         if name.fold(target) == qname:
-            return Found(Result.FAILURE)
+            return ZoneAnswer(Result.FAILURE)
         alias = RR(qname, rr.CNAME, record.ttl, target)
         if qtype == rr.CNAME:
-            return Found(Result.SUCCESS, (record, alias), self._servers)
+            return ZoneAnswer(Result.SUCCESS, (record, alias), self._servers)
         return self._follow((alias,), qtype, do, (record,))
 
     def _follow(
         self, answer: tuple[RR, ...], qtype: int, do: bool, before: tuple[RR, ...] = ()
-    ) -> Found:
+    ) -> ZoneAnswer:
         """Return where a chain of aliases leads; a circle is told once around."""
         for _ in range(MAX_ALIASES + 1):
             target = name.fold(answer[-1].rdata)
@@ -209,16 +209,16 @@ class Zone:
                 return cut._replace(answer=before + answer)
             is_apex = qtype == rr.SOA and target == self.apex
             if rrsets is None or qtype == rr.NS or is_apex:
-                return Found(Result.SUCCESS, before + answer, target=target)
+                return ZoneAnswer(Result.SUCCESS, before + answer, target=target)
             if rr.CNAME not in rrsets:
                 answer = before + answer + rrsets.get(qtype, ())
-                return Found(Result.SUCCESS, answer, self._servers, self._additional(answer))
+                return ZoneAnswer(Result.SUCCESS, answer, self._servers, self._additional(answer))
             if any(record.owner == target for record in answer):
                 break
             answer += rrsets[rr.CNAME]
-        return Found(Result.SUCCESS, before + answer, self._servers)
+        return ZoneAnswer(Result.SUCCESS, before + answer, self._servers)
 
-    def _cut_above(self, target: WireName, qtype: int, do: bool) -> Found | None:
+    def _cut_above(self, target: WireName, qtype: int, do: bool) -> ZoneAnswer | None:
         """Return the referral of the first zone cut at or above a name in the zone."""
         if not name.is_within(target, self.apex):
             return None

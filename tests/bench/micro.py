@@ -18,7 +18,7 @@ from clusterdns.cluster.objects import NAMESPACES, SERVICES, SLICES
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Store
 from clusterdns.config.compile import Configuration, compile_text
-from clusterdns.serving.server import Server
+from clusterdns.serving.server import Listener
 from clusterdns.serving.table import AnswerTable
 from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.message import Edns, Query, Question
@@ -202,7 +202,7 @@ def server_steps(directory: str) -> dict[str, Step]:
     configuration = compile_text(text, "Corefile", port=53, environ={}, warn=print)
     asyncio.run(_start(configuration))
     router = next(iter(configuration.routers.values()))
-    server = Server(router, "dns://:53", lambda: NOW)
+    server = Listener(router, "dns://:53", lambda: NOW)
     hits, number = server.tally.channel("udp", "1"), count()
 
     def resolve(question: Question) -> bytes | None:

@@ -18,7 +18,7 @@ from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Fact, Store
 from clusterdns.config.compile import compile_text
 from clusterdns.serving.packetloop import PacketLoop
-from clusterdns.serving.server import LATER, Server
+from clusterdns.serving.server import LATER, Listener
 
 CLIENT = ("127.0.0.1", 40000)
 
@@ -42,7 +42,7 @@ class InProcess:
         self._manifests = list(manifests)
         self._stores: dict[Source, Store] = {}
         (endpoint, router), *_ = self.configuration.routers.items()
-        self.server = Server(router, endpoint.label, self.now)
+        self.server = Listener(router, endpoint.label, self.now)
         self._hits = {proto: self.server.tally.channel(proto, "1") for proto in ("udp", "tcp")}
 
     async def __aenter__(self) -> InProcess:

@@ -27,7 +27,7 @@ from scriptedupstream import ScriptedUpstream
 from clusterdns.config import kubedns
 from clusterdns.config.configdir import ConfigDir
 from clusterdns.config.configmap import from_directory
-from clusterdns.config.kubedns import Entry, Settings
+from clusterdns.config.kubedns import ConfigEntry, Settings
 from clusterdns.corefile.lexer import DiskFiles
 from clusterdns.corefile.parser import parse
 from clusterdns.errors import ConfigError
@@ -47,8 +47,8 @@ data:
 """
 
 
-def entries(**texts: str) -> dict[str, Entry]:
-    return {key: Entry(key, text, f"dir/{key}", text) for key, text in texts.items()}
+def entries(**texts: str) -> dict[str, ConfigEntry]:
+    return {key: ConfigEntry(key, text, f"dir/{key}", text) for key, text in texts.items()}
 
 
 def read(**texts: str) -> Settings:

@@ -14,7 +14,7 @@ import pytest
 
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError, UpstreamError
-from clusterdns.forwarding.upstream import Options, Upstream
+from clusterdns.forwarding.upstream import Upstream, UpstreamOptions
 from clusterdns.plugins import loop
 from clusterdns.plugins.loop import Loop
 from clusterdns.wire import message, name, reading, rr
@@ -68,7 +68,7 @@ class Listener(asyncio.DatagramProtocol):
         if not self.loops:
             return NXDOMAIN
         try:
-            asked = Upstream("127.0.0.1", self.port, Options(read_timeout_s=1))
+            asked = Upstream("127.0.0.1", self.port, UpstreamOptions(read_timeout_s=1))
             reply = await asked.ask(asked.begin(query.question, message.RD, None), "udp")
         except UpstreamError:
             return SERVFAIL
@@ -408,5 +408,5 @@ def probe_of(plugin: Loop) -> Question:
 
 
 async def ask(port: int, question: Question) -> None:
-    server = Upstream("127.0.0.1", port, Options())
+    server = Upstream("127.0.0.1", port, UpstreamOptions())
     await server.ask(server.begin(question, 0, None), "udp")

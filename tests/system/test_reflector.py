@@ -28,7 +28,7 @@ from clusterdns.cluster.api.backoff import Backoff, Gate, Timing
 from clusterdns.cluster.api.client import ApiClient, Throttle, status_error
 from clusterdns.cluster.api.jsonstream import Items, Lines, StreamError, load_line
 from clusterdns.cluster.api.reflector import Change, Reflector
-from clusterdns.cluster.objects import NAMESPACES, SERVICES, Key
+from clusterdns.cluster.objects import NAMESPACES, SERVICES, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
 
@@ -43,9 +43,9 @@ class World:
     """What a reflector has told."""
 
     def __init__(self) -> None:
-        self.objects: dict[Key, object] = {}
+        self.objects: dict[ObjectKey, object] = {}
         self.lists = 0
-        self.was_missing: set[Key] = set()
+        self.was_missing: set[ObjectKey] = set()
         self.is_over = False
 
     def changed(self, _kind: str, changes: list[Change]) -> None:
@@ -58,7 +58,7 @@ class World:
             else:
                 self.objects[key] = fields
 
-    def listed(self, _kind: str, keys: set[Key]) -> None:
+    def listed(self, _kind: str, keys: set[ObjectKey]) -> None:
         self.lists += 1
         for key in self.objects.keys() - keys:
             del self.objects[key]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from clusterdns.chain.view import Router
 from clusterdns.serving import native, tcp
-from clusterdns.serving.server import Server
+from clusterdns.serving.server import Listener
 from clusterdns.wire import message
 from clusterdns.wire.message import Edns
 from clusterdns.wire.response import Response
@@ -76,7 +76,7 @@ def test_messages_come_out_whole_however_they_are_cut(messages, size):
 @pytest.fixture
 def streams():
     """Streams whose table has answers of every kind, and octets of queries to it."""
-    server = Server(Router({}), "dns://.:53", time.monotonic)
+    server = Listener(Router({}), "dns://.:53", time.monotonic)
     server.table = fuzz_drain.filled_table()
     with socket.socket() as sock:
         found = tcp.Streams(server, sock)

@@ -24,13 +24,13 @@ from clusterdns.forwarding.choice import Round, order
 from clusterdns.forwarding.connections import Idle
 from clusterdns.forwarding.entropy import Idents
 from clusterdns.forwarding.exchange import Exchange
-from clusterdns.forwarding.upstream import Options, Upstream
+from clusterdns.forwarding.upstream import Upstream, UpstreamOptions
 from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.message import Edns, Question
 
 WWW = name.parse("www.Example.com.")
 QUESTION = Question(WWW, name.fold(WWW), rr.A)
-FAST = Options(read_timeout_s=0.2, probe_interval_s=0.02)
+FAST = UpstreamOptions(read_timeout_s=0.2, probe_interval_s=0.02)
 
 
 IDENTS = Idents()
@@ -244,7 +244,9 @@ class Peer(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def running(peer: Peer, options: Options = FAST, *, port: int = 0) -> AsyncIterator[Upstream]:
+async def running(
+    peer: Peer, options: UpstreamOptions = FAST, *, port: int = 0
+) -> AsyncIterator[Upstream]:
     """Run a peer on loopback and yield the ``Upstream`` that asks it."""
     loop = asyncio.get_running_loop()
     server = await asyncio.start_server(peer.serve, "127.0.0.1", port)

@@ -9,13 +9,13 @@ from cacheworld import REPLY, a
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusterdns.caching.kept import AVERAGE_OCTETS, Item, Kept, Key
+from clusterdns.caching.kept import AVERAGE_OCTETS, CacheKey, Item, Kept
 from clusterdns.caching.options import Prefetch
 from clusterdns.wire import name, rr
 from clusterdns.wire.rr import RR
 
 
-def key(i: int, label: str = "n") -> Key:
+def key(i: int, label: str = "n") -> CacheKey:
     return name.fold(name.parse(f"{label}{i}.example.com.")), 1, 1, False, False
 
 
@@ -24,7 +24,7 @@ def item(records: int = 1, octets: int = 4) -> Item:
     return Item(REPLY._replace(answer=found), 0.0, 30)
 
 
-def hot_left(kept: Kept, hot: list[Key]) -> int:
+def hot_left(kept: Kept, hot: list[CacheKey]) -> int:
     return sum(kept.get(each) is not None for each in hot)
 
 
@@ -101,7 +101,7 @@ def test_what_was_in_use_gives_way_to_what_is():
 @settings(deadline=None)
 def test_bounds_and_contents(steps):
     """Whatever is put, got and removed: within both bounds, and never another reply."""
-    kept, last = Kept(10), dict[Key, Item]()
+    kept, last = Kept(10), dict[CacheKey, Item]()
     for what, i, records in steps:
         if what == "p":
             last[key(i)] = made = item(records)

@@ -18,7 +18,7 @@ from pathlib import Path
 import urllib3
 from urllib3.connection import HTTPConnection
 
-from clusterdns.cluster.api.server import MAX_CONNECTIONS, Access, Server, is_here
+from clusterdns.cluster.api.server import MAX_CONNECTIONS, Access, ApiServer, is_here
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
 from clusterdns.host.addresses import host_and_port
@@ -73,23 +73,23 @@ def find(source: Source, account: Path) -> Access:
 
         return kubeconfig.find(source.kubeconfig, source.context)
     if source.endpoint:
-        server = Server(source.endpoint, *source.tls)
+        server = ApiServer(source.endpoint, *source.tls)
         return Access(server.url, _pool(server), dict)
     server = _cluster_of_the_pod(account)
     return Access(server.url, _pool(server), TokenFile(account / "token").headers)
 
 
-def _cluster_of_the_pod(account: Path) -> Server:
+def _cluster_of_the_pod(account: Path) -> ApiServer:
     host, port = (os.environ.get(f"KUBERNETES_SERVICE_{word}") for word in ("HOST", "PORT"))
     if not host or not port:
         raise ApiError("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be defined")
     authority = account / "ca.crt"
     if not authority.is_file():
         raise ApiError(f"{authority}: no such file")
-    return Server(f"https://{host_and_port(host, port)}", authority=str(authority))
+    return ApiServer(f"https://{host_and_port(host, port)}", authority=str(authority))
 
 
-def _pool(server: Server) -> urllib3.PoolManager:
+def _pool(server: ApiServer) -> urllib3.PoolManager:
     if _has_proxy() and not is_here(server.url):
         from clusterdns.cluster.api import kubeconfig
 

@@ -19,7 +19,7 @@ from clusterdns.cluster.api.client import ApiClient, Reply, read_list
 from clusterdns.cluster.api.jsonstream import Items, StreamError
 from clusterdns.cluster.api.reflector import PAGE, Reflector
 from clusterdns.cluster.api.versions import Known
-from clusterdns.cluster.objects import Key
+from clusterdns.cluster.objects import ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
 
@@ -86,9 +86,9 @@ class Auditor:
             reflector.relist()
         return found
 
-    def _compare(self, reflector: Reflector) -> tuple[dict[Key, Known | None], int]:
+    def _compare(self, reflector: Reflector) -> tuple[dict[ObjectKey, Known | None], int]:
         """Return what differs, as the server has it (None for gone), and the list's version."""
-        suspects: dict[Key, Known | None] = {}
+        suspects: dict[ObjectKey, Known | None] = {}
         there: set[int] = set()  # hashes of keys: a fifth of what the keys themselves take
         query = {"limit": str(PAGE), **versions.selectors_of(reflector.kind, self._source)}
         while True:
@@ -116,7 +116,7 @@ class Auditor:
         )
 
 
-def _is_wrong(reflector: Reflector, key: Key, theirs: Known | None, version: int) -> bool:
+def _is_wrong(reflector: Reflector, key: ObjectKey, theirs: Known | None, version: int) -> bool:
     """Tell whether a difference remains, and is not younger than the list."""
     ours = reflector.known.get(key)
     if ours == theirs or (ours is not None and ours.version > version):

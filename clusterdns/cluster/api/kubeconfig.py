@@ -15,7 +15,7 @@ import urllib3
 from kubernetes.client import Configuration, rest
 from kubernetes.config import kube_config
 
-from clusterdns.cluster.api.server import MAX_CONNECTIONS, Access, Server, is_here
+from clusterdns.cluster.api.server import MAX_CONNECTIONS, Access, ApiServer, is_here
 
 _log = logging.getLogger("kubernetes")
 
@@ -43,7 +43,7 @@ def find(path: str, context: str) -> Access:
     return Access(found.host.rstrip("/"), _pool(found), credentials)
 
 
-def pool(server: Server) -> urllib3.PoolManager:
+def pool(server: ApiServer) -> urllib3.PoolManager:
     """Return connections to a server, by the proxy in the environment if that is for it."""
     found: Any = Configuration()
     found.host = server.url

@@ -24,7 +24,7 @@ from clusterdns.cluster.api.backoff import Backoff, Gate, Timing
 from clusterdns.cluster.api.client import ApiClient, Reply, read_list, status_error
 from clusterdns.cluster.api.jsonstream import Items, Lines, StreamError, load_line
 from clusterdns.cluster.api.versions import Known
-from clusterdns.cluster.objects import IMPORTS, MANIFEST_KINDS, PODS, SLICES, Key, ObjectError
+from clusterdns.cluster.objects import IMPORTS, MANIFEST_KINDS, PODS, SLICES, ObjectError, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
 
@@ -32,7 +32,7 @@ PAGE = 500  # client-go's page
 _INITIAL_END = "k8s.io/initial-events-end"
 _log = logging.getLogger("kubernetes")
 
-Change = tuple[Key, "tuple[Any, ...] | None"]
+Change = tuple[ObjectKey, "tuple[Any, ...] | None"]
 
 
 class Sink(Protocol):
@@ -41,7 +41,7 @@ class Sink(Protocol):
     def changed(self, kind: str, changes: list[Change]) -> None:
         """Take in objects that have come, changed or gone."""
 
-    def listed(self, kind: str, keys: set[Key]) -> None:
+    def listed(self, kind: str, keys: set[ObjectKey]) -> None:
         """Take note that all objects have been told; those that are not in ``keys`` are gone."""
 
 
@@ -53,13 +53,13 @@ class Reflector:
         timing: Timing | None = None,
     ) -> None:  # fmt: skip
         self.kind = kind
-        self.known: dict[Key, Known] = {}
+        self.known: dict[ObjectKey, Known] = {}
         self.version = ""  # resourceVersion that the next watch begins at, "" for none
         self.is_watching = False
         self.event_at = self.bookmark_at = self.contact_at = 0.0  # monotonic, 0 for never
         self.busy_since = 0.0  # 0 while no request is under way
-        self.triggers: list[tuple[Key, float]] = []  # of slices, to be taken out by the sink
-        self.deleted: set[Key] | None = None  # since an audit began
+        self.triggers: list[tuple[ObjectKey, float]] = []  # of slices, to be taken out by the sink
+        self.deleted: set[ObjectKey] | None = None  # since an audit began
         self.relists = self.reconnects = self.skipped = 0
         self._client, self._gate, self._sink = client, gate, sink
         self._timing = timing or Timing()
@@ -278,7 +278,7 @@ class Reflector:
             self._reply.limit_silence(self._timing.watch_silence)
 
     def _take(
-        self, type_: object, manifest: object, seen: set[Key] | None, changes: list[Change]
+        self, type_: object, manifest: object, seen: set[ObjectKey] | None, changes: list[Change]
     ) -> None:
         """Take in one event; ``seen`` is None once the list is complete."""
         metadata = versions.metadata_of(manifest)
@@ -311,7 +311,7 @@ class Reflector:
                 seen.add(key)
 
     def _keep(
-        self, key: Key, mark: Known, manifest: Mapping[str, Any], changes: list[Change]
+        self, key: ObjectKey, mark: Known, manifest: Mapping[str, Any], changes: list[Change]
     ) -> None:
         """Note an object that is there."""
         self.known[key] = mark
@@ -335,7 +335,7 @@ class Reflector:
         self.version = version
         self._highest = max(self._highest, versions.number_of(version))
 
-    def _complete(self, version: str, seen: set[Key]) -> None:
+    def _complete(self, version: str, seen: set[ObjectKey]) -> None:
         """Take note of the end of a list."""
         if not version:
             raise ApiError("a list without a resourceVersion")
@@ -372,9 +372,9 @@ class Reflector:
             version, seen = self._pages({})
         self._complete(version, seen)
 
-    def _pages(self, query: dict[str, str]) -> tuple[str, set[Key]]:
+    def _pages(self, query: dict[str, str]) -> tuple[str, set[ObjectKey]]:
         """Return the version of a list, and the keys in it. Raises ApiError or StreamError."""
-        seen: set[Key] = set()
+        seen: set[ObjectKey] = set()
         while True:
             items = Items()
             for manifests in read_list(self._open(query, self._timing.list_silence), items):
@@ -395,7 +395,7 @@ class Reflector:
 class _Stream:
     """A watch being read; ``seen`` are the keys of its list, None once that is complete."""
 
-    def __init__(self, seen: set[Key] | None) -> None:
+    def __init__(self, seen: set[ObjectKey] | None) -> None:
         self.seen = seen
         self.changes: list[Change] = []  # of the list, until they are a page: handing over costs
         self.lines = Lines()

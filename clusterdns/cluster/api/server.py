@@ -11,7 +11,7 @@ import urllib3
 MAX_CONNECTIONS = 16
 
 
-class Server(NamedTuple):
+class ApiServer(NamedTuple):
     """An API server: its URL, and files: our certificate and key, and who may have signed its."""
 
     url: str

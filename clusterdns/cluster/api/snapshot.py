@@ -17,13 +17,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clusterdns.cluster.objects import SLIM_TYPES, Key
+from clusterdns.cluster.objects import SLIM_TYPES, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ClusterDNSError
 
 FORMAT = 2
 MAX_OCTETS = 256 * 2**20  # unpacked
-Saved = tuple[tuple[str, Key], tuple[Any, ...]]
+Saved = tuple[tuple[str, ObjectKey], tuple[Any, ...]]
 
 
 class SnapshotError(ClusterDNSError):

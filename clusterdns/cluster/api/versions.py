@@ -17,7 +17,7 @@ from clusterdns.cluster.objects import (
     PODS,
     SERVICE_NAME_LABEL,
     SLICES,
-    Key,
+    ObjectKey,
     labels,
 )
 from clusterdns.cluster.source import Source
@@ -68,7 +68,7 @@ def _resource(kind: str) -> str:
     return SLICES if kind == IMPORT_SLICES else kind
 
 
-def trigger_of(manifest: Mapping[str, Any]) -> tuple[Key, float] | None:
+def trigger_of(manifest: Mapping[str, Any]) -> tuple[ObjectKey, float] | None:
     """Return the Service of a slice and the Unix time of what made the controller change it."""
     metadata = metadata_of(manifest) or {}
     annotations, namespace = metadata.get("annotations"), metadata.get("namespace")
@@ -83,7 +83,7 @@ def trigger_of(manifest: Mapping[str, Any]) -> tuple[Key, float] | None:
     return ((namespace, service), at.timestamp()) if at.tzinfo else None
 
 
-def mark_of(kind: str, manifest: object) -> tuple[Key, Known] | None:
+def mark_of(kind: str, manifest: object) -> tuple[ObjectKey, Known] | None:
     """Return an object's key with its UID and version, None if it has no name."""
     metadata = metadata_of(manifest)
     found = mark(kind, metadata) if metadata is not None else None
@@ -96,7 +96,7 @@ def metadata_of(manifest: object) -> Mapping[str, Any] | None:
     return metadata if isinstance(metadata, dict) else None
 
 
-def mark(kind: str, metadata: Mapping[str, Any]) -> tuple[Key, Known]:
+def mark(kind: str, metadata: Mapping[str, Any]) -> tuple[ObjectKey, Known]:
     """Return the key of an object, ("", "") without one, with its UID and version."""
     namespace, name = metadata.get("namespace"), metadata.get("name")
     if not isinstance(name, str) or not isinstance(namespace, str | None):

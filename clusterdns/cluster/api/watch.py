@@ -28,7 +28,7 @@ from clusterdns.cluster.api.backoff import Gate, Timing
 from clusterdns.cluster.api.client import ApiClient
 from clusterdns.cluster.api.reflector import Change, Reflector
 from clusterdns.cluster.feed import Feeder, plain
-from clusterdns.cluster.objects import SERVICES, Key
+from clusterdns.cluster.objects import SERVICES, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.host import libc
 from clusterdns.metrics.histogram import PROGRAMMING_S, Histogram
@@ -41,7 +41,7 @@ UNREACHABLE_S = 4.0  # without a list for so long after the start: the snapshot 
 STUCK_S = 240.0  # no request is silent for so long: a thread that is has been lost
 _log = logging.getLogger("kubernetes")
 
-Address = tuple[str, Key]
+Address = tuple[str, ObjectKey]
 
 
 class Packed(MutableMapping[Address, tuple[Any, ...]]):
@@ -148,7 +148,7 @@ class Watch:
                 self._observe(triggers)
             triggers.clear()
 
-    def _observe(self, triggers: list[tuple[Key, float]]) -> None:
+    def _observe(self, triggers: list[tuple[ObjectKey, float]]) -> None:
         """Note how long changes took to get here (CoreDNS: kubernetes/object/metrics.go)."""
         now = time.time()
         for service, at in triggers:
@@ -158,7 +158,7 @@ class Watch:
                 histogram = self.programming.setdefault(kind, Histogram(PROGRAMMING_S))
                 histogram.observe(max(0.0, now - at))
 
-    def listed(self, kind: str, keys: set[Key]) -> None:
+    def listed(self, kind: str, keys: set[ObjectKey]) -> None:
         """Take note that a reflector has told all objects of its kind."""
         with self.feeder.lock:
             gone = [key for one, key in self.objects if one == kind and key not in keys]
