@@ -2,6 +2,8 @@
 
 Those of ``OF_THE_QUESTION`` depend on nothing but the question: what is decided by them may be
 remembered. (CoreDNS: plugin/pkg/expression)
+
+Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ are the block's plugins (``Plugin.labels``), asked when somebody wants the first
 the question as the client put it, whatever has been rewritten since. Consumers are `log`,
 `rewrite`, `template` and `view`: they answer through ``handle``, since labels tell clients apart.
 (CoreDNS: plugin/metadata/provider.go)
+
+Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ other fold. Either way exactly one ``Response`` comes out, or ``DROP``.
 
 Plugins are made by the supervisor, which checks the configuration by making them, and are inherited
 by the workers it forks. ``supervise`` runs in the supervisor, ``start`` and ``stop`` in a worker.
+
+Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 ``relay.py`` asks each plugin of a server block in turn to enter what it would do
 (``Plugin.relay``); one that has to see every query says so, and then all take the chain.
+
+Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from typing import Any
 from clusterdns.caching.fresh import Fresh
 from clusterdns.caching.kept import Kept
 from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions, Limits
-from clusterdns.forwarding.flight import Pool
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
@@ -79,13 +80,14 @@ class Cached:
 class Forwarded:
     """What `forward` enters: its servers, how long to wait for a reply, and ``room``.
 
+    ``pool`` is a forwarding.flight.Pool, which the relay uses and this module must not know.
     ``room`` says how many queries may be under way just now besides those of the chain, None that
     all have to take it. ``refuse`` is told how many were refused for want of room.
     """
 
     def __init__(
         self,
-        pool: Pool,
+        pool: object,
         patience_s: float,
         room: Callable[[], int | None],
         refuse: Callable[[int], None],

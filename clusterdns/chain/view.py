@@ -3,6 +3,8 @@
 A question goes to the block with the longest zone that it lies in (CoreDNS: core/dnsserver
 server.go); for DS to the shortest zone that is not the root, since the parent side of a cut answers
 it. What no block wants is refused.
+
+Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations

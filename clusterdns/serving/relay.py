@@ -64,6 +64,7 @@ class _Track:
         self.cached = route.cached
         self.passed = route.passed
         self.forwarded: Forwarded = route.forwarded
+        self.pool = _pool_of(route.forwarded)
         self.zone = view.zone_label(route.zone)
 
 
@@ -135,7 +136,7 @@ class Relay:
         """Return a new lane."""
         assert native.compiled is not None
         assert route.forwarded is not None
-        pool, cached = route.forwarded.pool, route.cached
+        pool, cached = _pool_of(route.forwarded), route.cached
         under_way = self._under_way.setdefault(pool, {})
         known = cached.known if cached else ()
         lane: Lane = native.compiled.Lane(len(self._tracks), known, under_way, [], {})
@@ -168,7 +169,7 @@ class Relay:
 
     def _refresh(self, track: _Track) -> None:
         """Tell a lane which servers are up, and how many queries may be under way."""
-        pool, lane = track.forwarded.pool, track.lane
+        pool, lane = track.pool, track.lane
         room = track.forwarded.room()
         others = pool.relayed - lane.busy
         lane.most = max(0, min((room or 0) - others, _MOST))
@@ -239,7 +240,7 @@ class Relay:
                 if isinstance(found, Reply):
                     upstream.took(found.rcode).observe(seconds)
                 arrival = Arrival(upstream, found, seconds, time.monotonic())
-                track.forwarded.pool.arrive(query, query.question, flags, arrival)
+                track.pool.arrive(query, query.question, flags, arrival)
 
     # ---- counts
 
@@ -311,3 +312,9 @@ def _found(
     if octets is not None or error < 0:
         return Mismatch(f"udp {upstream.text}: only replies to other questions")
     return upstream.failed(OSError(error, os.strerror(error)))
+
+
+def _pool_of(forwarded: Forwarded) -> Pool:
+    """Return the servers, of which a route knows no more than that there are some."""
+    assert isinstance(forwarded.pool, Pool)
+    return forwarded.pool

@@ -199,6 +199,8 @@ HEALTHY = {
     f"process_resident_memory_bytes{{{JOB}}}": f"{100 * 2**20}x90",
     f"coredns_reload_failed_total{{{JOB}}}": "1x90",
     f"coredns_panics_total{{{JOB}}}": "1x90",
+    f"clusterdns_fragments_refused{{{JOB}}}": "1x4 0x85",  # four minutes
+    f"clusterdns_log_lines_dropped_total{{{JOB}}}": "9x90",
 }
 # What goes wrong, and the alert: the series whose name begins so has these values instead.
 FAULTS = {
@@ -214,6 +216,8 @@ FAULTS = {
     "ClusterDNSShedding": {"clusterdns_shed": "0+60x90"},
     "ClusterDNSMemory": {"process_resident": f"{160 * 2**20}x90"},
     "ClusterDNSReloadFailed": {"coredns_reload": "0x80 1x9"},
+    "ClusterDNSFragmentRefused": {"clusterdns_fragments": "0x70 1x19"},
+    "ClusterDNSLogLinesDropped": {"clusterdns_log_lines": "0+60x90"},
     "ClusterDNSPanics": {"coredns_panics": "0x80 1x9"},
 }
 
