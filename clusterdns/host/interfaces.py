@@ -6,6 +6,8 @@ import fcntl
 import ipaddress
 import socket
 import struct
+import sys
+import termios
 from pathlib import Path
 
 _SIOCGIFCONF = 0x8912  # linux/sockios.h
@@ -27,6 +29,12 @@ def sockaddr(host: str, port: int) -> bytes:
     number = int(scope) if scope.isdigit() else socket.if_nametoindex(scope) if scope else 0
     head = struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16s", port, 0, packed)
     return head + struct.pack("=I", number)
+
+
+def octets_to_send(descriptor: int) -> int:
+    """Return how many octets a TCP peer has not acknowledged (SIOCOUTQ). Raises OSError."""
+    room = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(room, sys.byteorder)
 
 
 def addresses() -> dict[str, list[str]]:

@@ -28,6 +28,7 @@ import socket
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
+from clusterdns.host import interfaces
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import LATER, Listener
@@ -296,6 +297,7 @@ class Connection:
         self._client = client
         self._address = sock.getsockname()[:2]
         self._rest = bytearray()  # what has come and is not answered
+        self._waiting = -1  # octets that the client had not taken when it was last looked at
         self._unsent = bytearray()  # while there is any, no more queries are taken
         self._in_flight = 0
         self._emptied: list[asyncio.Future[None]] = []  # who waits until all is sent
@@ -345,8 +347,20 @@ class Connection:
         return bool(self._in_flight) or self._is_due
 
     def is_over(self, now: float) -> bool:
-        """Tell whether it has been quiet for too long; a query under way is not its fault."""
-        return self.deadline <= now and (not self.is_busy or bool(self._unsent))
+        """Tell whether it has been quiet for too long; a query under way is not its fault.
+
+        Who reads slowly reads: the kernel tells of room only when a third of its buffer is free,
+        so the octets that wait there are looked at. It stays among those who make room for others.
+        """
+        if self.deadline > now or (self.is_busy and not self._unsent):
+            return False
+        if not self._unsent:
+            return True
+        waiting = len(self._unsent) + interfaces.octets_to_send(self.number)
+        if waiting == self._waiting:
+            return True
+        self._waiting, self.deadline = waiting, now + self._streams.idle_s
+        return False
 
     def _weigh(self) -> None:
         """Tell how much it holds, which may be the end of it."""

@@ -7,6 +7,7 @@ import random
 import resource
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -202,6 +203,34 @@ def test_a_client_that_does_not_read_stops_being_read(server):
                 time.sleep(0.01)
         assert sent < 64 * 2**20  # the sockets' buffers and one of ours, not what it likes
         assert alive(server)
+
+
+def test_a_client_that_reads_slowly_gets_all_its_replies(tmp_path):
+    """It takes three times as long as a connection may be quiet, and is not."""
+    addresses = "".join(f"192.0.2.{i} many.test\n" for i in range(1, 41))
+    corefile = f". {{\ntimeouts {{\nidle 1s\n}}\nhosts {{\n{addresses}}}\n}}\n"
+    asked = dns.message.make_query("many.test", "A").to_wire()
+    times = 20_000
+    with peers.clusterdns(corefile, tmp_path) as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(10)
+        sock.connect(server.address)
+        sender = threading.Thread(target=sock.sendall, args=(tcp.frame(asked) * times,))
+        sender.start()
+        began, got = time.monotonic(), 0
+        while time.monotonic() - began < 3:
+            time.sleep(0.02)
+            part = sock.recv(4096)
+            assert part, f"closed after {time.monotonic() - began:.1f} s"
+            got += len(part)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+        whole = times * len(tcp.frame(peers.ask_tcp(server.address, asked)))
+        while got < whole:
+            part = sock.recv(2**20)
+            assert part, f"closed after {got} of {whole} octets"
+            got += len(part)
+        sender.join()
+    assert got == whole
 
 
 def test_too_many_connections_cost_the_quietest(server):
