@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import select
+import selectors
 import socket
 import time
 import urllib.request
@@ -186,12 +186,16 @@ def ask_all(subjects: list[Subject], queries: list[bytes]) -> list[dict[int, byt
         for wire, sock in itertools.product(queries, socks):
             sock.send(wire)
         found: dict[socket.socket, dict[int, bytes]] = {sock: {} for sock in socks}
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for sock in socks:
+            selector.register(sock, selectors.EVENT_READ)
         deadline = time.monotonic() + 3
         while any(len(replies) < len(queries) for replies in found.values()):
-            ready, _, _ = select.select(socks, [], [], max(0.0, deadline - time.monotonic()))
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready:
                 break
-            for sock in ready:
+            for key, _ in ready:
+                sock = key.fileobj
                 wire = sock.recv(65535)
                 found[sock][int.from_bytes(wire[:2], "big")] = wire
         return list(found.values())

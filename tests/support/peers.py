@@ -133,9 +133,17 @@ def _install(go: str) -> None:
 def _run(
     command: list[str], corefile: str, directory: Path, flags: Sequence[str]
 ) -> Iterator[Server]:
-    with running(command, corefile, directory, flags) as server:
-        wait_until_answering(server)
-        yield server
+    for left in (2, 1, 0):
+        with running(command, corefile, directory, flags) as server:
+            try:
+                wait_until_answering(server)
+            except RuntimeError as error:
+                # Another process may have taken the port since it was found to be free.
+                if left and "ddress already in use" in str(error):
+                    continue
+                raise
+            yield server
+            return
 
 
 @contextlib.contextmanager

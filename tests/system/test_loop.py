@@ -129,7 +129,7 @@ def test_a_loop_is_found_logged_once_and_heals(caplog):
 
     run(test)
     (line,) = errors(caplog)
-    assert line.startswith("Loop (127.0.0.1:")
+    assert line.startswith("plugin/loop: Loop (127.0.0.1:")
     assert ' -> 127.0.0.1:53) detected for zone "example.org."' in line
 
 

@@ -178,8 +178,12 @@ async def test_changes_from_many_threads_arrive():
 
         await asyncio.gather(*(asyncio.to_thread(put, n) for n in range(4)))
         await pair.settle()
-        known = pair.store.services.by_name
-        assert {("10.1.7.207",)} == {known["a", f"s{n}-1999"].addresses for n in range(4)}
+        known, last = pair.store.services.by_name, {("10.1.7.207",)}
+        for _ in range(500):  # all keys are there before the last change of each is
+            if last == {known["a", f"s{n}-1999"].addresses for n in range(4)}:
+                break
+            await asyncio.sleep(0.01)
+        assert last == {known["a", f"s{n}-1999"].addresses for n in range(4)}
         (only,) = pair.feeder._feeds
         assert not only.pending
 

@@ -55,7 +55,7 @@ def test_a_mistaken_fragment_costs_itself_at_the_start_and_on_a_reload(tmp_path)
         ]
         assert 2 == refused(web)
         assert f"[ERROR] this file is left out: {custom}/b.server:2: nonsense" in server.output
-        assert f"[ERROR] this file is left out: {custom}/c.override:1: rewrite" in server.output
+        assert f"[ERROR] this file is left out: {custom}/c.override:1: nonsense" in server.output
 
         put(custom, "b.server", SERVER.format(zone="b.example", address="192.0.2.2"))
         until(lambda: address(server, "x.b.example") == "192.0.2.2")
