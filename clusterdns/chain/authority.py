@@ -6,14 +6,16 @@ answered with SERVFAIL. (CoreDNS: plugin/file/file.go)
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Hashable, Iterable, Iterator
 
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin
+from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
 from clusterdns.chain.transfers import Transfers
+from clusterdns.host.tasks import end
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, OPCODE_NOTIFY, Query, Question
 from clusterdns.wire.name import WireName
@@ -138,6 +140,33 @@ class Authority(Plugin):
             lifetime_s=lifetime_s,
             facts=facts,
         )
+
+
+class Reloading(Authority):
+    """Looks at the files of its zones every ``reload_s`` seconds, unless that is 0."""
+
+    reload_s: float
+    _task: asyncio.Task[None] | None = None
+
+    async def look(self) -> bool:
+        """Take up what has changed; tell whether anything has."""
+        raise NotImplementedError
+
+    def look_again(self, worker: Worker) -> None:
+        """Begin to look, again and again until ``stop``."""
+        if self.reload_s:
+            self._task = asyncio.create_task(self._watch(worker))
+
+    async def stop(self) -> None:
+        """Look no more."""
+        await end(self._task)
+
+    async def _watch(self, worker: Worker) -> None:
+        while True:
+            # all workers at the same time: what one tells, the others have to know
+            await asyncio.sleep(self.reload_s - worker.now() % self.reload_s)
+            if await self.look():
+                worker.forget_all()
 
 
 def longest(qname: WireName, zones: Iterable[WireName]) -> WireName | None:

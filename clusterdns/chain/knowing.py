@@ -2,16 +2,26 @@
 
 ``Knowing`` answers some questions from what it knows and lets the plugins behind answer the others;
 ``Changing`` rewrites what they say. Both say the same by either method, so what they say
-may be remembered, and neither minds which name it is about.
+may be remembered, and neither minds which name it is about. ``Passing`` looks at nothing.
 """
 
 from __future__ import annotations
 
-from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Passive, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
+
+
+class Passing(Passive):
+    """Stands in the chain, and is there for what it tells others of its block or of a query."""
+
+    handles = True
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: no name matters here."""
+        return True
 
 
 class Knowing(Plugin):

@@ -37,14 +37,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clusterdns.chain import zonefile
-from clusterdns.chain.authority import Authority, longest
+from clusterdns.chain.authority import Reloading, longest
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Repeats, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.host.logs import plugin_logger
-from clusterdns.host.tasks import end
 from clusterdns.wire import name
 from clusterdns.wire.masterfile import MasterFileError
 from clusterdns.wire.name import WireName
@@ -57,7 +56,7 @@ _GROUP = re.compile(r"\$?\{(\w+)\}|\$(\w+)")
 _log = plugin_logger("auto")
 
 
-class Auto(Authority):
+class Auto(Reloading):
     """The zones of the files in one directory."""
 
     repeats = Repeats.LAST
@@ -67,15 +66,14 @@ class Auto(Authority):
         self._origins = arguments.zone_names(directive.args, directive) or block.zones
         self._directory: Path | None = None
         self._expression, self._template = re.compile(r"db\.(.*)"), "{1}"
-        self._reload_s = RELOAD_S
+        self.reload_s = RELOAD_S
         self._faults = dict[Path, str]()  # files with a mistake, each reported once
-        self._task: asyncio.Task[None] | None = None
         for line in directive.block:
             match line.name:
                 case "directory":
                     self._read_directory(line)
                 case "reload":
-                    self._reload_s = arguments.first_seconds(line)
+                    self.reload_s = arguments.first_seconds(line)
                 case "upstream":
                     pass  # CoreDNS takes and ignores it
                 case _:
@@ -110,22 +108,10 @@ class Auto(Authority):
 
     async def start(self, worker: Worker) -> None:
         """Read the directory, and begin to look at it again and again."""
-        await self._look()
-        if self._reload_s:
-            self._task = asyncio.create_task(self._watch(worker))
+        await self.look()
+        self.look_again(worker)
 
-    async def stop(self) -> None:
-        """Look no more."""
-        await end(self._task)
-
-    async def _watch(self, worker: Worker) -> None:
-        while True:
-            # all workers at the same time: what one tells, the others have to know
-            await asyncio.sleep(self._reload_s - worker.now() % self._reload_s)
-            if await self._look():
-                worker.forget_all()
-
-    async def _look(self) -> bool:
+    async def look(self) -> bool:
         """Take up what has changed in the directory; tell whether anything has."""
         known = self.zones
         found = await asyncio.to_thread(self._read, known)

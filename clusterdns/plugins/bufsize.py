@@ -25,19 +25,18 @@ by the chain.
 from __future__ import annotations
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import AnswerNext, Plugin, Repeats
+from clusterdns.chain.knowing import Passing
+from clusterdns.chain.plugin import Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
-from clusterdns.wire.message import MIN_UDP_OCTETS, Question
-from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Response
+from clusterdns.wire.message import MIN_UDP_OCTETS
 
 DEFAULT_OCTETS = 1232
 MAX_OCTETS = 4096
 
 
-class Bufsize(Plugin):
+class Bufsize(Passing):
     """Says the bound; the listener lowers what queries allow (``View.bound``)."""
 
     repeats = Repeats.FIRST
@@ -47,14 +46,6 @@ class Bufsize(Plugin):
         if directive.args:
             self.most_octets = arguments.number(directive, least=MIN_UDP_OCTETS, most=MAX_OCTETS)
         arguments.ignore_block(directive)
-
-    def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say."""
-        return next(question)
-
-    def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: no name matters here."""
-        return True
 
     def relay(self, route: Route) -> bool:
         """Let pass: lanes have the bound of their server block."""

@@ -35,14 +35,13 @@ from __future__ import annotations
 import asyncio
 
 from clusterdns.chain import zonefile
-from clusterdns.chain.authority import Authority, longest
+from clusterdns.chain.authority import Reloading, longest
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Plugin, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.stamp import Stamp
-from clusterdns.host.tasks import end
 from clusterdns.wire import name
 from clusterdns.wire.masterfile import MasterFileError
 from clusterdns.wire.name import WireName
@@ -52,7 +51,7 @@ RELOAD_S = 60.0
 _log = plugin_logger("file")
 
 
-class File(Authority):
+class File(Reloading):
     """The zones of one master file."""
 
     def __init__(self, directive: Directive, block: Block) -> None:
@@ -61,12 +60,12 @@ class File(Authority):
         super().__init__(block)
         self._path = block.path(directive.args[0]).absolute()
         apexes = arguments.zone_names(directive.args[1:], directive) or block.zones
-        self._reload_s = RELOAD_S
+        self.reload_s = RELOAD_S
         self._by_mtime = False
         for line in directive.block:
             match line.name:
                 case "reload":
-                    self._reload_s = arguments.first_seconds(line)
+                    self.reload_s = arguments.first_seconds(line)
                 case "reload_by_mtime":
                     self._by_mtime = arguments.flag(line)
                 case "fallthrough":
@@ -80,11 +79,10 @@ class File(Authority):
         try:
             self.zones = {apex: zonefile.read(self._path, apex) for apex in apexes}
         except MasterFileError as error:
-            if self._stamp is not None or not self._reload_s:
+            if self._stamp is not None or not self.reload_s:
                 raise directive.error(str(error)) from error
-            _log.warning("%s: trying again every %g s", error, self._reload_s)
+            _log.warning("%s: trying again every %g s", error, self.reload_s)
         self._apexes = list(self.zones)  # of all directives of the block
-        self._task: asyncio.Task[None] | None = None
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
@@ -106,21 +104,9 @@ class File(Authority):
         for apex, zone in self.zones.items():
             if zone is not None:
                 self.transfers.changed(apex)
-        if self._reload_s:
-            self._task = asyncio.create_task(self._watch(worker))
+        self.look_again(worker)
 
-    async def stop(self) -> None:
-        """Look no more."""
-        await end(self._task)
-
-    async def _watch(self, worker: Worker) -> None:
-        while True:
-            # all workers at the same time: what one tells, the others have to know
-            await asyncio.sleep(self._reload_s - worker.now() % self._reload_s)
-            if await self._look():
-                worker.forget_all()
-
-    async def _look(self) -> bool:
+    async def look(self) -> bool:
         """Take up the file if it has changed; tell whether it was."""
         stamp = await asyncio.to_thread(Stamp.at, self._path)
         if self._by_mtime and stamp == self._stamp:

@@ -30,35 +30,20 @@ kept, so there is no `kubernetes/client-label/KEY`.
 from __future__ import annotations
 
 from clusterdns.chain.block import Block
+from clusterdns.chain.knowing import Passing
 from clusterdns.chain.metadata import Collector
-from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
-from clusterdns.wire.message import Query, Question
-from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Response
 
 
-class Metadata(Plugin, Collector):
+class Metadata(Passing, Collector):
     """Marks a block that collects labels, see ``View.collect``; lets every question pass."""
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.block:
             raise directive.block[0].unknown()
         self.label_zones = arguments.zone_names(directive.args, directive) or block.zones
-
-    def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say."""
-        return next(question)
-
-    async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say."""
-        return await next(query)
-
-    def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: no name matters here."""
-        return True
 
     def relay(self, route: Route) -> bool:
         """Let pass: who uses labels sees the queries."""

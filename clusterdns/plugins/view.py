@@ -41,19 +41,17 @@ from collections.abc import Callable, Mapping
 from clusterdns.chain import conditions
 from clusterdns.chain.block import Block
 from clusterdns.chain.conditions import Filter
-from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
+from clusterdns.chain.knowing import Passing
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.languages.expression import Expression
 from clusterdns.languages.exprvalues import ExpressionError
 from clusterdns.wire.message import Query, Question
-from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Response
 
 _ENVIRONMENT = {**conditions.OF_THE_QUESTION, **conditions.OF_THE_QUERY}
 
 
-class View(Plugin, Filter):
+class View(Passing, Filter):
     """The conditions of a server block; lets every question pass that has come to it."""
 
     shapes_block = True
@@ -83,15 +81,3 @@ class View(Plugin, Filter):
     def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:
         """Return the view's name."""
         return {"view/name": lambda: self._name}
-
-    def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say."""
-        return next(question)
-
-    async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say."""
-        return await next(query)
-
-    def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: the router looks at the conditions."""
-        return True
