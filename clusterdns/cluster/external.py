@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from clusterdns.cluster.objects import Service
 from clusterdns.cluster.records import Entry, Lookup, RecordOptions, owner_name
-from clusterdns.cluster.store import EXTERNAL_SERIAL, SERVERS, Store
+from clusterdns.cluster.store import EXTERNAL_SERIAL, Store
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, TC, Question
@@ -112,20 +112,19 @@ class ExternalLookup(Lookup):
 
         They are those of the Services in front of us (CoreDNS: plugin/kubernetes/ns.go nsAddrs).
         """
-        self.facts.append(SERVERS)
+        slices = self.slices_in_front(local_addresses)
+        if not slices:
+            return list(local_addresses)
         found: list[str] = []
-        is_endpoint = False
-        for local in local_addresses:
-            for key, sliced in self._store.services.slices_at(local):
-                is_endpoint = True
-                service = self._store.services.by_name.get(key)
-                if service is None:
-                    continue
-                if self._has_headless and service.is_headless:
-                    found += [endpoint.address for endpoint in sliced.endpoints]
-                else:
-                    found += service.external_addresses
-        return found if is_endpoint else list(local_addresses)
+        for key, sliced in slices:
+            service = self._store.services.by_name.get(key)
+            if service is None:
+                continue
+            if self._has_headless and service.is_headless:
+                found += [endpoint.address for endpoint in sliced.endpoints]
+            else:
+                found += service.external_addresses
+        return found
 
 
 class ExternalResponder:

@@ -271,26 +271,29 @@ class Lookup:
 
         (CoreDNS: ns.go nsAddrs.) An address may be named more than once.
         """
-        self.facts.append(SERVERS)
+        slices = self.slices_in_front(local_addresses)
+        if not slices:
+            return [Entry(local, 0, ("ns", "dns")) for local in local_addresses]
         found: list[Entry] = []
-        is_endpoint = False
-        for local in local_addresses:
-            for key, sliced in self._store.services.slices_at(local):
-                is_endpoint = True
-                service = self._store.services.by_name.get(key)
-                if service is None:
-                    continue
-                owner = (key[1], key[0], "svc")
-                if service.is_headless:
-                    found += [
-                        Entry(endpoint.address, 0, (self.hostname(endpoint), *owner))
-                        for endpoint in sliced.endpoints
-                    ]
-                else:
-                    found += [Entry(address, 0, owner) for address in service.addresses]
-        if is_endpoint:
-            return found
-        return [Entry(local, 0, ("ns", "dns")) for local in local_addresses]
+        for key, sliced in slices:
+            service = self._store.services.by_name.get(key)
+            if service is None:
+                continue
+            owner = (key[1], key[0], "svc")
+            if service.is_headless:
+                found += [
+                    Entry(endpoint.address, 0, (self.hostname(endpoint), *owner))
+                    for endpoint in sliced.endpoints
+                ]
+            else:
+                found += [Entry(address, 0, owner) for address in service.addresses]
+        return found
+
+    def slices_in_front(self, local_addresses: tuple[str, ...]) -> list[tuple[ObjectKey, Slice]]:
+        """Return the EndpointSlices that we are an endpoint of, by their Service."""
+        self.facts.append(SERVERS)
+        slices_at = self._store.services.slices_at
+        return [each for local in local_addresses for each in slices_at(local)]
 
 
 def _endpoints_in(found: Slice, topology_zone: str) -> Iterable[Endpoint]:
