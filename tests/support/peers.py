@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -67,15 +69,33 @@ def bind_pair(port: int = 0) -> tuple[socket.socket, socket.socket]:
 
 
 def free_port() -> int:
-    """Return a loopback port that is free for UDP and TCP just now."""
-    for _ in range(100):
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = tcp.getsockname()[1]
-            with contextlib.suppress(OSError):
-                udp.bind(("127.0.0.1", port))
-                return port
-    raise RuntimeError("no free port")
+    """Return a port that is free for UDP and TCP at every address, and that nobody takes by chance.
+
+    The kernel gives ports from 32768 on to sockets that ask for none. The ports below are shared
+    out among the test processes of a run, and each takes its own in turn.
+    """
+    for port in _ports:
+        with (
+            socket.socket() as tcp,
+            socket.socket(type=socket.SOCK_DGRAM) as udp,
+            contextlib.suppress(OSError),
+        ):
+            tcp.bind(("", port))
+            udp.bind(("", port))
+            return port
+    raise AssertionError("the ports have no end")
+
+
+def _own_ports() -> Iterator[int]:
+    """Yield the ports of this process over and over, beginning anywhere."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = range(10240 + number, 32768, processes)
+    begin = secrets.randbelow(len(own))
+    return itertools.cycle(itertools.chain(own[begin:], own[:begin]))
+
+
+_ports = _own_ports()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from clusterdns.wire.rr import RR
 
 
 def key(i: int, label: str = "n") -> CacheKey:
-    return name.fold(name.parse(f"{label}{i}.example.com.")), 1, 1, False, False
+    return name.fold(name.parse(f"{label}{i}.example.com.")) + b"\0\1\0\1"
 
 
 def item(records: int = 1, octets: int = 4) -> Item:
@@ -127,8 +127,9 @@ def test_the_estimate_is_what_it_takes(replies, records, octets):
     try:
         for i in range(replies):
             each = key(i)
+            owner = each[:-4]
             answer = tuple(
-                RR(each[0], rr.A, 30, bytes(octets - 2) + n.to_bytes(2, "big"))
+                RR(owner, rr.A, 30, bytes(octets - 2) + n.to_bytes(2, "big"))
                 for n in range(records)
             )
             kept.put(each, Item(REPLY._replace(answer=answer), 0.0, 30))
