@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from clusterdns.chain.outside import Outside
+from clusterdns.forwarding.outside import Outside
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
 
 if TYPE_CHECKING:  # ssl is not needed by who has no TLS
-    from clusterdns.chain.encryption import Encryption
+    from clusterdns.host.encryption import Encryption
 
 T = TypeVar("T")
 

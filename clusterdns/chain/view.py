@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from clusterdns.chain.block import Block, StreamBounds
-from clusterdns.chain.conditions import Filter
 from clusterdns.chain.metadata import Collector
 from clusterdns.chain.plugin import Observer, Plugin, fold
+from clusterdns.languages.conditions import Filter
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import MAX_OCTETS, OPCODE_QUERY, Query, Question
 from clusterdns.wire.name import ROOT, WireName

@@ -27,7 +27,7 @@ from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
 if TYPE_CHECKING:  # ssl is not needed by who has no TLS
-    from clusterdns.chain.encryption import Encryption
+    from clusterdns.host.encryption import Encryption
 
 SCHEMES = ("dns", "tls")  # that are served
 # What CoreDNS serves when it finds no Corefile (coremain/run.go defaultLoader).

@@ -42,8 +42,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import ClassVar, NamedTuple
 
+from clusterdns.addressing.networks import Networks
 from clusterdns.chain.block import Block
-from clusterdns.chain.networks import Networks
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments

@@ -36,18 +36,18 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from clusterdns.chain import zonefile
-from clusterdns.chain.authority import Reloading, longest
+from clusterdns.authority import zonefile
+from clusterdns.authority.answering import Reloading, longest
+from clusterdns.authority.zone import Zone
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Repeats, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
+from clusterdns.formats.masterfile import MasterFileError
 from clusterdns.host.logs import plugin_logger
 from clusterdns.wire import name
-from clusterdns.wire.masterfile import MasterFileError
 from clusterdns.wire.name import WireName
-from clusterdns.wire.zone import Zone
 
 RELOAD_S = 60.0
 MAX_FILES = 10_000

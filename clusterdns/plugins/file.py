@@ -34,18 +34,18 @@ from __future__ import annotations
 
 import asyncio
 
-from clusterdns.chain import zonefile
-from clusterdns.chain.authority import Reloading, longest
+from clusterdns.authority import zonefile
+from clusterdns.authority.answering import Reloading, longest
+from clusterdns.authority.zone import Zone
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Plugin, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.formats.masterfile import MasterFileError
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.stamp import Stamp
 from clusterdns.wire import name
-from clusterdns.wire.masterfile import MasterFileError
 from clusterdns.wire.name import WireName
-from clusterdns.wire.zone import Zone
 
 RELOAD_S = 60.0
 _log = plugin_logger("file")

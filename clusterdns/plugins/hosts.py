@@ -63,13 +63,14 @@ from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive, did_you_mean
+from clusterdns.formats import hostsfile
+from clusterdns.formats.hostsfile import Hosts as Entries
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.stamp import Stamp
 from clusterdns.host.tasks import end
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import hostsfile, name, rr
-from clusterdns.wire.hostsfile import Hosts as Entries
+from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure

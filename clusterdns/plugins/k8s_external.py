@@ -38,10 +38,10 @@ from __future__ import annotations
 
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
-from clusterdns.chain.inside import Inside
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Repeats
 from clusterdns.chain.route import Route
 from clusterdns.cluster.external import ExternalResponder
+from clusterdns.cluster.inside import Inside
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError

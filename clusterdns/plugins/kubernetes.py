@@ -71,16 +71,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from clusterdns.authority.transfers import Transfers
 from clusterdns.chain import searchpath
 from clusterdns.chain.asking import answer_by, handle_by
 from clusterdns.chain.block import Block
-from clusterdns.chain.inside import Inside
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
 from clusterdns.chain.searchpath import SearchPaths
-from clusterdns.chain.transfers import Transfers
 from clusterdns.cluster import records, selectors
 from clusterdns.cluster.external import Cluster
+from clusterdns.cluster.inside import Inside
 from clusterdns.cluster.objects import IMPORT_SLICES, IMPORTS, NAMESPACES, PODS, SERVICES, SLICES
 from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, RecordOptions
 from clusterdns.cluster.respond import Responder, is_reverse

@@ -47,15 +47,16 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from clusterdns.addressing.networks import Network
 from clusterdns.chain.block import Block
-from clusterdns.chain.networks import Network
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Repeats, Worker
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.formats import weightsfile
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
-from clusterdns.wire import name, rr, weightsfile
+from clusterdns.wire import name, rr
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, Sections

@@ -50,9 +50,9 @@ from typing import ClassVar
 
 from clusterdns.chain import searchpath
 from clusterdns.chain.block import Block
-from clusterdns.chain.inside import Inside
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
 from clusterdns.chain.searchpath import Walk
+from clusterdns.cluster.inside import Inside
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host import logs

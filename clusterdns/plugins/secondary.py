@@ -38,8 +38,10 @@ import math
 import mmap
 import random
 
-from clusterdns.chain import primaries
-from clusterdns.chain.authority import Authority
+from clusterdns.authority import primaries
+from clusterdns.authority.answering import Authority
+from clusterdns.authority.incoming import TransferError, is_newer
+from clusterdns.authority.zone import Zone
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, Plugin, Worker
 from clusterdns.corefile import arguments
@@ -48,11 +50,9 @@ from clusterdns.host.addresses import host_and_port
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
 from clusterdns.wire import name, rr
-from clusterdns.wire.incoming import TransferError, is_newer
 from clusterdns.wire.message import AA, Query
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
-from clusterdns.wire.zone import Zone
 
 MAX_TRANSFERS = 4  # at one time in a worker
 FIRST_S, MOST_FIRST_S = 0.25, 10.0  # between tries of the first transfer

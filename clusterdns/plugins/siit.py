@@ -37,7 +37,7 @@ import contextvars
 import ipaddress
 from typing import ClassVar
 
-from clusterdns.chain import translation
+from clusterdns.addressing import translation
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Repeats

@@ -71,7 +71,6 @@ from collections import Counter
 from collections.abc import Generator
 from typing import ClassVar, NamedTuple
 
-from clusterdns.chain import conditions
 from clusterdns.chain.asking import answer_by, handle_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
@@ -79,16 +78,17 @@ from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
+from clusterdns.formats import masterfile
+from clusterdns.formats.masterfile import MasterFileError
 from clusterdns.host.logs import plugin_logger
-from clusterdns.languages import expression, exprvalues
+from clusterdns.languages import conditions, expression, exprvalues
 from clusterdns.languages.expression import Expression
 from clusterdns.languages.exprvalues import ExpressionError, Signature, Type
 from clusterdns.languages.gotemplate import AnyMap, Struct, Template, TemplateError
 from clusterdns.languages.regexp import Regexp, RegexpError
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import masterfile, message, name, rr
-from clusterdns.wire.masterfile import MasterFileError
+from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import AA, TC, Query, Question, extended_error
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response, failure

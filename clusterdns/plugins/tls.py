@@ -32,11 +32,11 @@ and when the Corefile has changed.
 
 from __future__ import annotations
 
-from clusterdns.chain import encryption
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Passive
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.host import encryption
 
 
 class Tls(Passive):

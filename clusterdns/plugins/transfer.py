@@ -37,11 +37,11 @@ import secrets
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from clusterdns.chain.authority import longest
+from clusterdns.authority.answering import longest
+from clusterdns.authority.transfers import Transfers
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
-from clusterdns.chain.transfers import Transfers
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger

@@ -38,12 +38,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from clusterdns.chain import conditions
 from clusterdns.chain.block import Block
-from clusterdns.chain.conditions import Filter
 from clusterdns.chain.knowing import Passing
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.languages import conditions
+from clusterdns.languages.conditions import Filter
 from clusterdns.languages.expression import Expression
 from clusterdns.languages.exprvalues import ExpressionError
 from clusterdns.wire.message import Query, Question

@@ -29,7 +29,7 @@ from clusterdns.serving.tcp import Streams
 from clusterdns.serving.udp import Engine, engine_of
 
 if TYPE_CHECKING:
-    from clusterdns.chain.encryption import Encryption
+    from clusterdns.host.encryption import Encryption
 
 BEAT_S = 1.0
 STARTING_BEAT_S = 0.05

@@ -1,1 +1,1 @@
-"""DNS messages: names, records, queries, replies, zones. No sockets, no clock."""
+"""DNS messages: names, records, queries, replies. No sockets, no clock."""

@@ -12,11 +12,11 @@ import dns.rcode
 import peers
 import pytest
 
-from clusterdns.chain.zonefile import read
+from clusterdns.authority.zone import Result
+from clusterdns.authority.zonefile import read
+from clusterdns.formats.masterfile import MasterFileError
 from clusterdns.wire import name, rr
-from clusterdns.wire.masterfile import MasterFileError
 from clusterdns.wire.message import Question
-from clusterdns.wire.zone import Result
 
 NET = r"""$ORIGIN example.net.
 $TTL 600

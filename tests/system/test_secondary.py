@@ -16,7 +16,7 @@ import dns.rrset
 import inprocess
 import pytest
 
-from clusterdns.chain import primaries
+from clusterdns.authority import primaries
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
 

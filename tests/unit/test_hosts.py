@@ -19,10 +19,11 @@ from test_relay_route import Listener
 
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
+from clusterdns.formats import hostsfile
 from clusterdns.metrics import ledger
 from clusterdns.plugins import hosts
 from clusterdns.serving import native
-from clusterdns.wire import hostsfile, name, rr
+from clusterdns.wire import name, rr
 from clusterdns.wire.message import Question
 from clusterdns.wire.name import ROOT
 

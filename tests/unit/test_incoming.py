@@ -6,8 +6,9 @@ import dns.message
 import dns.rrset
 import pytest
 
-from clusterdns.wire import incoming, name, rr
-from clusterdns.wire.incoming import Incoming, TransferError, is_newer, serial_of
+from clusterdns.authority import incoming
+from clusterdns.authority.incoming import Incoming, TransferError, is_newer, serial_of
+from clusterdns.wire import name, rr
 
 APEX = name.fold(name.parse("example.test."))
 SOA = "example.test. 60 IN SOA ns. h. 7 2 3 4 5"

@@ -8,9 +8,9 @@ import tracemalloc
 
 import pytest
 
-from clusterdns.chain import zonefile
+from clusterdns.authority import zonefile
+from clusterdns.formats.masterfile import MasterFileError, Reader
 from clusterdns.wire import name, rr
-from clusterdns.wire.masterfile import MasterFileError, Reader
 
 APEX = name.fold(name.parse("example.test"))
 HEAD = "$TTL 60\n@ IN SOA ns h 1 2 3 4 5\n@ IN NS ns\n"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from clusterdns.authority.transfers import Transfers
 from clusterdns.chain.plugin import Plugin
-from clusterdns.chain.transfers import Transfers
 from clusterdns.chain.view import View
 from clusterdns.config import compile
 from clusterdns.corefile.lexer import DiskFiles

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from inprocess import InProcess, in_packet_loop
 from test_relay_route import Listener
 
-from clusterdns.chain import translation
+from clusterdns.addressing import translation
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
 from clusterdns.plugins.loadbalance import LoadBalance

@@ -15,12 +15,13 @@ from test_relay_route import Listener
 from clusterdns.chain import registry
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
+from clusterdns.formats import masterfile
+from clusterdns.formats.masterfile import MasterFileError
 from clusterdns.languages.gotemplate import TemplateError
 from clusterdns.metrics import exposition
 from clusterdns.plugins.template import _parse_int
 from clusterdns.serving import native
-from clusterdns.wire import masterfile, name
-from clusterdns.wire.masterfile import MasterFileError
+from clusterdns.wire import name
 
 NAMESPACE = {"kind": "Namespace", "metadata": {"name": "default"}}
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from clusterdns.authority.zone import Zone
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import OPCODE_MASK, QR, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply, read_reply
 from clusterdns.wire.rr import RR
-from clusterdns.wire.zone import Zone
 
-# As for zones from files, see chain/zonefile.py.
+# As for zones from files, see authority/zonefile.py.
 MAX_OCTETS = 24 * 2**20
 MAX_RECORDS = 250_000
 _HALF = 2**31

@@ -1,7 +1,7 @@
 """Primary servers, asked over TCP: which serial a zone has, and the whole zone (RFC 5936).
 
 Every step has its time, and a transfer as a whole; messages are read in a thread, so that the loop
-which answers queries goes on. What primaries send is taken in by wire/incoming.py, within bounds.
+which answers queries goes on. What primaries send is taken in by incoming.py, within bounds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from clusterdns.authority import incoming
+from clusterdns.authority.incoming import Incoming, TransferError
+from clusterdns.authority.zone import Zone
 from clusterdns.host.addresses import host_and_port
-from clusterdns.wire import incoming, message, rr
-from clusterdns.wire.incoming import Incoming, TransferError
+from clusterdns.wire import message, rr
 from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.zone import Zone
 
 STEP_S = 5.0  # to connect, or for one message
 TRANSFER_S = 300.0
-_AT_A_STRETCH, _BREAK_S = 64, 0.0002  # records, as in chain/zonefile.py
+_AT_A_STRETCH, _BREAK_S = 64, 0.0002  # records, as in authority/zonefile.py
 _MAX_MESSAGES = 65_536  # a primary that sends a record a message is answered for so long only
 
 Address = tuple[str, int]

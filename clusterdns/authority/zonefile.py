@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from clusterdns.authority.zone import Zone
 from clusterdns.errors import FormError
+from clusterdns.formats.masterfile import MasterFileError, Placed, Reader
 from clusterdns.wire import name, rr
-from clusterdns.wire.masterfile import MasterFileError, Placed, Reader
 from clusterdns.wire.name import WireName
 from clusterdns.wire.rr import RR
-from clusterdns.wire.zone import Zone
 
 # 250,000 records take 5 to 9 s to read, and 150 MiB to keep.
 MAX_OCTETS = 24 * 2**20

@@ -10,18 +10,18 @@ import asyncio
 import math
 from collections.abc import Hashable, Iterable, Iterator
 
+from clusterdns.authority.transfers import Transfers
+from clusterdns.authority.zone import Result, Zone
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Route
-from clusterdns.chain.transfers import Transfers
 from clusterdns.host.tasks import end
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, OPCODE_NOTIFY, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
 from clusterdns.wire.rr import RR
-from clusterdns.wire.zone import Result, Zone
 
 _RCODES = {Result.NAME_ERROR: rr.NXDOMAIN, Result.FAILURE: rr.SERVFAIL}
 _MAY_FALL_THROUGH = (Result.NAME_ERROR, Result.EMPTY)
@@ -60,7 +60,7 @@ class Authority(Plugin):
         return route.claim(tuple(self.claimed))
 
     def transfer(self, apex: WireName) -> Iterator[RR] | None:
-        """Return the records of a zone for a transfer, or None; see chain/transfers.py."""
+        """Return the records of a zone for a transfer, or None; see authority/transfers.py."""
         if apex not in self.zones:
             return None
         zone = self.zones[apex]

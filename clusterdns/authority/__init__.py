@@ -1,0 +1,1 @@
+"""Whole zones: read from files, fetched from primary servers, answered from, transferred."""

@@ -1,0 +1,1 @@
+"""Text files that plugins read: master files, hosts files, weights."""
