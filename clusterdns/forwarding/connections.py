@@ -44,7 +44,8 @@ class Idle(NamedTuple):
 def tls_context(files: tuple[str, ...], line: Directive, root: Path) -> ssl.SSLContext:
     """Return how servers are verified: ``[CA]`` or ``CERT KEY [CA]``, the system's CAs otherwise.
 
-    TLS 1.2 is the least. (CoreDNS: plugin/pkg/tls) Raises ConfigError.
+    TLS 1.2 is the least, and no name counts but those in the SAN (RFC 9525 section 2).
+    (CoreDNS: plugin/pkg/tls) Raises ConfigError.
     """
     if len(files) > 3:
         raise line.error("wants [CA] or CERT KEY [CA]")
@@ -52,6 +53,7 @@ def tls_context(files: tuple[str, ...], line: Directive, root: Path) -> ssl.SSLC
     authority = paths[-1] if len(paths) in (1, 3) else ""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
     try:
         if authority:
             context.load_verify_locations(authority)

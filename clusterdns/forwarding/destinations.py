@@ -7,7 +7,9 @@ plugin/forward/setup.go, resolve.go, plugin/pkg/parse)
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,8 @@ MAX_FILE_OCTETS = 65_536
 MAX_FILE_SERVERS = 64  # CoreDNS knows no bound; a resolver takes three
 DNS, TLS = "dns", "tls"
 _PORTS = {DNS: 53, TLS: 853}
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_SERVER_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _log = plugin_logger("forward")
 
 
@@ -130,6 +134,22 @@ def is_ourselves(destination: Destination, hosts: Sequence[str], ports: Collecti
     return str(address) in hosts
 
 
+def read_server_name(text: str, line: Directive) -> str:
+    """Return the name or address that a server has to prove over TLS, without a last dot.
+
+    A name in a certificate has no last dot (RFC 9525 section 2); one in a Corefile may.
+
+    Raises:
+        ConfigError: no certificate can prove it.
+    """
+    found = text.removesuffix(".")
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(found))
+    if not _SERVER_NAME.fullmatch(found):
+        raise line.error(f"{text!r} is no TLS server name")
+    return found
+
+
 def check_resolvers(line: Directive) -> tuple[str, ...]:
     """Return the arguments of `resolver`, addresses with an optional port. Raises ConfigError."""
     for text in arguments.some(line):
@@ -173,6 +193,7 @@ def _resolve(
         plain = before + ("]" if before.startswith("[") else "") + colon + port_text
         if not server_name:
             raise directive.error(f"{text!r} has no server name")
+        server_name = read_server_name(server_name, directive)
     host, port = lookup.host_and_port(plain, _PORTS[scheme], directive)
     try:
         hosts = [str(ipaddress.ip_address(host))]

@@ -32,8 +32,9 @@ of a change; if it then names no server, the last good ones stay. The directive 
 first one that matches is used.
 
 Over TLS a server proves the address it is asked at, or the name that `tls_servername` says, or its
-own in `tls://192.0.2.1%dns.example`, to the system's CAs or to CA. A host name is looked up at the
-addresses of `resolver`, 2 s a query, or else as the system does.
+own in `tls://192.0.2.1%dns.example`, to the system's CAs or to CA; the name must be in the SAN of
+its certificate. A host name is looked up at the addresses of `resolver`, 2 s a query, or else as
+the system does.
 
 `policy fastest` asks the server that was fastest recently. If there is no reply within four times
 its usual time, and 100 ms at least, it asks another server too, and the first reply counts. After
@@ -192,7 +193,7 @@ class Forward(Plugin):
             case "tls":
                 self._tls = tls_context(line.args, line, self._block.root)
             case "tls_servername":
-                self._server_name = arguments.one(line)
+                self._server_name = destinations.read_server_name(arguments.one(line), line)
             case "resolver":
                 self._resolvers = destinations.check_resolvers(line)
             case "doh_method":

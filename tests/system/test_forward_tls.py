@@ -25,6 +25,7 @@ import peers
 import pytest
 
 from clusterdns.config.compile import compile_text
+from clusterdns.errors import ConfigError
 from clusterdns.plugins.forward import Forward
 
 INSTALL_OPENSSL = "apt-get install openssl"
@@ -51,7 +52,9 @@ remote-control:
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory) -> Path:
-    """Make an authority, a server's certificate (127.0.0.1, dns.test), and a client's."""
+    """Make an authority, certificates of a server (127.0.0.1, dns.test) and a client, and one of
+    a server that is named by its CN alone (dns.test).
+    """
     if not shutil.which("openssl"):
         pytest.skip(f"needs openssl: {INSTALL_OPENSSL}")
     made = tmp_path_factory.mktemp("certs")
@@ -64,8 +67,10 @@ def certs(tmp_path_factory) -> Path:
             "-subj", "/CN=test authority")  # fmt: skip
     (made / "server.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:dns.test\n")
     (made / "client.ext").write_text("extendedKeyUsage=clientAuth\n")
-    for who in ("server", "client"):
-        openssl("req", *key, "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj", f"/CN={who}")
+    (made / "bare.ext").write_text("basicConstraints=CA:FALSE\n")
+    for who, subject in (("server", "server"), ("client", "client"), ("bare", "dns.test")):
+        openssl("req", *key, "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj",
+                f"/CN={subject}")  # fmt: skip
         openssl("x509", "-req", "-in", f"{who}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
                 "-CAcreateserial", "-days", "2", "-extfile", f"{who}.ext", "-out",
                 f"{who}.pem")  # fmt: skip
@@ -143,6 +148,9 @@ def test_one_connection_carries_all_queries(run, certs, unbound, tmp_path):
         ("tls://127.0.0.1:{}", "tls {certs}/ca.pem", ""),
         ("tls://127.0.0.1:{}", "tls {certs}/ca.pem\n tls_servername dns.test", ""),
         ("tls://127.0.0.1%dns.test:{}", "tls {certs}/ca.pem", ""),
+        ("tls://127.0.0.1:{}", "tls {certs}/ca.pem\n tls_servername dns.TEST.", ""),
+        ("tls://127.0.0.1%dns.test.:{}", "tls {certs}/ca.pem", ""),
+        ("tls://127.0.0.1:{}", "tls {certs}/ca.pem\n tls_servername evil.test.", "mismatch"),
         ("tls://127.0.0.1:{}", "tls {certs}/ca.pem\n tls_servername evil.test", "mismatch"),
         ("tls://127.0.0.1%evil.test:{}", "tls {certs}/ca.pem", "mismatch"),
         ("tls://127.0.0.1:{}", "", "unable to get local issuer certificate"),
@@ -164,12 +172,14 @@ def test_the_server_has_to_prove_who_it_is(servers, options, error, certs, unbou
 class TlsServer:
     """A server over TLS in a thread of its own; ``opened`` are the first octets of connections."""
 
-    def __init__(self, certs: Path, *, wants_client: bool = False, breaks: int = 0) -> None:
+    def __init__(
+        self, certs: Path, *, who: str = "server", wants_client: bool = False, breaks: int = 0
+    ) -> None:
         self.queries: list[tuple[str, str]] = []
         self.opened: list[bytes] = []
         self._breaks = breaks
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certs / "server.pem", certs / "server.key")
+        self._context.load_cert_chain(certs / f"{who}.pem", certs / f"{who}.key")
         if wants_client:
             self._context.verify_mode = ssl.CERT_REQUIRED
             self._context.load_verify_locations(certs / "ca.pem")
@@ -222,6 +232,30 @@ def tls_server(certs: Path, **options) -> Iterator[TlsServer]:
         yield made
     finally:
         made.stop()
+
+
+def test_a_certificate_without_san_proves_no_name(certs, tmp_path):
+    """RFC 9525 section 2: the CN is no name of a server, as it is none to Go."""
+    with tls_server(certs, who="bare") as upstream:
+        options = f"tls {certs}/ca.pem\n tls_servername dns.test"
+        with peers.clusterdns(
+            corefile(f"tls://127.0.0.1:{upstream.port}", options), tmp_path
+        ) as server:
+            assert ask(server).rcode() == dns.rcode.SERVFAIL
+            assert "certificate verify failed: Hostname mismatch" in server.output
+        assert [] == upstream.queries
+
+
+@pytest.mark.parametrize(
+    "name", ["a..b", f"{'x' * 64}.test", ".test", "dns.test..", "b\xfcch.test"]
+)
+@pytest.mark.parametrize(
+    "text", ["tls://192.0.2.1 {{\n tls_servername {}\n}}", "tls://192.0.2.1%{}"]
+)
+def test_a_server_name_that_nobody_can_prove_is_a_mistake(text, name):
+    corefile = f". {{\n forward . {text.format(name)}\n}}\n"
+    with pytest.raises(ConfigError, match=r"Corefile:\d: .*no TLS server name"):
+        compile_text(corefile, "Corefile", port=53, environ={}, warn=print)
 
 
 def test_what_is_not_trusted_gets_nothing_in_plain_text(certs, tmp_path):
