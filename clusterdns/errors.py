@@ -49,10 +49,11 @@ class ApiError(ClusterDNSError):
 
     ``code`` is the HTTP status, 0 without one; ``is_server`` says that the server as a whole is in
     trouble, not this request; ``retry_after_s`` is what it asks us to wait; ``is_event`` that it
-    came inside a watch.
+    came inside a watch; ``is_silence`` that nothing came for so long that we gave up waiting.
     """
 
     is_event = False
+    is_silence = False
 
     def __init__(
         self, reason: str, code: int = 0, *, is_server: bool = False, retry_after_s: float = 0

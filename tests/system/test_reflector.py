@@ -115,6 +115,90 @@ def test_k3_half_open(sends_bookmarks_s):
             assert {("a", "s4")} == world.was_missing
 
 
+def test_a_quiet_watch_without_bookmarks_is_taken_up_again_in_silence(caplog):
+    """An API server whose etcd reports no progress sends none while nothing changes."""
+    with FaultyApi(cluster(3)) as api:
+        with reflecting(api, watch_silence=0.3, settled=0.2) as (reflector, world):
+            eventually(lambda: reflector.reconnects >= 3, 5)
+            api.apply(service("new", "10.9.9.8"))
+            eventually(lambda: ("a", "new") in world.objects, 1)
+        assert (1, 1) == (world.lists, reflector.relists)
+        assert [] == [record.getMessage() for record in caplog.records]
+
+
+def test_silence_in_the_middle_of_an_event_is_an_error(caplog):
+    with FaultyApi(cluster(3)) as api:
+        with reflecting(api, watch_silence=0.3, settled=0.2) as (reflector, _):
+            eventually(lambda: reflector.is_watching, 3)
+            api.inject("services", b'{"type":"ADD')
+            eventually(lambda: reflector.reconnects >= 1, 3)
+        assert "services: connection lost: TimeoutError" in caplog.text
+
+
+@pytest.mark.parametrize("way", ["endpoint", "kubeconfig"])
+def test_the_kernel_looks_after_the_connection(tmp_path, way):
+    """A dead peer is noticed in 75 s though nothing is sent, and though nothing is acknowledged."""
+    with FaultyApi(cluster(1)) as api:
+        (tmp_path / "config").write_text(
+            "apiVersion: v1\nkind: Config\ncurrent-context: x\nusers: []\n"
+            f"clusters: [{{name: c, cluster: {{server: '{api.url}'}}}}]\n"
+            "contexts: [{name: x, context: {cluster: c}}]\n"
+        )
+        found = {"endpoint": api.url} if way == "endpoint" else {"kubeconfig": f"{tmp_path}/config"}
+        client = ApiClient(Source("", (SERVICES,), **found))
+        reply = client.get("/api/v1/services", {"watch": "true"}, read_timeout_s=5)
+        sock = reply._response.connection.sock
+        ours = {
+            option: sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_USER_TIMEOUT)
+        }
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert [30, 15, 75_000] == list(ours.values())
+        reply.close()
+
+
+_DEAD_PEER = """
+import socket, subprocess, threading, time
+from clusterdns.cluster.api import server
+from clusterdns.cluster.api.client import ApiClient
+from clusterdns.cluster.source import Source
+from clusterdns.errors import ApiError
+
+for command in ("link set lo up", "address add 192.0.2.1/32 dev lo"):
+    subprocess.run(["ip", *command.split()], check=True)
+server._IDLE_S, server._PROBE_S, server._DEAD_S = 1, 1, 3
+listener = socket.create_server(("192.0.2.1", 0))
+
+def answer():
+    sock, _ = listener.accept()
+    sock.recv(4096)
+    sock.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-type: application/json\\r\\n\\r\\n{}\\n")
+    time.sleep(60)
+
+threading.Thread(target=answer, daemon=True).start()
+client = ApiClient(Source("", ("services",), endpoint="http://192.0.2.1:%d" % listener.getsockname()[1]))
+reply = client.get("/", {}, read_timeout_s=30)
+chunks = reply.chunks()
+assert next(chunks)
+subprocess.run(["ip", "link", "set", "lo", "down"], check=True)  # packets are lost from here on
+started = time.monotonic()
+try:
+    next(chunks)
+except ApiError as error:
+    assert not error.is_silence, error
+    assert time.monotonic() - started < 8
+    print("noticed")
+"""
+
+
+def test_a_dead_peer_is_noticed_and_is_no_silence():
+    if subprocess.run(["unshare", "-n", "ip", "link"], capture_output=True, check=False).returncode:
+        pytest.skip("needs unshare and ip, and root")
+    command = ["unshare", "-n", sys.executable, "-c", _DEAD_PEER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "noticed\n" == done.stdout, done.stderr
+
+
 def test_a_quiet_watch_with_bookmarks_is_kept():
     with FaultyApi(cluster(3)) as api:
         api.sends_bookmarks_s = 0.3

@@ -10,28 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import urllib3
-from urllib3.connection import HTTPConnection
 
-from clusterdns.cluster.api.server import MAX_CONNECTIONS, Access, ApiServer, is_here
+from clusterdns.cluster.api.server import (
+    MAX_CONNECTIONS,
+    Access,
+    ApiServer,
+    is_here,
+    socket_options,
+)
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
 from clusterdns.host.addresses import host_and_port
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_AGE_S = 50.0  # client-go reads a token again after a minute less ten seconds
-# Dead peers are noticed in 30 + 9 x 15 s like client-go's even where nothing is read.
-_KEEP_ALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 9),
-)
 
 
 class TokenFile:
@@ -100,7 +97,7 @@ def _pool(server: ApiServer) -> urllib3.PoolManager:
         cert_file=server.certificate,
         key_file=server.key,
         maxsize=MAX_CONNECTIONS,
-        socket_options=[*HTTPConnection.default_socket_options, *_KEEP_ALIVE],
+        socket_options=socket_options(),
     )
 
 

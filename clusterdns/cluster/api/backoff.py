@@ -22,7 +22,7 @@ class Timing(NamedTuple):
     head: float = 15.0  # until a reply begins
     list_silence: float = 30.0
     first_silence: float = 10.0  # of a streamed list; after that it is asked for in pages
-    watch_silence: float = 90.0  # servers send bookmarks every 60
+    watch_silence: float = 90.0  # then the watch is taken up again: see Reflector
     line: float = 60.0  # a line that takes longer to come is a connection that drips
     shortest: float = 300.0  # how long the server is asked to keep a watch open
     longest: float = 600.0

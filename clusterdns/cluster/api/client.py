@@ -49,7 +49,9 @@ class Reply:
                 yield octets
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
             # Of the latter two: a connection that another thread has shut down under us.
-            raise ApiError(f"connection lost: {_reason(error)}") from error
+            lost = ApiError(f"connection lost: {_reason(error)}")
+            lost.is_silence = _is_silence(error)
+            raise lost from error
 
     def limit_silence(self, seconds: float) -> None:
         """Have ``chunks`` raise when nothing comes for so long."""
@@ -217,10 +219,21 @@ def _retry_after_s(text: str) -> float:
     return min(float(text), MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
 
 
-def _reason(error: BaseException) -> str:
-    """Return one line that says what went wrong at the bottom of it."""
+def _is_silence(error: BaseException) -> bool:
+    """Tell our own time limit from the kernel's finding that the peer is dead (ETIMEDOUT)."""
+    bottom = _bottom(error)
+    return isinstance(bottom, TimeoutError) and bottom.errno is None
+
+
+def _bottom(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """Return one line that says what went wrong at the bottom of it."""
+    error = _bottom(error)
     text = str(error).split("\n", 1)[0]
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 

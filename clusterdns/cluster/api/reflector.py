@@ -6,6 +6,10 @@ with a list in pages, and goes on with a watch from the version it has. A broken
 again from there; a version that is gone means a new list, in which objects that are no longer there
 are removed last, so that no name is ever missing in between. (client-go: tools/cache/reflector.go)
 
+A watch that says nothing is no failure. Servers send bookmarks every minute, but where etcd reports
+no progress, which is its default, only once something has changed. The kernel notices a dead peer
+(server.py); a server that hangs is noticed since each silent watch is taken up again.
+
 An object that cannot be read is skipped and counted, and what it said before stays.
 """
 
@@ -216,6 +220,9 @@ class Reflector:
                 self._mark_contact()
                 self._read(stream, octets)
             self._read(stream, b"\n")  # the last line may lack its end
+        except ApiError as error:
+            if not error.is_silence or stream.seen is not None or stream.lines.is_inside:
+                raise
         finally:
             self._close()
             if stream.changes:
