@@ -14,7 +14,7 @@ Moves = tuple[tuple[str, tuple[str, ...]], ...]  # (metric, labels) of counters 
 
 
 class Counts:
-    """The counts of one `cache`, by what happened and the kind of the reply."""
+    """The counts of one `cache`, by what happened and by success or denial."""
 
     def __init__(self, zones: str) -> None:
         self._zones = zones
@@ -26,31 +26,33 @@ class Counts:
         """Take the labels, which are known once the listeners are."""
         self._server, self._view = server, view
 
-    def add(self, what: str, kind: str = "", times: int = 1) -> None:
-        """Count ``what``, of ``kind`` `success`, `denial` or none."""
-        self._counts[what, kind] += times
+    def add(self, what: str, cache_type: str = "", times: int = 1) -> None:
+        """Count ``what``, of ``cache_type`` `success`, `denial` or none."""
+        self._counts[what, cache_type] += times
 
-    def moves(self, first: str, second: str, kind: str = "") -> Moves:
+    def moves(self, first: str, second: str, cache_type: str = "") -> Moves:
         """Return the two counters that a repeated reply moves."""
-        found = self._known_moves.get((first, second, kind))
+        found = self._known_moves.get((first, second, cache_type))
         if found is None:
-            found = self._known_moves[first, second, kind] = (
+            found = self._known_moves[first, second, cache_type] = (
                 (f"cache_{first}_total", self._labels("")),
-                (f"cache_{second}_total", self._labels(kind)),
+                (f"cache_{second}_total", self._labels(cache_type)),
             )
         return found
 
     def samples(self, entries: Mapping[str, int]) -> list[Sample]:
-        """Return all counts, and how many replies of each kind are kept."""
+        """Return all counts, and how many successes and denials are kept."""
         found: list[Sample] = [
-            (f"cache_{what}_total", self._labels(kind), count)
-            for (what, kind), count in self._counts.items()
+            (f"cache_{what}_total", self._labels(cache_type), count)
+            for (what, cache_type), count in self._counts.items()
             if count
         ]
         if any(entries.values()):  # until then CoreDNS shows none
-            found += [("cache_entries", self._labels(kind), n) for kind, n in entries.items()]
+            found += [
+                ("cache_entries", self._labels(cache_type), n) for cache_type, n in entries.items()
+            ]
         return found
 
-    def _labels(self, kind: str) -> tuple[str, ...]:
+    def _labels(self, cache_type: str) -> tuple[str, ...]:
         rest = (self._zones, self._view)
-        return (self._server, kind, *rest) if kind else (self._server, *rest)
+        return (self._server, cache_type, *rest) if cache_type else (self._server, *rest)

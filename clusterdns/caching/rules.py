@@ -26,7 +26,7 @@ _KEPT_AS = {
 
 
 def outcome(question: Question, response: Response, opcode: int = 0) -> Outcome:
-    """Return the kind of a reply; an alias that leads nowhere, with an SOA, is NODATA."""
+    """Return the outcome of a reply; an alias that leads nowhere, with an SOA, is NODATA."""
     found = outcome_of(question, response, opcode)
     is_alias = found is Outcome.NOERROR and bool(response.answer)
     if is_alias and has_soa(response) and not answers_question(question, response.answer):
@@ -34,19 +34,19 @@ def outcome(question: Question, response: Response, opcode: int = 0) -> Outcome:
     return found
 
 
-def ttl_of(kind: Outcome, response: Response, options: CacheOptions) -> int:
-    """Return the one TTL that all records of a reply of this kind get."""
-    if kind is Outcome.SERVERERROR:
+def ttl_of(outcome: Outcome, response: Response, options: CacheOptions) -> int:
+    """Return the one TTL that all records of a reply with this outcome get."""
+    if outcome is Outcome.SERVERERROR:
         return int(options.servfail_s)
     denial, success = options.limits[DENIAL], options.limits[SUCCESS]
-    if kind in (Outcome.NXDOMAIN, Outcome.NODATA):
+    if outcome in (Outcome.NXDOMAIN, Outcome.NODATA):
         return denial.clamp(_least_ttl(response))
-    return success.clamp(_least_ttl(response) if kind is Outcome.NOERROR else MIN_TTL_S)
+    return success.clamp(_least_ttl(response) if outcome is Outcome.NOERROR else MIN_TTL_S)
 
 
-def kept_as(kind: Outcome, question: Question, response: Response) -> str | None:
-    """Return where a reply of this kind is kept, `success` or `denial`, or None for nowhere."""
-    found = _KEPT_AS.get(kind)
+def kept_as(outcome: Outcome, question: Question, response: Response) -> str | None:
+    """Return the cache that keeps a reply with this outcome: `success`, `denial` or None."""
+    found = _KEPT_AS.get(outcome)
     return found if found and _is_complete(question, response) else None
 
 
@@ -106,7 +106,7 @@ def stale_edns(rcode: int) -> Edns:
 
 
 def _is_complete(question: Question, response: Response) -> bool:
-    """Tell whether a reply of a kind that is kept has what it takes."""
+    """Tell whether a reply has all records that a kept one needs."""
     if response.flags & TC:
         return False
     if response.rcode == rr.NXDOMAIN:

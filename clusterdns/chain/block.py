@@ -63,14 +63,14 @@ class Block:
         self.outside = Outside()  # whom names are forwarded to, and whether that loops
         self._shared: dict[type[object], object] = {}
 
-    def shared(self, kind: type[T]) -> T:
+    def shared(self, type_: type[T]) -> T:
         """Return the one object of a kind through which the plugins of this block talk.
 
         Whoever asks first makes it, so no plugin has to be made before another.
         """
-        found = self._shared.get(kind)
-        if not isinstance(found, kind):
-            found = self._shared[kind] = kind()
+        found = self._shared.get(type_)
+        if not isinstance(found, type_):
+            found = self._shared[type_] = type_()
         return found
 
     def path(self, text: str) -> Path:

@@ -71,8 +71,8 @@ class Cached:
         self.fresh = fresh
         self.limits: Mapping[str, Limits] = options.limits
         self.keeps = {SUCCESS: True, DENIAL: True}
-        for kind, limits in options.limits.items():
-            self.keeps[kind] = route.claim(limits.disabled)
+        for cache_type, limits in options.limits.items():
+            self.keeps[cache_type] = route.claim(limits.disabled)
         self.stale_s = options.stale.up_to_s
         self.misses = 0  # that the chain has not seen
 

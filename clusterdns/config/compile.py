@@ -157,11 +157,11 @@ def _views(blocks: list[ServerBlock], port: int, classes: Sequence[type[Plugin]]
     """
     bodies = [_block(block, port) for block in blocks]
     plugins: list[list[Plugin]] = [[] for _ in blocks]
-    for kind in sorted(classes, key=lambda each: not each.shapes_block):
+    for plugin in sorted(classes, key=lambda each: not each.shapes_block):
         for block, body, made in zip(blocks, bodies, plugins, strict=True):
-            directives = block.find(kind.name)
+            directives = block.find(plugin.name)
             if directives:
-                made += kind.setup(directives, body)
+                made += plugin.setup(directives, body)
     for made in plugins:
         made.sort(key=_place)
     for body in bodies:

@@ -56,11 +56,11 @@ def lex(text: str, file: str) -> list[Word]:
     words: list[Word] = []
     line, last_line = 1, 0  # last_line: where the previous word ends
     for match in _WORD.finditer(text.removeprefix("\ufeff")):
-        kind = match.lastgroup
-        if kind == "skip":
+        group = match.lastgroup
+        if group == "skip":
             line += match[0].count("\n")
             continue
-        if kind == "bare":
+        if group == "bare":
             words.append(Word(match["bare"].replace("\r", ""), file, line, line > last_line))
             last_line = line
             continue

@@ -120,24 +120,24 @@ class Reader:
         has_owner, opened, line, first = False, 0, 1, 1
         start = 0  # of the line
         for token in _TOKEN.finditer(self._text):
-            kind = token.lastgroup
-            if kind == "word":
+            token_type = token.lastgroup
+            if token_type == "word":
                 if not words:
                     has_owner, first = token.start() == start, line
                 words.append(token[0])
-            elif kind == "newline":
+            elif token_type == "newline":
                 if words and not opened:
                     yield _Entry(words, first, has_owner)
                     words = []
                 line += 1
                 start = token.end() if not (opened or words) else -1
-            elif kind == "open":
+            elif token_type == "open":
                 opened = opened or line
-            elif kind == "close":
+            elif token_type == "close":
                 if not opened:
                     raise MasterFileError(self._file, line, "parenthesis closes nothing")
                 opened = 0
-            elif kind == "wrong":
+            elif token_type == "wrong":
                 what = "quoted text does not end" if token[0] == '"' else f"stray {token[0]!r}"
                 raise MasterFileError(self._file, line, what)
         if opened:

@@ -206,10 +206,10 @@ class Connections:
             self._sweep_later()
 
 
-def open_socket(host: str, kind: int, source: str = "") -> socket.socket:
+def open_socket(host: str, socket_type: int, source: str = "") -> socket.socket:
     """Return a socket that does not block, bound to the address it shall send from."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    sock = socket.socket(family, socket_type | socket.SOCK_NONBLOCK)
     if source:
         try:
             sock.bind((source, 0))

@@ -32,8 +32,8 @@ from clusterdns.languages.regexp import Regexp, RegexpError
 Environment = Mapping[str, Type | Signature]
 
 
-def _is_numeric(kind: Type) -> bool:
-    return kind.kind in ("int", "float", "any")
+def _is_numeric(type_: Type) -> bool:
+    return type_.name in ("int", "float", "any")
 
 
 _GROUPS = {
@@ -45,9 +45,9 @@ _GROUPS = {
 
 def fits(given: Type, wanted: Type) -> bool:
     """Tell whether a value of one type may stand where another is wanted."""
-    if "any" in (given.kind, wanted.kind):
+    if "any" in (given.name, wanted.name):
         return True
-    return given.kind in _GROUPS.get(wanted.kind, (wanted.kind,))
+    return given.name in _GROUPS.get(wanted.name, (wanted.name,))
 
 
 class Checker:
@@ -69,9 +69,9 @@ class Checker:
 
     def _name(self, node: Node) -> Type:
         word = str(node.value)
-        for name, kind in reversed(self._scopes):
+        for name, type_ in reversed(self._scopes):
             if name == word:
-                return kind
+                return type_
         found = self._environment.get(word)
         if isinstance(found, Signature) or word in BUILTINS:
             raise ExpressionError(f"{word} is a function, and is not called")
@@ -90,24 +90,24 @@ class Checker:
         raise ExpressionError(f"unknown pointer #{node.value}")
 
     def _unary(self, node: Node) -> Type:
-        kind = self.type_of(node.parts[0])
+        type_ = self.type_of(node.parts[0])
         if node.value in ("!", "not"):
-            self._wants(kind, BOOL, node)
+            self._wants(type_, BOOL, node)
             return BOOL
-        if not _is_numeric(kind):
-            raise ExpressionError(f"invalid operation: {node.value} (mismatched type {kind.kind})")
-        return kind
+        if not _is_numeric(type_):
+            raise ExpressionError(f"invalid operation: {node.value} (mismatched type {type_.name})")
+        return type_
 
-    def _wants(self, kind: Type, wanted: Type, node: Node) -> None:
-        if not fits(kind, wanted):
-            raise ExpressionError(f"invalid operation: {node.value} (mismatched type {kind.kind})")
+    def _wants(self, type_: Type, wanted: Type, node: Node) -> None:
+        if not fits(type_, wanted):
+            raise ExpressionError(f"invalid operation: {node.value} (mismatched type {type_.name})")
 
     def _binary(self, node: Node) -> Type:
         left, right = (self.type_of(part) for part in node.parts)
         found = self._result(str(node.value), left, right)
         if found is None:
             raise ExpressionError(
-                f"invalid operation: {node.value} (mismatched types {left.kind} and {right.kind})"
+                f"invalid operation: {node.value} (mismatched types {left.name} and {right.name})"
             )
         if node.value == "%" and node.parts[1] == Node("constant", 0):
             raise ExpressionError("integer divide by zero")
@@ -143,11 +143,11 @@ class Checker:
             case "matches" | "contains" | "startsWith" | "endsWith":
                 return BOOL if is_textual else None
             case "in":
-                if right.kind == "list":
+                if right.name == "list":
                     element = Type(right.element)
                     is_alike = fits(left, element) or (_is_numeric(left) and _is_numeric(element))
                     return BOOL if is_alike or left == NIL else None
-                if right.kind == "map":
+                if right.name == "map":
                     return BOOL if fits(left, STRING) else None
                 return BOOL if right == ANY or (left == ANY and right == STRING) else None
         if left == NIL or right == NIL:
@@ -160,25 +160,25 @@ class Checker:
         return INT if left == right == INT else FLOAT
 
     def _list(self, node: Node) -> Type:
-        kinds = {self.type_of(part).kind for part in node.parts}
-        return Type("list", kinds.pop() if len(kinds) == 1 else "any")
+        types = {self.type_of(part).name for part in node.parts}
+        return Type("list", types.pop() if len(types) == 1 else "any")
 
     def _map(self, node: Node) -> Type:
         for i, part in enumerate(node.parts):
-            kind = self.type_of(part)
-            if not i % 2 and not fits(kind, STRING):
+            type_ = self.type_of(part)
+            if not i % 2 and not fits(type_, STRING):
                 raise ExpressionError("a key of a map must be a string")
         return MAP
 
     def _member(self, node: Node) -> Type:
         base, key = (self.type_of(part) for part in node.parts)
-        if base.kind == "any":
+        if base.name == "any":
             return ANY
-        if base.kind == "map" and fits(key, STRING):
+        if base.name == "map" and fits(key, STRING):
             return ANY
-        if base.kind == "list" and fits(key, INT):
+        if base.name == "list" and fits(key, INT):
             return Type(base.element)
-        raise ExpressionError(f"type {base.kind} has no field of type {key.kind}")
+        raise ExpressionError(f"type {base.name} has no field of type {key.name}")
 
     def _optional(self, node: Node) -> Type:
         self._member(node)
@@ -189,17 +189,17 @@ class Checker:
 
     def _slice(self, node: Node) -> Type:
         base, start, end = (self.type_of(part) for part in node.parts)
-        if base.kind not in ("any", "list", "string"):
-            raise ExpressionError(f"cannot slice {base.kind}")
+        if base.name not in ("any", "list", "string"):
+            raise ExpressionError(f"cannot slice {base.name}")
         for bound in (start, end):
             if bound != NIL and not fits(bound, INT):
-                raise ExpressionError(f"non-integer slice index {bound.kind}")
+                raise ExpressionError(f"non-integer slice index {bound.name}")
         return base
 
     def _if(self, node: Node) -> Type:
         condition, first, other = (self.type_of(part) for part in node.parts)
         if not fits(condition, BOOL):
-            raise ExpressionError(f"non-bool expression (type {condition.kind}) used as condition")
+            raise ExpressionError(f"non-bool expression (type {condition.name}) used as condition")
         if NIL in (first, other):
             return other if first == NIL else first
         return first if first == other else ANY
@@ -235,42 +235,42 @@ class Checker:
         return self.type_of(node.parts[0]) if word in ("abs", "take") else found
 
     def _called(self, node: Node, signature: Signature) -> Type:
-        kinds = [self.type_of(part) for part in node.parts]
+        types = [self.type_of(part) for part in node.parts]
         most = len(signature.parameters)
-        if len(kinds) < most - signature.optional:
+        if len(types) < most - signature.optional:
             raise ExpressionError(f"not enough arguments to call {node.value}")
-        if len(kinds) > most and not signature.is_variadic:
+        if len(types) > most and not signature.is_variadic:
             raise ExpressionError(f"too many arguments to call {node.value}")
-        parameters = [*signature.parameters, *signature.parameters[-1:] * len(kinds)]
-        for kind, wanted in zip(kinds, parameters, strict=False):
-            if not fits(kind, wanted):
-                said = f"cannot use {kind.kind} as argument (type {wanted.kind})"
+        parameters = [*signature.parameters, *signature.parameters[-1:] * len(types)]
+        for type_, wanted in zip(types, parameters, strict=False):
+            if not fits(type_, wanted):
+                said = f"cannot use {type_.name} as argument (type {wanted.name})"
                 raise ExpressionError(f"{said} to call {node.value}")
         return signature.result
 
     def _each(self, node: Node) -> Type:
         word, (listed, *rest) = str(node.value), node.parts
-        kind = self.type_of(listed)
-        if not fits(kind, LIST):
-            raise ExpressionError(f"builtin {word} takes only array (got {kind.kind})")
+        type_ = self.type_of(listed)
+        if not fits(type_, LIST):
+            raise ExpressionError(f"builtin {word} takes only array (got {type_.name})")
         inner: Type | None = None
         if rest:
-            self._elements.append(Type(kind.element))
+            self._elements.append(Type(type_.element))
             inner = self.type_of(rest[0])
             self._elements.pop()
         for part in rest[1:]:
             self.type_of(part)
         is_predicate = word not in ("map", "sum", "groupBy", "sortBy", "reduce")
         if inner is not None and is_predicate and not fits(inner, BOOL):
-            raise ExpressionError(f"predicate should return boolean (got {inner.kind})")
+            raise ExpressionError(f"predicate should return boolean (got {inner.name})")
         if word in ("all", "none", "any", "one"):
             return BOOL
         if word in ("count", "findIndex", "findLastIndex"):
             return INT
         if word == "map" and inner is not None:
-            return Type("list", inner.kind)
+            return Type("list", inner.name)
         if word in ("filter", "sortBy"):
-            return kind if kind.kind == "list" else LIST
+            return type_ if type_.name == "list" else LIST
         if word == "groupBy":
             return MAP
         return ANY

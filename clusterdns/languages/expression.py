@@ -33,7 +33,7 @@ class Expression:
             ExpressionError: it is none, or not one of this environment.
         """
         self.text = text
-        functions = {word for word, kind in environment.items() if isinstance(kind, Signature)}
+        functions = {word for word, type_ in environment.items() if isinstance(type_, Signature)}
         try:
             self._root = Parser(text, functions).parse()
             checker = Checker(environment)
@@ -193,7 +193,7 @@ class _Run:
         parameters = [*signature.parameters, *signature.parameters[-1:] * len(arguments)]
         for argument, wanted in zip(arguments, parameters, strict=False):
             if not fits(Type(exprvalues.type_of(argument)), wanted):
-                said = f"cannot use {exprvalues.type_of(argument)} as {wanted.kind}"
+                said = f"cannot use {exprvalues.type_of(argument)} as {wanted.name}"
                 raise ExpressionError(f"{said} to call {node.value}")
         return function(*arguments)
 

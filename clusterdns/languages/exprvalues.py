@@ -33,7 +33,7 @@ class ExpressionError(ValueError):
 class Type(NamedTuple):
     """What is known of a value before there is one; ``element`` is that of a list."""
 
-    kind: str
+    name: str
     element: str = "any"
 
 
@@ -53,9 +53,9 @@ class Signature(NamedTuple):
 
 
 def type_of(value: Value) -> str:
-    """Return the kind of a value, as messages call it."""
-    for kind, word in ((bool, "bool"), (int, "int"), (float, "float"), (str, "string")):
-        if isinstance(value, kind):
+    """Return the type of a value, as messages call it."""
+    for type_, word in ((bool, "bool"), (int, "int"), (float, "float"), (str, "string")):
+        if isinstance(value, type_):
             return word
     return "nil" if value is None else "list" if isinstance(value, list) else "map"
 
@@ -112,7 +112,7 @@ def wrapped(value: int) -> int:
 
 
 def equal(one: Value, other: Value) -> bool:
-    """Tell whether two values are equal: numbers by value, all others of one kind only."""
+    """Tell whether two values are equal: numbers by value, all others only when of one type."""
     if is_number(one) and is_number(other):
         return one == other
     if isinstance(one, list) and isinstance(other, list):

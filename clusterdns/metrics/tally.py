@@ -1,9 +1,9 @@
 """What a listener has answered, counted in plain integers.
 
-Everything that can be told apart in the metrics of a reply is a ``Kind``; each kind that the table
+A ``Profile`` holds all that the metrics tell of a query and its reply. Each profile that the table
 repeats has four slots in lists of integers, one list per transport and address family: replies to
-queries without OPT, with a bare one, with one of options, and the octets of those options. The fast
-path adds to a slot; what is said once is counted by its kind.
+queries without OPT, with a bare OPT, with an OPT that has options, and the octets of those options.
+The fast path adds to a slot; a reply that is sent once is counted by its profile.
 ``samples`` turns both into CoreDNS's request and response metrics.
 
 Durations on the packet path are taken per drained batch, so ``samples`` shares them out among the
@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 from clusterdns.metrics.histogram import SIZE_OCTETS, TIME_S, Histogram
 
-MAX_KINDS = 16_384  # that have slots
-SLOTS = 4  # of each
-MAX_SINGLES = 4096  # kinds of what was said once, until they are added up
-OPT_OCTETS = 11  # a bare OPT: how much longer the same question is with EDNS
-DROPPED = "dropped"  # the zone label of what no server block takes
+MAX_PROFILES = 16_384  # with slots
+SLOTS = 4  # of each profile
+MAX_SINGLES = 4096  # profiles of replies sent once, until they are added up
+OPT_OCTETS = 11  # a bare OPT
+DROPPED = "dropped"  # the zone label of queries that no server block takes
 
 # The types that have a label of their own (CoreDNS: plugin/metrics/vars/monitor.go).
 _TYPES = frozenset(
@@ -44,10 +44,11 @@ class Transport(NamedTuple):
     family: str
 
 
-class Kind(NamedTuple):
-    """One kind of query with its reply; ``size`` without OPT. Sizes are uncompressed octets.
+class Profile(NamedTuple):
+    """A query and its reply as the metrics see them; ``size`` is the query's without OPT.
 
-    Without a zone only its ``counters`` count: the server block has no `prometheus`.
+    Sizes are uncompressed octets. Without a zone the server block has no `prometheus`, and only
+    ``counters`` are counted.
     """
 
     zone: str
@@ -73,39 +74,41 @@ class Tally:
         self.server = server
         self.hits: dict[Transport, list[int]] = {}
         self.batches = Histogram(TIME_S)  # seconds a query of a batch took, packet path only
-        self._slots: dict[Kind, int] = {}
-        self._channels: dict[int, Transport] = {}  # by the identity of their slots
-        self._singles: Counter[tuple[Kind, int, bool]] = Counter()  # the number is the channel's
+        self._slots: dict[Profile, int] = {}
+        self._transports: dict[int, Transport] = {}  # by the identity of their slots
+        self._singles: Counter[tuple[Profile, int, bool]] = (
+            Counter()
+        )  # the number is the transport's
         self._totals: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._sizes: dict[tuple[str, tuple[str, ...]], Histogram] = {}
         self._times: dict[tuple[str, str], Histogram] = {}
         self._in_batches: Counter[tuple[str, str]] = Counter()
         self._waited: Counter[tuple[str, str]] = Counter()
 
-    def channel(self, proto: str, family: str) -> list[int]:
+    def transport(self, proto: str, family: str) -> list[int]:
         """Return the slots that queries of this transport and family are counted in."""
-        channel, empty = Transport(proto, family), [0] * (SLOTS * len(self._slots))
-        found = self.hits.setdefault(channel, empty)
-        self._channels[id(found)] = channel
+        transport, empty = Transport(proto, family), [0] * (SLOTS * len(self._slots))
+        found = self.hits.setdefault(transport, empty)
+        self._transports[id(found)] = transport
         return found
 
     @property
     def is_full(self) -> bool:
         """Whether slots are used up: `restart` after forgetting all that names a slot."""
-        return len(self._slots) >= MAX_KINDS
+        return len(self._slots) >= MAX_PROFILES
 
-    def slot(self, kind: Kind) -> int:
-        """Return the first of a kind's slots, see above."""
-        slot = self._slots.get(kind)
+    def slot(self, profile: Profile) -> int:
+        """Return the first of a profile's slots, see above."""
+        slot = self._slots.get(profile)
         if slot is None:
-            slot = self._slots[kind] = SLOTS * len(self._slots)
+            slot = self._slots[profile] = SLOTS * len(self._slots)
             for counts in self.hits.values():
                 counts += (0,) * SLOTS
         return slot
 
-    def once(self, kind: Kind, hits: list[int], has_opt: bool, times: int = 1) -> None:
-        """Count a reply that the table had no part in; ``hits`` are the slots of its channel."""
-        self._singles[kind, id(hits), has_opt] += times
+    def once(self, profile: Profile, hits: list[int], has_opt: bool, times: int = 1) -> None:
+        """Count a reply that the table does not repeat; ``hits`` are its transport's slots."""
+        self._singles[profile, id(hits), has_opt] += times
         if len(self._singles) >= MAX_SINGLES:
             self._fold()
 
@@ -139,37 +142,37 @@ class Tally:
 
     def _fold(self) -> None:
         """Move the counts from the slots to the totals."""
-        for channel, counts in self.hits.items():
-            for kind, slot in self._slots.items():
+        for transport, counts in self.hits.items():
+            for profile, slot in self._slots.items():
                 bare, opt, more, octets = counts[slot : slot + SLOTS]
                 if bare or opt or more:
                     counts[slot : slot + SLOTS] = (0,) * SLOTS
                 if bare:
-                    self._add(kind, channel, kind.size, bare)
+                    self._add(profile, transport, profile.size, bare)
                 if opt:
-                    self._add(kind, channel, kind.size + OPT_OCTETS, opt)
+                    self._add(profile, transport, profile.size + OPT_OCTETS, opt)
                 if more:  # options of queries for one name are most often of one length
-                    self._add(kind, channel, kind.size + OPT_OCTETS + octets / more, more)
-        for (kind, number, has_opt), times in self._singles.items():
-            size = kind.size + has_opt * OPT_OCTETS
-            self._add(kind, self._channels[number], size, times)
+                    self._add(profile, transport, profile.size + OPT_OCTETS + octets / more, more)
+        for (profile, number, has_opt), times in self._singles.items():
+            size = profile.size + has_opt * OPT_OCTETS
+            self._add(profile, self._transports[number], size, times)
         self._singles.clear()
 
-    def _add(self, kind: Kind, channel: Transport, size: float, times: int) -> None:
+    def _add(self, profile: Profile, transport: Transport, size: float, times: int) -> None:
         totals = self._totals
-        for name, labels in kind.counters:
+        for name, labels in profile.counters:
             totals[name, labels] += times
-        if not kind.zone:
+        if not profile.zone:
             return
-        place = (self.server, kind.zone, kind.view)
-        totals["dns_requests_total", (*place, *channel, kind.type)] += times
-        totals["dns_responses_total", (*place, kind.rcode, kind.plugin)] += times
-        if kind.do:
+        place = (self.server, profile.zone, profile.view)
+        totals["dns_requests_total", (*place, *transport, profile.type)] += times
+        totals["dns_responses_total", (*place, profile.rcode, profile.plugin)] += times
+        if profile.do:
             totals["dns_do_requests_total", place] += times
-        key = (*place, channel.proto)
+        key = (*place, transport.proto)
         self._size("dns_request_size_bytes", key).observe(size, times)
-        self._size("dns_response_size_bytes", key).observe(kind.reply_size, times)
-        self._in_batches[kind.zone, kind.view] += times
+        self._size("dns_response_size_bytes", key).observe(profile.reply_size, times)
+        self._in_batches[profile.zone, profile.view] += times
 
     def _size(self, name: str, labels: tuple[str, ...]) -> Histogram:
         found = self._sizes.get((name, labels))

@@ -96,7 +96,7 @@ _log = plugin_logger("cache")
 class _Found(NamedTuple):
     """A kept reply that may be used at ``now``; ``left`` seconds of its TTL, <= 0 if stale."""
 
-    kind: str
+    cache_type: str
     key: CacheKey
     item: Item
     now: float
@@ -225,17 +225,17 @@ class Cache(Plugin):
         if self._relayed:
             self._adopt(question, key)
         up_to_s = self._options.stale.up_to_s
-        kind, item = SUCCESS, self._kept[SUCCESS].get(key)
+        cache_type, item = SUCCESS, self._kept[SUCCESS].get(key)
         if up_to_s and self._options.prefers_positive and item is not None:
             good = item if item.answers else item.good
             if good is not None and good.is_usable(now, up_to_s):
-                return _Found(kind, key, good, now, good.left(now))
+                return _Found(cache_type, key, good, now, good.left(now))
         if item is not None and not item.is_usable(now, up_to_s):
             item = None
         denial = self._denial(key, now)
         if denial is not None and (item is None or denial.response.rcode != rr.SERVFAIL):
-            kind, item = DENIAL, denial
-        return None if item is None else _Found(kind, key, item, now, item.left(now))
+            cache_type, item = DENIAL, denial
+        return None if item is None else _Found(cache_type, key, item, now, item.left(now))
 
     def _denial(self, key: CacheKey, now: float) -> Item | None:
         """Return the denial kept for a key, if it may be used: a failure not once it has ended."""
@@ -249,7 +249,7 @@ class Cache(Plugin):
     def _hit(self, question: Question, found: _Found) -> Response:
         """Return a kept reply to a question, and count it."""
         self._counts.add("requests")
-        self._counts.add("hits", found.kind)
+        self._counts.add("hits", found.cache_type)
         prefetch, item = self._options.prefetch, found.item
         age = found.now - item.stored_at
         unseen_s = math.floor(age) + 1 - age  # then the TTL is one less
@@ -282,7 +282,7 @@ class Cache(Plugin):
             with_ttl(additional, ttl),
             edns=edns,
             lifetime_s=lifetime_s,
-            counters=self._counts.moves("requests", "hits", found.kind),
+            counters=self._counts.moves("requests", "hits", found.cache_type),
             follows_case=is_of_one_name and not authority and not additional,
         )
 
@@ -330,31 +330,35 @@ class Cache(Plugin):
         outcome = rules.outcome(question, response, opcode)
         ttl = rules.ttl_of(outcome, response, self._options)
         response = bounded(response, ttl)
-        kind = rules.kept_as(outcome, question, response)
+        cache_type = rules.kept_as(outcome, question, response)
         if response.lifetime_s == math.inf or response.facts:
-            kind = None  # from memory, and never stale
+            cache_type = None  # from memory, and never stale
         # A refresh that denies what is kept takes its place even where denials are not to be kept:
         # else what is gone would be served for as long as stale replies are (seen on CoreDNS).
-        if kind is None or ttl <= 0 or (not renews and self._is_disabled(kind, question)):
+        if (
+            cache_type is None
+            or ttl <= 0
+            or (not renews and self._is_disabled(cache_type, question))
+        ):
             return _Renewed(response, None)
         key, prefers_positive = key_of(question), self._options.prefers_positive
         answers = not prefers_positive or rules.is_answer(question, response)
         item = Item(response, self._now(), ttl, answers=answers)
-        if kind == SUCCESS:
+        if cache_type == SUCCESS:
             if prefers_positive and not item.answers:
                 previous = self._kept[SUCCESS].get(key)
                 if previous is not None:
                     item.keep_good(previous)
             if item.answers if prefers_positive else renews:
                 self._kept[DENIAL].remove(key)
-        self._put(kind, key, item)
+        self._put(cache_type, key, item)
         return _Renewed(response, item)
 
-    def _put(self, kind: str, key: CacheKey, item: Item) -> None:
-        self._counts.add("evictions", kind, self._kept[kind].put(key, item))
+    def _put(self, cache_type: str, key: CacheKey, item: Item) -> None:
+        self._counts.add("evictions", cache_type, self._kept[cache_type].put(key, item))
 
-    def _is_disabled(self, kind: str, question: Question) -> bool:
-        zones = self._options.limits[kind].disabled
+    def _is_disabled(self, cache_type: str, question: Question) -> bool:
+        zones = self._options.limits[cache_type].disabled
         return bool(zones) and name.is_within_any(question.folded, zones)
 
     # ---- refreshes
@@ -431,7 +435,7 @@ class Cache(Plugin):
         if fresh is None:
             return self._hit(question, found)
         self._counts.add("requests")
-        self._counts.add("hits", found.kind)
+        self._counts.add("hits", found.cache_type)
         if fresh.item is None or not (timeout_s or is_other):
             return fresh.response
         now = self._now()
@@ -450,13 +454,18 @@ class Cache(Plugin):
 
     def _adopt(self, question: Question, key: CacheKey) -> None:
         """Keep as items what came for a question while the chain did not look."""
-        for kind, fresh in self._fresh.items():
+        for cache_type, fresh in self._fresh.items():
             raw = fresh.take(key)
             if raw is not None:
                 response = response_of(reading.read_reply(raw.octets))
-                if rules.kept_as(rules.outcome(question, response), question, response) == kind:
+                if (
+                    rules.kept_as(rules.outcome(question, response), question, response)
+                    == cache_type
+                ):
                     answers = rules.is_answer(question, response)
-                    self._put(kind, key, Item(response, raw.stored_at, raw.ttl, answers=answers))
+                    self._put(
+                        cache_type, key, Item(response, raw.stored_at, raw.ttl, answers=answers)
+                    )
 
     def samples(self) -> list[Sample]:
         """Return what was asked, found, refreshed and pushed out, and how many replies are kept."""
@@ -465,7 +474,7 @@ class Cache(Plugin):
             self._counts.add("misses", times=cached.misses)
             cached.misses = 0
         entries = dict[str, int]()
-        for kind, fresh in self._fresh.items():
-            self._counts.add("evictions", kind, fresh.evictions())
-            entries[kind] = len(fresh) + len(self._kept[kind])
+        for cache_type, fresh in self._fresh.items():
+            self._counts.add("evictions", cache_type, fresh.evictions())
+            entries[cache_type] = len(fresh) + len(self._kept[cache_type])
         return self._counts.samples(entries)

@@ -76,8 +76,8 @@ class _Rule(NamedTuple):
     has_labels: bool
     classes: frozenset[str]
 
-    def wants(self, kind: str) -> bool:
-        return "all" in self.classes or kind in self.classes
+    def wants(self, log_class: str) -> bool:
+        return "all" in self.classes or log_class in self.classes
 
 
 class _Said(NamedTuple):
@@ -145,11 +145,11 @@ class Log(Observer):
         began = self._worker.now() if self._worker else 0.0
         response = await next(query)
         outcome = outcome_of(question, response, query.opcode)
-        kind = outcome.log_class
+        log_class = outcome.log_class
         if query.metadata is not None:
             query.metadata.put("log/type", lambda: outcome.value)
-            query.metadata.put("log/class", lambda: kind)
-        if rule.wants(kind):
+            query.metadata.put("log/class", lambda: log_class)
+        if rule.wants(log_class):
             elapsed = self._worker.now() - began if self._worker else 0.0
             _log_one(rule, query, _Said.by(question, response), elapsed)
         return response

@@ -182,7 +182,7 @@ class _Required:
     def __contains__(self, number: int) -> bool:
         return self._is_all or number in self._some
 
-    def read(self, line: Directive, numbers: dict[str, int], kind: str) -> None:
+    def read(self, line: Directive, numbers: dict[str, int], what: str) -> None:
         """Take the words of a property; those of the last one hold. Raises ConfigError."""
         words = arguments.some(line)
         self._some = frozenset()
@@ -191,7 +191,7 @@ class _Required:
         elif words[0] != "none":
             for word in words:
                 if word not in numbers:
-                    raise line.error(f"unknown {kind} {word!r}")
+                    raise line.error(f"unknown {what} {word!r}")
             self._some = frozenset(numbers[word] for word in words)
 
 

@@ -90,21 +90,21 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _bound(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
-    sock = socket.socket(_family(host), kind)
+def _bound(host: str, port: int, socket_type: socket.SocketKind) -> socket.socket:
+    sock = socket.socket(_family(host), socket_type)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_DGRAM:
+        if socket_type == socket.SOCK_DGRAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_OCTETS)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_OCTETS)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind((host, port))
-        if kind == socket.SOCK_STREAM:
+        if socket_type == socket.SOCK_STREAM:
             sock.listen(BACKLOG)
     except OSError:
         sock.close()

@@ -112,17 +112,17 @@ class Web:
     async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> None:
         words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         if len(words) != 3:
-            status, kind, body = 400, "text/plain", b"Bad Request"
+            status, content_type, body = 400, "text/plain", b"Bad Request"
         elif words[0] not in ("GET", "HEAD"):
-            status, kind, body = 405, "text/plain", b"Method Not Allowed"
+            status, content_type, body = 405, "text/plain", b"Method Not Allowed"
         else:
             respond = self.paths.get(words[1].partition("?")[0])
-            status, kind, body = (
+            status, content_type, body = (
                 await respond() if respond else (404, "text/plain", b"404 page not found\n")
             )
         lines = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-            f"Content-Type: {kind}",
+            f"Content-Type: {content_type}",
             f"Content-Length: {len(body)}",
             "Connection: close",
         )

@@ -16,7 +16,7 @@ from clusterdns.wire import name
 from clusterdns.wire.name import ROOT, WireName
 
 EXACT, PREFIX, SUFFIX, SUBSTRING, REGEX = "exact", "prefix", "suffix", "substring", "regex"
-KINDS = (EXACT, PREFIX, SUFFIX, SUBSTRING, REGEX)
+MATCH_TYPES = (EXACT, PREFIX, SUFFIX, SUBSTRING, REGEX)
 _PART_OF_REGEXP = re.compile(
     r"\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|\{[0-9]+(?:,[0-9]*)?\}|.", re.DOTALL
 )
@@ -72,15 +72,15 @@ def compile_regexp(pattern: str, replacement: str = "") -> Regexp:
 class Matcher(NamedTuple):
     """Which names a rule is for; ``scope`` holds all of them, and is the root where any may be."""
 
-    kind: str
+    match_type: str
     operand: str
     regexp: Regexp | None
     scope: WireName
 
     def groups(self, text: str) -> tuple[str, ...] | None:
-        """Return what a pattern finds in a name, () for other kinds; None if it is not for it."""
+        """Return the groups of a regex match, () for other match types, None for no match."""
         operand = self.operand
-        match self.kind:
+        match self.match_type:
             case "exact":
                 return () if text == operand else None
             case "prefix":
@@ -97,7 +97,7 @@ class Matcher(NamedTuple):
         groups = self.groups(text)
         if groups is None:
             return None
-        match self.kind:
+        match self.match_type:
             case "exact":
                 return replacement
             case "prefix":
@@ -109,18 +109,18 @@ class Matcher(NamedTuple):
         return expand(replacement, groups)
 
 
-def matcher(kind: str, operand: str, replacement: str = "") -> Matcher:
+def matcher(match_type: str, operand: str, replacement: str = "") -> Matcher:
     """Return a matcher of names. Raises RuleError."""
-    if kind == REGEX:
+    if match_type == REGEX:
         found = compile_regexp(operand, replacement)
-        return Matcher(kind, operand, found, _scope_of_suffix(_literal_end(operand)))
+        return Matcher(match_type, operand, found, _scope_of_suffix(_literal_end(operand)))
     operand = normal(operand)
     scope = ROOT
-    if kind == SUFFIX:
+    if match_type == SUFFIX:
         scope = _scope_of_suffix(operand)
-    elif kind == EXACT:
+    elif match_type == EXACT:
         scope = _zone(operand)
-    return Matcher(kind, operand, None, scope)
+    return Matcher(match_type, operand, None, scope)
 
 
 def _scope_of_suffix(text: str) -> WireName:

@@ -13,7 +13,7 @@ import re
 from clusterdns.languages.regexp import Regexp
 from clusterdns.rewriting.matching import (
     EXACT,
-    KINDS,
+    MATCH_TYPES,
     REGEX,
     SUFFIX,
     Matcher,
@@ -34,22 +34,22 @@ class NameRule(Rule):
     def __init__(self, args: list[str]) -> None:
         if len(args) < 2:
             raise RuleError("too few arguments for a name rule")
-        kind = args.pop(0).lower() if len(args) > 2 else EXACT
-        if kind not in KINDS:
-            raise RuleError(f"a name rule is one of {', '.join(KINDS)}", kind)
+        match_type = args.pop(0).lower() if len(args) > 2 else EXACT
+        if match_type not in MATCH_TYPES:
+            raise RuleError(f"a name rule is one of {', '.join(MATCH_TYPES)}", match_type)
         source, to, *rest = args
         has_labels = rest[:1] == ["metadata"]
-        if has_labels and kind != REGEX:
+        if has_labels and match_type != REGEX:
             raise RuleError("metadata is only supported for regex name rules")
-        self._is_auto, self._answers = _answer_rules(kind, rest[has_labels:])
-        if kind == EXACT:
+        self._is_auto, self._answers = _answer_rules(match_type, rest[has_labels:])
+        if match_type == EXACT:
             compile_regexp(
                 normal(to), normal(source)
             )  # CoreDNS reads TO as a pattern, and what is none is refused
-        self._match = matcher(kind, source, "" if has_labels else to)
+        self._match = matcher(match_type, source, "" if has_labels else to)
         self._to = normal(to)
         self._labels = _replacement(to, self._match) if has_labels else None
-        self._is_auto |= kind == EXACT
+        self._is_auto |= match_type == EXACT
         self.scope = self._match.scope
 
     def apply(self, state: State) -> bool:
@@ -64,7 +64,7 @@ class NameRule(Rule):
         state.rename(new)
         if self._is_auto:
             rewrite: TextChange
-            if self._match.kind == SUFFIX:
+            if self._match.match_type == SUFFIX:
                 rewrite = functools.partial(_end_in, self._to, self._match.operand)
             else:
                 rewrite = functools.partial(_be_or_be_below, state.text, old)
@@ -108,14 +108,14 @@ def _find_and_replace(pattern: Regexp, replacement: str, text: str) -> str:
     return text if groups is None else expand(replacement, groups)
 
 
-def _answer_rules(kind: str, args: list[str]) -> tuple[bool, list[Revert]]:
+def _answer_rules(match_type: str, args: list[str]) -> tuple[bool, list[Revert]]:
     """Return whether names are put back, and the answer rules. Raises RuleError."""
     is_auto, found, i, has_names = False, list[Revert](), 0, False
     if len(args) == 1:
-        raise RuleError(f"invalid arguments for {kind} rule", args[0])
+        raise RuleError(f"invalid arguments for {match_type} rule", args[0])
     while i < len(args):
         if i == 0 and args[i] != "answer":
-            raise RuleError(f"wants answer, and no more arguments for {kind} rule", args[i])
+            raise RuleError(f"wants answer, and no more arguments for {match_type} rule", args[i])
         i += args[i] == "answer"
         if i == len(args):
             raise RuleError("type missing for answer rule")

@@ -10,7 +10,15 @@ from __future__ import annotations
 import functools
 import re
 
-from clusterdns.rewriting.matching import EXACT, KINDS, REGEX, Matcher, RuleError, matcher, normal
+from clusterdns.rewriting.matching import (
+    EXACT,
+    MATCH_TYPES,
+    REGEX,
+    Matcher,
+    RuleError,
+    matcher,
+    normal,
+)
 from clusterdns.rewriting.replies import Alias, Rcode, Revert, Ttl
 from clusterdns.rewriting.rule import Relayed, Rule, State
 from clusterdns.wire import rr
@@ -62,10 +70,10 @@ def rcode_rule(args: list[str]) -> Rule:
 
 def matcher_of(args: list[str], what: str) -> Matcher:
     """Return the matcher of ``[TYPE] NAME``. Raises RuleError."""
-    kind = args[0].lower() if len(args) == 2 else EXACT
-    if kind not in KINDS:
-        raise RuleError(f"a {what} rule is one of {', '.join(KINDS)}", args[0])
-    return matcher(kind, args[-1])
+    match_type = args[0].lower() if len(args) == 2 else EXACT
+    if match_type not in MATCH_TYPES:
+        raise RuleError(f"a {what} rule is one of {', '.join(MATCH_TYPES)}", args[0])
+    return matcher(match_type, args[-1])
 
 
 def _rcode(word: str) -> int:
@@ -82,15 +90,15 @@ class AliasRule(Rule):
     def __init__(self, args: list[str]) -> None:
         if not 2 <= len(args) <= 3:
             raise RuleError(f"a cname rule takes two or three arguments, got {len(args)}")
-        kind = args[0].lower() if len(args) == 3 else EXACT
-        if kind not in KINDS:
+        match_type = args[0].lower() if len(args) == 3 else EXACT
+        if match_type not in MATCH_TYPES:
             raise RuleError("unknown cname rewrite type", args[0])
         source, self._to = args[-2].lower(), args[-1].lower()
-        if kind == EXACT:
+        if match_type == EXACT:
             self._to = normal(self._to)
-        self._match = matcher(kind, source)
-        if kind != REGEX:
-            operand = normal(source) if kind == EXACT else source
+        self._match = matcher(match_type, source)
+        if match_type != REGEX:
+            operand = normal(source) if match_type == EXACT else source
             self._match = self._match._replace(operand=operand)
         self._is_empty = not (source and self._to)
 

@@ -42,7 +42,7 @@ typedef struct {
     size_t asked;                        /* octets of the question */
     size_t extra;                        /* octets of EDNS options */
     Py_ssize_t limit;                    /* octets the client takes */
-    int kind, is_spelled;                /* with a capital in the name */
+    int form, is_spelled;                /* with a capital in the name */
     int is_bounded;                      /* to less than its OPT names */
     unsigned char key[MAX_QUESTION + 2]; /* the question folded, CD + 2 DO, octets of the name */
 } Query;
@@ -142,15 +142,15 @@ static int read_opt(const Table *table, Query *query, const unsigned char *packe
     query->opt = opt;
     query->limit = size > LEAST_LIMIT ? size > MAX_UDP ? MAX_UDP : size : LEAST_LIMIT;
     if (opt[7])
-        query->kind |= KIND_AD; /* who sets DO understands AD */
+        query->form |= FORM_AD; /* who sets DO understands AD */
     return 1;
 }
 
 /* Read a query; false for one that is not plain. */
 static int read_query(const Table *table, Query *query, const unsigned char *packet, size_t length)
 {
-    query->kind = kind_of(packet, length);
-    if (query->kind < 0)
+    query->form = form_of(packet, length);
+    if (query->form < 0)
         return 0;
     query->question = packet + HEADER;
     const unsigned char *root = memchr(query->question, 0, length - HEADER);
@@ -162,7 +162,7 @@ static int read_query(const Table *table, Query *query, const unsigned char *pac
     query->extra = 0;
     query->is_bounded = 0;
     query->limit = LEAST_LIMIT;
-    if (query->kind & KIND_OPT) {
+    if (query->form & FORM_OPT) {
         if (!read_opt(table, query, packet, HEADER + query->asked, length))
             return 0;
     } else if (length != HEADER + query->asked) {
@@ -170,7 +170,7 @@ static int read_query(const Table *table, Query *query, const unsigned char *pac
     }
     query->is_spelled = fold(query->key, query->question, name);
     memcpy(query->key + name, query->question + name, 4);
-    query->key[name + 4] = (unsigned char)((query->kind & KIND_CD) >> 3 |
+    query->key[name + 4] = (unsigned char)((query->form & FORM_CD) >> 3 |
                                            (query->opt && query->opt[7] ? 2 : 0));
     query->key[name + 5] = (unsigned char)name;
     return 1;
@@ -183,7 +183,7 @@ static int is_answer(PyObject *found)
         return 0;
     PyObject *heads = PyTuple_GET_ITEM(found, HEADS);
     return PyFloat_Check(PyTuple_GET_ITEM(found, UNTIL)) && PyTuple_Check(heads) &&
-           PyTuple_GET_SIZE(heads) >= KINDS && PyBytes_Check(PyTuple_GET_ITEM(found, SPARED));
+           PyTuple_GET_SIZE(heads) >= FORMS && PyBytes_Check(PyTuple_GET_ITEM(found, SPARED));
 }
 
 /* The answer of the cut that a question lies below, borrowed: AnswerTable._denial. */
@@ -251,8 +251,8 @@ static size_t compose(const Table *table, unsigned char *packet, size_t length, 
     if (!answer)
         return 0;
     Py_ssize_t orders = PyTuple_GET_SIZE(answer) - BODY;
-    PyObject *heads = PyTuple_GET_ITEM(answer, HEADS), *head = PyTuple_GET_ITEM(heads, query.kind);
-    *note = PyTuple_GET_SIZE(heads) > KINDS ? PyTuple_GET_ITEM(heads, KINDS) : NULL;
+    PyObject *heads = PyTuple_GET_ITEM(answer, HEADS), *head = PyTuple_GET_ITEM(heads, query.form);
+    *note = PyTuple_GET_SIZE(heads) > FORMS ? PyTuple_GET_ITEM(heads, FORMS) : NULL;
     PyObject *body = PyTuple_GET_ITEM(answer, BODY + packet[1] % orders);
     if (!PyBytes_Check(head) || !PyBytes_Check(body) || (*note && !table->seen))
         return 0;

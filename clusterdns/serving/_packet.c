@@ -4,7 +4,7 @@
 
 enum { TIMES = 16 };
 
-int kind_of(const unsigned char *packet, size_t length)
+int form_of(const unsigned char *packet, size_t length)
 {
     static const unsigned char counts[] = {0, 1, 0, 0, 0, 0, 0};
     if (length < HEADER || packet[2] & ~0x01 || packet[3] & ~(AD | CD))

@@ -13,7 +13,7 @@ enum {
     HEADER = 12, OPT = 11, LEAST_LIMIT = 512, MAX_NAME = 255, MAX_LABEL = 63, MAX_OCTETS = 65535, MAX_UDP = 65507,
     A = 1, CNAME = 5, SOA = 6, AAAA = 28, TYPE_OPT = 41, NXDOMAIN = 3, REFUSED = 5,
     TC = 0x02, AD = 0x20, CD = 0x10, /* in their octets of the header */
-    KIND_AD = 2, KIND_OPT = 4, KIND_CD = 8, KINDS = 16
+    FORM_AD = 2, FORM_OPT = 4, FORM_CD = 8, FORMS = 16
 };
 
 static inline unsigned short number16(const unsigned char *from)
@@ -28,7 +28,7 @@ static inline void write16(unsigned char *to, unsigned number)
 }
 
 /* RD + 2 AD + 4 OPT + 8 CD of a plain query, -1 for any other: _PLAIN in table.py. */
-int kind_of(const unsigned char *packet, size_t length);
+int form_of(const unsigned char *packet, size_t length);
 
 /* Write octets with their letters in lower case; whether any was a capital. */
 int fold(unsigned char *to, const unsigned char *from, size_t length);

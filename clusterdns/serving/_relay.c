@@ -304,19 +304,19 @@ static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t
                    size_t asked, const struct client *client)
 {
     unsigned char refusal[MAX_QUERY];
-    struct count kind;
+    struct count counted;
     memcpy(refusal, packet, length);
     refusal[2] = 0x80 | (packet[2] & 0x01);
     refusal[3] = REFUSED;
-    memset(&kind, 0, sizeof kind);
-    kind.listener = fd;
-    kind.lane = (unsigned short)lane->number;
-    kind.target = NOBODY;
-    kind.type = number16(packet + HEADER + asked - 4);
-    kind.query = (unsigned short)(HEADER + asked);
-    kind.rcode = REFUSED;
-    kind.has_opt = length > HEADER + asked;
-    count(lane->counts, &kind, sizeof kind, 0);
+    memset(&counted, 0, sizeof counted);
+    counted.listener = fd;
+    counted.lane = (unsigned short)lane->number;
+    counted.target = NOBODY;
+    counted.type = number16(packet + HEADER + asked - 4);
+    counted.query = (unsigned short)(HEADER + asked);
+    counted.rcode = REFUSED;
+    counted.has_opt = length > HEADER + asked;
+    count(lane->counts, &counted, sizeof counted, 0);
     struct client to = *client;
     send_to(fd, &to, refusal, length);
 }
@@ -325,11 +325,11 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
                 const struct client *client, double now)
 {
     unsigned char question[MAX_NAME + 4], bounded[MAX_QUERY];
-    int kind = kind_of(packet, length);
-    size_t tail = kind >= KIND_OPT ? OPT : 0, asked = length - HEADER - tail;
+    int form = form_of(packet, length);
+    size_t tail = form >= FORM_OPT ? OPT : 0, asked = length - HEADER - tail;
     if (!zones || !first_free || unsent_count == BATCH)
         return 0;
-    if (kind < 0 || kind & KIND_CD || length < HEADER + 5 + tail || length > MAX_QUERY)
+    if (form < 0 || form & FORM_CD || length < HEADER + 5 + tail || length > MAX_QUERY)
         return 0;
     unsigned short limit = tail ? limit_of(packet + length - OPT) : LEAST_LIMIT;
     if (!limit || !fold_question(question, packet + HEADER, asked))
@@ -436,18 +436,18 @@ static void shuffle(const struct plain *found)
 static void count_reply(const struct out *out, const struct plain *found, double seconds)
 {
     size_t question = (size_t)PyBytes_GET_SIZE(out->question);
-    struct count kind;
-    memset(&kind, 0, sizeof kind);
-    kind.listener = out->listener;
-    kind.lane = (unsigned short)out->lane->number;
-    kind.target = out->target;
-    kind.type = number16(out->packet + HEADER + question - 4);
-    kind.query = (unsigned short)(HEADER + question);
-    kind.reply = (unsigned short)found->uncompressed;
-    kind.rcode = reply[3] & 15;
-    kind.has_opt = out->length > HEADER + question;
-    kind.time = time_bucket(seconds);
-    count(out->lane->counts, &kind, sizeof kind, seconds);
+    struct count counted;
+    memset(&counted, 0, sizeof counted);
+    counted.listener = out->listener;
+    counted.lane = (unsigned short)out->lane->number;
+    counted.target = out->target;
+    counted.type = number16(out->packet + HEADER + question - 4);
+    counted.query = (unsigned short)(HEADER + question);
+    counted.reply = (unsigned short)found->uncompressed;
+    counted.rcode = reply[3] & 15;
+    counted.has_opt = out->length > HEADER + question;
+    counted.time = time_bucket(seconds);
+    count(out->lane->counts, &counted, sizeof counted, seconds);
 }
 
 /* Send a client what is its reply; false if that is not plain. */

@@ -28,7 +28,7 @@ from clusterdns.forwarding.exchange import Exchange, Mismatch
 from clusterdns.forwarding.flight import Arrival, Pool
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.host.interfaces import sockaddr
-from clusterdns.metrics.tally import Kind, type_label
+from clusterdns.metrics.tally import Profile, type_label
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.server import Listener
 from clusterdns.serving.udp import Engine
@@ -271,11 +271,11 @@ class Relay:
             view, tally = track.view, track.server.tally
             if not view.is_measured or listener not in self._engines:
                 continue
-            kind = Kind(
+            profile = Profile(
                 track.zone, view.block.view, type_label(rr.type_text(rtype)),
                 rr.rcode_text(rcode), writer, False, size, reply,
             )  # fmt: skip
-            tally.once(kind, self._engines[listener].hits, bool(has_opt), times)
+            tally.once(profile, self._engines[listener].hits, bool(has_opt), times)
             tally.took(track.zone, view.block.view, times).add(bucket, times, seconds)
 
 

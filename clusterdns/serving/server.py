@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Choice, Router, View
-from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Kind, Tally, type_label
+from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Profile, Tally, type_label
 from clusterdns.serving.table import MAX_TABLE_OCTETS, Answer, AnswerTable, reply_to
 from clusterdns.wire import message, reading, rr
 from clusterdns.wire.message import Edns, Query
@@ -108,16 +108,16 @@ class Listener:
             view.observer.told(query, response, self.clock() - began)
         if response is DROP:
             return None
-        kind = self._kind(query, view, response)
-        answer = self._remember(query, response, choice, kind)  # and so rendered already
+        profile = self._profile(query, view, response)
+        answer = self._remember(query, response, choice, profile)  # and so rendered already
         reply = None if answer is None else reply_to(query, answer)
         if reply is None:
-            return self._write(query, view, response, hits, kind)
-        self.tally.once(kind, hits, query.edns is not None)
+            return self._write(query, view, response, hits, profile)
+        self.tally.once(profile, hits, query.edns is not None)
         return reply
 
     def _remember(
-        self, query: Query, response: Response, choice: Choice, kind: Kind
+        self, query: Query, response: Response, choice: Choice, profile: Profile
     ) -> Answer | None:
         """Put the response into the table, if it may be repeated; return what is there then."""
         question, view = query.question, choice.view
@@ -133,7 +133,7 @@ class Listener:
             question,
             response,
             self.clock(),
-            lambda: self.tally.slot(kind._replace(size=size, counters=response.counters)),
+            lambda: self.tally.slot(profile._replace(size=size, counters=response.counters)),
             None if view is None else self.router.note(view, question, response),
         )
         if answer is not None and self.tally.is_full:
@@ -147,33 +147,33 @@ class Listener:
         view: View | None,
         response: Response,
         hits: list[int],
-        kind: Kind | None = None,
+        profile: Profile | None = None,
     ) -> bytes | None:
         """Return the reply that says ``response``, and count it."""
         if response is DROP:
             return None
-        kind = kind or self._kind(query, view, response)
-        self.tally.once(kind, hits, query.edns is not None)
+        profile = profile or self._profile(query, view, response)
+        self.tally.once(profile, hits, query.edns is not None)
         orders = response.orders
         sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
         reply = render_reply(query, response, query.limit, sections)
         return reply if query.sign is None else query.sign(reply)
 
-    def _kind(self, query: Query, view: View | None, response: Response) -> Kind:
+    def _profile(self, query: Query, view: View | None, response: Response) -> Profile:
         question = query.question
         rtype = type_label(rr.type_text(question.qtype)) if question else "other"
         size = query.octets - (OPT_OCTETS if query.edns is not None else 0)
         rcode = rr.rcode_text(response.rcode)
         if view is None:
-            return Kind(DROPPED, "", rtype, rcode, "", False, size, size)
+            return Profile(DROPPED, "", rtype, rcode, "", False, size, size)
         if not view.is_measured:
-            return Kind("", "", "", "", "", False, 0, 0)
+            return Profile("", "", "", "", "", False, 0, 0)
         zone = view.zone_label(question.folded) if question else "."
         plugin, reply_size = "", 0
         if not response.bare:
             plugin, reply_size = view.writer, uncompressed_octets(question, response)
         do = question is not None and question.do
-        return Kind(zone, view.block.view, rtype, rcode, plugin, do, size, reply_size)
+        return Profile(zone, view.block.view, rtype, rcode, plugin, do, size, reply_size)
 
     def _wait(self, query: Query, view: View, hits: list[int], send: Send) -> bytes | None:
         """Start the chain that may wait; refuse when too many wait already."""

@@ -58,14 +58,14 @@ _UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _BODY = range(6)
 # no other flag, and at most one additional record. The number is RD + 2 AD + 4 OPT + 8 CD. Who sets
 # DO understands AD as well, so a query with DO counts as one with AD.
 _RD, _AD, _OPT, _CD = 1, 2, 4, 8
-_KINDS = range(16)
+_FORMS = range(16)
 _NOTE = 16  # in the heads
 _FLAGS = ((_RD, RD), (_AD, AD), (_CD, CD))
 _PLAIN = {
     struct.pack(
-        "!HHHHH", sum(flag for bit, flag in _FLAGS if kind & bit), 1, 0, 0, kind >> 2 & 1
-    ): kind
-    for kind in _KINDS
+        "!HHHHH", sum(flag for bit, flag in _FLAGS if form & bit), 1, 0, 0, form >> 2 & 1
+    ): form
+    for form in _FORMS
 }
 # Behind the question in a key: CD + 2 DO.
 _VARIANTS = tuple(bytes((i,)) for i in range(4))
@@ -129,15 +129,15 @@ class AnswerTable:
         the limit of a datagram. What somebody observes is appended to ``seen``; without that it is
         a miss.
         """
-        kind = _PLAIN.get(packet[2:HEADER_OCTETS])
-        if kind is None:
+        form = _PLAIN.get(packet[2:HEADER_OCTETS])
+        if form is None:
             return None
         # A label may hold a zero octet, too: such a name is found in no key.
         end = packet.find(0, HEADER_OCTETS) + 5
-        question, opt, limit, extra, variant = packet[HEADER_OCTETS:end], b"", 512, 0, kind >> 3
+        question, opt, limit, extra, variant = packet[HEADER_OCTETS:end], b"", 512, 0, form >> 3
         if not 5 <= len(question) <= _LONGEST:
             return None
-        if kind & _OPT:
+        if form & _OPT:
             opt = packet[end : end + _OPT_HEAD]
             # Most queries have no option: two octets that are zero end them.
             if len(packet) != end + _OPT_OCTETS or packet[-2:] != b"\0\0":
@@ -145,7 +145,7 @@ class AnswerTable:
             if extra < 0 or opt[:3] != _OPT_START or opt[5:] not in _PLAIN_OPT_TTLS:
                 return None
             if opt[7]:
-                variant, kind = variant | 2, kind | _AD
+                variant, form = variant | 2, form | _AD
             if extra and not self._passes_options:
                 return None
             limit = opt[3] << 8 | opt[4]
@@ -163,7 +163,7 @@ class AnswerTable:
         answer = self._lasting.answers.get(key) or self._find(question, key)
         if answer is None or answer[_UNTIL] <= now:
             return None
-        reply = _compose(answer, packet[:2], kind, question, opt)
+        reply = _compose(answer, packet[:2], form, question, opt)
         if len(reply) > (message.MAX_OCTETS if stream else limit):
             return None
         if self._has_notes and len(answer[_HEADS]) > _NOTE:
@@ -175,7 +175,7 @@ class AnswerTable:
             hits[slot + 2] += 1
             hits[slot + 3] += extra
         else:
-            hits[slot + (kind >> 2 & 1)] += 1
+            hits[slot + (form >> 2 & 1)] += 1
         return reply
 
     def _find(self, question: bytes, key: bytes) -> Answer | None:
@@ -318,7 +318,7 @@ class AnswerTable:
         if heads is None:
             if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()
-            made = tuple(_head(kind, *key) for kind in _KINDS)
+            made = tuple(_head(form, *key) for form in _FORMS)
             heads = made if note is None else (*made, note)
             self._heads[*key, note] = heads
             self._has_notes |= note is not None
@@ -328,19 +328,19 @@ class AnswerTable:
 def reply_to(query: Query, answer: Answer) -> bytes | None:
     """Return the reply that an answer makes for a query, None if it is too long for the client."""
     assert query.question is not None
-    kind, opt = sum(bit for bit, flag in _FLAGS if query.flags & flag), b""
+    form, opt = sum(bit for bit, flag in _FLAGS if query.flags & flag), b""
     if query.edns is not None:
-        kind |= _OPT | (_AD if query.edns.flags & EDNS_DO else 0)
+        form |= _OPT | (_AD if query.edns.flags & EDNS_DO else 0)
         opt = message.write_opt(message.reply_edns(query.edns))
     ident = query.ident.to_bytes(2, "big")
-    reply = _compose(answer, ident, kind, query.question.wire, opt)
+    reply = _compose(answer, ident, form, query.question.wire, opt)
     return reply if len(reply) <= query.limit else None
 
 
-def _compose(answer: Answer, ident: bytes, kind: int, question: bytes, opt: bytes) -> bytes:
+def _compose(answer: Answer, ident: bytes, form: int, question: bytes, opt: bytes) -> bytes:
     orders = len(answer) - _BODY
     body = answer[_BODY] if orders == 1 else answer[_BODY + ident[1] % orders]
-    reply: bytes = ident + answer[_HEADS][kind] + question + body + opt
+    reply: bytes = ident + answer[_HEADS][form] + question + body + opt
     return reply
 
 
@@ -383,12 +383,12 @@ def _is_cut(cut: bytes, folded: bytes) -> bool:
     return bool(cut) and folded.endswith(cut)
 
 
-def _head(kind: int, flags: int, answers: int, authorities: int, additionals: int) -> bytes:
+def _head(form: int, flags: int, answers: int, authorities: int, additionals: int) -> bytes:
     """Return the header behind the ID for a kind of plain query; AD only to who understands it."""
-    flags |= QR | (RD if kind & _RD else 0) | (CD if kind & _CD else 0)
-    if not kind & _AD:
+    flags |= QR | (RD if form & _RD else 0) | (CD if form & _CD else 0)
+    if not form & _AD:
         flags &= ~AD
-    return struct.pack("!HHHHH", flags, 1, answers, authorities, additionals + (kind >> 2 & 1))
+    return struct.pack("!HHHHH", flags, 1, answers, authorities, additionals + (form >> 2 & 1))
 
 
 class _Shelf:

@@ -82,7 +82,7 @@ class Streams:
 
     def __init__(self, server: Listener, sock: socket.socket, listeners: int = 1) -> None:
         self.server = server
-        self.hits = server.tally.channel("tcp", "2" if sock.family == socket.AF_INET6 else "1")
+        self.hits = server.tally.transport("tcp", "2" if sock.family == socket.AF_INET6 else "1")
         self.connections: OrderedDict[int, Connection] = OrderedDict()  # the quietest one first
         self.by_host: dict[str, OrderedDict[int, Connection]] = {}  # likewise
         self.crowded: dict[str, None] = {}  # hosts with more than their share

@@ -68,7 +68,7 @@ class Engine:
         elif sock.getsockname()[0] == "0.0.0.0":
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         family = "2" if sock.family == socket.AF_INET6 else "1"
-        self.hits = server.tally.channel("udp", family)
+        self.hits = server.tally.transport("udp", family)
         self.observed = Observed(server, "udp")
         self.number = sock.fileno()
         self.zones: dict[bytes, Lane | None] = {}  # where misses may go by themselves, see relay.py
@@ -236,9 +236,9 @@ class Engine:
         """Return what sends a client its reply, with a control message if there is one."""
         if not source:
             return functools.partial(self._send, client)
-        _, level, kind = _CONTROL_HEAD.unpack_from(source)
+        _, level, type_ = _CONTROL_HEAD.unpack_from(source)
         data = source[_CONTROL_HEAD.size : _CONTROL_HEAD.size + _PKTINFO_OCTETS[level]]
-        return functools.partial(self._send_from, [(level, kind, data)], client)
+        return functools.partial(self._send_from, [(level, type_, data)], client)
 
     def _send_from(
         self, source: list[Control], client: tuple[str, int], reply: bytes | None
@@ -276,14 +276,14 @@ def _source_of(notes: list[Control]) -> list[Control]:
 
     The specification of ``turn_around`` in ``_packet.c``.
     """
-    for level, kind, data in notes:
-        if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
+    for level, type_, data in notes:
+        if level == socket.IPPROTO_IP and type_ == IP_PKTINFO:
             # struct in_pktinfo: interface (0: as routed), address to send from, address sent to
-            return [(level, kind, b"\0\0\0\0" + data[4:8] + b"\0\0\0\0")]
-        if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+            return [(level, type_, b"\0\0\0\0" + data[4:8] + b"\0\0\0\0")]
+        if level == socket.IPPROTO_IPV6 and type_ == socket.IPV6_PKTINFO:
             # struct in6_pktinfo: address, interface, which only a link-local address needs
             is_link_local = data[0] == 0xFE and data[1] & 0xC0 == 0x80
-            return [(level, kind, data if is_link_local else data[:16] + bytes(4))]
+            return [(level, type_, data if is_link_local else data[:16] + bytes(4))]
     return []
 
 

@@ -1,4 +1,4 @@
-"""What kind of outcome a response is, as ``cache`` and ``log`` tell them apart.
+"""The outcome of a response, as ``cache`` and ``log`` tell outcomes apart.
 
 Rules: CoreDNS plugin/pkg/response/typify.go.
 
@@ -16,7 +16,7 @@ from clusterdns.wire.rr import RR
 
 
 class Outcome(Enum):
-    """The kinds of responses."""
+    """How a question came out, by CoreDNS's names (CoreDNS: pkg/response/typify.go)."""
 
     NOERROR = "NOERROR"
     DELEGATION = "DELEGATION"
@@ -35,7 +35,7 @@ class Outcome(Enum):
 
 
 def outcome_of(question: Question, response: Response, opcode: int = 0) -> Outcome:
-    """Return the kind of ``response``."""
+    """Return the outcome of ``question`` with ``response``."""
     if opcode == OPCODE_NOTIFY or question.qtype in (rr.AXFR, rr.IXFR):
         return Outcome.META
     if response.rcode in (rr.SERVFAIL, rr.NOTIMP):

@@ -203,7 +203,7 @@ def server_steps(directory: str) -> dict[str, Step]:
     asyncio.run(_start(configuration))
     router = next(iter(configuration.routers.values()))
     server = Listener(router, "dns://:53", lambda: NOW)
-    hits, number = server.tally.channel("udp", "1"), count()
+    hits, number = server.tally.transport("udp", "1"), count()
 
     def resolve(question: Question) -> bytes | None:
         client = ("127.0.0.1", 5353)

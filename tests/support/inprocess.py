@@ -43,7 +43,7 @@ class InProcess:
         self._stores: dict[Source, Store] = {}
         (endpoint, router), *_ = self.configuration.routers.items()
         self.server = Listener(router, endpoint.label, self.now)
-        self._hits = {proto: self.server.tally.channel(proto, "1") for proto in ("udp", "tcp")}
+        self._hits = {proto: self.server.tally.transport(proto, "1") for proto in ("udp", "tcp")}
 
     async def __aenter__(self) -> InProcess:
         for plugin in self.configuration.plugins:

@@ -52,7 +52,7 @@ def ask(text: str, *packets: bytes) -> list[bytes]:
 
     async def asked() -> list[bytes]:
         async with inprocess.InProcess(text, []) as server:
-            hits = server.server.tally.channel("udp", "1")
+            hits = server.server.tally.transport("udp", "1")
             found = []
             for packet in packets:
                 reply = server.server.table.reply(packet, server.now(), hits)

@@ -6,9 +6,9 @@ from clusterdns.chain import registry
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.ledger import Ledger, add_up
-from clusterdns.metrics.tally import DROPPED, MAX_SINGLES, Kind, Tally
+from clusterdns.metrics.tally import DROPPED, MAX_SINGLES, Profile, Tally
 
-WEB = Kind("cluster.local.", "", "A", "NOERROR", "errors", False, 44, 90)
+WEB = Profile("cluster.local.", "", "A", "NOERROR", "errors", False, 44, 90)
 GONE = WEB._replace(rcode="NXDOMAIN", do=True)
 LABELS = ("dns://:53", "cluster.local.", "")
 
@@ -19,7 +19,7 @@ def values(samples):
 
 def test_hits_become_samples():
     tally = Tally("dns://:53")
-    udp, tcp = tally.channel("udp", "1"), tally.channel("tcp", "2")
+    udp, tcp = tally.transport("udp", "1"), tally.transport("tcp", "2")
     slot = tally.slot(WEB)
     udp[slot] += 2
     udp[slot + 1] += 1
@@ -35,7 +35,7 @@ def test_hits_become_samples():
 
 def test_slots_given_back_lose_no_count():
     tally = Tally("dns://:53")
-    hits = tally.channel("udp", "1")
+    hits = tally.transport("udp", "1")
     hits[tally.slot(WEB)] += 5
     tally.restart()
     hits[tally.slot(GONE)] += 1
@@ -46,11 +46,11 @@ def test_slots_given_back_lose_no_count():
 def test_what_is_said_once_takes_no_slot_and_loses_no_count():
     """Replies of any size, as upstream servers send them, are added up now and then."""
     tally = Tally("dns://:53")
-    hits = tally.channel("udp", "1")
+    hits = tally.transport("udp", "1")
     for i in range(3 * MAX_SINGLES):
         tally.once(WEB._replace(size=i), hits, has_opt=i % 2 == 1)
         assert len(tally._singles) < MAX_SINGLES
-    tally.once(GONE, tally.channel("tcp", "2"), has_opt=False)
+    tally.once(GONE, tally.transport("tcp", "2"), has_opt=False)
     tally.restart()
     found = values(tally.samples())
     assert hits == []
@@ -62,7 +62,7 @@ def test_what_is_said_once_takes_no_slot_and_loses_no_count():
 
 def test_samples_are_counts_and_not_differences():
     tally = Tally("dns://:53")
-    hits = tally.channel("udp", "1")
+    hits = tally.transport("udp", "1")
     hits[tally.slot(WEB)] += 5
     tally.samples()
     assert values(tally.samples())["dns_requests_total", (*LABELS, "udp", "1", "A")] == 5
@@ -70,7 +70,7 @@ def test_samples_are_counts_and_not_differences():
 
 def test_every_query_has_a_duration():
     tally = Tally("dns://:53")
-    hits = tally.channel("udp", "1")
+    hits = tally.transport("udp", "1")
     hits[tally.slot(WEB)] += 64
     hits[tally.slot(WEB._replace(zone=DROPPED))] += 36
     tally.batches.observe(0.00001, 60)
@@ -87,9 +87,9 @@ def test_every_query_has_a_duration():
 
 def test_an_unmeasured_block_counts_for_its_plugins_only():
     tally = Tally("dns://:53")
-    hits = tally.channel("udp", "1")
+    hits = tally.transport("udp", "1")
     counters = (("cache_hits_total", ("dns://:53", "success", ".", "")),)
-    hits[tally.slot(Kind("", "", "", "", "", False, 0, 0, counters))] += 3
+    hits[tally.slot(Profile("", "", "", "", "", False, 0, 0, counters))] += 3
     assert tally.samples() == [(*counters[0], 3)]
 
 
