@@ -6,7 +6,7 @@ T ?= 60
 # Tests mostly wait for a server; a file's tests stay together, they share its fixtures.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: lab test lint check bench bench-check docs fuzz e2e image clean
+.PHONY: lab test lint check bench bench-check docs fuzz e2e control-plane image clean
 
 # Show the lab as Pods see it, then serve it and print what to ask.
 lab: $(VENV)/installed
@@ -29,7 +29,6 @@ check: lint
 
 # CPU per query beside CoreDNS, Knot, Unbound, dnsmasq and a C echo server, half an hour; into README and docs/.
 bench: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python tests/bench/run.py --json bench.json
 	$(BIN)/python tests/bench/report.py bench.json
 
@@ -41,16 +40,19 @@ bench-check: $(VENV)/installed
 docs: $(VENV)/installed
 	PYTHONPATH=tests/support $(BIN)/python -m plugintable
 	$(BIN)/clusterdns -plugins | sed -n 's/^  dns\.//p' >deploy/helm/clusterdns/plugins.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python tests/bench/report.py
 
 # Every fuzz target for T seconds.
 fuzz: $(VENV)/installed
 	@for target in tests/wire/fuzz/fuzz_*.py; do $(BIN)/python $$target $(T) || exit 1; done
 
-# Through a real etcd, kube-apiserver and kube-controller-manager, built once (six minutes).
-e2e: $(VENV)/installed
-	E2E=1 $(BIN)/pytest tests/system/test_e2e.py
+# Through a real etcd, kube-apiserver and kube-controller-manager.
+e2e: control-plane
+	$(BIN)/pytest $(foreach name,e2e deploy helm switch lab_pods,tests/system/test_$(name).py)
+
+# Build them from Go's modules, once, in six minutes; `make test` uses them if they are there.
+control-plane: $(VENV)/installed
+	PYTHONPATH=tests/support $(BIN)/python -m controlplane
 
 image:
 	docker build -t clusterdns .

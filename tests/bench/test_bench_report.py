@@ -97,7 +97,6 @@ def test_a_page_keeps_what_is_around_the_marks(tmp_path):
 
 
 def test_the_picture_is_drawn(monkeypatch, tmp_path):
-    pytest.importorskip("matplotlib", reason="no matplotlib: pip install '.[bench]'")
     document = json.loads(report.RECORD.read_text())
     monkeypatch.setattr(report, "PICTURE", tmp_path / "cpu.svg")
     report.draw(document)

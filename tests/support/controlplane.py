@@ -4,7 +4,8 @@
 patching a Pod's status, and the endpoint controllers make EndpointSlices of it. ``dns_kubeconfig`` is
 for the user whom ``deploy/base/rbac.yaml`` gives its rights, and no others.
 
-The binaries are those of Kubernetes 1.34 built from its Go modules once, see ``binaries``.
+The binaries are those of Kubernetes 1.34. ``python -m controlplane`` builds them from its Go modules,
+once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -31,14 +33,15 @@ import yaml
 KUBERNETES, STAGING = "v1.34.2", "v0.34.2"
 ADMIN, DNS = "admin-token", "dns-token"
 INSTALL_ETCD = "apt-get install etcd-server"
-INSTALL_GO = "a Go toolchain, to build k8s.io/kubernetes"
 RBAC = Path(__file__).resolve().parents[2] / "deploy" / "base" / "rbac.yaml"
-_CACHE = peers._CACHE / f"kubernetes-{KUBERNETES}"
+_BIN = peers._CACHE / f"kubernetes-{KUBERNETES}" / "bin"
+_PROGRAMS = ("kube-apiserver", "kube-controller-manager")
 _MAIN = """package main
 
 import (
 	_ "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	_ "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	_ "k8s.io/kubectl/pkg/cmd"
 )
 
 func main() {}
@@ -48,24 +51,36 @@ func main() {}
 def binaries() -> dict[str, str]:
     """Return the paths of the three programs, or skip the test if one cannot be had.
 
-    KUBERNETES_BIN names a directory that has kube-apiserver and kube-controller-manager; without it
-    they are built once, which takes six minutes, if E2E=1 asks for it.
+    KUBERNETES_BIN names a directory that has kube-apiserver and kube-controller-manager.
     """
     etcd = shutil.which("etcd")
     if etcd is None:
         pytest.skip(f"needs etcd: {INSTALL_ETCD}")
-    place = Path(os.environ.get("KUBERNETES_BIN", _CACHE / "bin"))
-    names = ("kube-apiserver", "kube-controller-manager")
-    if not all((place / name).exists() for name in names):
-        if os.environ.get("E2E") != "1":
-            pytest.skip("needs kube-apiserver: `make e2e` builds it, or set KUBERNETES_BIN")
-        if shutil.which("go") is None:
-            pytest.skip(f"needs {INSTALL_GO}")
-        _build(_CACHE)
-    return {"etcd": etcd, **{name: str(place / name) for name in names}}
+    place = Path(os.environ.get("KUBERNETES_BIN", _BIN))
+    if not all((place / name).exists() for name in _PROGRAMS):
+        pytest.skip("needs kube-apiserver: `make control-plane` builds it, or set KUBERNETES_BIN")
+    return {"etcd": etcd, **{name: str(place / name) for name in _PROGRAMS}}
 
 
-def _build(place: Path) -> None:
+def kubectl() -> str:
+    """Return the path of kubectl, or skip the test."""
+    named = (
+        os.environ.get("KUBECTL") or shutil.which("kubectl") or shutil.which("kubectl", path=_BIN)
+    )
+    if named is None:
+        pytest.skip("needs kubectl: `make control-plane` builds it, or set KUBECTL")
+    return named
+
+
+def build() -> None:
+    """Build what is missing of the programs, in six minutes."""
+    wanted = [*_PROGRAMS, *(() if shutil.which("kubectl") else ("kubectl",))]
+    missing = [name for name in wanted if not (_BIN / name).exists()]
+    if not missing:
+        return
+    if shutil.which("go") is None:
+        sys.exit("Kubernetes is built by a Go toolchain, and there is none")
+    place = _BIN.parent
     place.mkdir(parents=True, exist_ok=True)
     (place / "main.go").write_text(_MAIN)
     if not (place / "go.mod").exists():
@@ -77,7 +92,7 @@ def _build(place: Path) -> None:
     ):
         _go(place, "mod", "edit", f"-replace={module}={module}@{STAGING}")
     _go(place, "mod", "tidy", "-e")
-    for name in ("kube-apiserver", "kube-controller-manager"):
+    for name in missing:
         _go(place, "build", "-o", f"bin/{name}", f"k8s.io/kubernetes/cmd/{name}")
 
 
@@ -323,3 +338,7 @@ def service(
             **spec,
         },
     }
+
+
+if __name__ == "__main__":
+    build()

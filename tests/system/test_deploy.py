@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import fnmatch
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
+import controlplane
 import deployed
 import pytest
 import yaml
@@ -272,12 +272,9 @@ def test_on_eks_the_base_is_refused_and_the_overlay_taken(plane, kubeadm):
 
 
 def kubectl(plane: Plane, *arguments: str) -> str:
-    program = os.environ.get("KUBECTL") or shutil.which("kubectl")
-    if program is None:
-        pytest.skip("needs kubectl: https://kubernetes.io/docs/tasks/tools, or set KUBECTL")
     kubeconfig = plane.place / "admin.kubeconfig"
     done = subprocess.run(
-        [program, "--kubeconfig", str(kubeconfig), "-n", "kube-system", *arguments],
+        [controlplane.kubectl(), "--kubeconfig", str(kubeconfig), "-n", "kube-system", *arguments],
         capture_output=True,
         text=True,
         timeout=60,

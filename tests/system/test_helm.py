@@ -29,9 +29,7 @@ from clusterdns.plugins import kubernetes
 ROOT = Path(__file__).resolve().parents[2]
 CHART, BASE = ROOT / "deploy" / "helm" / "clusterdns", ROOT / "deploy" / "base"
 INSTALL = "go install helm.sh/helm/v3/cmd/helm@v3.19.2, or HELM=/path/to/helm"
-INSTALL_CHART = (
-    "helm pull coredns --repo https://coredns.github.io/helm --untar, COREDNS_CHART=coredns"
-)
+# COREDNS_CHART: `helm pull coredns --repo https://coredns.github.io/helm --untar`, the directory.
 SETS = {
     "default": None,
     "kubeadm": CHART / "values-kubeadm.yaml",
@@ -655,13 +653,12 @@ def test_kubeadms_coredns_is_taken_over_and_given_back(plane):
     assert before["Service", "kube-dns"] == get(plane, "Service", "kube-dns")["metadata"]["uid"]
 
 
+@pytest.mark.given("COREDNS_CHART")
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("release", ["coredns", "dns"])
 def test_a_release_of_coredns_own_chart_is_upgraded(release, plane):
     """With the same values; every object is the same one, and `helm rollback` goes back."""
-    chart = os.environ.get("COREDNS_CHART")
-    if not chart:
-        pytest.skip(f"needs CoreDNS's chart: {INSTALL_CHART}")
+    chart = os.environ["COREDNS_CHART"]
     config, where = plane.place / "admin.kubeconfig", f"upgrade-{release}"
     common = ["-n", where, "--set", "rbac.create=true,serviceAccount.create=true"]
     done = helm("install", release, chart, *common, "--create-namespace", kubeconfig=config)
@@ -687,9 +684,8 @@ def test_a_release_of_coredns_own_chart_is_upgraded(release, plane):
     helm("uninstall", release, "-n", where, kubeconfig=config)
 
 
+@pytest.mark.given("COREDNS_CHART")
 def test_the_values_of_coredns_own_chart_are_all_known():
-    chart = os.environ.get("COREDNS_CHART")
-    if not chart:
-        pytest.skip(f"needs CoreDNS's chart: {INSTALL_CHART}")
+    chart = os.environ["COREDNS_CHART"]
     objects = render(Path(chart) / "values.yaml", "image.repository=clusterdns")
     assert ".:53" == corefile(objects).split(" {")[0]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import controlplane
 import pytest
 import yaml
 from controlplane import ControlPlane, path_of
@@ -125,11 +126,12 @@ def dns_of(plane: ControlPlane, namespace: str, **spec: object) -> tuple[str, ob
 
 @pytest.mark.peer
 def test_kubectl_makes_one_stream_of_it():
-    kubectl = os.environ.get("KUBECTL") or shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("needs kubectl, in the PATH or KUBECTL: kubernetes.io/docs/tasks/tools")
     done = subprocess.run(
-        [kubectl, "kustomize", str(LAB)], capture_output=True, text=True, timeout=30, check=False
+        [controlplane.kubectl(), "kustomize", str(LAB)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert 0 == done.returncode, done.stderr
     kinds = sorted(document["kind"] for document in yaml.safe_load_all(done.stdout))

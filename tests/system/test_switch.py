@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import controlplane
 import dns.message
 import peers
 import pytest
@@ -101,10 +102,7 @@ class Cluster:
 
     @property
     def _kubectl(self) -> str:
-        path = os.environ.get("KUBECTL") or shutil.which("kubectl")
-        if path is None:
-            pytest.skip("needs kubectl, in the PATH or KUBECTL: kubernetes.io/docs/tasks/tools")
-        return f"{path} --kubeconfig {self.plane.place / 'admin.kubeconfig'}"
+        return f"{controlplane.kubectl()} --kubeconfig {self.plane.place / 'admin.kubeconfig'}"
 
     def kubectl(self, *arguments: str) -> None:
         command = [*self._kubectl.split(), "-n", "kube-system", *arguments]

@@ -76,9 +76,7 @@ def bound(address: str) -> socket.socket:
     return sock
 
 
-def needs_packet_loop(packet_path: str) -> None:
-    if "asyncio" in packet_path:
-        pytest.skip("speaks of a worker's loop")
+in_a_worker = pytest.mark.parametrize("packet_path", ["in C", "in Python"], indirect=True)
 
 
 def run(test: Callable[[Listener], object], address: str = "127.0.0.1") -> None:
@@ -218,9 +216,8 @@ def test_what_has_been_read_is_answered_before_the_end():
     run(test)
 
 
+@in_a_worker
 def test_what_the_wait_answers_is_counted_with_its_time(packet_path):
-    needs_packet_loop(packet_path)
-
     async def test(listener: Listener) -> None:
         await warm(listener)
         tally = listener.engine.server.tally
@@ -255,9 +252,8 @@ def before(owner: object, name: str) -> list[None]:
     return calls
 
 
+@in_a_worker
 def test_timers_threads_and_other_sockets_end_the_wait(packet_path):
-    needs_packet_loop(packet_path)
-
     async def test(listener: Listener) -> None:
         await warm(listener)
         loop = asyncio.get_running_loop()
@@ -288,9 +284,8 @@ def test_timers_threads_and_other_sockets_end_the_wait(packet_path):
     run(test)
 
 
+@in_a_worker
 def test_a_reader_that_fails_leaves_the_rest_to_asyncio(packet_path, caplog):
-    needs_packet_loop(packet_path)
-
     async def test(listener: Listener) -> None:
         await warm(listener)
         loop = asyncio.get_running_loop()
@@ -358,9 +353,8 @@ def test_who_has_stopped_is_not_read(packet_path):
     run(test)
 
 
+@in_a_worker
 def test_what_a_reader_schedules_is_not_kept_waiting(packet_path):
-    needs_packet_loop(packet_path)
-
     async def test(listener: Listener) -> None:
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         schedule = [
@@ -390,9 +384,8 @@ def test_what_a_reader_schedules_is_not_kept_waiting(packet_path):
     run(test)
 
 
+@in_a_worker
 def test_a_reader_in_python_that_fails_once_costs_the_others_nothing(packet_path, caplog):
-    needs_packet_loop(packet_path)
-
     async def test(listener: Listener) -> None:
         await warm(listener)
         other = bound("127.0.0.1")

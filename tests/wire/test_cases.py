@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import struct
 import time
@@ -326,11 +327,10 @@ def test_coredns(case, tmp_path):
     assert not failures, "\n\n".join(failures)
 
 
-def test_foreign_subject(request):
+@pytest.mark.given("SUBJECT")
+def test_foreign_subject():
     """Ask a server somewhere else what the standard Corefile and fixtures.yaml decide."""
-    where = request.config.getoption("--subject")
-    if not where:
-        pytest.skip("no --subject HOST:PORT")
+    where = os.environ["SUBJECT"]
     host, _, port = where.rpartition(":")
     failures = Failures()
     for case in standard_cases():
