@@ -38,8 +38,9 @@ HandleNext = Callable[[Query], Awaitable[Response]]
 
 NO_ZONE = failure(rr.REFUSED)  # behind the last plugin, if it answers from whole zones
 
-# A hit: note with the number of its view in front, query, client, seconds.
-Record = tuple[Note, bytes, tuple[str, int], float]
+# A hit: note, query, client, seconds it took, monotonic second it began, and the reply if the
+# observer wants it.
+Record = tuple[Note, bytes, tuple[str, int], float, float, bytes | None]
 
 DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 
@@ -187,6 +188,8 @@ class Observer(Plugin):
     and by ``tell``, some time later, when the table has repeated an answer.
     """
 
+    wants_replies: bool = False  # the octets of replies, in ``tell``
+
     def note(self, question: Question, response: Response) -> Note | None:
         """Return what has to be known of a response when it is repeated; None: `tell` of none."""
         raise NotImplementedError
@@ -200,7 +203,7 @@ class Observer(Plugin):
     ) -> None:
         """Look at queries that the table has answered; ``bound`` does to them what `bufsize` does.
 
-        The notes have the number of the view in front.
+        The notes are those that ``note`` has returned.
         """
         raise NotImplementedError
 

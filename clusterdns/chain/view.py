@@ -38,9 +38,7 @@ class View:
         self.filter = next((p for p in self.chain if isinstance(p, Filter)), None)
         self._collector = next((p for p in self.chain if isinstance(p, Collector)), None)
         self._providers = tuple(p.labels for p in self.chain if type(p).labels is not Plugin.labels)
-        observers = [plugin for plugin in self.chain if isinstance(plugin, Observer)]
-        self.observer = observers[0] if observers else None
-        self._may_know = len(observers) < 2  # the chain tells them all
+        self.observers = tuple(plugin for plugin in self.chain if isinstance(plugin, Observer))
         names = {plugin.name for plugin in plugins}
         self.opens_classes = not names.isdisjoint(_OPENS_CLASSES)
         self.is_measured = "prometheus" in names
@@ -65,7 +63,7 @@ class View:
         """Tell whether a query is to be answered from memory, as far as that can."""
         has_options = query.edns is not None and query.edns.options
         is_read = (has_options and self.reads_options) or (query.signed and self.reads_signatures)
-        return self._may_know and query.opcode == OPCODE_QUERY and not is_read
+        return query.opcode == OPCODE_QUERY and not is_read
 
     def collect(self, query: Query) -> None:
         """Give a query the labels of this block, if it collects them."""
@@ -129,12 +127,19 @@ class Router:
             self.streams = self.streams._replace(**said)
         self.bounds = (min(most), max(most))  # of the octets that replies to some may have
         self.reads_options = any(view.reads_options for view in all_views)
-        self.observed = [view for view in all_views if view.observer is not None]
+        self.observed = [view for view in all_views if view.observers]
+        self.keeps_replies = any(each.wants_replies for v in all_views for each in v.observers)
 
     def note(self, view: View, question: Question, response: Response) -> Note | None:
-        """Return what the observer of a view is told when a response is repeated, None: nothing."""
-        note = None if view.observer is None else view.observer.note(question, response)
-        return None if note is None else (self.observed.index(view), *note)
+        """Return what the observers of a view are told when a response is repeated.
+
+        It is the number of the view in ``observed``, and the note of each observer; None if no
+        observer wants to be told.
+        """
+        notes = [observer.note(question, response) for observer in view.observers]
+        if all(note is None for note in notes):
+            return None
+        return (self.observed.index(view), *notes)
 
     def choose(self, question: Question, query: Query | None = None) -> Choice:
         """Return the view that answers ``question``; of no use unless shared without a query."""
@@ -185,8 +190,8 @@ class Router:
             return None  # it depends on the client
         if view is None or not view.chain:
             return REFUSED
-        if view.observer is not None:
-            return None  # which sees questions of our own in the chain
+        if view.observers:
+            return None  # which see questions of our own in the chain
         return view.answer(question)
 
     async def handle(self, query: Query) -> Response:

@@ -7,13 +7,14 @@ Syntax:
     }
 
 NAMES are the zones to log, `.` by default. FORMAT holds `{...}` tokens; `{common}` and `{combined}`
-are the ready-made ones; `{/plugin/name}` is a label, see `metadata`. CLASSES are `success`,
+are the ready-made ones; `{/plugin/name}` is a label, see `metadata`, and `{local}` the address that
+was asked. CLASSES are `success`,
 `denial`, `error` and `all`, the default. The directive may be repeated; the first rule whose zone
 contains the name is used.
 
 Answers are repeated without asking the plugins although they are logged, unless FORMAT holds a
-label. The lines about these come a fiftieth of a second later, many at a time. Lines that nobody
-reads are dropped, and counted in `clusterdns_log_lines_dropped_total`.
+label or `{local}`. The lines about these come a fiftieth of a second later, many at a time. Lines
+that nobody reads are dropped, and counted in `clusterdns_log_lines_dropped_total`.
 
 Examples:
 
@@ -31,9 +32,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from clusterdns.chain import querytext
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import (
-    DROP,
     AnswerNext,
     HandleNext,
     Observer,
@@ -41,25 +42,18 @@ from clusterdns.chain.plugin import (
     Record,
     Worker,
 )
+from clusterdns.chain.querytext import Said
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.host import logs
 from clusterdns.host.logs import plugin_logger
-from clusterdns.wire import message, name, reading, rr
+from clusterdns.wire import name, reading, rr
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.outcome import outcome_of
-from clusterdns.wire.response import Note, Response, uncompressed_octets
+from clusterdns.wire.response import Note, Response
 
-COMMON = (
-    '{remote}:{port} - {>id} "{type} {class} {name} {proto} {size} {>do} {>bufsize}"'
-    " {rcode} {>rflags} {rsize} {duration}"
-)
-COMBINED = COMMON + ' "{>opcode}"'
 _CLASSES = ("success", "denial", "error", "all")
-_FLAGS = (("qr", message.QR), ("aa", message.AA), ("tc", message.TC), ("rd", message.RD),
-          ("ra", message.RA), ("z", message.Z), ("ad", message.AD), ("cd", message.CD))  # fmt: skip
-_TOKEN = re.compile(r"(\{[^{}]*\})")
 MAX_TEMPLATES = 16_384  # of each transport, half a kilobyte each
 # What is not the same for all queries of the same octets behind the ID: arguments of a template.
 _REMOTE, _PORT, _IDENT, _DURATION, _TIME, _IP, _SECONDS = (f"\x7f{i}\x7f" for i in range(7))
@@ -78,22 +72,6 @@ class _Rule(NamedTuple):
 
     def wants(self, log_class: str) -> bool:
         return "all" in self.classes or log_class in self.classes
-
-
-class _Said(NamedTuple):
-    """What is logged of a response; ``flags`` are those of its header, but for RD and CD."""
-
-    wrote: int
-    rcode: int
-    flags: int
-    octets: int
-    is_verbatim: int
-
-    @classmethod
-    def by(cls, question: Question, response: Response) -> _Said:
-        flags = message.QR | response.flags | response.rcode
-        octets = uncompressed_octets(question, response)
-        return cls(response is not DROP, response.rcode, flags, octets, response.verbatim)
 
 
 class Log(Observer):
@@ -151,7 +129,7 @@ class Log(Observer):
             query.metadata.put("log/class", lambda: log_class)
         if rule.wants(log_class):
             elapsed = self._worker.now() - began if self._worker else 0.0
-            _log_one(rule, query, _Said.by(question, response), elapsed)
+            _log_one(rule, query, Said.by(question, response), elapsed)
         return response
 
     def told(self, query: Query, response: Response, seconds: float) -> None:
@@ -161,14 +139,14 @@ class Log(Observer):
         if rule is None or question is None:
             return
         if rule.wants(outcome_of(question, response, query.opcode).log_class):
-            _log_one(rule, query, _Said.by(question, response), seconds)
+            _log_one(rule, query, Said.by(question, response), seconds)
 
     def note(self, question: Question, response: Response) -> Note | None:
         """Return the rule and what a line says of the response; None if no rule logs it."""
         rule = self._rule_for(question.folded)
         if rule is None or not rule.wants(outcome_of(question, response).log_class):
             return None
-        return (self._rules.index(rule), *_Said.by(question, response))
+        return (self._rules.index(rule), *Said.by(question, response))
 
     def tell(
         self, records: Sequence[Record], transport: str, bound: Callable[[Query], None]
@@ -185,7 +163,7 @@ class Log(Observer):
         templates = self._templates.setdefault((transport, sink.is_json), {})
         lines, moment = list[str](), logs.timestamp() if sink.is_json else ""
         for record in records:
-            note, packet, client, seconds = record
+            note, packet, client, seconds, *_ = record
             key = packet[2:], note
             if key not in templates:
                 if len(templates) >= MAX_TEMPLATES:
@@ -209,20 +187,22 @@ class Log(Observer):
 
     def _read(
         self, record: Record, transport: str, bound: Callable[[Query], None]
-    ) -> tuple[_Rule, Query, _Said]:
+    ) -> tuple[_Rule, Query, Said]:
         note, packet, *_ = record
         query = reading.read_query(packet)
         assert isinstance(query, Query)  # or else the table had not known it
         query.transport = transport
         bound(query)
-        return self._rules[note[1]], query, _Said._make(note[2:])
+        return self._rules[note[0]], query, Said._make(note[1:])
 
     def _template(
         self, record: Record, transport: str, bound: Callable[[Query], None], is_json: bool
     ) -> Template | None:
         """Return what makes the line of a record, None if that might be too long."""
         rule, query, said = self._read(record, transport, bound)
-        text = "".join(_VARYING.get(part) or _value(part, query, said, 0.0) for part in rule.parts)
+        text = "".join(
+            _VARYING.get(part) or querytext.value(part, query, said, 0.0) for part in rule.parts
+        )
         if is_json:
             fields = _fields(query, said, 0.0) | {
                 "client_ip": _IP, "client_port": f"{_PORT}#", "id": f"{_IDENT}#",
@@ -249,7 +229,7 @@ def _rules(directive: Directive) -> list[_Rule]:
     args, format = list(directive.args), "{common}"
     if len(args) > 1 and "{" in args[-1]:
         format = args.pop()
-    format = format.replace("{common}", COMMON).replace("{combined}", COMBINED)
+    format = format.replace("{common}", querytext.COMMON).replace("{combined}", querytext.COMBINED)
     classes = set[str]()
     for line in directive.block:
         if line.name != "class":
@@ -262,18 +242,18 @@ def _rules(directive: Directive) -> list[_Rule]:
         scopes = [name.fold(name.parse(arg)) for arg in args] or [ROOT]
     except FormError as error:
         raise directive.error(str(error)) from error
-    parts = tuple(part for part in _TOKEN.split(format) if part)
-    has_labels = any(part.startswith("{/") for part in parts) or "\x7f" in format
+    parts = querytext.parts(format)
+    has_labels = querytext.varies(parts) or "\x7f" in format
     return [_Rule(scope, parts, has_labels, frozenset(classes or {"all"})) for scope in scopes]
 
 
-def _log_one(rule: _Rule, query: Query, said: _Said, elapsed_s: float) -> None:
-    line = "".join(_value(part, query, said, elapsed_s) for part in rule.parts)
+def _log_one(rule: _Rule, query: Query, said: Said, elapsed_s: float) -> None:
+    line = "".join(querytext.value(part, query, said, elapsed_s) for part in rule.parts)
     fields = _fields(query, said, elapsed_s) if logs.is_json() else {}
     logs.log_query(_log, line, fields)
 
 
-def _fields(query: Query, said: _Said, elapsed_s: float) -> dict[str, object]:
+def _fields(query: Query, said: Said, elapsed_s: float) -> dict[str, object]:
     """Return the fields of a query's JSON object (CoreDNS 1.15.0: plugin/log)."""
     question = query.question
     assert question is not None
@@ -288,65 +268,8 @@ def _fields(query: Query, said: _Said, elapsed_s: float) -> dict[str, object]:
         "opcode": query.opcode,
         "request_size": query.octets,
         "dnssec_ok": question.do,
-        "bufsize": _bufsize(query),
-        "rcode": _rcode(said) if said.wrote else None,
+        "bufsize": querytext.bufsize(query),
+        "rcode": querytext.rcode(said) if said.wrote else None,
         "response_size": said.octets if said.wrote else 0,
         "duration_seconds": round(elapsed_s, 9),
     }
-
-
-def _value(part: str, query: Query, said: _Said, elapsed_s: float) -> str:
-    """Return the value of a token, or what stands between tokens (CoreDNS: plugin/pkg/replacer)."""
-    if part.startswith("{/") and part.endswith("}"):
-        label = query.metadata.value(part[2:-1]) if query.metadata is not None else None
-        return "-" if label is None else label
-    value = _VALUES.get(part)
-    return part if value is None else value(query, _asked(query), said, elapsed_s)
-
-
-def _remote(query: Query) -> str:
-    address = query.client[0]
-    return f"[{address}]" if ":" in address else address
-
-
-def _bufsize(query: Query) -> int:
-    if query.transport == "tcp":
-        return message.MAX_OCTETS
-    return max(512, query.edns.size if query.edns else 512)
-
-
-def _flags(query: Query, said: _Said) -> str:
-    if not said.wrote:
-        return "-"
-    flags = said.flags
-    if not said.is_verbatim and query.opcode == message.OPCODE_QUERY:
-        flags |= query.flags & (message.RD | message.CD)
-    return ",".join(word for word, bit in _FLAGS if flags & bit)
-
-
-_VALUES: dict[str, Callable[[Query, Question, _Said, float], str]] = {
-    "{remote}": lambda query, question, said, seconds: _remote(query),
-    "{port}": lambda query, question, said, seconds: str(query.client[1]),
-    "{>id}": lambda query, question, said, seconds: str(query.ident),
-    "{type}": lambda query, question, said, seconds: rr.type_text(question.qtype),
-    "{class}": lambda query, question, said, seconds: rr.class_text(question.qclass),
-    "{name}": lambda query, question, said, seconds: name.text(question.folded),
-    "{proto}": lambda query, question, said, seconds: query.transport,
-    "{size}": lambda query, question, said, seconds: str(query.octets),
-    "{>do}": lambda query, question, said, seconds: "true" if question.do else "false",
-    "{>bufsize}": lambda query, question, said, seconds: str(_bufsize(query)),
-    "{rcode}": lambda query, question, said, seconds: _rcode(said),
-    "{>rflags}": lambda query, question, said, seconds: _flags(query, said),
-    "{rsize}": lambda query, question, said, seconds: str(said.octets) if said.wrote else "0",
-    "{duration}": lambda query, question, said, seconds: f"{seconds:.9f}s",
-    "{>opcode}": lambda query, question, said, seconds: str(query.opcode),
-}
-
-
-def _rcode(said: _Said) -> str:
-    return rr.RCODE_TEXT.get(said.rcode, str(said.rcode)) if said.wrote else "-"
-
-
-def _asked(query: Query) -> Question:
-    assert query.question is not None  # what has none is not logged
-    return query.question

@@ -14,7 +14,8 @@
 
 /* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT and
  * its length if that has changed. ROOM: for the framed replies of a stream, but for the last.
- * SLOTS: a reply's counts, see tally.py. MANY_SEEN: MANY in observed.py. */
+ * SLOTS: a reply's counts, see tally.py. MANY_SEEN: MANY in observed.py,
+ * where it is BATCH with the replies. */
 enum {
     BATCH = 64, OCTETS = 512, PIECES = 6, ROOM = 256 * 1024, SLOTS = 4, MANY_SEEN = 1024,
     OPT_HEAD = 9, MAX_QUESTION = MAX_NAME + 4
@@ -32,6 +33,7 @@ typedef struct {
     int least, most;             /* octets that `bufsize` allows */
     int passes_options;
     PyObject *seen;              /* where hits are noted that somebody observes, or NULL */
+    int keeps_replies;           /* for who observes the octets of replies, too */
     double now;
     int is_stream;               /* the limit of a datagram does not hold */
 } Table;
@@ -59,9 +61,10 @@ static int read_table(PyObject *maps, void *into)
         return 0;
     }
     PyObject *seen = Py_None;
-    if (!PyArg_ParseTuple(maps, "O!O!O!O!iip|O:table", &PyDict_Type, &table->lasting, &PyDict_Type,
+    if (!PyArg_ParseTuple(maps, "O!O!O!O!iip|Op:table", &PyDict_Type, &table->lasting, &PyDict_Type,
                           &table->passing, &PyDict_Type, &table->denials, &PyList_Type,
-                          &table->hits, &table->least, &table->most, &table->passes_options, &seen))
+                          &table->hits, &table->least, &table->most, &table->passes_options, &seen,
+                          &table->keeps_replies))
         return 0;
     table->seen = PyList_Check(seen) ? seen : NULL;
     return 1;
@@ -313,19 +316,37 @@ static double seconds(void)
 /* A hit that somebody observes: its note, owned, and which query of the batch it is. */
 typedef struct {
     PyObject *note;
-    int query;
+    int query, reply;
 } Noted;
 
+/* The octets of a reply for who observes them, else None; NULL without memory. */
+static PyObject *kept_reply(const Table *table, const struct iovec *reply)
+{
+    if (!table->keeps_replies)
+        return Py_NewRef(Py_None);
+    size_t total = 0;
+    for (int i = 0; i < PIECES; i++)
+        total += reply[i].iov_len;
+    PyObject *kept = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)total);
+    char *at = kept ? PyBytes_AS_STRING(kept) : NULL;
+    for (int i = 0; i < PIECES && kept; i++) {
+        memcpy(at, reply[i].iov_base, reply[i].iov_len);
+        at += reply[i].iov_len;
+    }
+    return kept;
+}
+
 /* Append hits to what observers will be told of, with their part of the time that the batch took:
- * (note, query, client, seconds). They are let go if that fails. */
+ * (note, query, client, seconds, when it began, reply). They are let go if that fails. */
 static void observe(const Table *table, const Noted *noted, int count, int hits)
 {
     double taken = count ? (seconds() - table->now) / hits : 0.0;
     for (int i = 0; i < count; i++) {
         int n = noted[i].query;
-        PyObject *record = Py_BuildValue("(Ny#Nd)", noted[i].note, octets[n],
+        PyObject *record = Py_BuildValue("(Ny#NddN)", noted[i].note, octets[n],
                                          (Py_ssize_t)queries[n].msg_len, client_of(&clients[n]),
-                                         taken > 0 ? taken : 0.0);
+                                         taken > 0 ? taken : 0.0, table->now,
+                                         kept_reply(table, pieces[noted[i].reply]));
         if (record)
             PyList_Append(table->seen, record);
         Py_XDECREF(record);
@@ -345,7 +366,7 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
         turn_around(&clients[i], query->msg_controllen);
         if (compose(table, octets[i], queries[i].msg_len, pieces[hits], &note)) {
             if (note)
-                noted[count++] = (Noted){Py_NewRef(note), i};
+                noted[count++] = (Noted){Py_NewRef(note), i, hits};
             reply->msg_name = query->msg_name;
             reply->msg_namelen = query->msg_namelen;
             reply->msg_control = clients[i].source_octets ? &clients[i].source : NULL;
@@ -424,7 +445,8 @@ static int serve_queries(PyObject *reader, int fd, double *now)
     if (PyErr_Occurred())
         return -1;
     after = table.seen ? PyList_GET_SIZE(table.seen) : 0;
-    int is_due = (after && !before) || after >= MANY_SEEN; /* to set a timer, or to tell of them */
+    Py_ssize_t many = table.keeps_replies ? BATCH : MANY_SEEN;
+    int is_due = (after && !before) || after >= many; /* to set a timer, or to tell of them */
     return PyList_GET_SIZE(left) || is_due ? call(finish, now) : 0;
 }
 
@@ -497,7 +519,8 @@ static size_t write_frame(const Table *table, unsigned char *packet, size_t leng
     if (!total)
         return 0;
     if (note && table->seen) {
-        PyObject *record = Py_BuildValue("(Oy#)", note, packet, (Py_ssize_t)length);
+        PyObject *record = Py_BuildValue("(Oy#N)", note, packet, (Py_ssize_t)length,
+                                         kept_reply(table, reply));
         if (record)
             PyList_Append(table->seen, record);
         Py_XDECREF(record);

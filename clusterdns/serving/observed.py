@@ -1,8 +1,9 @@
-"""Hits that an observer such as `log` is told of, after their replies have been sent.
+"""Hits that observers such as `log` are told of, after their replies have been sent.
 
-The table has a note for each hit of a view with an observer (table.py). The engine of a transport,
-or ``_drain.c``, collects it here with the query and the client. Every ``TELL_S`` seconds, or when
-there are ``MANY``, the observers are told of all of them at once.
+The table has a note for each hit of a view with observers (table.py). The engine of a transport,
+or ``_drain.c``, collects it here with the query and the client, and with the reply if an observer
+wants that. Every ``TELL_S`` seconds, or when there are ``MANY`` (``MANY_REPLIES`` with replies),
+the observers are told of all of them at once.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from itertools import groupby
 
 from clusterdns.chain.plugin import Record
 from clusterdns.serving.server import Listener
+from clusterdns.serving.table import Seen
 from clusterdns.wire.response import Note
 
 TELL_S = 0.02  # nobody who reads a log notices; 50 times a second costs nothing
 MANY = 1024  # a megabyte at most: queries of a batch come on top of it
+MANY_REPLIES = 64  # 8 MiB at most, with a batch more, of replies that are as long as can be
 _log = logging.getLogger(__name__)
 
 
@@ -24,25 +27,29 @@ class Observed:
     """The hits of one socket, or of the connections of one listening socket."""
 
     def __init__(self, server: Listener, transport: str) -> None:
-        self.seen: list[tuple[Note, bytes]] = []  # by the table, of the client that is looked after
+        self.seen: Seen = []  # by the table, of the client that is looked after
         self.records: list[Record] = []
         self._server = server
         self._transport = transport
-        self._batch: list[tuple[Note, bytes, tuple[str, int]]] = []
+        self._many = MANY_REPLIES if server.router.keeps_replies else MANY
+        self._batch: list[tuple[Note, bytes, tuple[str, int], bytes | None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, client: tuple[str, int]) -> None:
         """Take what the table has seen: it came from ``client``."""
-        self._batch += [(note, packet, client) for note, packet in self.seen]
+        self._batch += [(note, packet, client, reply) for note, packet, reply in self.seen]
         self.seen.clear()
 
     def settle(self, began: float, answered: int) -> None:
         """Note how long a batch took, and tell of it soon."""
         if self._batch:
             seconds = max(0.0, self._server.clock() - began) / max(1, answered)
-            self.records += [(*each, seconds) for each in self._batch]
+            self.records += [
+                (note, packet, client, seconds, began, reply)
+                for note, packet, client, reply in self._batch
+            ]
             self._batch.clear()
-        if len(self.records) >= MANY:
+        if len(self.records) >= self._many:
             self.tell()
         elif self.records and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TELL_S, self.tell)
@@ -55,12 +62,17 @@ class Observed:
         records = self.records[:]
         self.records.clear()  # `_drain.c` has this list
         for number, some in groupby(records, _number_of_view):
-            view = self._server.router.observed[number]
-            assert view.observer is not None
-            try:
-                view.observer.tell([*some], self._transport, view.bound)
-            except Exception:  # a bug of ours must cost no reply
-                _log.exception("plugin/%s: cannot tell of queries", view.observer.name)
+            view, same = self._server.router.observed[number], [*some]
+            for place, observer in enumerate(view.observers, 1):
+                told = [
+                    (record[0][place], *record[1:])
+                    for record in same
+                    if record[0][place] is not None
+                ]
+                try:
+                    observer.tell(told, self._transport, view.bound)
+                except Exception:  # a bug of ours must cost no reply
+                    _log.exception("plugin/%s: cannot tell of queries", observer.name)
 
 
 def _number_of_view(record: Record) -> int:

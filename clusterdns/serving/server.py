@@ -46,7 +46,10 @@ class Listener:
     ) -> None:
         self.address = (address[0] or "::", address[1])  # what Go says of a socket of all addresses
         self.table = AnswerTable(
-            octets=table_octets, bounds=router.bounds, passes_options=not router.reads_options
+            octets=table_octets,
+            bounds=router.bounds,
+            passes_options=not router.reads_options,
+            keeps_replies=router.keeps_replies,
         )
         self.tally = Tally(label)
         self.clock = clock
@@ -100,12 +103,12 @@ class Listener:
         if view is None or not view.chain:
             return self._write(query, None, REFUSED, hits)
         view.bound(query)
-        began = 0.0 if view.observer is None else self.clock()
+        began = self.clock() if view.observers else 0.0
         response = view.answer(question) if view.may_know(query) else None
         if response is None:
             return self._wait(query, view, hits, send)
-        if view.observer is not None:
-            view.observer.told(query, response, self.clock() - began)
+        for observer in view.observers:
+            observer.told(query, response, self.clock() - began)
         if response is DROP:
             return None
         profile = self._profile(query, view, response)

@@ -43,12 +43,14 @@ from clusterdns.wire.response import Note, Response, render
 
 Answer = tuple[Any, ...]  # (until, slot, heads, is_free, spared, body, ...), see above
 Heads = tuple[Any, ...]  # 16 times octets, and a Note if there is an observer
-Seen = list[tuple[Note, bytes]]  # hits to tell observers of: note, query
+# Hits to tell observers of: note, query, and the reply if somebody wants it.
+Seen = list[tuple[Note, bytes, bytes | None]]
 # The answers that last, those that pass, those below cuts, where hits are counted, the bounds of
-# the payload size, whether EDNS options pass, and where hits are noted that somebody observes.
+# the payload size, whether EDNS options pass, where hits are noted that somebody observes, and
+# whether with their replies.
 Maps = tuple[
     dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer], list[int], int, int, bool,
-    list[Any] | None,
+    list[Any] | None, bool,
 ]  # fmt: skip
 
 MAX_TABLE_OCTETS = 64 * 2**20  # of the bodies that a worker remembers
@@ -94,7 +96,8 @@ class AnswerTable:
 
     ``bounds`` are the least and the most octets that `bufsize` allows in a server block of the
     listener. Where they differ, what names a larger size is a miss: whose block it is for decides.
-    ``passes_options`` is false where a plugin has to see queries with EDNS options.
+    ``passes_options`` is false where a plugin has to see queries with EDNS options, and
+    ``keeps_replies`` is true where one observes the octets of replies.
     """
 
     def __init__(
@@ -105,8 +108,10 @@ class AnswerTable:
         *,
         bounds: tuple[int, int] = NO_BOUNDS,
         passes_options: bool = True,
+        keeps_replies: bool = False,
     ) -> None:
         self._least, self._most = bounds
+        self._keeps_replies = keeps_replies
         self._passes_options = passes_options
         self._lasting = _Shelf(lasting, octets // 2)
         self._passing = _Shelf(passing, octets // 4)
@@ -169,7 +174,8 @@ class AnswerTable:
         if self._has_notes and len(answer[_HEADS]) > _NOTE:
             if seen is None:
                 return None
-            seen.append((answer[_HEADS][_NOTE], packet))
+            note = answer[_HEADS][_NOTE]
+            seen.append((note, packet, reply if self._keeps_replies else None))
         slot = answer[_SLOT]
         if extra:
             hits[slot + 2] += 1
@@ -211,7 +217,8 @@ class AnswerTable:
     def maps(self, hits: list[int], seen: list[Any] | None = None) -> Maps:
         """Return what ``_drain.c`` looks into, and where it counts: struct Table."""
         answers = self._lasting.answers, self._passing.answers, self._denials.answers
-        return *answers, hits, self._least, self._most, self._passes_options, seen
+        bounds = self._least, self._most
+        return *answers, hits, *bounds, self._passes_options, seen, self._keeps_replies
 
     def remember(
         self,

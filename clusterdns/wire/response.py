@@ -12,16 +12,16 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Hashable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import AA, AD, QR, RD, TC, Question
 from clusterdns.wire.rdata import NAMES
 from clusterdns.wire.rr import RR
 
-# What an observer of a server block has to know of an answer each time it is repeated. There is
+# What observers of a server block have to know of an answer each time it is repeated. There is
 # nothing in it that the garbage collector tracks.
-Note = tuple[int, ...]
+Note = tuple[Any, ...]
 
 Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
 

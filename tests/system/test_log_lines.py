@@ -176,7 +176,7 @@ def test_the_table_is_logged_as_the_chain_is(packet_path, format, address, tmp_p
             for is_fast in (True, False):
                 if not is_fast:
                     for view in inside.server.router.observed:
-                        monkeypatch.setattr(view, "_may_know", False)
+                        monkeypatch.setattr(view, "may_know", lambda query: False)
                     inside.server.table.clear()
                 await listening.ask(packets)
                 hits = sum(map(sum, (listening.engine.hits, listening.streams.hits)))

@@ -74,11 +74,11 @@ def test_messages_come_out_whole_however_they_are_cut(messages, size):
     assert not buffer
 
 
-@pytest.fixture
-def streams():
+@pytest.fixture(params=[False, True], ids=["", "replies"])
+def streams(request):
     """Streams whose table has answers of every kind, and octets of queries to it."""
     server = Listener(Router({}), "dns://.:53", time.monotonic)
-    server.table = fuzz_drain.filled_table()
+    server.table = fuzz_drain.filled_table(keeps_replies=request.param)
     with socket.socket() as sock:
         found = tcp.Streams(server, sock)
         found.hits += [0] * 12

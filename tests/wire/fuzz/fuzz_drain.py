@@ -37,7 +37,13 @@ NOW = 1000.0
 OCTETS = 512  # of a datagram that are received
 BATCH = 64
 NO_LIMITS = (65535, 65535, True)  # of the payload size, and of EDNS options
-LIMITS = ({}, {"bounds": (600, 600)}, {"bounds": (512, 1232)}, {"passes_options": False})
+LIMITS = (
+    {},
+    {"bounds": (600, 600)},
+    {"bounds": (512, 1232)},
+    {"passes_options": False},
+    {"keeps_replies": True},
+)
 
 
 def built() -> ModuleType | None:
@@ -200,8 +206,9 @@ def check(
     fd = sockets.server.fileno()
     answered, unsent, missed = module.drain(fd, table.maps(by_c, records), NOW)
     client = sockets.client.getsockname()
-    assert [(*each, client) for each in seen] == [record[:3] for record in records]
-    assert all(record[3] >= 0 for record in records)
+    told = [(note, packet, reply) for note, packet, _, _, _, reply in records]
+    assert (seen, {client} if seen else set()) == (told, {record[2] for record in records})
+    assert all(record[3] >= 0 and record[4] == NOW for record in records)
     assert missed == expected
     assert sockets.received() == replies
     assert (answered, unsent, by_c) == (len(replies), 0, by_python)
