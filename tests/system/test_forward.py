@@ -625,10 +625,10 @@ def test_every_option_is_taken():
     text = "forward . 127.0.0.1 {\n" + re.sub(r";", "\n", options) + "}"
     (plugin,) = compiled(text).plugins
     assert isinstance(plugin, Forward)
-    made = plugin._options
+    made = plugin._settings.options
     assert (60, 120, 5) == made.idle
     assert (1, False, True) == (made.probe_interval_s, made.probe_recursion, made.probe_tcp)
-    assert {rr.NXDOMAIN, 8, rr.SERVFAIL} == plugin._next
+    assert {rr.NXDOMAIN, 8, rr.SERVFAIL} == plugin._settings.next
 
 
 # ---- odd replies, beside a real CoreDNS

@@ -325,7 +325,8 @@ def test_old_versions_are_not_spoken(certs):
     made = compile_text(text, "Corefile", port=53, environ={}, warn=print)
     (plugin,) = made.plugins
     assert isinstance(plugin, Forward)
-    assert plugin._tls is not None
-    assert plugin._tls.minimum_version == ssl.TLSVersion.TLSv1_2
-    assert (plugin._tls.verify_mode, plugin._tls.check_hostname) == (ssl.CERT_REQUIRED, True)
+    context = plugin._settings.tls
+    assert context is not None
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert [("192.0.2.1", 853, True, "")] == plugin._destinations

@@ -237,12 +237,17 @@ def test_the_properties_that_are_guessed_from_are_those_of_the_manual():
     found = 0
     for path in sorted((ROOT / "clusterdns").glob("*/*.py")):
         text = path.read_text()
-        manual = ROOT / "clusterdns/plugins" / path.name.replace("options", "cache")
+        plugin = _PLUGIN_OF.get(path.parent.name, path.stem)
+        manual = ROOT / "clusterdns/plugins" / f"{plugin}.py"
         for call in re.findall(r"\.unknown\(([^)]*)\)", text):
             known = re.findall(r'"(\w+)"', call)
             found += len(known)
             assert [] == [word for word in known if word not in _manual(manual)], path
     assert found > 80
+
+
+# The plugin whose directive a folder reads.
+_PLUGIN_OF = {"caching": "cache", "cluster": "kubernetes", "forwarding": "forward"}
 
 
 def _manual(path: Path) -> str:
