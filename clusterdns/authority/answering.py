@@ -155,13 +155,13 @@ class Reloading(Authority):
     def look_again(self, worker: Worker) -> None:
         """Begin to look, again and again until ``stop``."""
         if self.reload_s:
-            self._task = asyncio.create_task(self._watch(worker))
+            self._task = asyncio.create_task(self._poll_files(worker))
 
     async def stop(self) -> None:
         """Look no more."""
         await end(self._task)
 
-    async def _watch(self, worker: Worker) -> None:
+    async def _poll_files(self, worker: Worker) -> None:
         while True:
             # all workers at the same time: what one tells, the others have to know
             await asyncio.sleep(self.reload_s - worker.now() % self.reload_s)

@@ -68,7 +68,7 @@ class Supervisor(Protocol):
     def lameduck(self, seconds: float) -> None:
         """Go on serving for ``seconds`` after the signal to stop."""
 
-    def watch_configuration(self, interval_s: float) -> None:
+    def poll_configuration(self, interval_s: float) -> None:
         """Compare the configuration every ``interval_s`` and reload it when it changed."""
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from clusterdns.config.compile import Configuration, compile_text
 from clusterdns.config.configdir import ConfigDir
-from clusterdns.corefile.lexer import WatchedFiles
+from clusterdns.corefile.lexer import TrackedFiles
 from clusterdns.errors import ClusterDNSError
 
 MAX_COREFILE_OCTETS = 4 * 2**20
@@ -33,7 +33,7 @@ class Loader(NamedTuple):
 
     read: Callable[[], str]
     compile: Callable[[str], Configuration]
-    imports: WatchedFiles
+    imports: TrackedFiles
     fallback: Callable[[str], Configuration] | None = None
 
     def first(self, text: str) -> Configuration:
@@ -56,7 +56,7 @@ def from_corefile(conf: str, port: int) -> Loader:
 
     ``port`` is that of keys without one.
     """
-    files = WatchedFiles()
+    files = TrackedFiles()
     if conf == STDIN:
         given = sys.stdin.read()
         return Loader(lambda: given, lambda text: _compile(text, STDIN, port, files), files)
@@ -99,7 +99,7 @@ def from_config_dir(directory: Path, conf: str, *, zone: str, port: int) -> Load
     return Loader(mounted.read, compile_, own.imports, fallback)
 
 
-def _compile(text: str, file: str, port: int, files: WatchedFiles | None = None) -> Configuration:
+def _compile(text: str, file: str, port: int, files: TrackedFiles | None = None) -> Configuration:
     if files is not None:
         files.forget()
     found = compile_text(text, file, port=port, environ=os.environ, warn=_log.warning, files=files)

@@ -4,7 +4,7 @@
 one word; ``Files`` is where the texts of imported files come from. CoreDNS: caddy
 caddyfile/lexer.go and caddyfile/parse.go.
 
-Pure but for ``DiskFiles`` and ``WatchedFiles``: no sockets, clock, threads or randomness.
+Pure but for ``DiskFiles`` and ``TrackedFiles``: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class DiskFiles:
         return octets.decode("utf-8", "replace")
 
 
-class WatchedFiles(DiskFiles):
+class TrackedFiles(DiskFiles):
     """Files on the disk that remember what was found of them, to tell when that changes."""
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class WatchedFiles(DiskFiles):
     @property
     def have_changed(self) -> bool:
         """Whether a file is there, gone or different that was found or looked for."""
-        if any(super(WatchedFiles, self).glob(p) != paths for p, paths in self._matches.items()):
+        if any(super(TrackedFiles, self).glob(p) != paths for p, paths in self._matches.items()):
             return True
         return any(self._now(path) != text for path, text in self._texts.items())
 

@@ -140,7 +140,7 @@ class Forward(Plugin):
         self._take_servers()
         self._roster: Roster | None = None
         self._pool: Pool | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
         self._is_last = True
         self._under_way = self._rejected = 0
 
@@ -172,11 +172,11 @@ class Forward(Plugin):
         self._roster = Roster(self._destinations, self._open)
         self._pool = Pool(self._settings.rules, self._roster.asked)
         if any(isinstance(entry, ServerFile) for entry in self._settings.entries):
-            self._watching = asyncio.create_task(self._watch(self._roster, self._pool))
+            self._polling = asyncio.create_task(self._poll_files(self._roster, self._pool))
 
     async def stop(self) -> None:
         """Close what is open."""
-        await end(self._watching)
+        await end(self._polling)
         if self._pool is not None:
             self._pool.close()
         if self._roster is not None:
@@ -186,7 +186,7 @@ class Forward(Plugin):
         settings = self._settings
         return Upstream(one.host, one.port, settings.options, settings.tls_of(one))
 
-    async def _watch(self, roster: Roster, pool: Pool) -> None:
+    async def _poll_files(self, roster: Roster, pool: Pool) -> None:
         """Take the servers of files anew when they change."""
         files = [entry for entry in self._settings.entries if isinstance(entry, ServerFile)]
         while True:

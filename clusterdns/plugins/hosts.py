@@ -221,13 +221,13 @@ class Hosts(Plugin):
         except TimeoutError:
             _log.error("hosts file %s cannot be read in %g s", self._path, START_TIMEOUT_S)
         if self._reload_s:
-            self._task = asyncio.create_task(self._watch(worker))
+            self._task = asyncio.create_task(self._poll_files(worker))
 
     async def stop(self) -> None:
         """Look no more."""
         await end(self._task)
 
-    async def _watch(self, worker: Worker) -> None:
+    async def _poll_files(self, worker: Worker) -> None:
         """Take up the file whenever it has changed."""
         while True:
             await asyncio.sleep(max(self._reload_s, MIN_RELOAD_S))

@@ -102,13 +102,13 @@ class LoadBalance(Plugin):
     async def start(self, worker: Worker) -> None:
         """Begin to look at the weight file again and again."""
         if self._file is not None and self._file.reload_s:
-            self._task = asyncio.create_task(self._watch(self._file, worker))
+            self._task = asyncio.create_task(self._poll_files(self._file, worker))
 
     async def stop(self) -> None:
         """Look no more."""
         await end(self._task)
 
-    async def _watch(self, file: _WeightFile, worker: Worker) -> None:
+    async def _poll_files(self, file: _WeightFile, worker: Worker) -> None:
         while True:
             await asyncio.sleep(file.reload_s)
             try:

@@ -61,4 +61,4 @@ class Reload(Passive):
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Start looking."""
-        supervisor.watch_configuration(self._interval_s)
+        supervisor.poll_configuration(self._interval_s)

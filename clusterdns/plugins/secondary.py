@@ -167,7 +167,7 @@ class Secondary(Authority):
     async def start(self, worker: Worker) -> None:
         """Begin to transfer; the zones come when they come."""
         self._heard = self._notes.tolist()
-        self._task = asyncio.create_task(self._watch(worker))
+        self._task = asyncio.create_task(self._keep_up(worker))
 
     async def stop(self) -> None:
         """Ask nobody any more."""
@@ -189,7 +189,7 @@ class Secondary(Authority):
         self._wake.set()
         return Response(rr.NOERROR, AA, lifetime_s=0)
 
-    async def _watch(self, worker: Worker) -> None:
+    async def _keep_up(self, worker: Worker) -> None:
         while True:
             now = worker.now()
             self._hear(now)

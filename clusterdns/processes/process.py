@@ -1,4 +1,4 @@
-"""Processes forked from the supervisor: how one begins, how it is watched, how it ends.
+"""Processes forked from the supervisor: how one starts, how its end is noticed.
 
 A child inherits code, configuration and sockets by fork, drops what is the supervisor's alone, and
 never returns from ``fork``. A ``Child`` is the supervisor's view of it.

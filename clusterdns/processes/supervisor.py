@@ -1,4 +1,4 @@
-"""The first process: it binds, forks, watches over and replaces the others; no query passes it.
+"""The first process: it binds, forks and replaces the others; no query passes it.
 
 ``Supervisor.run`` starts a ``Generation`` - the workers and watchers of one configuration - and
 waits for signals. A reload starts the next generation on the same sockets, waits until it serves,
@@ -60,7 +60,7 @@ class Duties:
         """Go on serving for ``seconds`` after the signal to stop."""
         self.lameduck_s = max(self.lameduck_s, seconds)
 
-    def watch_configuration(self, interval_s: float) -> None:
+    def poll_configuration(self, interval_s: float) -> None:
         """Compare the configuration every ``interval_s`` and reload it when it changed."""
         self.interval_s = interval_s
 
@@ -110,13 +110,13 @@ class Supervisor:
         generation.bind([])
         await self._take_up(generation, self._duties)
         generation.start()
-        self._spawn(self._watch_over())
+        self._spawn(self._kill_stalled())
         await generation.wait_until_serving()
         announce(generation.configuration)
         if self._duties.interval_s:
             digest = generation.configuration.digest
             _log.info("plugin/reload: Running configuration SHA512 = %s", digest)
-        self._spawn(self._watch_configuration())
+        self._spawn(self._poll_configuration())
 
     async def reload(self) -> None:
         """Take up the configuration if it has changed; on any mistake keep the one in force."""
@@ -243,14 +243,14 @@ class Supervisor:
         for web in self._webs.values():
             web.stop()
 
-    async def _watch_over(self) -> None:
-        """Kill what does not beat any more, so that it is started again."""
+    async def _kill_stalled(self) -> None:
+        """Kill each process that has stopped beating; it is started again."""
         while True:
             await asyncio.sleep(WATCHDOG_S)
             self._generation.kill_stalled()
             self._watchers.kill_stalled()
 
-    async def _watch_configuration(self) -> None:
+    async def _poll_configuration(self) -> None:
         """Reload now and then, if the configuration in force asks for it."""
         while True:
             await asyncio.sleep(self._duties.interval_s or 30.0)

@@ -125,7 +125,7 @@ class PacketLoop(asyncio.SelectorEventLoop):
         return super().call_at(when, callback, *args, context=context)
 
 
-def watch(sock: FileDescriptorLike, read: Callable[[], None]) -> None:
+def register(sock: FileDescriptorLike, read: Callable[[], None]) -> None:
     """Call ``read`` when a socket is readable, while the loop waits if it is a worker's."""
     loop = asyncio.get_running_loop()
     loop.add_reader(sock, read)
@@ -133,13 +133,13 @@ def watch(sock: FileDescriptorLike, read: Callable[[], None]) -> None:
         loop.packets.readers[_number(sock)] = functools.partial(loop.packets.call, read)
 
 
-def watch_in_c(
+def register_in_c(
     sock: FileDescriptorLike,
     read: Callable[[], None],
     arguments: tuple[Any, ...],
     see_to: Callable[[], None],
 ) -> None:
-    """Have C read instead, with these arguments, and ``see_to`` called for what it leaves over."""
+    """Let C read when a socket is readable, and call ``see_to`` for the packets it leaves."""
     loop = asyncio.get_running_loop()
     loop.add_reader(sock, read)
     if isinstance(loop, PacketLoop):
@@ -148,8 +148,8 @@ def watch_in_c(
         packets.readers[_number(sock)] = reader
 
 
-def unwatch(sock: FileDescriptorLike) -> None:
-    """Call for a socket no more; before it is closed."""
+def unregister(sock: FileDescriptorLike) -> None:
+    """Stop calling for a socket; call this before it is closed."""
     loop = asyncio.get_running_loop()
     loop.remove_reader(sock)
     if isinstance(loop, PacketLoop):

@@ -96,7 +96,7 @@ class Relay:
         if self._tracks:
             loop = asyncio.get_running_loop()
             number = native.compiled.open()
-            packetloop.watch_in_c(number, self._collect, (self._left,), self._collect)
+            packetloop.register_in_c(number, self._collect, (self._left,), self._collect)
             patience_s = min(track.lane.patience for track in self._tracks)
             self._tick_s = min(patience_s / TICKS, MAX_TICK_S)
             self._timer = loop.call_later(self._tick_s, self._tick)

@@ -95,11 +95,11 @@ class SecureConnection(Connection):
         try:
             self._secure_sock.do_handshake()
         except ssl.SSLWantReadError:
-            self._watch(select.EPOLLIN)
+            self._set_events(select.EPOLLIN)
         except ssl.SSLWantWriteError:
-            self._watch(select.EPOLLOUT)
+            self._set_events(select.EPOLLOUT)
         except (OSError, ValueError):  # not TLS, no certificate, or gone
             self.close()
         else:
             self._is_secure = True
-            self._watch(select.EPOLLIN)
+            self._set_events(select.EPOLLIN)

@@ -110,7 +110,7 @@ class Streams:
         self._sock.setblocking(False)
         self._sock.listen(_BACKLOG)
         self._listen()
-        packetloop.watch(self.poll, self._look_after)
+        packetloop.register(self.poll, self._look_after)
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._close_quiet)
 
     def stop(self) -> None:
@@ -127,7 +127,7 @@ class Streams:
             self._sweep.cancel()
         for connection in list(self.connections.values()):
             connection.close()
-        packetloop.unwatch(self.poll)
+        packetloop.unregister(self.poll)
         self.poll.close()
         self.observed.tell()
 
@@ -519,9 +519,9 @@ class Connection:
         events = 0 if is_held or self._is_finishing else select.EPOLLIN
         if self._unsent:
             events |= select.EPOLLOUT
-        self._watch(events)
+        self._set_events(events)
 
-    def _watch(self, events: int) -> None:
+    def _set_events(self, events: int) -> None:
         if events != self._events:
             self._events = events
             self._streams.poll.modify(self.number, events)

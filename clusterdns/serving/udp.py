@@ -83,15 +83,15 @@ class Engine:
     def start(self) -> None:
         """Read datagrams from now on, in the running loop."""
         if native.compiled is None:
-            packetloop.watch(self._sock, self._read_batch)
+            packetloop.register(self._sock, self._read_batch)
         else:
             maps = self.server.table.maps(self.hits, self.observed.records)
             arguments = (maps, self.zones, self._times, self._left)
-            packetloop.watch_in_c(self._sock, self._drain, arguments, self._see_to_left)
+            packetloop.register_in_c(self._sock, self._drain, arguments, self._see_to_left)
 
     def stop(self) -> None:
         """Read no more; what has been read is still answered."""
-        packetloop.unwatch(self._sock)
+        packetloop.unregister(self._sock)
         while self._missed:
             self._resolve(self._waiting)
         self.observed.tell()

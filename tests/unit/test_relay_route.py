@@ -61,7 +61,7 @@ class Listener(InProcess):
         self.engine.stop()
         await self.relay.finish(5)
         assert native.compiled is not None
-        packetloop.unwatch(native.compiled.open())
+        packetloop.unregister(native.compiled.open())
         await super().__aexit__(*error)
         self.sock.close()
         self.client.close()

@@ -379,7 +379,7 @@ def test_what_a_reader_schedules_is_not_kept_waiting(packet_path):
             async with asyncio.timeout(5):
                 await done.wait()
         assert time.monotonic() - began < 1
-        packetloop.unwatch(listener._sock)
+        packetloop.unregister(listener._sock)
 
     run(test)
 
@@ -407,7 +407,7 @@ def test_a_reader_in_python_that_fails_once_costs_the_others_nothing(packet_path
         assert [] == told
         assert attended == {*asyncio.get_running_loop().packets.readers}
         assert 1 == sum("packet loop" in record.message for record in caplog.records)
-        packetloop.unwatch(other)
+        packetloop.unregister(other)
         other.close()
         listener.engine.stop()
 
