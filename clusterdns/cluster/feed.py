@@ -1,17 +1,16 @@
-"""How a watcher's events reach the workers: frames over a local socket.
+"""Changes of objects on their way from a watcher to the workers, over a local socket.
 
-The watcher holds a ``Feeder``: the objects of one source, and a ``_Feed`` for each worker that has
-connected. A feed remembers which objects its worker has not been told about, not what happened to
-them: a slow worker makes changes merge and the memory stays bounded by the number of objects. The
-thread that puts a change sends it, which saves a wake-up of the loop of the process, while the
-socket takes it. What it does not take goes from the loop when it does.
+The watcher holds a ``Feeder``: the objects of one source, and a ``_Feed`` for each connected
+worker. A feed remembers the keys of the objects that changed, not the changes, so several changes
+of an object become one for a slow worker, and memory is bounded by the number of objects. The
+thread that puts a change also sends it, which saves a wake-up of the event loop. When the socket is
+full, the loop sends the rest.
 
-A worker holds a ``Subscription``. When its connection breaks, it connects again and is told
-everything; what it then has not heard of when its kind is complete is gone. Replaying the events is
-the same as relisting.
+A worker holds a ``Subscription``. When its connection breaks, it connects again and is sent all
+objects; an object that was not sent before its kind is complete is removed.
 
-The messages (channel.py) are ``("events", [Event...])`` and ``("synced", [kind...])``. That both
-ends run under one user is checked.
+The messages (channel.py) are ``("changes", [Change...])`` and ``("synced", [kind...])``. The
+watcher accepts connections of its own user only.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ import threading
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
-from clusterdns.cluster.objects import Event, ObjectKey
+from clusterdns.cluster.objects import Change, ObjectKey
 from clusterdns.cluster.store import Fact, Store
 from clusterdns.host import channel
 
 _FRAME_WEIGHT = 256  # objects and endpoints in a frame: less than 1 ms of a worker's time
-_FRAMES_A_TURN = 16  # then other workers are told
+_FRAMES_A_TURN = 16  # then the other workers have their turn
 _RETRY_S = 0.2
 
 Objects = MutableMapping[tuple[str, ObjectKey], tuple[Any, ...]]
 
 
 def listen() -> socket.socket:
-    """Return a socket that workers of this process can connect to, at an address nobody knows."""
+    """Return a listening socket at a random abstract address, for the workers of this process."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.bind(f"\0clusterdns-{os.urandom(16).hex()}")
     sock.listen(128)
@@ -47,9 +46,9 @@ def listen() -> socket.socket:
 
 
 def plain(value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-    """Return a slim object as tuples of no type of their own, which is what ``marshal`` can write.
+    """Return a ``ClusterObject`` as plain tuples: ``marshal`` writes no NamedTuple.
 
-    A field is text, a tuple of texts, or a tuple of tuples of texts and numbers.
+    Each field is text, a tuple of texts, or a tuple of tuples of texts and numbers.
     """
     if value is None:
         return None
@@ -62,9 +61,9 @@ def plain(value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
 
 
 class Feeder:
-    """The objects of one source, and the workers that want to hear of them.
+    """The objects of one source, and the workers they are sent to.
 
-    ``lock`` is held around everything here; who reads ``objects`` from a thread takes it, too.
+    ``lock`` guards everything here; a thread that reads ``objects`` must hold it.
     """
 
     def __init__(self, listener: socket.socket, objects: Objects | None = None) -> None:
@@ -75,26 +74,26 @@ class Feeder:
         self._feeds: set[_Feed] = set()
 
     def start(self) -> None:
-        """Take connections from now on, in the running loop."""
+        """Accept connections in the running loop."""
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
-    def put(self, kind: str, key: ObjectKey, fields: tuple[Any, ...] | None) -> None:
-        """Set an object, or remove it with None; what is the same already is told to nobody."""
-        self.put_all(kind, ((key, fields),))
+    def put(self, kind: str, key: ObjectKey, value: tuple[Any, ...] | None) -> None:
+        """Set an object, or remove it with None; an equal value is not sent."""
+        self.put_all(kind, ((key, value),))
 
     def put_all(
         self, kind: str, changes: Iterable[tuple[ObjectKey, tuple[Any, ...] | None]]
     ) -> None:
-        """Put objects of a kind, and tell of them together; from any thread, like ``put``."""
+        """Put objects of a kind and send them together; callable from any thread, like ``put``."""
         with self.lock:
-            for key, fields in changes:
+            for key, value in changes:
                 at = (kind, key)
-                if self.objects.get(at) == fields:
+                if self.objects.get(at) == value:
                     continue
-                if fields is None:
+                if value is None:
                     del self.objects[at]
                 else:
-                    self.objects[at] = fields
+                    self.objects[at] = value
                 for feed in self._feeds:
                     feed.pending[at] = None
             self._tell()
@@ -107,13 +106,13 @@ class Feeder:
                 self._tell()
 
     def break_off(self) -> None:
-        """Close every connection; workers connect again and are told everything anew."""
+        """Close every connection; the workers connect again and are sent all objects."""
         with self.lock:
             for feed in list(self._feeds):
                 feed.close()
 
     def drop(self, feed: _Feed) -> None:
-        """Forget a worker that has gone."""
+        """Forget a worker whose connection has ended."""
         self._feeds.discard(feed)
 
     def _tell(self) -> None:
@@ -138,7 +137,7 @@ class Feeder:
 
 
 class _Feed:
-    """One worker's connection, and what it has still to be told; under the feeder's lock."""
+    """One worker's connection and the keys still to be sent; under the feeder's lock."""
 
     def __init__(
         self, feeder: Feeder, sock: socket.socket, loop: asyncio.AbstractEventLoop
@@ -147,12 +146,12 @@ class _Feed:
         self._feeder = feeder
         self._sock = sock
         self._loop = loop
-        self._told = 0  # how many of the synced kinds
+        self._told = 0  # number of synced kinds it was sent
         self._octets = memoryview(b"")
-        self._is_waiting = False  # for room in the socket: then the loop writes, and nobody else
+        self._is_waiting = False  # for room in the socket; then only the loop writes
 
     def tell(self) -> None:
-        """Send what there is to tell, from any thread, or have the loop do it later."""
+        """Send pending changes, from any thread; if the socket is full, the loop sends the rest."""
         if not self._is_waiting and not self._send():
             self._is_waiting = True
             self._loop.call_soon_threadsafe(self._wait)
@@ -174,7 +173,7 @@ class _Feed:
                 self._loop.remove_writer(self._sock)
 
     def _send(self) -> bool:
-        """Send some frames; tell whether nothing is left."""
+        """Send up to ``_FRAMES_A_TURN`` frames; tell whether nothing is left."""
         try:
             for _ in range(_FRAMES_A_TURN):
                 if not self._octets:
@@ -190,26 +189,26 @@ class _Feed:
         return False
 
     def _next_frame(self) -> bytes:
-        """Return the next frame, b"" when there is nothing to tell."""
+        """Return the next frame, b"" if nothing is pending."""
         if self.pending:
-            events: list[Event] = []
+            changes: list[Change] = []
             weight = 0
             while self.pending and weight < _FRAME_WEIGHT:
                 at = next(iter(self.pending))
                 del self.pending[at]
-                fields = self._feeder.objects.get(at)
-                events.append((*at, fields))
-                weight += 1 + sum(len(f) for f in fields or () if isinstance(f, tuple))
-            return channel.frame(("events", events))
+                value = self._feeder.objects.get(at)
+                changes.append((*at, value))
+                weight += 1 + sum(len(f) for f in value or () if isinstance(f, tuple))
+            return channel.frame(("changes", changes))
         kinds = self._feeder.synced_kinds[self._told :]
         self._told += len(kinds)
         return channel.frame(("synced", kinds)) if kinds else b""
 
 
 class Subscription:
-    """A worker's end: keeps one store as the watcher says, across broken connections.
+    """A worker's end: keeps a store equal to the watcher's objects, across broken connections.
 
-    ``changed`` is called with the facts of every frame that changed some.
+    ``changed`` is called for each frame that changed facts, with these facts.
     """
 
     def __init__(
@@ -228,9 +227,7 @@ class Subscription:
         self._changed = changed
         self._clock = clock
         self._kinds = kinds
-        self._heard: set[tuple[str, ObjectKey]] = (
-            set()
-        )  # objects of incomplete kinds, this connection
+        self._heard: set[tuple[str, ObjectKey]] = set()  # on this connection, of incomplete kinds
         self._incomplete = set(kinds)
 
     async def run(self) -> None:
@@ -242,11 +239,12 @@ class Subscription:
             await asyncio.sleep(_RETRY_S)
 
     async def _read(self) -> None:
-        """Take messages until the connection ends. Raises OSError if there is none."""
+        """Take messages until the connection ends. Raises OSError if it cannot connect."""
         self._heard.clear()
         self._incomplete = set(self._kinds)
         loop = asyncio.get_running_loop()
-        # One message a turn of the loop: a burst of 1,000 slices had queries wait for up to 29 ms.
+        # One message for each turn of the loop: without this, a burst of 1,000 slices delayed
+        # queries by up to 29 ms.
         transport, frames = await loop.create_unix_connection(
             lambda: channel.Frames(self._take),
             self._address,  # type: ignore[arg-type] # octets are an address, too
@@ -264,25 +262,25 @@ class Subscription:
                 self._complete(kind)
             if self.store.is_synced and not self.filled.is_set():
                 self.filled.set()
-                # No object of a store is in a cycle, and the collector cannot tell: with 10,000
-                # Services a full collection took 90 ms.
+                # Objects of a store are in no reference cycle; freeze spares the collector them.
+                # With 10,000 Services a full collection took 90 ms.
                 gc.freeze()
             return
         self._heard.update((kind, key) for kind, key, _ in items if kind in self._incomplete)
         self._apply(items)
 
     def _complete(self, kind: str) -> None:
-        """Remove what the watcher did not speak of before it said that a kind is complete."""
+        """Remove the objects of a kind that the watcher did not send before it was complete."""
         gone = [key for key in self.store.keys(kind) if (kind, key) not in self._heard]
         self._apply([(kind, key, None) for key in gone])
         self._heard = {at for at in self._heard if at[0] != kind}
         self._incomplete.discard(kind)
         self.store.synced(kind)
 
-    def _apply(self, events: list[Event]) -> None:
+    def _apply(self, changes: list[Change]) -> None:
         seconds = int(self._clock())
         facts: list[Fact] = []
-        for event in events:
-            facts += self.store.apply(event, seconds)
+        for change in changes:
+            facts += self.store.apply(change, seconds)
         if facts:
             self._changed(facts)

@@ -1,9 +1,9 @@
-"""The watcher of a directory of manifests: the events of a cluster that is written down.
+"""The watcher of a directory of manifests.
 
-Every half second the files are compared with what was read of them last, by inode, size and time;
-a changed one is read again. The objects of all files go through ``objects.cut`` and the selectors
-of the source, exactly as those of an API server do, and the differences become events. A file that
-cannot be read or parsed is reported once, and what it said before stays.
+Every half second it compares inode, size and time of each file with those of its last reading, and
+reads changed files again. The objects of all files pass ``objects.cut`` and the selectors of the
+source, as those of an API server do, and the differences are fed to the workers. A file that cannot
+be read or parsed is reported once, and its last good content stays in force.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Objects = dict[tuple[str, ObjectKey], tuple[Any, ...]]
 
 
 class ManifestError(ClusterDNSError):
-    """A file that holds no manifests; prints as ``file:line: reason``."""
+    """A file without readable manifests; prints as ``file:line: reason``."""
 
     def __init__(self, path: Path, reason: object, line: int = 0) -> None:
         super().__init__(f"{path}:{line}: {reason}" if line else f"{path}: {reason}")
@@ -52,15 +52,15 @@ async def watch(source: Source, listener: socket.socket) -> None:
             found = directory.objects()
             for kind, key in [at for at in feeder.objects if at not in found]:
                 feeder.put(kind, key, None)
-            for (kind, key), fields in found.items():
-                feeder.put(kind, key, fields)
+            for (kind, key), value in found.items():
+                feeder.put(kind, key, value)
         for kind in source.kinds:
             feeder.synced(kind)
         await asyncio.sleep(POLL_S)
 
 
 class Directory:
-    """The manifests below a directory, as last read."""
+    """The objects of the manifests below a directory, as last read."""
 
     def __init__(self, source: Source) -> None:
         self._root = Path(source.manifests)
@@ -75,7 +75,7 @@ class Directory:
         self._last_error = ""
 
     def refresh(self) -> bool:
-        """Read what has changed on disk; tell whether anything has."""
+        """Read the files that changed; tell whether any object may have changed."""
         try:
             seen = dict(_files(self._root))
         except OSError as error:
@@ -97,7 +97,7 @@ class Directory:
         return has_changed
 
     def objects(self) -> Objects:
-        """Return the objects of all files; where two files have the same one, the last counts."""
+        """Return the objects of all files; of two with one key, the last file's counts."""
         found: Objects = {}
         for path in sorted(self._files):
             found.update(self._files[path])
@@ -126,19 +126,19 @@ class Directory:
 
     def _keep(self, kind: str, manifest: Mapping[str, Any], known: Objects, found: Objects) -> None:
         """Put one object into ``found``. Raises ObjectError."""
-        key, slim = objects.cut(
+        key, kept = objects.cut(
             kind,
             manifest,
             keeps_zones=self._source.is_zonal,
             keeps_external=self._source.is_external,
         )
         if kind == PODS and "deletionTimestamp" in manifest["metadata"]:
-            # A Pod that is going stays as it was known until it is gone, and is none when first
-            # seen so (CoreDNS: object/informer.go, errPodTerminating).
-            if slim is not None and (kind, key) in known:
+            # A terminating Pod keeps its last state until it is gone, and is left out if it was
+            # terminating when first seen (CoreDNS: object/informer.go, errPodTerminating).
+            if kept is not None and (kind, key) in known:
                 found[kind, key] = known[kind, key]
-        elif slim is not None:
-            found[kind, key] = plain(slim) or ()
+        elif kept is not None:
+            found[kind, key] = plain(kept) or ()
 
     def _complain(self, error: str) -> None:
         """Log an error, once until it changes."""
@@ -148,12 +148,12 @@ class Directory:
 
 
 def _files(root: Path) -> Iterator[tuple[Path, Stamp]]:
-    """Return the manifests below ``root``, hidden ones left out, with what tells of a change."""
+    """Return the files with manifests below ``root``, without hidden ones, and their stamps."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no directory")
     for path in root.rglob("*"):
         if path.suffix in _SUFFIXES and not _is_hidden(path.relative_to(root)):
-            with contextlib.suppress(FileNotFoundError):  # it went while we were looking
+            with contextlib.suppress(FileNotFoundError):  # removed in the meantime
                 stat = path.stat()
                 if path.is_file():
                     yield path, Stamp.of(stat)
@@ -164,7 +164,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def documents(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Return every object of a file, those of a List each for itself.
+    """Return every manifest of a file, and each item of a List.
 
     Raises:
         ManifestError: it is no YAML or JSON, or not of the shape of manifests.

@@ -1,11 +1,13 @@
-"""Kubernetes objects cut down to the facts DNS needs, from their JSON form.
+"""Kubernetes objects cut down to what DNS needs.
 
-``cut`` takes one object as the API server (or a manifest) gives it and returns its key and a slim
-tuple, or None where DNS keeps nothing of it. What is cut off can change without anyone noticing:
-that is how changes that change no DNS fact are dropped. Rules: CoreDNS plugin/kubernetes/object.
+A manifest is an object as the API server or a file gives it, in JSON form. ``cut`` takes a manifest
+and returns its key and a ``ClusterObject``, or None where DNS keeps nothing of it. A change to a
+field that is cut off leaves the ``ClusterObject`` equal, so nobody is told of it. Rules: CoreDNS
+plugin/kubernetes/object.
 
-An ``Event`` is ``(kind, (namespace, name), slim object or None for gone)``: plain tuples of
-strings and numbers, which cross a pipe by ``marshal`` and come back as they were.
+A ``Change`` is ``(kind, (namespace, name), value)``: the value is a ``ClusterObject`` as plain
+tuples of strings and numbers, which ``marshal`` carries through a socket, or None if it is gone.
+Kinds are named by their resource, as in the API server's paths.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -22,7 +24,7 @@ NAMESPACES, SERVICES, SLICES, PODS = "namespaces", "services", "endpointslices",
 IMPORTS, IMPORT_SLICES = "serviceimports", "importedslices"  # of a multicluster zone
 
 ObjectKey = tuple[str, str]  # namespace and name; a Namespace has ("", name)
-Event = tuple[str, ObjectKey, "tuple[Any, ...] | None"]
+Change = tuple[str, ObjectKey, "tuple[Any, ...] | None"]
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 IMPORT_NAME_LABEL = "multicluster.kubernetes.io/service-name"
@@ -32,7 +34,7 @@ _MAX_TARGET_OCTETS = 63  # CoreDNS: object/endpoint.go keeps shorter names of ta
 
 
 class ObjectError(ClusterDNSError):
-    """An object that is not of the shape its kind has; it is skipped and counted."""
+    """A manifest with a field of a wrong type; it is skipped and counted."""
 
 
 class Port(NamedTuple):
@@ -49,7 +51,7 @@ NO_PORT = (Port("", "", -1),)
 class Service(NamedTuple):
     """A Service: its type, cluster addresses ("None" first if headless), ports, external name.
 
-    A ServiceImport is kept as the Service it stands for.
+    A ServiceImport is kept as a Service.
     """
 
     type: str
@@ -75,8 +77,8 @@ class Endpoint(NamedTuple):
 class Slice(NamedTuple):
     """An EndpointSlice: the Service it belongs to, its ready endpoints, its ports.
 
-    ``zones`` are the topology zones of addresses, where they are kept; ``cluster`` is the one that
-    imported endpoints come from.
+    ``zones`` are pairs of address and topology zone, if kept; ``cluster`` is the cluster of
+    imported endpoints.
     """
 
     service: str
@@ -87,7 +89,7 @@ class Slice(NamedTuple):
 
 
 class Namespace(NamedTuple):
-    """A Namespace, which exists: nothing else of it matters."""
+    """A Namespace that exists; DNS reads nothing else of it."""
 
 
 class Pod(NamedTuple):
@@ -96,8 +98,8 @@ class Pod(NamedTuple):
     addresses: tuple[str, ...]
 
 
-Slim = Service | Slice | Namespace | Pod
-SLIM_TYPES: dict[str, Callable[..., Any]] = {
+ClusterObject = Service | Slice | Namespace | Pod
+OBJECT_TYPES: dict[str, Callable[..., Any]] = {
     NAMESPACES: Namespace,
     SERVICES: Service,
     SLICES: Slice,
@@ -121,14 +123,14 @@ def cut(
     *,
     keeps_zones: bool = False,
     keeps_external: bool = False,
-) -> tuple[ObjectKey, Slim | None]:
-    """Return the key and the slim form of an object, None where DNS keeps nothing of it.
+) -> tuple[ObjectKey, ClusterObject | None]:
+    """Return the key and the object of a manifest, None where DNS keeps nothing of it.
 
     ``keeps_zones`` says whether a slice keeps the topology zones of its endpoints,
     ``keeps_external`` whether a Service keeps its external addresses.
 
     Raises:
-        ObjectError: it has no name, or a field of a shape its kind does not have.
+        ObjectError: it has no name, or a field has a wrong type.
     """
     try:
         metadata = manifest["metadata"]
@@ -197,7 +199,7 @@ def _external(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _ports(ports: object, protocol: str = "") -> tuple[Port, ...]:
-    """Return ports with the API server's default ``protocol``, or the one that stands for none."""
+    """Return ports, ``protocol`` where one names none, or ``NO_PORT`` if there are none."""
     found = tuple(
         Port(
             _text(port.get("name")),
@@ -212,8 +214,8 @@ def _ports(ports: object, protocol: str = "") -> tuple[Port, ...]:
 def _slice(manifest: Mapping[str, Any]) -> Slice:
     endpoints: list[Endpoint] = []
     for endpoint in _list(manifest.get("endpoints")):
-        # serving, terminating and publishNotReadyAddresses are not read: the controller has put
-        # what they mean into `ready` (CoreDNS: object/endpoint.go endpointsliceReady).
+        # serving, terminating and publishNotReadyAddresses are not read: the controller derives
+        # `ready` from them (CoreDNS: object/endpoint.go endpointsliceReady).
         conditions = endpoint.get("conditions")
         if conditions and conditions.get("ready") is False:
             continue
@@ -224,7 +226,9 @@ def _slice(manifest: Mapping[str, Any]) -> Slice:
         hostname = endpoint.get("hostname") or ""
         addresses = endpoint.get("addresses")
         for address in addresses if type(addresses) is list else _list(addresses):
-            _ = address + hostname + name  # TypeError where one is no text; three calls cost more
+            _ = (
+                address + hostname + name
+            )  # raises TypeError for other than text; cheaper than three calls
             endpoints.append(Endpoint(address, hostname, name))
     service = labels(manifest).get(SERVICE_NAME_LABEL, "")
     return Slice(_text(service), tuple(endpoints), _ports(manifest.get("ports")))
@@ -248,7 +252,7 @@ def _imported_slice(manifest: Mapping[str, Any]) -> Slice:
 
 
 def _import(manifest: Mapping[str, Any]) -> Service:
-    """Return a ServiceImport as a Service; without ports it has none at all."""
+    """Return a ServiceImport as a Service; without ports it has none, not ``NO_PORT``."""
     spec = manifest.get("spec") or {}
     is_headless = spec.get("type") == "Headless"
     ports = spec.get("ports")

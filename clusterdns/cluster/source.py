@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 
 class Source(NamedTuple):
-    """Where the objects of a store come from; equal sources are watched once.
+    """Where the objects of a store come from; equal sources share one watcher.
 
     ``selector`` picks Services, EndpointSlices and Pods by label, ``namespace_selector``
-    Namespaces. ``kinds`` are the kinds wanted. Without ``manifests`` it is an API server: the one
-    of ``kubeconfig``, else ``endpoint``, else the one of the cluster we run in.
+    Namespaces. ``manifests`` is a directory. If it is empty, the source is an API server: that of
+    ``kubeconfig``, else ``endpoint``, else that of the cluster we run in.
     """
 
     manifests: str
     kinds: tuple[str, ...]
-    is_zonal: bool = False  # the topology zones of endpoints are wanted
-    is_external: bool = False  # the external addresses of Services are wanted
+    is_zonal: bool = False  # whether the topology zones of endpoints are kept
+    is_external: bool = False  # whether the external addresses of Services are kept
     selector: str = ""
     namespace_selector: str = ""
     endpoint: str = ""
@@ -28,10 +28,10 @@ class Source(NamedTuple):
     context: str = ""
     qps: float = 0  # requests a second, 0 for no limit
     burst: int = 0
-    audit_s: float = 300  # how often the watch is compared with the server, 0 for never
-    snapshot: str = ""  # file that keeps what is known
+    audit_s: float = 300  # interval of comparisons with the server, 0 for never
+    snapshot: str = ""  # path of the snapshot file, "" for none
 
     @property
     def title(self) -> str:
-        """What a line about the source calls it."""
+        """The name of the source in log lines and metrics."""
         return self.manifests or self.kubeconfig or self.endpoint or "the cluster"

@@ -22,8 +22,8 @@ from clusterdns.cluster.objects import (
     PODS,
     SERVICES,
     SLICES,
+    Change,
     Endpoint,
-    Event,
     Namespace,
     ObjectKey,
     Pod,
@@ -48,7 +48,9 @@ class Services:
     def __init__(self) -> None:
         self.by_name: dict[ObjectKey, Service] = {}
         self.slices: dict[ObjectKey, dict[str, Slice]] = {}  # by Service, then by name of the slice
-        self._owners: dict[ObjectKey, ObjectKey] = {}  # slice -> the Service it is filed under
+        self._services_by_slice: dict[
+            ObjectKey, ObjectKey
+        ] = {}  # slice -> the Service it is filed under
         self._services_by_address: dict[str, tuple[ObjectKey, ...]] = {}
         self._slices_by_address: dict[str, tuple[ObjectKey, ...]] = {}
         self._services_by_external: dict[str, tuple[ObjectKey, ...]] = {}
@@ -56,7 +58,7 @@ class Services:
     @property
     def slice_keys(self) -> list[ObjectKey]:
         """The keys of all EndpointSlices."""
-        return list(self._owners)
+        return list(self._services_by_slice)
 
     def at(self, address: str) -> list[ObjectKey]:
         """Return the Services that have ``address`` as a cluster address."""
@@ -70,7 +72,7 @@ class Services:
         """Return the EndpointSlices with a ready endpoint at ``address``, by their Service."""
         found = []
         for key in self._slices_by_address.get(address, ()):
-            owner = self._owners[key]
+            owner = self._services_by_slice[key]
             found.append((owner, self.slices[owner][key[1]]))
         return found
 
@@ -84,7 +86,7 @@ class Services:
 
     def slice(self, key: ObjectKey) -> Slice | None:
         """Return an EndpointSlice."""
-        owner = self._owners.get(key)
+        owner = self._services_by_slice.get(key)
         return self.slices[owner][key[1]] if owner else None
 
     def put(self, key: ObjectKey, new: Service | None) -> list[Fact]:
@@ -109,7 +111,7 @@ class Services:
         if old is not None:
             self._remove_slice(key)
         if new is not None:
-            self._owners[key] = (key[0], new.service)
+            self._services_by_slice[key] = (key[0], new.service)
             self.slices.setdefault((key[0], new.service), {})[key[1]] = new
         before = {endpoint.address for endpoint in old.endpoints} if old else set()
         after = {endpoint.address for endpoint in new.endpoints} if new else set()
@@ -118,7 +120,7 @@ class Services:
         return [*facts, *(("address", address) for address in before | after), SERVERS]
 
     def _remove_slice(self, key: ObjectKey) -> None:
-        owner = self._owners.pop(key)
+        owner = self._services_by_slice.pop(key)
         siblings = self.slices[owner]
         del siblings[key[1]]
         if not siblings:
@@ -151,11 +153,11 @@ class Store:
         """Note that a kind has been listed."""
         self._unsynced.discard(kind)
 
-    def apply(self, event: Event, seconds: int) -> list[Fact]:
+    def apply(self, change: Change, seconds: int) -> list[Fact]:
         """Take one event in and return the facts it changed; ``seconds`` is Unix time."""
         serial, import_serial = self.serial, self.import_serial
         external_serial = self.external_serial
-        facts = self._apply(event, seconds)
+        facts = self._apply(change, seconds)
         if self.serial != serial:
             facts.append(_renewal(SERIAL, serial, self.serial))
         if self.import_serial != import_serial:
@@ -164,16 +166,16 @@ class Store:
             facts.append(_renewal(EXTERNAL_SERIAL, external_serial, self.external_serial))
         return facts
 
-    def _apply(self, event: Event, seconds: int) -> list[Fact]:
-        kind, key, fields = event
+    def _apply(self, change: Change, seconds: int) -> list[Fact]:
+        kind, key, value = change
         if kind in (SERVICES, IMPORTS):
-            return self._apply_service(kind, key, _service(fields) if fields else None, seconds)
+            return self._apply_service(kind, key, _service(value) if value else None, seconds)
         if kind in (SLICES, IMPORT_SLICES):
-            return self._apply_slice(kind, key, _slice(fields) if fields else None, seconds)
+            return self._apply_slice(kind, key, _slice(value) if value else None, seconds)
         if kind == PODS:
-            return self._apply_pod(key, Pod(*fields) if fields else None, seconds)
+            return self._apply_pod(key, Pod(*value) if value else None, seconds)
         if kind == NAMESPACES:
-            return self._apply_namespace(key[1], None if fields is None else Namespace())
+            return self._apply_namespace(key[1], None if value is None else Namespace())
         return []
 
     def keys(self, kind: str) -> list[ObjectKey]:
@@ -264,15 +266,15 @@ def _index(
         index[address] = (*others, key) if others else alone
 
 
-def _service(fields: tuple[Any, ...]) -> Service:
+def _service(value: tuple[Any, ...]) -> Service:
     """Return the Service that an event's fields make."""
-    found = Service(*fields)
+    found = Service(*value)
     return found._replace(ports=tuple([Port(*port) for port in found.ports]))
 
 
-def _slice(fields: tuple[Any, ...]) -> Slice:
+def _slice(value: tuple[Any, ...]) -> Slice:
     """Return the EndpointSlice that an event's fields make."""
-    found = Slice(*fields)
+    found = Slice(*value)
     return found._replace(
         endpoints=tuple([Endpoint(*endpoint) for endpoint in found.endpoints]),
         ports=tuple([Port(*port) for port in found.ports]),

@@ -1,8 +1,8 @@
-"""The life of a watcher process: it feeds the workers, and tells the supervisor that it lives.
+"""The life of a watcher process: it feeds the workers, and sends beats to the supervisor.
 
-It talks to the supervisor over a channel as a worker does: beats and samples up, ``samples`` down.
-A channel that breaks means that the supervisor has gone, and the watcher goes too. What it watches
-is a directory of manifests or an API server; each brings its own packages, which nobody else loads.
+It talks to the supervisor over a channel as a worker does: it sends beats and samples, and receives
+``samples``. It ends when the channel breaks, since then the supervisor has ended. Its source is a
+directory of manifests or an API server; the packages for either are imported in this process only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = logging.getLogger("kubernetes")
 
 
 async def run(source: Source, listener: socket.socket, channel_socket: socket.socket) -> None:
-    """Watch ``source`` until the supervisor has gone."""
+    """Watch ``source`` until the supervisor has ended."""
     channel = await Channel.open(channel_socket)
     work, is_well, samples = _watch_of(source, listener)
     tasks = [
@@ -38,7 +38,7 @@ async def run(source: Source, listener: socket.socket, channel_socket: socket.so
 def _watch_of(
     source: Source, listener: socket.socket
 ) -> tuple[Coroutine[Any, Any, None], Callable[[], bool], Callable[[], list[Sample]]]:
-    """Return what watches a source, whether it is well, and what it has counted."""
+    """Return the coroutine that watches a source, its health check, and its metrics."""
     if source.manifests:
         from clusterdns.cluster import manifests  # and with it PyYAML
 
@@ -50,7 +50,7 @@ def _watch_of(
 
 
 async def _beat(channel: Channel, is_well: Callable[[], bool]) -> None:
-    """Tell the supervisor again and again that the loop turns, while all threads do."""
+    """Send a beat every ``BEAT_S`` while all threads are well."""
     was_well = True
     while True:
         if is_well():
@@ -62,7 +62,7 @@ async def _beat(channel: Channel, is_well: Callable[[], bool]) -> None:
 
 
 async def _listen(channel: Channel, samples: Callable[[], list[Sample]]) -> None:
-    """Do what the supervisor says, until it has gone."""
+    """Answer the supervisor until it has ended."""
     async for message in channel.messages():
         if message[0] == "samples":
             channel.send(("samples", samples()))

@@ -10,9 +10,9 @@ Syntax:
 
 With `ndots:5` a Pod of the namespace NS asks for `www.example.com.NS.svc.ZONE`, then for the name
 below `svc.ZONE`, below ZONE, below the domains of its node, and at last for `www.example.com`. The
-first of these questions says all that is needed to answer it, so clusterdns needs no Pod objects: where the first
-name does not exist and one of the others does, the reply is its A or AAAA records, with an alias in
-front. Where none does, it is NXDOMAIN as ever.
+first of these questions says all that is needed to answer it, so no Pod objects are needed: where
+the first name does not exist and one of the others does, the reply is its A or AAAA records, with
+an alias in front. Where none does, it is NXDOMAIN as ever.
 
 ZONES are the cluster's; they default to the keys of the server block but for the root and reverse
 zones. `domains` are those that Pods inherit from their nodes; without it, those in our own

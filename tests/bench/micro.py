@@ -152,14 +152,14 @@ def store_steps() -> dict[str, Step]:
     def move_service() -> None:
         address = f"10.9.0.{next(number) & 255}"
         ports = (("http", "TCP", 80),)
-        fields = ("ClusterIP", (address,), ports, "", ())
-        store.apply((SERVICES, ("my-namespace", "my-service"), fields), 1)
+        value = ("ClusterIP", (address,), ports, "", ())
+        store.apply((SERVICES, ("my-namespace", "my-service"), value), 1)
 
     def move_endpoint() -> None:
         i = next(number)
         endpoints = tuple((f"10.8.{i & 1}.{n}", "", "") for n in range(100))
-        fields = ("my-service", endpoints, (("http", "TCP", 80),))
-        store.apply((SLICES, ("my-namespace", "my-service-1"), fields), 1)
+        value = ("my-service", endpoints, (("http", "TCP", 80),))
+        store.apply((SLICES, ("my-namespace", "my-service-1"), value), 1)
 
     return {
         "Store.apply, Service": move_service,
@@ -173,8 +173,8 @@ def filled(services: int) -> Store:
     ports = (("http", "TCP", 80),)
     for label in ("my-service", *(f"service-{i}" for i in range(services))):
         address = f"10.{services & 7}.{len(store.services.by_name) >> 8}.{len(store.services.by_name) & 255}"
-        fields = ("ClusterIP", (address,), ports, "", ())
-        store.apply((SERVICES, ("my-namespace", label), fields), 1)
+        value = ("ClusterIP", (address,), ports, "", ())
+        store.apply((SERVICES, ("my-namespace", label), value), 1)
     for kind in KINDS:
         store.synced(kind)
     return store

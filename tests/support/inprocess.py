@@ -87,11 +87,11 @@ class InProcess:
             selector = versions.selectors_of(kind, source)["labelSelector"]
             if not selectors.matches(selectors.parse(selector), objects.labels(manifest)):
                 continue
-            key, slim = objects.cut(
+            key, kept = objects.cut(
                 kind, manifest, keeps_zones=source.is_zonal, keeps_external=source.is_external
             )
-            fields = None if is_gone or slim is None else feed.plain(slim)
-            facts += self._stores[source].apply((kind, key, fields), 1)
+            value = None if is_gone or kept is None else feed.plain(kept)
+            facts += self._stores[source].apply((kind, key, value), 1)
         self.server.table.forget(facts)
 
     # ---- questions

@@ -27,7 +27,7 @@ from clusterdns.cluster.api.audit import Auditor
 from clusterdns.cluster.api.backoff import Backoff, Gate, Timing
 from clusterdns.cluster.api.client import ApiClient, Throttle, status_error
 from clusterdns.cluster.api.jsonstream import Items, Lines, StreamError, load_line
-from clusterdns.cluster.api.reflector import Change, Reflector
+from clusterdns.cluster.api.reflector import ObjectChange, Reflector
 from clusterdns.cluster.objects import NAMESPACES, SERVICES, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
@@ -48,7 +48,7 @@ class World:
         self.was_missing: set[ObjectKey] = set()
         self.is_over = False
 
-    def changed(self, _kind: str, changes: list[Change]) -> None:
+    def changed(self, _kind: str, changes: list[ObjectChange]) -> None:
         if self.is_over:
             raise SystemExit
         for key, fields in changes:

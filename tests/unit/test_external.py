@@ -78,9 +78,9 @@ def test_the_serial_moves_with_external_addresses_and_ports_only():
     store = Store(["services"])
 
     def apply(manifest: dict | None, seconds: int) -> list:
-        slim = objects.cut("services", manifest, keeps_external=True)[1] if manifest else None
-        fields = None if slim is None else feed.plain(slim)
-        facts = store.apply(("services", ("demo", "lb"), fields), seconds)
+        kept = objects.cut("services", manifest, keeps_external=True)[1] if manifest else None
+        value = None if kept is None else feed.plain(kept)
+        facts = store.apply(("services", ("demo", "lb"), value), seconds)
         return [f for f in facts if isinstance(f, Renewal) and f.fact == EXTERNAL_SERIAL]
 
     assert apply(service(), 1) == []

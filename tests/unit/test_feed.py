@@ -134,7 +134,7 @@ async def test_the_loop_turns_between_frames():
 
     async with asyncio.timeout(10):
         frames = [
-            channel.frame(("events", [(SERVICES, ("a", f"s{i}"), service(f"10.0.0.{i}"))]))
+            channel.frame(("changes", [(SERVICES, ("a", f"s{i}"), service(f"10.0.0.{i}"))]))
             for i in range(20)
         ]
         gone = asyncio.Event()
@@ -246,15 +246,15 @@ def test_replaying_equals_relisting(seed):
             pair.sync()
             for _ in range(200):
                 key = ("a", f"s{rng.randrange(20)}")
-                fields = service(f"10.0.0.{rng.randrange(250)}") if rng.random() < 0.6 else None
-                if fields is not None or (SERVICES, key) in pair.feeder.objects:
-                    pair.feeder.put(SERVICES, key, fields)
+                value = service(f"10.0.0.{rng.randrange(250)}") if rng.random() < 0.6 else None
+                if value is not None or (SERVICES, key) in pair.feeder.objects:
+                    pair.feeder.put(SERVICES, key, value)
                 if rng.random() < 0.05:
                     await asyncio.sleep(0.005)
                 if rng.random() < 0.02:
                     pair.feeder.break_off()
             await pair.settle()
-            expected = {key: fields for (_, key), fields in pair.feeder.objects.items()}
+            expected = {key: value for (_, key), value in pair.feeder.objects.items()}
             assert expected == {
                 key: feed.plain(s) for key, s in pair.store.services.by_name.items()
             }

@@ -370,7 +370,7 @@ def test_what_a_reader_schedules_is_not_kept_waiting(packet_path):
             listener._sock.recv(512)
             schedule[0]()
 
-        packetloop.watch(listener._sock, read)
+        packetloop.register(listener._sock, read)
         began = time.monotonic()
         for each in list(schedule):
             schedule[0] = each
@@ -397,7 +397,7 @@ def test_a_reader_in_python_that_fails_once_costs_the_others_nothing(packet_path
             if error is not None:
                 raise error
 
-        packetloop.watch(other, read)
+        packetloop.register(other, read)
         attended = {*asyncio.get_running_loop().packets.readers}
         for i in range(2):
             listener.client.sendto(b"x", other.getsockname())

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from clusterdns.cluster.api import versions
 from clusterdns.cluster.api.backoff import Gate
-from clusterdns.cluster.api.client import ApiClient, Reply, read_list
+from clusterdns.cluster.api.client import ApiClient, ApiReply, read_list
 from clusterdns.cluster.api.jsonstream import Items, StreamError
 from clusterdns.cluster.api.reflector import PAGE, Reflector
 from clusterdns.cluster.api.versions import Known
@@ -110,7 +110,7 @@ class Auditor:
         suspects |= {key: None for key in reflector.known.copy() if hash(key) not in there}
         return suspects, version
 
-    def _open(self, kind: str, query: dict[str, str]) -> Reply:
+    def _open(self, kind: str, query: dict[str, str]) -> ApiReply:
         return self._client.get(
             versions.path_of(kind), query, read_timeout_s=_SILENCE_S, accept=METADATA_ONLY
         )

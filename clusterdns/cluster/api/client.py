@@ -1,8 +1,8 @@
 """Requests to a Kubernetes API server, and what it answers.
 
 The connections are urllib3's (access.py); retries, redirects and pauses are ours. ``ApiClient.get``
-returns a ``Reply`` to be read in chunks, or raises ``ApiError``, which says what kind of trouble it
-is.
+returns a ``ApiReply`` to be read in chunks, or raises ``ApiError``, which says what kind of trouble
+it is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CHUNK_OCTETS = 64 * 1024
 _JSON = "application/json"
 
 
-class Reply:
+class ApiReply:
     """A successful answer, read as it comes."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
@@ -90,7 +90,7 @@ class ApiClient:
 
     def get(
         self, path: str, query: Mapping[str, str], *, read_timeout_s: float, accept: str = _JSON
-    ) -> Reply:
+    ) -> ApiReply:
         """Ask for ``path`` and return the reply, once its head is there.
 
         A refused token is read again and, where it is another, the request repeated once.
@@ -119,7 +119,7 @@ class ApiClient:
         query: Mapping[str, str],
         read_timeout_s: float,
         accept: str,
-    ) -> Reply:
+    ) -> ApiReply:
         text = urllib.parse.urlencode({key: value for key, value in query.items() if value})
         self._throttle.wait()
         started = time.monotonic()
@@ -183,11 +183,11 @@ def _host(found: Access) -> str:
     return urllib.parse.urlsplit(found.url).netloc
 
 
-def _checked(response: urllib3.BaseHTTPResponse) -> Reply:
+def _checked(response: urllib3.BaseHTTPResponse) -> ApiReply:
     """Return the reply of a request that went well. Raises ApiError for any other."""
     content_type = response.headers.get("Content-Type", "")
     if response.status == 200 and content_type.startswith(_JSON):
-        return Reply(response)
+        return ApiReply(response)
     message = _message(response)
     code = response.status
     response.close()
@@ -253,7 +253,7 @@ def status_error(status: object) -> ApiError:
     return error
 
 
-def read_list(reply: Reply, items: Items) -> Iterator[list[Mapping[str, Any]]]:
+def read_list(reply: ApiReply, items: Items) -> Iterator[list[Mapping[str, Any]]]:
     """Yield the items of a list as they come. Raises ApiError or StreamError."""
     try:
         for octets in reply.chunks():

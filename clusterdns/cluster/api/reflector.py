@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from clusterdns.cluster import objects
 from clusterdns.cluster.api import versions
 from clusterdns.cluster.api.backoff import Backoff, Gate, Timing
-from clusterdns.cluster.api.client import ApiClient, Reply, read_list, status_error
+from clusterdns.cluster.api.client import ApiClient, ApiReply, read_list, status_error
 from clusterdns.cluster.api.jsonstream import Items, Lines, StreamError, load_line
 from clusterdns.cluster.api.versions import Known
 from clusterdns.cluster.objects import IMPORTS, MANIFEST_KINDS, PODS, SLICES, ObjectError, ObjectKey
@@ -36,13 +36,13 @@ PAGE = 500  # client-go's page
 _INITIAL_END = "k8s.io/initial-events-end"
 _log = logging.getLogger("kubernetes")
 
-Change = tuple[ObjectKey, "tuple[Any, ...] | None"]
+ObjectChange = tuple[ObjectKey, "tuple[Any, ...] | None"]
 
 
 class Sink(Protocol):
     """Where a reflector's changes go; called in its thread, returns when they are taken in."""
 
-    def changed(self, kind: str, changes: list[Change]) -> None:
+    def changed(self, kind: str, changes: list[ObjectChange]) -> None:
         """Take in objects that have come, changed or gone."""
 
     def listed(self, kind: str, keys: set[ObjectKey]) -> None:
@@ -75,7 +75,7 @@ class Reflector:
         self._highest = 0  # version of the last list or event, to notice a server that went back
         self._backoff = Backoff(0.8, Gate.MAX_S, random.uniform)
         self._denial = Backoff(0.8, 30.0, random.uniform)
-        self._reply: Reply | None = None
+        self._reply: ApiReply | None = None
         self._wake = threading.Event()
         self._must_list = False
         self._last_error = ""
@@ -162,7 +162,7 @@ class Reflector:
         verb = "watch" if self.version or self._streams_lists else "list"
         return f"{versions.denial_of(self.kind, verb)}: {error}"
 
-    def _open(self, query: Mapping[str, str], silence_s: float) -> Reply:
+    def _open(self, query: Mapping[str, str], silence_s: float) -> ApiReply:
         """Send a request when the server can be asked. Raises ApiError."""
         self._gate.enter()
         self.busy_since = time.monotonic()
@@ -263,7 +263,7 @@ class Reflector:
             raise ApiError(f"an event is not complete after {self._timing.line:g} s")
 
     def _take_bookmark(
-        self, stream: _Stream, event: Mapping[str, Any], changes: list[Change]
+        self, stream: _Stream, event: Mapping[str, Any], changes: list[ObjectChange]
     ) -> None:
         metadata = versions.metadata_of(event.get("object"))
         if metadata is None or not isinstance(metadata.get("resourceVersion"), str):
@@ -285,7 +285,11 @@ class Reflector:
             self._reply.limit_silence(self._timing.watch_silence)
 
     def _take(
-        self, type_: object, manifest: object, seen: set[ObjectKey] | None, changes: list[Change]
+        self,
+        type_: object,
+        manifest: object,
+        seen: set[ObjectKey] | None,
+        changes: list[ObjectChange],
     ) -> None:
         """Take in one event; ``seen`` is None once the list is complete."""
         metadata = versions.metadata_of(manifest)
@@ -318,12 +322,12 @@ class Reflector:
                 seen.add(key)
 
     def _keep(
-        self, key: ObjectKey, mark: Known, manifest: Mapping[str, Any], changes: list[Change]
+        self, key: ObjectKey, mark: Known, manifest: Mapping[str, Any], changes: list[ObjectChange]
     ) -> None:
         """Note an object that is there."""
         self.known[key] = mark
         try:
-            found, slim = objects.cut(
+            found, kept = objects.cut(
                 self.kind,
                 manifest,
                 keeps_zones=self._keeps_zones,
@@ -334,7 +338,7 @@ class Reflector:
             return
         if self.kind == PODS and manifest["metadata"].get("deletionTimestamp"):
             return  # until it is gone it stays what it was (CoreDNS: object/pod.go)
-        changes.append((found, slim))
+        changes.append((found, kept))
         if self.kind == SLICES and (trigger := versions.trigger_of(manifest)):
             self.triggers.append(trigger)
 
@@ -386,7 +390,7 @@ class Reflector:
             items = Items()
             for manifests in read_list(self._open(query, self._timing.list_silence), items):
                 self._mark_contact()
-                changes: list[Change] = []
+                changes: list[ObjectChange] = []
                 for manifest in manifests:
                     self._take("ADDED", manifest, seen, changes)
                 self._sink.changed(self.kind, changes)
@@ -404,6 +408,8 @@ class _Stream:
 
     def __init__(self, seen: set[ObjectKey] | None) -> None:
         self.seen = seen
-        self.changes: list[Change] = []  # of the list, until they are a page: handing over costs
+        self.changes: list[
+            ObjectChange
+        ] = []  # of the list, until they are a page: handing over costs
         self.lines = Lines()
         self.inside_since = time.monotonic()

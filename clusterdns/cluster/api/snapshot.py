@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clusterdns.cluster.objects import SLIM_TYPES, ObjectKey
+from clusterdns.cluster.objects import OBJECT_TYPES, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ClusterDNSError
 
@@ -100,8 +100,8 @@ def _pack(head: dict[str, Any], entries: Iterable[Saved]) -> Iterator[bytes]:
         return packer.compress(line)
 
     yield pack(head)
-    for (kind, key), fields in entries:
-        yield pack((kind, *key, fields))
+    for (kind, key), parts in entries:
+        yield pack((kind, *key, parts))
         count += 1
     yield pack({"count": count, "sha256": digest.hexdigest()})
     yield packer.flush()
@@ -122,12 +122,12 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _entry(value: list[Any]) -> Saved:
-    kind, namespace, name, fields = value
-    slim = _tuples(fields)
-    if kind not in SLIM_TYPES or not isinstance(slim, tuple):
+    kind, namespace, name, parts = value
+    value = _tuples(parts)
+    if kind not in OBJECT_TYPES or not isinstance(value, tuple):
         raise ValueError(f"{kind!r:.40} is no kind")
-    SLIM_TYPES[kind](*slim)  # raises TypeError where their number is wrong
-    return (kind, (str(namespace), str(name))), slim
+    OBJECT_TYPES[kind](*value)  # raises TypeError where their number is wrong
+    return (kind, (str(namespace), str(name))), value
 
 
 def _tuples(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape

@@ -26,7 +26,7 @@ from clusterdns.cluster.api import snapshot
 from clusterdns.cluster.api.audit import Auditor
 from clusterdns.cluster.api.backoff import Gate, Timing
 from clusterdns.cluster.api.client import ApiClient
-from clusterdns.cluster.api.reflector import Change, Reflector
+from clusterdns.cluster.api.reflector import ObjectChange, Reflector
 from clusterdns.cluster.feed import Feeder, plain
 from clusterdns.cluster.objects import SERVICES, ObjectKey
 from clusterdns.cluster.source import Source
@@ -55,10 +55,10 @@ class Packed(MutableMapping[Address, tuple[Any, ...]]):
         found: tuple[Any, ...] = marshal.loads(self._octets[at])
         return found
 
-    def __setitem__(self, at: Address, fields: tuple[Any, ...]) -> None:
+    def __setitem__(self, at: Address, value: tuple[Any, ...]) -> None:
         if at not in self._octets:
             self.counts[at[0]] += 1
-        self._octets[at] = marshal.dumps(fields)
+        self._octets[at] = marshal.dumps(value)
 
     def __delitem__(self, at: Address) -> None:
         del self._octets[at]
@@ -138,9 +138,9 @@ class Watch:
             0 < reflector.busy_since < oldest for reflector in self.reflectors.values()
         )
 
-    def changed(self, kind: str, changes: list[Change]) -> None:
+    def changed(self, kind: str, changes: list[ObjectChange]) -> None:
         """Take in changes from a reflector's thread."""
-        self.feeder.put_all(kind, [(key, plain(fields)) for key, fields in changes])
+        self.feeder.put_all(kind, [(key, plain(value)) for key, value in changes])
         self._is_changed = True
         triggers = self.reflectors[kind].triggers
         if triggers:
@@ -152,9 +152,9 @@ class Watch:
         """Note how long changes took to get here (CoreDNS: kubernetes/object/metrics.go)."""
         now = time.time()
         for service, at in triggers:
-            fields = self.objects.get((SERVICES, service))
-            if fields is not None:
-                kind = "headless_with_selector" if fields[1][:1] == ("None",) else "cluster_ip"
+            value = self.objects.get((SERVICES, service))
+            if value is not None:
+                kind = "headless_with_selector" if value[1][:1] == ("None",) else "cluster_ip"
                 histogram = self.programming.setdefault(kind, Histogram(PROGRAMMING_S))
                 histogram.observe(max(0.0, now - at))
 
@@ -265,7 +265,7 @@ class Watch:
         with self.feeder.lock:
             for kind in self._source.kinds:
                 self.feeder.put_all(kind, [
-                    (at[1], fields) for at, fields in found.entries
+                    (at[1], value) for at, value in found.entries
                     if at[0] == kind and kind not in self._listed and at not in self.objects
                 ])  # fmt: skip
         for kind in found.kinds:
