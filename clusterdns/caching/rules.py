@@ -1,13 +1,13 @@
 """Which replies `cache` keeps, as what, for how long, and how they look when they are sent again.
 
-Rules: CoreDNS plugin/cache/cache.go and item.go.
+Rules: CoreDNS plugin/cache/cache.go and item.go; those of denials: RFC 2308 sections 3 and 5.
 
 Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations
 
-from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions
+from clusterdns.caching.options import DENIAL, MAX_TTL, SUCCESS, CacheOptions
 from clusterdns.wire import rr
 from clusterdns.wire.message import TC, Edns, Question, extended_error
 from clusterdns.wire.outcome import Outcome, answers_question, has_soa, outcome_of
@@ -26,10 +26,17 @@ _KEPT_AS = {
 
 
 def outcome(question: Question, response: Response, opcode: int = 0) -> Outcome:
-    """Return the outcome of a reply; an alias that leads nowhere, with an SOA, is NODATA."""
+    """Return the outcome of a reply.
+
+    An alias that leads nowhere, with an SOA, is NODATA, and so is a reply without any record.
+    """
     found = outcome_of(question, response, opcode)
-    is_alias = found is Outcome.NOERROR and bool(response.answer)
-    if is_alias and has_soa(response) and not answers_question(question, response.answer):
+    if found is not Outcome.NOERROR:
+        return found
+    if not response.answer:
+        # Records that stand in the additional section alone are an answer, too, as those of whoami.
+        return found if response.additional else Outcome.NODATA
+    if has_soa(response) and not answers_question(question, response.answer):
         return Outcome.NODATA
     return found
 
@@ -40,7 +47,7 @@ def ttl_of(outcome: Outcome, response: Response, options: CacheOptions) -> int:
         return int(options.servfail_s)
     denial, success = options.limits[DENIAL], options.limits[SUCCESS]
     if outcome in (Outcome.NXDOMAIN, Outcome.NODATA):
-        return denial.clamp(_least_ttl(response))
+        return denial.clamp(min(_least_ttl(response), _minimum_of(response)))
     return success.clamp(_least_ttl(response) if outcome is Outcome.NOERROR else MIN_TTL_S)
 
 
@@ -119,3 +126,9 @@ def _is_complete(question: Question, response: Response) -> bool:
 def _least_ttl(response: Response) -> int:
     """Return the smallest TTL of all records."""
     return min((r.ttl for section in response.sections for r in section), default=MIN_TTL_S)
+
+
+def _minimum_of(response: Response) -> int:
+    """Return the MINIMUM of a denial's SOA (RFC 2308 section 5), the longest TTL without one."""
+    found = [r.rdata[-4:] for r in response.authority if r.rtype == rr.SOA]
+    return min((int.from_bytes(octets, "big") for octets in found), default=MAX_TTL)

@@ -16,9 +16,9 @@ Syntax:
 
 TTL is the longest time in seconds that a reply is kept, by default 3600 for success and 1800 for
 denial; MINTTL, by default 5, is the shortest. All records of a reply get the smallest TTL among
-them, within these bounds. CAPACITY is the number of replies kept, 9984 by default. `servfail` keeps
-SERVFAIL for DURATION, 5s by default. `keepttl` answers with the original TTL instead of the
-remaining one.
+them, and of a denial the MINIMUM of its SOA if that is less, within these bounds. CAPACITY is the
+number of replies kept, 9984 by default. `servfail` keeps SERVFAIL for DURATION, 5s by default.
+`keepttl` answers with the original TTL instead of the remaining one.
 
 `prefetch` refreshes a reply when PERCENTAGE (10% by default) of its TTL is left, if it was asked
 for AMOUNT times without a pause longer than DURATION (1m by default). `serve_stale` answers with an
@@ -49,10 +49,11 @@ sends OPT is told of a stale answer by an Extended DNS Error, 3 or, for NXDOMAIN
 reply that has been verified takes the place of a stale denial. SERVFAIL is never served once it has
 ended, and takes the place of no denial that holds. Where no upstream server answers, that is kept
 for one second at first, then for twice as long each time, up to `servfail`; nothing else that
-produced no message is kept. A reply is not refreshed in its
-first second, and at most 1024 are at a time; a query for one that has ended meanwhile waits for the
-refresh, 0.5s at most.
-Zone transfers keep their TTLs, which CoreDNS makes 5.
+produced no message is kept. A reply is not refreshed in its first second, and at most 1024 are at a
+time; a query for one that has ended meanwhile waits for the refresh, 0.5s at most. The MINIMUM of
+an SOA bounds a denial (RFC 2308), and a reply without any record is a denial of 5s within the
+bounds of `denial`; CoreDNS looks at no MINIMUM, and takes such a reply for a success. Zone
+transfers keep their TTLs, which CoreDNS makes 5.
 """
 
 from __future__ import annotations

@@ -69,15 +69,21 @@ int answers_question(const unsigned char *octets, size_t length, const unsigned 
            is_alike(octets + HEADER, query + HEADER, asked);
 }
 
+/* Note seconds that a reply may be kept for at most. */
+static void bound(struct plain *found, const unsigned char *number)
+{
+    unsigned ttl = (unsigned)number16(number) << 16 | number16(number + 2);
+    if (ttl < found->ttl)
+        found->ttl = ttl;
+}
+
 /* Read what follows an owner; returns where its RDATA ends, 0 if it is cut short. */
 static size_t head_end(struct plain *found, size_t at, size_t last)
 {
     const unsigned char *head = found->octets + at;
     if (at + 10 > last || found->records == MAX_RECORDS || number16(head + 2) != 1)
         return 0;
-    unsigned ttl = (unsigned)number16(head + 4) << 16 | number16(head + 6);
-    if (ttl < found->ttl)
-        found->ttl = ttl;
+    bound(found, head + 4);
     found->heads[found->records++] = at;
     size_t end = at + 10 + number16(head + 8);
     return end <= last ? end : 0;
@@ -122,6 +128,7 @@ static size_t denial_end(struct plain *found, size_t at, size_t last)
         numbers = name_end(found, numbers, end, &mailbox);
     if (!numbers || numbers + 20 != end)
         return 0;
+    bound(found, found->octets + end - 4); /* MINIMUM: rules.ttl_of */
     found->uncompressed += owner + 10 + server + mailbox + 20;
     return end;
 }

@@ -17,7 +17,6 @@ WWW = name.parse("www.example.com.")
 ORG = name.parse("example.org.")
 OTHER = name.parse("other.example.com.")
 EXAMPLE = name.parse("example.com.")
-SOA = rr.soa_rdata(name.parse("ns.example.com."), name.parse("h.example.com."), 1, 60)
 REPLY = Response(flags=RD | RA, verbatim=True, lifetime_s=0)  # as `forward` makes them
 
 
@@ -29,8 +28,9 @@ def cname(ttl: int = 300, owner: bytes = WWW, target: bytes = OTHER) -> RR:
     return RR(owner, rr.CNAME, ttl, target)
 
 
-def soa(ttl: int = 300) -> RR:
-    return RR(EXAMPLE, rr.SOA, ttl, SOA)
+def soa(ttl: int = 300, minimum: int = 2**31) -> RR:
+    server, mailbox = name.parse("ns.example.com."), name.parse("h.example.com.")
+    return RR(EXAMPLE, rr.SOA, ttl, rr.soa_rdata(server, mailbox, 1, minimum))
 
 
 def positive(ttl: int = 300, owner: bytes = WWW, last: int = 1) -> Response:

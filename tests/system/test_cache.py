@@ -92,15 +92,22 @@ def test_nothing_outlives_its_ttl(steps):
         (REPLY._replace(answer=(a(20),), authority=(soa(9),), additional=(a(7, OTHER),)), 7, 7),
         (NXDOMAIN, 30, 30),
         (NXDOMAIN._replace(authority=(soa(6),)), 6, 6),
+        (NXDOMAIN._replace(authority=(soa(3600, 7),)), 7, 7),  # RFC 2308 sections 3 and 5
+        (NXDOMAIN._replace(authority=(soa(7, 3600),)), 7, 7),
+        (NXDOMAIN._replace(authority=(soa(3600, 1),)), 5, 5),
         (NXDOMAIN._replace(authority=()), None, 0),
         (NXDOMAIN._replace(answer=(cname(),)), 5, 0),
         (REPLY._replace(authority=(soa(10),)), 10, 10),
         (REPLY._replace(authority=(soa(0),)), 5, 5),
+        (REPLY._replace(authority=(soa(3600, 8),)), 8, 8),
+        (REPLY._replace(answer=(cname(),), authority=(soa(3600, 8),)), 8, 8),
+        (REPLY._replace(answer=(a(20),), authority=(soa(30, 8),)), 20, 20),
         (REPLY._replace(answer=(cname(),)), 30, 0),
         (REPLY._replace(answer=(cname(),), authority=(soa(10),)), 10, 10),
         (REPLY._replace(answer=(a(owner=OTHER),)), 30, 0),
         (REPLY._replace(answer=(cname(), cname(owner=OTHER, target=WWW))), 30, 0),
         (REPLY, None, 5),
+        (REPLY._replace(additional=(a(9),)), 9, 9),  # as `whoami` answers
         (REPLY._replace(authority=(RR(EXAMPLE, rr.NS, 300, OTHER),)), 5, 5),
         (SERVFAIL, None, 5),
         (SERVFAIL._replace(authority=(soa(),)), 5, 5),
@@ -212,6 +219,23 @@ def test_the_bounds_of_success_and_denial_are_their_own():
     assert [3600] == ttls(world.get())
     world.says = NXDOMAIN._replace(authority=(soa(10**6),))
     assert [1800] == ttls(world.get(ask(OTHER)))
+
+
+@pytest.mark.parametrize(
+    ("option", "kept_s"), [("denial 5000 2", 2), ("denial 5000 60 20", 20), ("disable denial", 0),
+                           ("success 5000 2", 5), ("disable success", 5)],
+)  # fmt: skip
+def test_an_empty_reply_is_a_denial(option, kept_s):
+    """NODATA without SOA: 5 s within the bounds of `denial`."""
+    world = World(f"cache {{\n {option}\n}}")
+    world.says = REPLY
+    world.get()
+    world.time_s += max(0, kept_s - 0.1)
+    world.get()
+    assert (1 if kept_s else 2) == len(world.asked)
+    world.time_s += 0.2
+    world.get()
+    assert (2 if kept_s else 3) == len(world.asked)
 
 
 @pytest.mark.parametrize(("duration", "kept_s"), [("0", 0), ("2s", 2), ("900ms", 0), ("5m", 300)])
