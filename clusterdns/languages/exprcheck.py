@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 
-from clusterdns.languages import exprvalues
+from clusterdns.languages import exprlibrary, exprvalues
 from clusterdns.languages.exprsyntax import BUILTINS, OF_THE_CLOCK, Node
 from clusterdns.languages.exprvalues import (
     ANY,
@@ -229,7 +229,7 @@ class Checker:
         word = str(node.value)
         if word in OF_THE_CLOCK:
             raise ExpressionError(f"{word} is not supported")
-        found = self._called(node, exprvalues.LIBRARY[word][1])
+        found = self._called(node, exprlibrary.LIBRARY[word][1])
         if word in ("first", "last"):
             return Type(self.type_of(node.parts[0]).element)
         return self.type_of(node.parts[0]) if word in ("abs", "take") else found

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from clusterdns.languages import exprvalues
+from clusterdns.languages import exprlibrary, exprvalues
 from clusterdns.languages.exprcheck import Checker, Environment, compiled, fits
 from clusterdns.languages.exprsyntax import Node, Parser, is_name
 from clusterdns.languages.exprvalues import ExpressionError, Signature, Type, Value
@@ -187,7 +187,7 @@ class _Run:
         return found
 
     def _library(self, node: Node) -> Value:
-        function, signature = exprvalues.LIBRARY[str(node.value)]
+        function, signature = exprlibrary.LIBRARY[str(node.value)]
         arguments = [self.value(part) for part in node.parts]
         self._charge(*arguments)
         parameters = [*signature.parameters, *signature.parameters[-1:] * len(arguments)]
@@ -287,4 +287,4 @@ class _Run:
                     exprvalues.items(groups.setdefault(key, [])).append(value)
                 return groups
         order = exprvalues.text(self.value(rest[0])) if rest else "asc"
-        return [values[i] for i in exprvalues.ranked(made, order)]
+        return [values[i] for i in exprlibrary.ranked(made, order)]

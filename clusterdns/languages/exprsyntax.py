@@ -12,7 +12,7 @@ import re
 from collections.abc import Container
 from typing import NamedTuple
 
-from clusterdns.languages import exprvalues, goformat
+from clusterdns.languages import exprlibrary, goformat
 from clusterdns.languages.exprvalues import ExpressionError, Value
 
 MAX_NODES = 10_000  # expr-lang's limit
@@ -34,7 +34,7 @@ _WITH_PREDICATE = {
     "sum": "[p]", "find": "p", "findIndex": "p", "findLast": "p", "findLastIndex": "p",
     "groupBy": "p", "sortBy": "p[e]", "reduce": "p[e]",
 }  # fmt: skip
-BUILTINS = frozenset((*exprvalues.LIBRARY, *_WITH_PREDICATE, *OF_THE_CLOCK))
+BUILTINS = frozenset((*exprlibrary.LIBRARY, *_WITH_PREDICATE, *OF_THE_CLOCK))
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*|/\*.*?\*/)
