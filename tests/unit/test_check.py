@@ -247,7 +247,12 @@ def test_the_properties_that_are_guessed_from_are_those_of_the_manual():
 
 
 # The plugin whose directive a folder reads.
-_PLUGIN_OF = {"caching": "cache", "cluster": "kubernetes", "forwarding": "forward"}
+_PLUGIN_OF = {
+    "caching": "cache",
+    "cluster": "kubernetes",
+    "forwarding": "forward",
+    "templating": "template",
+}
 
 
 def _manual(path: Path) -> str:

@@ -19,8 +19,8 @@ from clusterdns.formats import masterfile
 from clusterdns.formats.masterfile import MasterFileError
 from clusterdns.languages.gotemplate import TemplateError
 from clusterdns.metrics import exposition
-from clusterdns.plugins.template import _parse_int
 from clusterdns.serving import native
+from clusterdns.templating.rule import parse_int
 from clusterdns.wire import name
 
 NAMESPACE = {"kind": "Namespace", "metadata": {"name": "default"}}
@@ -143,12 +143,12 @@ def test_mistakes_have_a_line(lines, line, reason):
         (" 1", 10, 64, None), ("1", 99, 64, None), ("1", 10, 65, None), (1, 10, 64, None), ("1" * 5000, 10, 64, None),
     ],
 )  # fmt: skip
-def test_parse_int(text, base, bits, number):
+def testparse_int(text, base, bits, number):
     if number is not None:
-        assert number == _parse_int(text, base, bits)
+        assert number == parse_int(text, base, bits)
         return
     with pytest.raises(TemplateError):
-        _parse_int(text, base, bits)
+        parse_int(text, base, bits)
 
 
 def test_a_record_that_stands_alone(tmp_path):
