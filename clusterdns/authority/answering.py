@@ -121,7 +121,7 @@ class Authority(Plugin):
             folded = name.fold(found.target)
             asked = question._replace(qname=found.target, folded=folded, qclass=rr.CLASS_IN)
             outside = yield asked
-            found = zone.join(found, outside.rcode, outside.answer)
+            found = zone.join(question, found, outside.rcode, outside.answer)
             lifetime_s = min(lifetime_s, outside.lifetime_s)
             facts += outside.facts
         if not found.answer:

@@ -2,14 +2,19 @@
 
 ``Zone.find`` walks from the apex down: a delegation or DNAME on the way ends it, a wildcard is
 taken from the closest encloser (RFC 4592), an alias is followed inside the zone. Where only another
-lookup can tell, ``Found.target`` is the name to ask about; ``Zone.join`` makes one answer of both.
-(CoreDNS: plugin/file/lookup.go)
+lookup can tell, ``ZoneAnswer.target`` is the name to ask about; ``Zone.join`` makes one answer of
+both. (CoreDNS: plugin/file/lookup.go)
+
+A zone that was signed before it came here is answered from with its signatures and denials where DO
+is set (RFC 4035 section 3.1): behind each RRset come its RRSIG records, and behind the authority
+section the NSEC records that prove what is not there.
 
 Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -17,6 +22,7 @@ from typing import NamedTuple
 
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
+from clusterdns.wire.canonical import Chain
 from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.rdata import HTTPS, NAMES, SVCB
@@ -24,8 +30,11 @@ from clusterdns.wire.rr import RR
 
 MAX_ALIASES = 8
 _WITH_HOST = frozenset((rr.MX, rr.SRV, SVCB, HTTPS))  # whose addresses are added
-# Types whose names CoreDNS folds (plugin/file/zone.go Insert).
+# Types whose names CoreDNS folds (plugin/file/zone.go Insert); some of these are signed as they are
+# spelled (RFC 4034 section 6.2).
 _FOLDED = frozenset((rr.NS, rr.SOA, rr.CNAME, rr.MX, SVCB, HTTPS))
+_SIGNED_AS_SPELLED = frozenset((SVCB, HTTPS))
+NO_NSEC3 = "NSEC3 zones are not supported"
 
 RRsets = dict[int, tuple[RR, ...]]
 
@@ -42,17 +51,21 @@ class Result(Enum):
 
 
 class ZoneAnswer(NamedTuple):
-    """The sections of an answer; ``target`` is the name that another lookup must tell about."""
+    """The sections of an answer; ``target`` is the name that another lookup must tell about.
+
+    ``wildcard`` is what the records of the name that was asked for were made of, if they were.
+    """
 
     result: Result
     answer: tuple[RR, ...] = ()
     authority: tuple[RR, ...] = ()
     additional: tuple[RR, ...] = ()
     target: bytes = b""
+    wildcard: bytes = b""
 
 
 class Zone:
-    """The records of one zone. Raises ValueError without exactly one SOA at its apex.
+    """The records of one zone. Raises ValueError without exactly one SOA at its apex, or for NSEC3.
 
     Records outside the zone are left out, and so are repeats; those of one RRset share its lowest
     TTL (RFC 2181 section 5.2).
@@ -62,19 +75,35 @@ class Zone:
         self.apex = apex
         self._names: dict[WireName, RRsets] = {}
         self._ancestors: set[WireName] = set()  # of every owner, up to the root
-        top: RRsets = {}
+        self._top: RRsets = {rr.SOA: (), rr.NS: ()}
+        self._signatures: RRsets = {}  # of these
         for (owner, rtype), found in _rrsets(apex, records).items():
-            if owner == apex and rtype in (rr.SOA, rr.NS):
-                top[rtype] = found
-                continue
+            if rtype in (rr.NSEC3, rr.NSEC3PARAM):
+                raise ValueError(NO_NSEC3)
+            if owner == apex:
+                if rtype in self._top:
+                    self._top[rtype] = found
+                    continue
+                if rtype == rr.RRSIG and not (found := self._take_signatures(found)):
+                    continue
             rrsets = self._names.get(owner)
             if rrsets is None:
                 rrsets = self._names[owner] = {}
                 self._ancestors.update(name.parents(owner)[1:])
             rrsets[rtype] = found
-        self._soa, self._servers = top.get(rr.SOA, ()), top.get(rr.NS, ())
+        self._soa, self._servers = self._top[rr.SOA], self._top[rr.NS]
         if len(self._soa) != 1:
             raise ValueError(f"{len(self._soa)} SOA records at {name.text(apex)}")
+        self._is_signed = any(rr.RRSIG in rrsets for rrsets in self._names.values()) or any(
+            self._signatures.values()
+        )
+        self._chain = Chain(owner for owner, rrsets in self._names.items() if rr.NSEC in rrsets)
+
+    def _take_signatures(self, signatures: tuple[RR, ...]) -> tuple[RR, ...]:
+        """Keep those of the SOA and the NS records of the apex apart; return the others."""
+        for rtype in self._top:
+            self._signatures[rtype] = _covering(signatures, rtype)
+        return tuple(each for each in signatures if _covered(each) not in self._top)
 
     @property
     def soa(self) -> RR:
@@ -90,7 +119,9 @@ class Zone:
     def records(self) -> Iterator[RR]:
         """Yield the records in the order of a transfer: SOA, NS, the rest, and the SOA again."""
         yield self.soa
+        yield from self._signatures.get(rr.SOA, ())
         yield from self._servers
+        yield from self._signatures.get(rr.NS, ())
         for rrsets in self._names.values():
             for found in rrsets.values():
                 yield from found
@@ -107,6 +138,13 @@ class Zone:
 
     def find(self, question: Question) -> ZoneAnswer:
         """Return what the zone says to a question about a name in it."""
+        found = self._find(question)
+        if not question.do or not self._is_signed or found.result is Result.FAILURE:
+            return found
+        found = found._replace(authority=found.authority + self._denial(question, found))
+        return self._with_signatures(question, found)
+
+    def _find(self, question: Question) -> ZoneAnswer:
         qname, qtype, do = question.folded, question.qtype, question.do
         if qname == self.apex and qtype == rr.SOA:
             return ZoneAnswer(Result.SUCCESS, self._soa, self._servers)
@@ -127,12 +165,17 @@ class Zone:
                 return delegation
             if node == qname:
                 return self._at(rrsets, qname, qtype, do)
+        if self._is_signed and qname in self._ancestors:
+            wildcard = None  # it exists (RFC 4592 section 2.2.2); CoreDNS goes on, which is bogus
         if wildcard is not None and not self._is_hidden(wildcard, qname):
-            return self._at(self._names.get(wildcard, {}), qname, qtype, do)
+            found = self._at(self._names.get(wildcard, {}), qname, qtype, do)
+            return found._replace(wildcard=wildcard)
         result = Result.EMPTY if qname in self._ancestors else Result.NAME_ERROR
         return ZoneAnswer(result, (), self._soa)
 
-    def join(self, found: ZoneAnswer, rcode: int, answer: tuple[RR, ...]) -> ZoneAnswer:
+    def join(
+        self, question: Question, found: ZoneAnswer, rcode: int, answer: tuple[RR, ...]
+    ) -> ZoneAnswer:
         """Return what the zone says once it is known what ``found.target`` leads to."""
         records = (*found.answer, *answer)
         if rcode == rr.SERVFAIL:
@@ -143,7 +186,12 @@ class Zone:
             result = Result.SUCCESS if answer or rcode != rr.NOERROR else Result.NODATA
         is_negative = result in (Result.NAME_ERROR, Result.NODATA)
         authority = self._soa if is_negative else self._servers
-        return ZoneAnswer(result, records, authority, self._additional(records))
+        joined = ZoneAnswer(result, (), authority, self._additional(records))
+        if question.do and self._is_signed:
+            joined = self._with_signatures(question, joined)
+            proofs = (*_proofs(found.authority), *self._proofs_behind(question, found.target))
+            joined = joined._replace(authority=(*joined.authority, *dict.fromkeys(proofs)))
+        return joined._replace(answer=records)
 
     def _path(self, qname: WireName) -> list[WireName]:
         """Return the names from the apex down to ``qname``."""
@@ -159,6 +207,75 @@ class Zone:
             if node in self._ancestors:
                 return True
         return False
+
+    # ---- signed zones
+
+    def _with_signatures(self, question: Question, found: ZoneAnswer) -> ZoneAnswer:
+        """Return an answer with the signatures of each RRset behind it (RFC 4035 section 3.1.1)."""
+        answer, authority, additional = (
+            self._signed(section, question.folded, found.wildcard)
+            for section in (found.answer, found.authority, found.additional)
+        )
+        return found._replace(answer=answer, authority=authority, additional=additional)
+
+    def _signed(self, section: tuple[RR, ...], qname: WireName, wildcard: bytes) -> tuple[RR, ...]:
+        records: list[RR] = []
+        for (owner, rtype), rrset in itertools.groupby(section, _owner_and_type):
+            records += rrset
+            node = WireName(wildcard) if wildcard and owner == qname else owner
+            if node == self.apex and rtype in self._top:
+                records += self._signatures.get(rtype, ())
+                continue
+            rrsets = self._names.get(node, {})
+            if all(known.rdata != records[-1].rdata for known in rrsets.get(rtype, ())):
+                continue  # made by a DNAME, whatever lies below it
+            records += _owned(_covering(rrsets.get(rr.RRSIG, ()), rtype), owner)
+        return tuple(records)
+
+    def _denial(self, question: Question, found: ZoneAnswer) -> tuple[RR, ...]:
+        """Return the NSEC records that prove what an answer denies (RFC 4035 section 3.1.3)."""
+        qname, result = question.folded, found.result
+        proven: list[WireName] = []
+        if found.wildcard:
+            proven.append(qname)  # that no closer name exists
+        if result is Result.NAME_ERROR:
+            proven += (qname, WireName(b"\1*" + self._closest_encloser(qname)))
+        elif result is Result.NODATA:
+            proven.append(WireName(found.wildcard or qname))
+        elif result is Result.EMPTY:
+            proven.append(qname)
+        elif result is Result.DELEGATION:
+            cut = found.authority[0].owner
+            if all(record.rtype != rr.DS for record in found.authority):
+                proven.append(WireName(cut))  # that there is no DS (RFC 4035 section 3.1.4)
+        elif not found.target and question.qtype != rr.CNAME:
+            last = _last_target(found.answer)
+            rrsets = None if last is None else self._names.get(last)
+            if last and rrsets and not {rr.CNAME, question.qtype} & rrsets.keys():
+                proven.append(last)  # that it has no such records
+        owners = dict.fromkeys(self._chain.at_or_before(each) for each in proven if self._chain)
+        return tuple(itertools.chain(*(self._names[owner][rr.NSEC] for owner in owners)))
+
+    def _proofs_behind(self, question: Question, target: bytes) -> tuple[RR, ...]:
+        """Return what proves the rest of a chain of aliases, as far as that is in this zone."""
+        proofs: list[RR] = []
+        for _ in range(MAX_ALIASES):
+            folded = name.fold(target)
+            if not target or not name.is_within(folded, self.apex):
+                break
+            found = self.find(question._replace(qname=target, folded=folded))
+            proofs += _proofs(found.authority)
+            target = found.target
+        return tuple(proofs)
+
+    def _closest_encloser(self, qname: WireName) -> WireName:
+        """Return the longest existing name that a name lies below."""
+        for node in name.parents(qname)[1:]:
+            if node in self._names or node in self._ancestors:
+                return node
+        return self.apex
+
+    # ---- what is found
 
     def _delegation(
         self, rrsets: RRsets, node: WireName, qname: WireName, qtype: int, do: bool
@@ -254,14 +371,29 @@ class Zone:
 
 def _rrsets(apex: WireName, records: Iterable[RR]) -> dict[tuple[WireName, int], tuple[RR, ...]]:
     """Return the RRsets of a zone, in the order in which they begin."""
-    found: dict[tuple[WireName, int], dict[bytes, RR]] = {}
+    found: dict[tuple[WireName, int], list[RR]] = {}
+    signed: set[tuple[WireName, int]] = set()
     for record in records:
         owner = name.fold(record.owner)
-        if name.is_within(owner, apex):
-            if record.rtype != rr.SRV:
-                record = record._replace(owner=owner, rdata=_folded(record))
-            found.setdefault((owner, record.rtype), {}).setdefault(record.rdata, record)
-    return {key: _of_one_ttl(tuple(rrset.values())) for key, rrset in found.items()}
+        if not name.is_within(owner, apex):
+            continue
+        if record.rtype != rr.SRV:
+            record = record._replace(owner=owner)
+        if record.rtype == rr.RRSIG:
+            signed.add((owner, _covered(record)))
+        found.setdefault((owner, record.rtype), []).append(record)
+    return {key: _rrset(some, is_signed=key in signed) for key, some in found.items()}
+
+
+def _rrset(records: list[RR], *, is_signed: bool) -> tuple[RR, ...]:
+    """Return records as one RRset: folded, each once, and of one TTL unless they are RRSIG."""
+    rtype = records[0].rtype
+    if rtype in _FOLDED and not (is_signed and rtype in _SIGNED_AS_SPELLED):
+        records = [record._replace(rdata=_folded(record)) for record in records]
+    once = {record.rdata: record for record in reversed(records)}
+    if len(once) < len(records):
+        records = [once[rdata] for rdata in dict.fromkeys(record.rdata for record in records)]
+    return tuple(records) if rtype == rr.RRSIG else _of_one_ttl(tuple(records))
 
 
 def _of_one_ttl(records: tuple[RR, ...]) -> tuple[RR, ...]:
@@ -285,11 +417,36 @@ def _host(record: RR) -> bytes:
 
 
 def _folded(record: RR) -> bytes:
-    """Return the RDATA of a record with its names in lower case, as far as CoreDNS folds them."""
-    if record.rtype not in _FOLDED:
-        return record.rdata
+    """Return the RDATA of a record of ``_FOLDED`` with its names in lower case."""
     start, count, *_ = NAMES[record.rtype]
     end = start
     for _ in range(count):
         end = name.end(record.rdata, end)
     return record.rdata[:start] + record.rdata[start:end].lower() + record.rdata[end:]
+
+
+def _covered(signature: RR) -> int:
+    """Return the type that an RRSIG record is about, 0 for one too short to say so."""
+    return int.from_bytes(signature.rdata[:2], "big")
+
+
+def _covering(signatures: tuple[RR, ...], rtype: int) -> tuple[RR, ...]:
+    return tuple(each for each in signatures if _covered(each) == rtype)
+
+
+def _proofs(section: tuple[RR, ...]) -> tuple[RR, ...]:
+    """Return the NSEC records of a section with their signatures."""
+    return tuple(
+        each for each in section
+        if each.rtype == rr.NSEC or (each.rtype == rr.RRSIG and _covered(each) == rr.NSEC)
+    )  # fmt: skip
+
+
+def _owner_and_type(record: RR) -> tuple[WireName, int]:
+    return name.fold(record.owner), record.rtype
+
+
+def _last_target(answer: tuple[RR, ...]) -> WireName | None:
+    """Return where the last alias of an answer leads."""
+    aliases = [record for record in answer if record.rtype == rr.CNAME]
+    return name.fold(aliases[-1].rdata) if aliases else None

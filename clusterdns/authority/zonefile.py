@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from clusterdns.authority.zone import Zone
+from clusterdns.authority.zone import NO_NSEC3, Zone
 from clusterdns.errors import FormError
 from clusterdns.formats.masterfile import MasterFileError, Placed, Reader
 from clusterdns.wire import name, rr
@@ -94,6 +94,8 @@ def _checked(reader: Reader, path: Path, apex: WireName, is_beside: bool) -> Ite
         owner = name.fold(record.owner)
         if i >= MAX_RECORDS:
             raise MasterFileError(file, line, f"more than {MAX_RECORDS} records")
+        if record.rtype in (rr.NSEC3, rr.NSEC3PARAM):
+            raise MasterFileError(file, line, NO_NSEC3)
         if record.rtype == rr.SOA:
             if owner != apex:
                 reason = f"SOA of {name.text(owner)} in a file of {name.text(apex)}"

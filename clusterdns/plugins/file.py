@@ -15,6 +15,9 @@ earlier, its size, or that it is another file. While there is no such file, its 
 with SERVFAIL; with `reload 0` that is a mistake. A file with a mistake leaves the last good one in
 force. `$INCLUDE` is relative to the directory of DBFILE. `transfer` hands the zones on.
 
+A signed zone (`dnssec-signzone`, `sign`) is answered from with its signatures where a query sets
+DO, and then its NSEC records prove what does not exist (RFC 4035). NSEC3 is a mistake.
+
 Examples:
 
     example.org {
@@ -26,8 +29,11 @@ Examples:
 Differences from CoreDNS: a zone whose serial is 0 is served. Records of one RRset share its lowest
 TTL (RFC 2181 section 5.2), and equal ones are one. An alias beside other records is a mistake.
 Aliases that lead around in a circle are answered with each of them once, also one that is an alias
-of itself. What `$GENERATE` makes has the TTL of `$TTL`. Signed zones are served without their
-signatures. A zone with all it includes may have 24 MiB and 250,000 records.
+of itself. What `$GENERATE` makes has the TTL of `$TTL`. In a signed zone, denials that CoreDNS
+leaves out and a validator needs are there: at delegations without DS, of wildcards, at the end of
+aliases, for wildcards below empty names. The signature of an alias that a wildcard has made has the
+owner of the alias, and a wildcard is no match for an empty name (RFC 4592). A zone with all it
+includes may have 24 MiB and 250,000 records.
 """
 
 from __future__ import annotations

@@ -27,13 +27,12 @@ MD, MF, MB, MG, MR, MINFO, RP, AFSDB, RT, NSAP_PTR, SIG, PX = (
     24,
     26,
 )
-NXT, NAPTR, KX, A6, IPSECKEY, NSEC, HIP, TALINK, SVCB, HTTPS, DSYNC = (
+NXT, NAPTR, KX, A6, IPSECKEY, HIP, TALINK, SVCB, HTTPS, DSYNC = (
     30,
     35,
     36,
     38,
     45,
-    47,
     55,
     58,
     64,
@@ -62,7 +61,7 @@ NAMES: dict[int, Names] = {
     rr.PTR: _ONE, MINFO: _TWO, rr.MX: Names(2, is_compressed=True), RP: Names(0, 2),
     AFSDB: Names(2), RT: Names(2), NSAP_PTR: Names(0), SIG: Names(18), PX: Names(2, 2),
     NXT: Names(0), rr.SRV: Names(6), NAPTR: Names(4, strings=3), KX: Names(2),
-    rr.DNAME: Names(0), rr.RRSIG: Names(18), NSEC: Names(0), TALINK: Names(0, 2), SVCB: Names(2),
+    rr.DNAME: Names(0), rr.RRSIG: Names(18), rr.NSEC: Names(0), TALINK: Names(0, 2), SVCB: Names(2),
     HTTPS: Names(2), DSYNC: Names(5), LP: Names(2), TKEY: Names(0), rr.TSIG: Names(0),
 }  # fmt: skip
 # Types whose RDATA says itself whether, and where, it holds names.

@@ -79,20 +79,30 @@ def running(kind: str, directory: Path, *, port: int = 0) -> Iterator[Address]:
             stack.enter_context(running("nsd", directory / "nsd")) if kind == "dnsmasq" else None
         )
         command = _COMMANDS[kind](directory, port, behind)
-        log = stack.enter_context((directory / f"{kind}.log").open("wb"))
+        probe = dns.message.make_query(f"www.{ZONE}", "A").to_wire()
+        yield stack.enter_context(serving(command, directory, kind, ("127.0.0.1", port), probe))
+
+
+@contextlib.contextmanager
+def serving(
+    command: list[str], directory: Path, kind: str, address: Address, probe: bytes
+) -> Iterator[Address]:
+    """Run a server until the block ends; begin when it has an answer to ``probe``."""
+    with (directory / f"{kind}.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=subprocess.STDOUT)
-        stack.callback(_end, process)
-        _wait(process, ("127.0.0.1", port), directory / f"{kind}.log")
-        yield "127.0.0.1", port
+        try:
+            _wait(process, address, directory / f"{kind}.log", probe)
+            yield address
+        finally:
+            _end(process)
 
 
 def program(kind: str) -> str | None:
     return shutil.which(PROGRAMS[kind]) or shutil.which(PROGRAMS[kind], path="/usr/sbin:/usr/bin")
 
 
-def _wait(process: subprocess.Popen[bytes], address: Address, log: Path) -> None:
+def _wait(process: subprocess.Popen[bytes], address: Address, log: Path, probe: bytes) -> None:
     """Return when the zone is served."""
-    probe = dns.message.make_query(f"www.{ZONE}", "A").to_wire()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError):

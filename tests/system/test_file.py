@@ -389,7 +389,8 @@ def test_what_is_outside_decides(tmp_path, rcode, answers, expected):
     zone = read(tmp_path / "test.db", APEX)
     wire = name.fold(name.parse("d.example.test"))
     outside = (rr.RR(name.parse("e.example"), rr.A, 5, b"\1\2\3\4"),) * answers
-    joined = zone.join(zone.find(Question(wire, wire, rr.A)), rcode, outside)
+    question = Question(wire, wire, rr.A)
+    joined = zone.join(question, zone.find(question), rcode, outside)
     assert expected is joined.result
     assert rr.CNAME == joined.answer[0].rtype
     is_negative = expected in (Result.NODATA, Result.NAME_ERROR)

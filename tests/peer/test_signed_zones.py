@@ -1,0 +1,191 @@
+"""Signed zones served by `file`: beside CoreDNS 1.15.0, and validated by Unbound.
+
+``ZONES_SEED`` picks others. What CoreDNS says is in our replies; of the NSEC records it leaves out some
+that RFC 4035 section 3.1.3 asks for, so ours may have more. That they are the right ones says Unbound.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterator
+
+import beside
+import compare
+import dns.flags
+import dns.message
+import dns.name
+import dns.rdatatype
+import peers
+import pytest
+import signedzones
+from randomzones import OUTSIDE, RandomZone
+
+pytestmark = pytest.mark.peer
+
+SEED = int(os.environ.get("ZONES_SEED", "1"))
+ZONES = 6
+QUESTIONS = 120  # a zone
+QTYPES = (
+    "A", "AAAA", "A", "TXT", "MX", "SRV", "CNAME", "DNAME", "NS", "SOA", "DS", "PTR", "HTTPS", "ANY",
+    "TYPE65280", "DNSKEY", "NSEC", "RRSIG",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=range(SEED, SEED + 2))
+def world(request, tmp_path_factory):
+    """Write signed zones; return the Corefile that serves them, the zones, and their keys."""
+    directory, rng = tmp_path_factory.mktemp("signed"), random.Random(request.param)
+    zones = [RandomZone(f"s{i}.test.", rng) for i in range(ZONES)]
+    made = {
+        zone.apex: signedzones.signed(
+            zone.text, zone.apex, signedzones.ALGORITHMS[i % len(signedzones.ALGORITHMS)]
+        )
+        for i, zone in enumerate(zones)
+    }
+    contents = {f"{apex}db": each.text for apex, each in made.items()}
+    beside.files(directory, {**contents, "outside.db": OUTSIDE})
+    lines = [
+        ". {",
+        " file outside.db outside.test",
+        *(f" file {apex}db {apex}" for apex in made),
+        "}",
+    ]
+    return (
+        "\n".join(lines) + "\n",
+        zones,
+        {k: each.keys for k, each in made.items()},
+        directory,
+        rng,
+    )
+
+
+def questions(zone: RandomZone, rng: random.Random) -> Iterator[tuple[str, str]]:
+    for name, _ in zip(zone.names(), range(QUESTIONS), strict=False):
+        yield name, rng.choice(QTYPES)
+
+
+def records(message: dns.message.Message, section: str, *, denials: bool) -> list[compare.Record]:
+    """Return the records of a section; NSEC with their signatures alone, or all others."""
+    found = compare.records(getattr(message, section), is_folded=False)
+    return [each for each in found if denials == (each[2] == "NSEC" or each[4].startswith("NSEC "))]
+
+
+def is_wrongly_owned(record: compare.Record) -> bool:
+    """Tell whether a signature of CoreDNS stays with the wildcard that an alias was made of."""
+    return record[2] == "RRSIG" and record[0].startswith("*.") and record[4].startswith("CNAME ")
+
+
+def difference(packet: bytes, theirs: bytes, ours: bytes) -> str:
+    """Return how our reply differs, but for denials that CoreDNS leaves out."""
+    said = compare.difference(packet, theirs, ours, compare.Rules())
+    if not said:
+        return ""
+    their_reply, our_reply = compare.parse(theirs), compare.parse(ours)
+    if theirs[2:4] != ours[2:4]:
+        return said
+    asked = their_reply.question[0].rdtype in (dns.rdatatype.NSEC, dns.rdatatype.RRSIG)
+    for section in compare.SECTIONS:
+        one, other = (records(each, section, denials=False) for each in (their_reply, our_reply))
+        if any(is_wrongly_owned(each) for each in one):  # that of CoreDNS proves nothing
+            one = [each for each in one if each[2] != "RRSIG"]
+            other = [each for each in other if each[2] != "RRSIG"]
+        if one != other:
+            return said
+        one, other = (records(each, section, denials=True) for each in (their_reply, our_reply))
+        is_positive = section == "answer" and asked
+        if set(one) - set(other) and (is_positive or not is_nxdomain(our_reply)):
+            return said
+    return ""
+
+
+def is_beside_wildcard(qname: str, zone: RandomZone) -> bool:
+    """Tell whether a name is empty, with names below, where CoreDNS would take a wildcard."""
+    names = zone.owners()
+    asked = qname.lower()
+    is_empty = asked not in names and any(each.endswith(f".{asked}") for each in names)
+    return is_empty and f"*.{asked.partition('.')[2]}" in names
+
+
+def is_nxdomain(reply: dns.message.Message) -> bool:
+    """Tell whether a reply denies a wildcard, which CoreDNS looks for above empty non-terminals."""
+    return reply.rcode() == 3
+
+
+def test_signed_zones_are_answered_as_coredns_answers_them(world):
+    corefile, zones, _, directory, rng = world
+    found = []
+    with (
+        peers.clusterdns(corefile, directory) as our_server,
+        peers.coredns(corefile, directory) as their_server,
+    ):
+        for zone in zones:
+            for name, qtype in questions(zone, rng):
+                if is_beside_wildcard(name, zone):
+                    continue
+                packet = beside.query(name, qtype, edns=4096, do=rng.random() < 0.8)
+                theirs, ours = (
+                    peers.ask_tcp(each.address, packet) for each in (their_server, our_server)
+                )
+                assert theirs is not None and ours is not None
+                said = difference(packet, theirs, ours)
+                if said:
+                    found.append(f"{name} {qtype}: {said}")
+    assert not found, "\n".join([f"{len(found)} differences", *found[:6], str(directory)])
+
+
+def test_a_validator_finds_every_answer_secure(world):
+    corefile, zones, keys, directory, rng = world
+    found = []
+    with (
+        peers.clusterdns(corefile, directory) as server,
+        signedzones.unbound(
+            directory / "unbound", server.address, keys, ("outside.test.",)
+        ) as resolver,
+    ):
+        for zone in zones:
+            cuts = re.findall(r"^(\S+) NS ns1\.", zone.text, re.MULTILINE)
+            for name, qtype in questions(zone, rng):
+                expected = expectation(server, name, qtype, zone.apex, cuts)
+                if expected is None:
+                    continue
+                said, reply = signedzones.verdict(resolver, name, qtype)
+                if said not in expected:
+                    found.append(f"{name} {qtype}: {said}\n{reply}")
+    log = (directory / "unbound" / "unbound.log").read_text()
+    failures = [line for line in log.splitlines() if "validation failure" in line]
+    assert not found, "\n".join(
+        [f"{len(found)} failures", *found[:6], *failures[:6], str(directory)]
+    )
+
+
+def expectation(
+    server, qname: str, qtype: str, apex: str, cuts: list[str]
+) -> tuple[str, ...] | None:
+    """Return what a validator may say; None where it would have to ask other servers, or refuses to."""
+    if qtype in ("RRSIG", "ANY", "NSEC"):  # resolvers differ in what they make of these
+        return None
+    name = dns.name.from_text(qname)
+    if qtype == "DS" and name == dns.name.from_text(apex):
+        return None  # which the parent knows
+    for cut in cuts:
+        if name.is_subdomain(dns.name.from_text(f"{cut}.{apex}")) and qtype != "DS":
+            return None
+    packet = beside.query(qname, qtype, edns=4096, do=True)
+    reply = peers.ask_tcp(server.address, packet)
+    assert reply is not None
+    message = dns.message.from_wire(reply)
+    if message.rcode() not in (0, 3) or not message.flags & dns.flags.AA:
+        return None  # a circle, or a referral
+    has_dname = any(each.rdtype == dns.rdatatype.DNAME for each in message.answer)
+    if has_dname and qtype in ("CNAME", "DNAME", "DS"):
+        return None  # Unbound wants a signature of the alias that it makes itself for other types
+    has_referral = message.answer and any(
+        each.rdtype == dns.rdatatype.NS and each.name != dns.name.from_text(apex)
+        for each in message.authority
+    )
+    if has_referral:
+        return None
+    leads_out = "outside.test." in message.to_text() and message.answer
+    return ("secure", "insecure") if leads_out else ("secure",)

@@ -1,0 +1,132 @@
+"""Zones signed by dnspython, a validating resolver in front of a server, and what it makes of replies.
+
+``signed`` signs a master file; ``unbound`` runs an Unbound that asks one server about zones and trusts
+their keys, so that each reply is secure, insecure or bogus by an independent reading of RFC 4035.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import dns.dnssec
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.zone
+import peers
+import pytest
+import realupstreams
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from dns.dnssectypes import Algorithm
+from dns.rdtypes.ANY.DNSKEY import DNSKEY
+
+Address = tuple[str, int]
+LIFETIME_S = 14 * 86400
+ALGORITHMS = (
+    Algorithm.ECDSAP256SHA256, Algorithm.ECDSAP384SHA384, Algorithm.ED25519, Algorithm.RSASHA256,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Signed:
+    """A signed zone as a master file, and the keys that a validator has to trust."""
+
+    text: str
+    keys: tuple[str, ...]
+
+
+def private_key(algorithm: Algorithm):
+    """Return a new private key."""
+    match algorithm:
+        case Algorithm.ECDSAP256SHA256:
+            return ec.generate_private_key(ec.SECP256R1())
+        case Algorithm.ECDSAP384SHA384:
+            return ec.generate_private_key(ec.SECP384R1())
+        case Algorithm.ED25519:
+            return ed25519.Ed25519PrivateKey.generate()
+        case _:
+            return rsa.generate_private_key(65537, 2048)
+
+
+def dnskey(private, algorithm: Algorithm, *, is_ksk: bool = True) -> DNSKEY:
+    return dns.dnssec.make_dnskey(private.public_key(), algorithm, flags=257 if is_ksk else 256)
+
+
+def signed(text: str, apex: str, algorithm: Algorithm = Algorithm.ECDSAP256SHA256) -> Signed:
+    """Return a zone signed with one key, with NSEC records."""
+    zone = dns.zone.from_text(text, apex, relativize=False)
+    private = private_key(algorithm)
+    key = dnskey(private, algorithm)
+    dns.dnssec.sign_zone(zone, keys=[(private, key)], lifetime=LIFETIME_S, add_dnskey=True)
+    return Signed(zone.to_text(relativize=False), (f"{apex} IN DNSKEY {key.to_text()}",))
+
+
+@contextlib.contextmanager
+def unbound(
+    directory: Path, server: Address, trusted: Mapping[str, tuple[str, ...]], insecure: tuple[str, ...] = ()
+) -> Iterator[Address]:  # fmt: skip
+    """Run an Unbound that asks ``server`` about the zones ``trusted``, by apex, and ``insecure``.
+
+    It proves each answer anew: it makes none of the denials of others.
+    """
+    if realupstreams.program("unbound") is None:
+        pytest.skip("needs unbound: apt-get install unbound")
+    directory.mkdir(exist_ok=True)
+    (directory / "anchors").write_text(
+        "".join(f"{key}\n" for keys in trusted.values() for key in keys)
+    )
+    port = peers.free_port()
+    zones = [*trusted, *insecure]
+    stubs = "".join(
+        f"stub-zone:\n name: {zone}\n stub-addr: {server[0]}@{server[1]}\n stub-no-cache: yes\n"
+        for zone in zones
+    )
+    domains = "".join(f' domain-insecure: "{zone}"\n' for zone in insecure)
+    locals_ = "".join(f' local-zone: "{zone}" nodefault\n' for zone in ("test.", *zones))
+    (directory / "unbound.conf").write_text(f"""
+server:
+ interface: 127.0.0.1@{port}
+ do-daemonize: no
+ use-syslog: no
+ username: ""
+ chroot: ""
+ directory: "{directory}"
+ pidfile: ""
+ module-config: "validator iterator"
+ trust-anchor-file: "{directory}/anchors"
+ access-control: 127.0.0.0/8 allow
+ do-not-query-localhost: no
+ aggressive-nsec: no
+ qname-minimisation: no
+ harden-below-nxdomain: no
+ val-log-level: 2
+ num-threads: 1
+{domains}{locals_}
+remote-control:
+ control-enable: no
+{stubs}""")
+    command = [str(realupstreams.program("unbound")), "-d", "-c", str(directory / "unbound.conf")]
+    probe = dns.message.make_query(next(iter(trusted)), "SOA").to_wire()
+    with realupstreams.serving(
+        command, directory, "unbound", ("127.0.0.1", port), probe
+    ) as address:
+        yield address
+
+
+def verdict(resolver: Address, qname: str, qtype: str) -> tuple[str, dns.message.Message]:
+    """Return "secure", "insecure" or "bogus", and the reply of the validating resolver."""
+    query = dns.message.make_query(qname, qtype, want_dnssec=True, payload=4096)
+    deadline = time.monotonic() + 10
+    reply = None
+    while reply is None and time.monotonic() < deadline:
+        reply = peers.ask_tcp(resolver, query.to_wire(), 8)
+    assert reply is not None, f"{qname} {qtype}: silence"
+    message = dns.message.from_wire(reply)
+    if message.rcode() == dns.rcode.SERVFAIL:
+        return "bogus", message
+    return ("secure" if message.flags & dns.flags.AD else "insecure"), message
