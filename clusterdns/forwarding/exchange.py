@@ -16,16 +16,12 @@ from clusterdns.errors import FormError, UpstreamError
 from clusterdns.wire import message, reading, rr
 from clusterdns.wire.message import Edns, Question
 from clusterdns.wire.reading import Reply
-from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
 _POINTER = b"\xc0\x0c"  # to the name in the question
 _RR_HEAD = struct.Struct("!HHIH")
 _ADDRESS_OCTETS = {rr.A: 4, rr.AAAA: 16}
 HEADER_FLAGS = 0x7FF0  # everything but QR and RCODE
-_FLAGS_KEPT = (
-    message.AA | message.TC | message.RD | message.RA | message.Z | message.AD | message.CD
-)
 
 
 class Mismatch(UpstreamError):
@@ -117,17 +113,3 @@ class Exchange(NamedTuple):
         qname, qtype, qclass = reply.questions[0]
         asked = self.question
         return (qname.lower(), qtype, qclass) == (asked.folded, asked.qtype, asked.qclass)
-
-
-def response_of(reply: Reply) -> Response:
-    """Return an upstream's reply as it is; it may be passed on once."""
-    return Response(
-        reply.rcode,
-        reply.flags & _FLAGS_KEPT,
-        reply.answer,
-        reply.authority,
-        reply.additional,
-        edns=reply.edns,
-        verbatim=True,
-        lifetime_s=0,
-    )

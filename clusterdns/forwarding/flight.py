@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clusterdns.errors import UpstreamError
 from clusterdns.forwarding.choice import EXPLORE, FASTEST, Round, hedge_s, order
-from clusterdns.forwarding.exchange import HEADER_FLAGS, Exchange, Mismatch, response_of
+from clusterdns.forwarding.exchange import HEADER_FLAGS, Exchange, Mismatch
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.wire import message, rr
 from clusterdns.wire.message import Edns, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
-from clusterdns.wire.response import Response, failure
+from clusterdns.wire.response import Response, failure, response_of
 
 if TYPE_CHECKING:
     from clusterdns.serving._drain import Lane

@@ -62,23 +62,22 @@ import asyncio
 import functools
 import math
 import re
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from clusterdns.caching import rules
 from clusterdns.caching.counts import Counts
-from clusterdns.caching.fresh import Fresh
-from clusterdns.caching.kept import CacheKey, Item, Kept, key_of
-from clusterdns.caching.options import DENIAL, SUCCESS, read
+from clusterdns.caching.kept import CacheKey, key_of
+from clusterdns.caching.options import read
 from clusterdns.caching.rules import bounded, spelled, stale_edns, with_ttl
+from clusterdns.caching.shelf import Found, Renewed, Shelf
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Cached, Route
 from clusterdns.corefile.parser import Directive
-from clusterdns.forwarding.exchange import response_of
 from clusterdns.host.logs import plugin_logger
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import name, reading, rr
+from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, AD, OPCODE_QUERY, RA, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response
@@ -86,29 +85,9 @@ from clusterdns.wire.response import Response
 _BY_KIND = ("server", "type", "zones", "view")
 _BY_ZONES = ("server", "zones", "view")
 MAX_REFRESHES = 1024  # at a time, a few kilobytes each
-FIRST_FAILURE_S = 1  # RFC 9520 section 3.2: one second at the least, five minutes at the most
-FAILURES_APART_S = 30  # at most between the end of one and the next that counts as the same
 PATIENCE_S = 0.5  # for a refresh over TCP: the server may not speak it
-_UNANSWERED = Response(rr.SERVFAIL, flags=0, unanswered=True)
 _DURATION = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+")
 _log = plugin_logger("cache")
-
-
-class _Found(NamedTuple):
-    """A kept reply that may be used at ``now``; ``left`` seconds of its TTL, <= 0 if stale."""
-
-    cache_type: str
-    key: CacheKey
-    item: Item
-    now: float
-    left: int
-
-
-class _Renewed(NamedTuple):
-    """What a refresh has brought: the response, and the item it became, if any."""
-
-    response: Response
-    item: Item | None
 
 
 class Cache(Plugin):
@@ -145,13 +124,11 @@ class Cache(Plugin):
                 directive.file, directive.line, first,
             )  # fmt: skip
         self._zones, self._is_everywhere = options.zones, ROOT in options.zones
-        stale_s = math.inf if options.prefers_positive else options.stale.up_to_s
-        self._kept = {k: Kept(limits.capacity, stale_s) for k, limits in options.limits.items()}
-        self._fresh = {k: Fresh(limits.capacity) for k, limits in options.limits.items()}
         self._relayed: list[Cached] = []
-        self._refreshes: dict[CacheKey, asyncio.Task[_Renewed | None]] = {}
+        self._refreshes: dict[CacheKey, asyncio.Task[Renewed | None]] = {}
         self._worker: Worker | None = None
         self._counts = Counts(",".join(name.text(zone) for zone in self._zones))
+        self._shelf = Shelf(options, self._counts)
 
     async def start(self, worker: Worker) -> None:
         """Take the clock that ages are measured by."""
@@ -177,7 +154,7 @@ class Cache(Plugin):
         if not self._is_mine(question):
             return response
         if response is None:
-            found = self._find(question)
+            found = self._shelf.find(question, self._now())
             return None if found is None or self._is_due(found) else self._hit(question, found)
         self._counts.add("requests")
         self._counts.add("misses")
@@ -197,7 +174,7 @@ class Cache(Plugin):
             return await next(query)
         if question.qtype in (rr.AXFR, rr.IXFR):
             return await next(query)  # a secondary server has to see the zone's own TTLs
-        found = self._find(question)
+        found = self._shelf.find(question, self._now())
         if found is None:
             response = await self._miss(query, question, next)
         elif not self._is_due(found):
@@ -220,34 +197,7 @@ class Cache(Plugin):
 
     # ---- what is kept
 
-    def _find(self, question: Question) -> _Found | None:
-        """Return the kept reply to a question; a denial first, but SERVFAIL gives way."""
-        key, now = key_of(question), self._now()
-        if self._relayed:
-            self._adopt(question, key)
-        up_to_s = self._options.stale.up_to_s
-        cache_type, item = SUCCESS, self._kept[SUCCESS].get(key)
-        if up_to_s and self._options.prefers_positive and item is not None:
-            good = item if item.answers else item.good
-            if good is not None and good.is_usable(now, up_to_s):
-                return _Found(cache_type, key, good, now, good.left(now))
-        if item is not None and not item.is_usable(now, up_to_s):
-            item = None
-        denial = self._denial(key, now)
-        if denial is not None and (item is None or denial.response.rcode != rr.SERVFAIL):
-            cache_type, item = DENIAL, denial
-        return None if item is None else _Found(cache_type, key, item, now, item.left(now))
-
-    def _denial(self, key: CacheKey, now: float) -> Item | None:
-        """Return the denial kept for a key, if it may be used: a failure not once it has ended."""
-        denial = self._kept[DENIAL].get(key)
-        if denial is None:
-            return None
-        is_failure = denial.response.rcode == rr.SERVFAIL
-        stale_s = 0.0 if is_failure else self._options.stale.up_to_s
-        return denial if denial.is_usable(now, stale_s) else None
-
-    def _hit(self, question: Question, found: _Found) -> Response:
+    def _hit(self, question: Question, found: Found) -> Response:
         """Return a kept reply to a question, and count it."""
         self._counts.add("requests")
         self._counts.add("hits", found.cache_type)
@@ -264,7 +214,7 @@ class Cache(Plugin):
             item.see(found.now, prefetch.window_s, unseen_s)
         return self._reply(question, found, unseen_s)
 
-    def _reply(self, question: Question, found: _Found, lifetime_s: float) -> Response:
+    def _reply(self, question: Question, found: Found, lifetime_s: float) -> Response:
         """Return what is kept as a response that may be repeated for ``lifetime_s``."""
         item, stale_ttl, edns = found.item, self._options.stale.ttl, None
         ttl = item.ttl if self._options.keeps_ttl else max(found.left, 0)
@@ -292,7 +242,7 @@ class Cache(Plugin):
         under_way = self._refreshes.get(key_of(question))
         if under_way is not None:
             await asyncio.wait((under_way,), timeout=PATIENCE_S)
-            found = self._find(question)
+            found = self._shelf.find(question, self._now())
             if found is not None and found.left > 0:
                 return self._hit(question, found)
         self._counts.add("requests")
@@ -301,70 +251,16 @@ class Cache(Plugin):
         asked.flags |= AD  # so that the upstream says whether it has validated
         response = await next(asked)
         if response.unanswered:
-            self._keep_failure(question)
+            self._shelf.keep_failure(question, self._now())
         if response.bare or response is DROP:
             return response
-        return self._take(question, response, query.opcode).response
-
-    def _keep_failure(self, question: Question) -> None:
-        """Keep that nobody answered: a second at first, twice as long each time it comes again.
-
-        The longest time is that of `servfail`. A denial that still holds stays.
-        """
-        if self._is_disabled(DENIAL, question):
-            return
-        key, now = key_of(question), self._now()
-        last, ttl = self._kept[DENIAL].get(key), FIRST_FAILURE_S
-        if last is not None:
-            if last.response.rcode != rr.SERVFAIL and last.left(now) > 0:
-                return
-            if last.response.unanswered and now - last.stored_at <= last.ttl + FAILURES_APART_S:
-                ttl = 2 * last.ttl
-        ttl = min(ttl, int(self._options.servfail_s))
-        if ttl > 0:
-            self._put(DENIAL, key, Item(_UNANSWERED, now, ttl))
-
-    def _take(
-        self, question: Question, response: Response, opcode: int, *, renews: bool = False
-    ) -> _Renewed:
-        """Return a reply with its TTLs bounded, and keep it if it may be kept."""
-        outcome = rules.outcome(question, response, opcode)
-        ttl = rules.ttl_of(outcome, response, self._options)
-        response = bounded(response, ttl)
-        cache_type = rules.kept_as(outcome, question, response)
-        if response.lifetime_s == math.inf or response.facts:
-            cache_type = None  # from memory, and never stale
-        # A refresh that denies what is kept takes its place even where denials are not to be kept:
-        # else what is gone would be served for as long as stale replies are (seen on CoreDNS).
-        if (
-            cache_type is None
-            or ttl <= 0
-            or (not renews and self._is_disabled(cache_type, question))
-        ):
-            return _Renewed(response, None)
-        key, prefers_positive = key_of(question), self._options.prefers_positive
-        answers = not prefers_positive or rules.is_answer(question, response)
-        item = Item(response, self._now(), ttl, answers=answers)
-        if cache_type == SUCCESS:
-            if prefers_positive and not item.answers:
-                previous = self._kept[SUCCESS].get(key)
-                if previous is not None:
-                    item.keep_good(previous)
-            if item.answers if prefers_positive else renews:
-                self._kept[DENIAL].remove(key)
-        self._put(cache_type, key, item)
-        return _Renewed(response, item)
-
-    def _put(self, cache_type: str, key: CacheKey, item: Item) -> None:
-        self._counts.add("evictions", cache_type, self._kept[cache_type].put(key, item))
-
-    def _is_disabled(self, cache_type: str, question: Question) -> bool:
-        zones = self._options.limits[cache_type].disabled
-        return bool(zones) and name.is_within_any(question.folded, zones)
+        return self._shelf.take(
+            question, response, query.opcode, self._now(), renews=False
+        ).response
 
     # ---- refreshes
 
-    def _is_due(self, found: _Found) -> bool:
+    def _is_due(self, found: Found) -> bool:
         """Tell whether the plugins behind shall be asked for what is kept (CoreDNS: handler.go)."""
         prefetch, stale, item = self._options.prefetch, self._options.stale, found.item
         if found.left > 0:
@@ -383,8 +279,8 @@ class Cache(Plugin):
         return key not in self._refreshes and len(self._refreshes) < MAX_REFRESHES
 
     def _refresh(
-        self, query: Query, question: Question, found: _Found, next: HandleNext
-    ) -> asyncio.Task[_Renewed | None]:
+        self, query: Query, question: Question, found: Found, next: HandleNext
+    ) -> asyncio.Task[Renewed | None]:
         """Ask the plugins behind again, as a task of its own (CoreDNS: tryPrefetch)."""
         asked = query.asking(question)
         asked.flags |= AD
@@ -395,23 +291,23 @@ class Cache(Plugin):
         task.add_done_callback(functools.partial(self._ended, found.key))
         return task
 
-    def _ended(self, key: CacheKey, task: asyncio.Task[_Renewed | None]) -> None:
+    def _ended(self, key: CacheKey, task: asyncio.Task[Renewed | None]) -> None:
         del self._refreshes[key]
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("refresh of %s failed: %r", name.text(key), error, exc_info=error)
 
     async def _renew(
-        self, asked: Query, question: Question, found: _Found, next: HandleNext
-    ) -> _Renewed | None:
+        self, asked: Query, question: Question, found: Found, next: HandleNext
+    ) -> Renewed | None:
         """Return what takes the place of a kept reply, or None if there is nothing better."""
         response = await next(asked)
         is_stale, options, fresh = found.left <= 0, self._options, None
         if not response.bare and response is not DROP:
             is_better = rules.is_better(question, response, asked.opcode, options)
             if is_better or not is_stale:
-                fresh = self._take(question, response, asked.opcode, renews=True)
+                fresh = self._shelf.take(question, response, asked.opcode, self._now(), renews=True)
             elif options.prefers_positive:
-                self._take(question, response, asked.opcode, renews=True)
+                self._shelf.take(question, response, asked.opcode, self._now(), renews=True)
         has_failed = is_stale and fresh is None and options.stale.recheck_s
         found.item.retry_at = self._now() + options.stale.recheck_s if has_failed else -math.inf
         if (
@@ -423,7 +319,7 @@ class Cache(Plugin):
         return fresh
 
     async def _verify(
-        self, query: Query, question: Question, found: _Found, next: HandleNext
+        self, query: Query, question: Question, found: Found, next: HandleNext
     ) -> Response:
         """Return what a refresh brings in time, else the stale reply."""
         task = self._refreshes.get(found.key)
@@ -449,24 +345,10 @@ class Cache(Plugin):
         """Enter what is known, and where replies are to be kept until they are asked for again."""
         if not name.is_within_any(route.zone, self._zones):
             return not any(name.is_within(zone, route.zone) for zone in self._zones)
-        route.cached = Cached(route, self._options, self._kept, self._fresh)
+        route.cached = Cached(route, self._options, self._shelf.kept, self._shelf.fresh)
         self._relayed.append(route.cached)
+        self._shelf.is_relayed = True
         return True
-
-    def _adopt(self, question: Question, key: CacheKey) -> None:
-        """Keep as items what came for a question while the chain did not look."""
-        for cache_type, fresh in self._fresh.items():
-            raw = fresh.take(key)
-            if raw is not None:
-                response = response_of(reading.read_reply(raw.octets))
-                if (
-                    rules.kept_as(rules.outcome(question, response), question, response)
-                    == cache_type
-                ):
-                    answers = rules.is_answer(question, response)
-                    self._put(
-                        cache_type, key, Item(response, raw.stored_at, raw.ttl, answers=answers)
-                    )
 
     def samples(self) -> list[Sample]:
         """Return what was asked, found, refreshed and pushed out, and how many replies are kept."""
@@ -474,8 +356,4 @@ class Cache(Plugin):
             self._counts.add("requests", times=cached.misses)
             self._counts.add("misses", times=cached.misses)
             cached.misses = 0
-        entries = dict[str, int]()
-        for cache_type, fresh in self._fresh.items():
-            self._counts.add("evictions", cache_type, fresh.evictions())
-            entries[cache_type] = len(fresh) + len(self._kept[cache_type])
-        return self._counts.samples(entries)
+        return self._counts.samples(self._shelf.count())

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import AA, AD, QR, RD, TC, Question
 from clusterdns.wire.rdata import NAMES
+from clusterdns.wire.reading import Reply
 from clusterdns.wire.rr import RR
 
 # What observers of a server block have to know of an answer each time it is repeated. There is
@@ -27,6 +28,9 @@ Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
 
 _MAX_POINTER = 0x3FFF  # RFC 1035 section 4.1.4
 _RR_HEAD = struct.Struct("!HHIH")
+_FLAGS_KEPT = (
+    message.AA | message.TC | message.RD | message.RA | message.Z | message.AD | message.CD
+)
 # What is compressed in RDATA (RFC 3597 section 4): octets before the names, and their number.
 _COMPRESSED = {
     rtype: (names.before, names.number) for rtype, names in NAMES.items() if names.is_compressed
@@ -218,3 +222,17 @@ def render_reply(
         query.ident, flags, 1 if question else 0, *counts[:2], counts[2] + (1 if opt else 0)
     )
     return header + (question.wire if question else b"") + body + opt
+
+
+def response_of(reply: Reply) -> Response:
+    """Return an upstream's reply as it is; it may be passed on once."""
+    return Response(
+        reply.rcode,
+        reply.flags & _FLAGS_KEPT,
+        reply.answer,
+        reply.authority,
+        reply.additional,
+        edns=reply.edns,
+        verbatim=True,
+        lifetime_s=0,
+    )

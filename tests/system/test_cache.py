@@ -180,7 +180,7 @@ def test_a_failure_takes_the_place_of_no_denial_that_holds():
     world = World()
     world.says = NXDOMAIN
     world.get()
-    world.cache._keep_failure(ask().question)
+    world.cache._shelf.keep_failure(ask().question, world.cache._now())
     assert rr.NXDOMAIN == world.get().rcode
 
 
@@ -252,7 +252,9 @@ def test_servfail_gives_way_to_an_answer_and_nothing_else_does():
     world = World()
     world.get()
     for says, rcode in ((SERVFAIL, rr.NOERROR), (NXDOMAIN, rr.NXDOMAIN)):
-        world.cache._take(ask().question, says, 0)  # as a query that was under way before
+        world.cache._shelf.take(
+            ask().question, says, 0, world.cache._now()
+        )  # as a query that was under way before
         assert rcode == world.get().rcode
     assert len(world.asked) == 1
 

@@ -118,7 +118,7 @@ def test_the_table_may_answer_a_second_long_between_two_sights():
     assert found.lifetime_s > 0
     world.time_s += found.lifetime_s + 0.4
     found = world.get()
-    assert 4 == world.cache._kept["success"].get(key_of(ask().question)).sights
+    assert 4 == world.cache._shelf.kept["success"].get(key_of(ask().question)).sights
 
 
 @pytest.mark.parametrize("says", [TIMEOUT, SERVFAIL, positive()._replace(rcode=rr.REFUSED)])
@@ -483,7 +483,7 @@ def test_the_last_answer_is_held_when_a_reply_without_one_takes_its_key():
         assert (1, [0]) == (last(found), ttls(found))
         world.settle()
         world.time_s += 3
-    kept = world.cache._kept["success"]
+    kept = world.cache._shelf.kept["success"]
     assert kept.get(key_of(ask().question)).good is not None
 
 

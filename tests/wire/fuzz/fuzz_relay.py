@@ -32,14 +32,14 @@ from replyshapes import Asked
 
 from clusterdns.caching import rules
 from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions, Limits
-from clusterdns.forwarding.exchange import Exchange, response_of
+from clusterdns.forwarding.exchange import Exchange
 from clusterdns.host.interfaces import sockaddr
 from clusterdns.metrics.histogram import TIME_S
 from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.message import AD, RD, Edns, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
-from clusterdns.wire.response import Response, render_reply, uncompressed_octets
+from clusterdns.wire.response import Response, render_reply, response_of, uncompressed_octets
 from clusterdns.wire.rr import RR
 from fuzz import fuzz_drain
 
