@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
-from clusterdns.cluster.objects import Change, ObjectKey
+from clusterdns.cluster.objects import Change, ObjectId, ObjectKey
 from clusterdns.cluster.store import Fact, Store
 from clusterdns.host import channel
 
@@ -33,7 +33,7 @@ _FRAME_WEIGHT = 256  # objects and endpoints in a frame: less than 1 ms of a wor
 _FRAMES_A_TURN = 16  # then the other workers have their turn
 _RETRY_S = 0.2
 
-Objects = MutableMapping[tuple[str, ObjectKey], tuple[Any, ...]]
+Objects = MutableMapping[ObjectId, tuple[Any, ...]]
 
 
 def listen() -> socket.socket:
@@ -142,7 +142,7 @@ class _Feed:
     def __init__(
         self, feeder: Feeder, sock: socket.socket, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.pending: dict[tuple[str, ObjectKey], None] = {}
+        self.pending: dict[ObjectId, None] = {}
         self._feeder = feeder
         self._sock = sock
         self._loop = loop
@@ -227,7 +227,7 @@ class Subscription:
         self._changed = changed
         self._clock = clock
         self._kinds = kinds
-        self._heard: set[tuple[str, ObjectKey]] = set()  # on this connection, of incomplete kinds
+        self._heard: set[ObjectId] = set()  # on this connection, of incomplete kinds
         self._incomplete = set(kinds)
 
     async def run(self) -> None:

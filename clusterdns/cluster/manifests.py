@@ -22,7 +22,7 @@ import yaml
 from clusterdns.cluster import objects, selectors
 from clusterdns.cluster.api import versions
 from clusterdns.cluster.feed import Feeder, plain
-from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, ObjectError, ObjectKey
+from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, ObjectError, ObjectId
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ClusterDNSError
 from clusterdns.host.stamp import Stamp
@@ -33,7 +33,7 @@ _SUFFIXES = frozenset((".yaml", ".yml", ".json"))
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _log = logging.getLogger(__name__)
 
-Objects = dict[tuple[str, ObjectKey], tuple[Any, ...]]
+Objects = dict[ObjectId, tuple[Any, ...]]
 
 
 class ManifestError(ClusterDNSError):

@@ -24,6 +24,7 @@ NAMESPACES, SERVICES, SLICES, PODS = "namespaces", "services", "endpointslices",
 IMPORTS, IMPORT_SLICES = "serviceimports", "importedslices"  # of a multicluster zone
 
 ObjectKey = tuple[str, str]  # namespace and name; a Namespace has ("", name)
+ObjectId = tuple[str, ObjectKey]  # kind and key
 Change = tuple[str, ObjectKey, "tuple[Any, ...] | None"]
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"

@@ -34,7 +34,7 @@ SCHEMES = ("dns", "tls")  # that are served
 DEFAULT_COREFILE = ".:{port} {{\n    whoami\n    log\n}}\n"
 
 
-class Endpoint(NamedTuple):
+class ListenAddress(NamedTuple):
     """Where to listen for queries: an IP address, or "" for all of them, a port, and how."""
 
     host: str
@@ -51,7 +51,7 @@ class Configuration(NamedTuple):
     """A Corefile made ready to serve. ``digest`` is of what is served of its parsed content."""
 
     views: tuple[View, ...]
-    routers: dict[Endpoint, Router]
+    routers: dict[ListenAddress, Router]
     digest: str
     workers: int
     refused: tuple[ConfigError, ...] = ()  # why fragments were left out, one each
@@ -76,7 +76,7 @@ class Configuration(NamedTuple):
             for zone, port, scheme in _keys(view.block)
         ]
 
-    def encryption(self, endpoint: Endpoint) -> Encryption | None:
+    def encryption(self, endpoint: ListenAddress) -> Encryption | None:
         """Return the TLS of a listener, None if it has none."""
         if endpoint.scheme == "dns":
             return None
@@ -209,17 +209,17 @@ def _keys(block: Block) -> Iterator[tuple[WireName, int, str]]:
     return zip(block.zones, block.ports, block.schemes, strict=True)
 
 
-def _first_endpoint(block: Block) -> Endpoint:
-    return Endpoint((block.hosts or [""])[0], block.ports[0], block.schemes[0])
+def _first_endpoint(block: Block) -> ListenAddress:
+    return ListenAddress((block.hosts or [""])[0], block.ports[0], block.schemes[0])
 
 
 def _check_listeners(blocks: list[ServerBlock], views: list[View]) -> None:
     """Check that a port is served in one way, with one certificate. Raises ConfigError."""
-    first: dict[tuple[str, int], tuple[Endpoint, View, WireName]] = {}
+    first: dict[tuple[str, int], tuple[ListenAddress, View, WireName]] = {}
     for block, view in zip(blocks, views, strict=True):
         for key, (zone, port, scheme) in zip(block.keys, _keys(view.block), strict=True):
             for host in view.block.hosts or [""]:
-                endpoint = Endpoint(host, port, scheme)
+                endpoint = ListenAddress(host, port, scheme)
                 other, before, its_zone = first.setdefault((host, port), (endpoint, view, zone))
                 reason = ""
                 if other.scheme != scheme:
@@ -241,13 +241,13 @@ def _conflict(block: Block, other: Block) -> str:
     return block.encryption.conflict(other.encryption)
 
 
-def _routers(views: list[View]) -> dict[Endpoint, Router]:
+def _routers(views: list[View]) -> dict[ListenAddress, Router]:
     """Return one router per listener, and tell each block which one is its own."""
-    tables: dict[Endpoint, dict[WireName, list[View]]] = {}
+    tables: dict[ListenAddress, dict[WireName, list[View]]] = {}
     for view in views:
         for zone, port, scheme in _keys(view.block):
             for host in view.block.hosts or [""]:
-                at = tables.setdefault(Endpoint(host, port, scheme), {}).setdefault(zone, [])
+                at = tables.setdefault(ListenAddress(host, port, scheme), {}).setdefault(zone, [])
                 if view not in at:
                     at.append(view)
     routers = {endpoint: Router(table) for endpoint, table in tables.items()}

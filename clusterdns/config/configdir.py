@@ -80,9 +80,9 @@ class ConfigDir:
 
     def defaults(self, text: str) -> str:
         """Return the Corefile of an empty directory, and of the ``own`` that ``text`` has."""
-        return self._translate(kubedns.Settings({}, ()), json.loads(text).get("own", ""), {})
+        return self._translate(kubedns.KubeDnsSettings({}, ()), json.loads(text).get("own", ""), {})
 
-    def _settings(self, entries: Mapping[str, str], warn: kubedns.Warn) -> kubedns.Settings:
+    def _settings(self, entries: Mapping[str, str], warn: kubedns.Warn) -> kubedns.KubeDnsSettings:
         known = {
             key: configmap.mounted_entry(self._directory, key, value)
             for key, value in entries.items()
@@ -90,7 +90,7 @@ class ConfigDir:
         return kubedns.read(known, zone=self._zone, warn=warn)
 
     def _translate(
-        self, settings: kubedns.Settings, own: str, addresses: Mapping[str, list[str]]
+        self, settings: kubedns.KubeDnsSettings, own: str, addresses: Mapping[str, list[str]]
     ) -> str:
         return kubedns.translate(
             settings, zone=self._zone, port=self._port, warn=self._warn, own=own,

@@ -96,7 +96,7 @@ class StubServer(NamedTuple):
     port: str = ""
 
 
-class Settings(NamedTuple):
+class KubeDnsSettings(NamedTuple):
     """What the ConfigMap says; no upstream server means the node's."""
 
     stub_domains: dict[str, tuple[StubServer, ...]]
@@ -118,7 +118,7 @@ def is_within(domain: str, zone: str) -> bool:
     return domain == zone or domain.endswith(f".{zone}")
 
 
-def read(entries: Mapping[str, ConfigEntry], *, zone: str, warn: Warn) -> Settings:
+def read(entries: Mapping[str, ConfigEntry], *, zone: str, warn: Warn) -> KubeDnsSettings:
     """Return what the ConfigMap says; ``zone`` is the cluster's.
 
     Raises:
@@ -130,7 +130,7 @@ def read(entries: Mapping[str, ConfigEntry], *, zone: str, warn: Warn) -> Settin
         elif key not in KEYS:
             warn(f"{shorten(key)}: unknown, it is left out{did_you_mean(key, KEYS)}")
     stub_domains = _stub_domains(entries.get(STUB_DOMAINS), zone, warn)
-    return Settings(stub_domains, _upstreams(entries.get(UPSTREAM_NAMESERVERS)))
+    return KubeDnsSettings(stub_domains, _upstreams(entries.get(UPSTREAM_NAMESERVERS)))
 
 
 def _stub_domains(
@@ -239,7 +239,7 @@ def _quoted(text: str) -> str:
 
 
 def translate(
-    settings: Settings,
+    settings: KubeDnsSettings,
     *,
     zone: str,
     port: int,
@@ -278,7 +278,7 @@ def _keys(zone: str, port: int, stub_domains: Mapping[str, object]) -> str:
     return " ".join(f"{key}:{port}" for key in keys)
 
 
-def _check_own(own: str, settings: Settings, zone: str, warn: Warn) -> None:
+def _check_own(own: str, settings: KubeDnsSettings, zone: str, warn: Warn) -> None:
     """Warn of what cannot be put into a Corefile that is not ours."""
     if settings.upstreams and UPSTREAMS not in own:
         warn(f"{UPSTREAM_NAMESERVERS}: not used, the Corefile has no {UPSTREAMS}")

@@ -26,7 +26,7 @@ MAX_IDLE_CONNECTIONS = 64
 SWEEP_LEAST_S = 0.05
 
 
-class Tls(NamedTuple):
+class TlsSettings(NamedTuple):
     """How a server is known to be the right one: whose word counts, and the name it proves."""
 
     context: ssl.SSLContext
@@ -80,7 +80,7 @@ class Connections:
 
     def __init__(
         self, address: tuple[str, int], idle: Idle, dials: Counter[tuple[str, str]],
-        *, source: str = "", tls: Tls | None = None, dial_timeout_s: float = DIAL_TIMEOUT_S,
+        *, source: str = "", tls: TlsSettings | None = None, dial_timeout_s: float = DIAL_TIMEOUT_S,
     ) -> None:  # fmt: skip
         self.proto = "tcp" if tls is None else "tcp-tls"
         self._address = address

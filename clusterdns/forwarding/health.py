@@ -18,7 +18,7 @@ PROBE_TIMEOUT_S = 1.0
 MAX_PROBES = 2  # under way at one time: a reply that comes late is still a sign of life
 
 
-class Health:
+class UpstreamHealth:
     """The health of one server: ``fails`` counts failed probes in a row, ``failures`` all of them.
 
     ``send`` sends a probe, whose ``done`` is called within ``PROBE_TIMEOUT_S``; ``cancel`` takes

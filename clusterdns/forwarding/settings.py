@@ -14,7 +14,7 @@ from clusterdns.corefile.arguments import duration_s
 from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import destinations
 from clusterdns.forwarding.choice import FASTEST, POLICIES
-from clusterdns.forwarding.connections import Tls, tls_context
+from clusterdns.forwarding.connections import TlsSettings, tls_context
 from clusterdns.forwarding.destinations import Destination, Servers
 from clusterdns.forwarding.flight import DEADLINE_S, Rules
 from clusterdns.forwarding.upstream import UpstreamOptions
@@ -25,7 +25,7 @@ MAX_COUNT = 2**32 - 1  # CoreDNS: uint32
 _RCODES = {text: rcode for rcode, text in rr.RCODE_TEXT.items()} | {"BADSIG": rr.BADVERS}
 
 
-class Settings:
+class ForwardSettings:
     """Which names one `forward` is for, whom it asks about them, and how."""
 
     def __init__(self, directive: Directive, root: Path) -> None:
@@ -55,12 +55,12 @@ class Settings:
         self.entries: list[Servers] = destinations.read_words(directive, self._resolvers)
         self._check_tls(destinations.all_of(self.entries))
 
-    def tls_of(self, one: Destination) -> Tls | None:
+    def tls_of(self, one: Destination) -> TlsSettings | None:
         """Return how a server is asked over TLS, None if it is not."""
         if not one.is_tls:
             return None
         assert self.tls is not None
-        return Tls(self.tls, one.server_name or self._server_name)
+        return TlsSettings(self.tls, one.server_name or self._server_name)
 
     def is_for(self, qname: WireName) -> bool:
         """Tell whether a folded name is one of those that are forwarded."""

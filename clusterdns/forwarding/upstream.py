@@ -21,13 +21,13 @@ from clusterdns.forwarding.connections import (
     TLS_DIAL_TIMEOUT_S,
     Connections,
     Idle,
-    Tls,
+    TlsSettings,
     reason_of,
 )
 from clusterdns.forwarding.datagrams import Ask, Datagrams, Done
 from clusterdns.forwarding.entropy import Idents
 from clusterdns.forwarding.exchange import Exchange, Mismatch
-from clusterdns.forwarding.health import PROBE_TIMEOUT_S, Health
+from clusterdns.forwarding.health import PROBE_TIMEOUT_S, UpstreamHealth
 from clusterdns.host.addresses import host_and_port
 from clusterdns.metrics.histogram import TIME_S, Histogram
 from clusterdns.wire import message, rr
@@ -55,7 +55,7 @@ class Upstream:
     """One upstream server, asked from one worker."""
 
     def __init__(
-        self, host: str, port: int, options: UpstreamOptions, tls: Tls | None = None
+        self, host: str, port: int, options: UpstreamOptions, tls: TlsSettings | None = None
     ) -> None:
         self.host = host
         self.port = port
@@ -74,7 +74,7 @@ class Upstream:
         self.datagrams = Datagrams(
             (host, port), self.text, options.source, self._idents, self._finish
         )
-        self.health = Health(self._send_probe, self.cancel, options.probe_interval_s)
+        self.health = UpstreamHealth(self._send_probe, self.cancel, options.probe_interval_s)
         self._under_way: set[Ask] = set()
         self._queue: deque[Ask] = deque()
         self._expected: deque[Ask] = deque()  # ends after `read_timeout`, the oldest first

@@ -28,7 +28,7 @@ _JSON_LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 Fields = Mapping[str, object]
 
 
-class Sink(logging.Handler):
+class LogSink(logging.Handler):
     """Writes each record to a file descriptor if that does not block; counts what it dropped."""
 
     def __init__(self, descriptor: int = 1) -> None:
@@ -108,7 +108,7 @@ class JsonFormatter(logging.Formatter):
 def start(debug: bool = False, format: str = TEXT) -> None:
     """Send the process's log lines to standard output, as text or as JSON."""
     root = logging.getLogger()
-    sink = Sink()
+    sink = LogSink()
     sink.setFormatter(FORMATS[format]())
     root.handlers[:] = [sink]
     root.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -133,16 +133,16 @@ def log_query(logger: logging.LoggerAdapter[logging.Logger], line: str, fields: 
     logger.logger.info("%s", line, extra={**(logger.extra or {}), "fields": fields})
 
 
-def bulk() -> Sink | None:
+def bulk() -> LogSink | None:
     """Return the sink that takes lines about queries at once, None if each has to be logged."""
     handlers = logging.getLogger().handlers
     sink = handlers[0] if len(handlers) == 1 else None
-    return sink if isinstance(sink, Sink) else None
+    return sink if isinstance(sink, LogSink) else None
 
 
 def dropped() -> int:
     """Return how many lines of this process were dropped because nobody read them."""
-    return sum(each.dropped for each in logging.getLogger().handlers if isinstance(each, Sink))
+    return sum(each.dropped for each in logging.getLogger().handlers if isinstance(each, LogSink))
 
 
 def query_object(message: str, plugin: str, fields: Fields, moment: str) -> str:

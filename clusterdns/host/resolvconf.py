@@ -24,7 +24,7 @@ MAX_NAME_LENGTH = 253  # characters without the last dot (RFC 1035 section 2.3.4
 MAX_NAMESERVERS = 3  # glibc MAXNS, musl MAXNS; Go asks three as well
 
 
-class Outcome(Enum):
+class SearchOutcome(Enum):
     """What came of asking for one name."""
 
     ANSWER = "answer"
@@ -110,27 +110,27 @@ def names(conf: ResolvConf, host: str, resolver: Resolver) -> list[str]:
     return found if bare in found else [*found, bare]
 
 
-def continues(resolver: Resolver, outcome: Outcome) -> bool:
+def continues(resolver: Resolver, outcome: SearchOutcome) -> bool:
     """Tell whether the next name is asked after this outcome of one on the search list."""
-    if outcome is Outcome.ANSWER:
+    if outcome is SearchOutcome.ANSWER:
         return False
     if resolver == "musl":
-        return outcome is Outcome.NXDOMAIN
+        return outcome is SearchOutcome.NXDOMAIN
     # glibc gives up the search list on these, but asks for the bare name still: see `walk`.
-    return resolver == "go" or outcome not in (Outcome.REFUSED, Outcome.TIMEOUT)
+    return resolver == "go" or outcome not in (SearchOutcome.REFUSED, SearchOutcome.TIMEOUT)
 
 
 def walk(
-    conf: ResolvConf, host: str, resolver: Resolver, ask: Callable[[str], Outcome]
-) -> list[tuple[str, Outcome]]:
+    conf: ResolvConf, host: str, resolver: Resolver, ask: Callable[[str], SearchOutcome]
+) -> list[tuple[str, SearchOutcome]]:
     """Ask for each name in turn as ``resolver`` does; return what was asked and what came of it."""
-    asked: list[tuple[str, Outcome]] = []
+    asked: list[tuple[str, SearchOutcome]] = []
     left = names(conf, host, resolver)
     while left:
         name = left.pop(0)
         outcome = ask(name)
         asked.append((name, outcome))
-        if outcome is Outcome.ANSWER:
+        if outcome is SearchOutcome.ANSWER:
             break
         bare = f"{host}."
         if resolver == "glibc" and name == bare:

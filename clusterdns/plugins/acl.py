@@ -79,7 +79,7 @@ class Policy(NamedTuple):
     networks: Networks | None
 
 
-class Rule(NamedTuple):
+class AclRule(NamedTuple):
     """One directive: the zones it holds for, the longest first, and its lines."""
 
     zones: tuple[WireName, ...]
@@ -199,11 +199,11 @@ def _also_counting(response: Response, key: tuple[str, tuple[str, ...]]) -> Resp
     return response._replace(counters=(*response.counters, key))
 
 
-def _rule(directive: Directive, block: Block) -> Rule:
+def _rule(directive: Directive, block: Block) -> AclRule:
     """Return the rule of one directive. Raises ConfigError."""
     zones = arguments.zone_names(directive.args, directive) or block.zones
     policies = tuple(_policy(line) for line in directive.block)
-    return Rule(tuple(sorted(zones, key=len, reverse=True)), policies)
+    return AclRule(tuple(sorted(zones, key=len, reverse=True)), policies)
 
 
 def _policy(line: Directive) -> Policy:

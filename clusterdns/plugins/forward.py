@@ -77,7 +77,7 @@ from clusterdns.forwarding.counts import samples_of
 from clusterdns.forwarding.destinations import Destination, ServerFile
 from clusterdns.forwarding.flight import Pool
 from clusterdns.forwarding.roster import Roster
-from clusterdns.forwarding.settings import Settings
+from clusterdns.forwarding.settings import ForwardSettings
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.host.addresses import host_and_port
 from clusterdns.host.logs import plugin_logger
@@ -135,7 +135,7 @@ class Forward(Plugin):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
-        self._settings = Settings(directive, block.root)
+        self._settings = ForwardSettings(directive, block.root)
         self._destinations: list[Destination] = []
         self._take_servers()
         self._roster: Roster | None = None

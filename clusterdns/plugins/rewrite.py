@@ -63,8 +63,8 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.rewriting.matching import BadNameError, RuleError
 from clusterdns.rewriting.optionrule import OptionRule, octets_of, options_of
 from clusterdns.rewriting.parse import parse
-from clusterdns.rewriting.replies import Reply
-from clusterdns.rewriting.rule import NeedsQueryError, Rule, State
+from clusterdns.rewriting.replies import RewrittenReply
+from clusterdns.rewriting.rule import NeedsQueryError, RewriteRule, State
 from clusterdns.wire import rr
 from clusterdns.wire.message import Edns, Query, Question
 from clusterdns.wire.name import WireName
@@ -139,7 +139,7 @@ class Rewrite(Plugin):
 
     def _reverted(self, response: Response, state: State, depth: int = 0) -> _Steps:
         """Return the response as the client shall see it (CoreDNS: reverter.go WriteMsg)."""
-        reply, reverts = Reply(response), state.reverts[::-1]
+        reply, reverts = RewrittenReply(response), state.reverts[::-1]
         for section in (reply.authority, reply.answer, reply.additional):
             for record in section:
                 for revert in reverts:
@@ -186,7 +186,7 @@ class Rewrite(Plugin):
         return all(rule.relay(route) for rule in self._rules)
 
 
-def _rule(directive: Directive) -> Rule:
+def _rule(directive: Directive) -> RewriteRule:
     """Return the rule of one directive. Raises ConfigError."""
     words = list(directive.args)
     if len(words) < 2:

@@ -60,7 +60,7 @@ _TRANSFERS = (rr.AXFR, rr.IXFR)
 _log = plugin_logger("transfer")
 
 
-class Rule(NamedTuple):
+class TransferRule(NamedTuple):
     """One directive: zones, who may have them, who is told of changes, and from which address."""
 
     zones: tuple[WireName, ...]
@@ -142,7 +142,7 @@ class Transfer(Plugin):
         finally:
             self._under_way -= 1
 
-    def _rule_of(self, qname: WireName) -> Rule | None:
+    def _rule_of(self, qname: WireName) -> TransferRule | None:
         zone = longest(qname, [zone for rule in self._rules for zone in rule.zones])
         return next((rule for rule in self._rules if zone in rule.zones), None)
 
@@ -181,7 +181,7 @@ class Transfer(Plugin):
         if self._tasks.get(apex) is task:
             del self._tasks[apex]
 
-    async def _notify_all(self, rule: Rule, apex: WireName, delay_s: float) -> None:
+    async def _notify_all(self, rule: TransferRule, apex: WireName, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         for address in rule.notified:
             said = await _notify(address, rule.source, apex)
@@ -248,7 +248,7 @@ async def _notify(address: tuple[str, int], source: str, apex: WireName) -> str:
     return f"{said} ({TRIES} tries)"
 
 
-def _rule(directive: Directive, block: Block) -> Rule:
+def _rule(directive: Directive, block: Block) -> TransferRule:
     zones = arguments.zone_names(directive.args, directive) or block.zones
     is_open, source = False, ""
     hosts: list[tuple[str, int]] = []
@@ -269,7 +269,7 @@ def _rule(directive: Directive, block: Block) -> Rule:
     if not (hosts or is_open):
         raise directive.error("to is required")
     allowed = frozenset(_address(host) for host, _ in hosts)
-    return Rule(tuple(zones), is_open, allowed, tuple(hosts), source)
+    return TransferRule(tuple(zones), is_open, allowed, tuple(hosts), source)
 
 
 def _address(text: str) -> str:

@@ -15,7 +15,7 @@ import errno
 import socket
 from collections.abc import Collection, Iterable, Mapping
 
-from clusterdns.config.compile import Endpoint
+from clusterdns.config.compile import ListenAddress
 from clusterdns.errors import ClusterDNSError
 from clusterdns.host import addresses
 
@@ -32,7 +32,7 @@ Bound = Mapping[tuple[str, int], list[socket.socket]]  # sockets by what they ar
 
 
 def bind(
-    endpoint: Endpoint, taken: Collection[str] = (), old: Bound | None = None
+    endpoint: ListenAddress, taken: Collection[str] = (), old: Bound | None = None
 ) -> list[socket.socket]:
     """Return the sockets one worker reads for a listener, those of ``old`` where there are such.
 
@@ -75,7 +75,7 @@ def by_address(sockets: Iterable[socket.socket]) -> Bound:
     return found
 
 
-def _sockets(host: str, endpoint: Endpoint) -> list[socket.socket]:
+def _sockets(host: str, endpoint: ListenAddress) -> list[socket.socket]:
     if endpoint.scheme != "dns":
         return [_bound(host, endpoint.port, socket.SOCK_STREAM)]
     udp = _bound(host, endpoint.port, socket.SOCK_DGRAM)

@@ -14,7 +14,7 @@ from typing import Any
 
 from clusterdns.cluster import feed
 from clusterdns.cluster.source import Source
-from clusterdns.config.compile import Configuration, Endpoint
+from clusterdns.config.compile import Configuration, ListenAddress
 from clusterdns.errors import ClusterDNSError
 from clusterdns.host import channel
 from clusterdns.host.channel import Channel
@@ -30,7 +30,7 @@ STALLED_S = 15.0  # a worker that has not beaten for so long is stuck
 SAMPLES_TIMEOUT_S = 3.0
 _log = logging.getLogger(__name__)
 
-Sockets = dict[Endpoint, list[socket.socket]]
+Sockets = dict[ListenAddress, list[socket.socket]]
 
 
 class GenerationError(ClusterDNSError):

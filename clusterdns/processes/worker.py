@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from clusterdns.cluster.feed import Subscription
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Fact, Store
-from clusterdns.config.compile import Configuration, Endpoint
+from clusterdns.config.compile import Configuration, ListenAddress
 from clusterdns.host import logs
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
@@ -43,7 +43,7 @@ class Worker:
     def __init__(
         self,
         configuration: Configuration,
-        sockets: Mapping[Endpoint, Iterable[socket.socket]],
+        sockets: Mapping[ListenAddress, Iterable[socket.socket]],
         feeds: Mapping[Source, str | bytes],
         number: int = 0,
     ) -> None:

@@ -24,11 +24,11 @@ from clusterdns.rewriting.matching import (
     normal,
 )
 from clusterdns.rewriting.replies import Owner, Revert, TextChange, Value
-from clusterdns.rewriting.rule import NeedsQueryError, Rule, State
+from clusterdns.rewriting.rule import NeedsQueryError, RewriteRule, State
 from clusterdns.wire.message import is_label
 
 
-class NameRule(Rule):
+class NameRule(RewriteRule):
     """`name`."""
 
     def __init__(self, args: list[str]) -> None:

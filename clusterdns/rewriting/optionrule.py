@@ -14,8 +14,8 @@ import struct
 from collections.abc import Callable
 
 from clusterdns.rewriting.matching import RuleError
-from clusterdns.rewriting.replies import Record, Reply, Revert
-from clusterdns.rewriting.rule import NeedsQueryError, Relayed, Rule, State
+from clusterdns.rewriting.replies import Revert, RewrittenRecord, RewrittenReply
+from clusterdns.rewriting.rule import NeedsQueryError, Relayed, RewriteRule, State
 from clusterdns.wire import name
 from clusterdns.wire.message import Edns, Query, Question, is_label
 from clusterdns.wire.name import WireName
@@ -30,7 +30,7 @@ _VARIABLES = frozenset(
 )
 
 
-class OptionRule(Rule):
+class OptionRule(RewriteRule):
     """`edns0`: ``data`` makes the data of the option; None from it is that there is none."""
 
     def __init__(self, args: list[str]) -> None:
@@ -203,7 +203,7 @@ class Option(Revert):
     def __init__(self, code: int, data: bytes | None) -> None:
         self._code, self._data = code, data
 
-    def change(self, reply: Reply, record: Record | None) -> Question | None:
+    def change(self, reply: RewrittenReply, record: RewrittenRecord | None) -> Question | None:
         """Change the options of the reply."""
         if reply.edns is not None:
             options = octets_of(self.options(options_of(reply.edns)))

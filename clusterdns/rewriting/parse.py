@@ -11,15 +11,15 @@ from clusterdns.rewriting.matching import RuleError
 from clusterdns.rewriting.namerule import NameRule
 from clusterdns.rewriting.optionrule import OptionRule
 from clusterdns.rewriting.replyrules import AliasRule, rcode_rule, ttl_rule
-from clusterdns.rewriting.rule import ClassRule, Rule, TypeRule
+from clusterdns.rewriting.rule import ClassRule, RewriteRule, TypeRule
 
-_MAKERS: dict[str, Callable[[list[str]], Rule]] = {
+_MAKERS: dict[str, Callable[[list[str]], RewriteRule]] = {
     "name": NameRule, "type": TypeRule, "class": ClassRule, "ttl": ttl_rule,
     "rcode": rcode_rule, "cname": AliasRule, "edns0": OptionRule,
 }  # fmt: skip
 
 
-def parse(words: Sequence[str]) -> Rule:
+def parse(words: Sequence[str]) -> RewriteRule:
     """Return the rule that ``[continue|stop] FIELD ARGUMENTS...`` stand for.
 
     Raises:

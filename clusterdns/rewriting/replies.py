@@ -1,6 +1,7 @@
-"""How rules change replies: a ``Revert`` for each change, applied to a ``Reply`` record by record.
+"""How rules change replies: each ``Revert`` is applied to a ``RewrittenReply``, record by record.
 
-A rule that applied to a question leaves its reverts behind. (CoreDNS: plugin/rewrite/reverter.go)
+A rule that matched a question returns its reverts for the reply. (CoreDNS:
+plugin/rewrite/reverter.go)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -20,7 +21,7 @@ _NAPTR = 35
 _VALUE_AT = {rr.SRV: 6, rr.MX: 2, rr.CNAME: 0, rr.NS: 0, rr.DNAME: 0, rr.SOA: 0, rr.PTR: 0}
 
 
-class Record:
+class RewrittenRecord:
     """A record being rewritten."""
 
     __slots__ = ("owner", "rclass", "rdata", "rtype", "ttl")
@@ -34,13 +35,13 @@ class Record:
         return RR(self.owner, self.rtype, self.ttl, self.rdata, self.rclass)
 
 
-class Reply:
+class RewrittenReply:
     """A response being rewritten."""
 
     def __init__(self, response: Response) -> None:
         self.rcode, self.flags = response.rcode, response.flags
         self.answer, self.authority, self.additional = (
-            [Record(record) for record in section] for section in response.sections
+            [RewrittenRecord(record) for record in section] for section in response.sections
         )
         self.edns = response.edns
         self.facts = dict.fromkeys(response.facts)
@@ -68,11 +69,13 @@ class Reply:
 class Revert:
     """What a rule does to the reply."""
 
-    def change(self, reply: Reply, record: Record | None) -> Question | None:
+    def change(self, reply: RewrittenReply, record: RewrittenRecord | None) -> Question | None:
         """Change the reply for a record, None if it has none; may return a question to ask."""
         return None
 
-    def take(self, reply: Reply, record: Record, asked: Question, found: Response) -> None:
+    def take(
+        self, reply: RewrittenReply, record: RewrittenRecord, asked: Question, found: Response
+    ) -> None:
         """Take in the answer to what ``change`` asked."""
 
     def options(self, options: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
@@ -86,7 +89,7 @@ class Owner(Revert):
     def __init__(self, rewrite: TextChange) -> None:
         self._rewrite = rewrite
 
-    def change(self, reply: Reply, record: Record | None) -> Question | None:
+    def change(self, reply: RewrittenReply, record: RewrittenRecord | None) -> Question | None:
         """Change the owner of a record."""
         if record is not None:
             record.owner = _rewritten(record.owner, self._rewrite)
@@ -99,7 +102,7 @@ class Value(Revert):
     def __init__(self, rewrite: TextChange) -> None:
         self._rewrite = rewrite
 
-    def change(self, reply: Reply, record: Record | None) -> Question | None:
+    def change(self, reply: RewrittenReply, record: RewrittenRecord | None) -> Question | None:
         """Change the name in the RDATA of a record."""
         at = None if record is None else _value_at(record)
         if record is not None and at is not None:
@@ -115,7 +118,7 @@ class Ttl(Revert):
     def __init__(self, least: int, most: int) -> None:
         self._least, self._most = least, most
 
-    def change(self, reply: Reply, record: Record | None) -> Question | None:
+    def change(self, reply: RewrittenReply, record: RewrittenRecord | None) -> Question | None:
         """Bring the TTL of a record within the bounds."""
         if record is not None:
             record.ttl = min(max(record.ttl, self._least), self._most)
@@ -128,7 +131,7 @@ class Rcode(Revert):
     def __init__(self, old: int, new: int) -> None:
         self._old, self._new = old, new
 
-    def change(self, reply: Reply, record: Record | None) -> Question | None:
+    def change(self, reply: RewrittenReply, record: RewrittenRecord | None) -> Question | None:
         """Replace the RCODE."""
         if reply.rcode == self._old:
             reply.rcode = self._new
@@ -142,7 +145,7 @@ class Alias(Revert):
         self._rewrite = rewrite
         self._question = question
 
-    def change(self, reply: Reply, record: Record | None) -> Question | None:
+    def change(self, reply: RewrittenReply, record: RewrittenRecord | None) -> Question | None:
         """Return the question for the new target of an alias."""
         if record is None or record.rtype != rr.CNAME:
             return None
@@ -152,16 +155,18 @@ class Alias(Revert):
         qname = to_wire(to)
         return self._question._replace(qname=qname, folded=name.fold(qname), qclass=rr.CLASS_IN)
 
-    def take(self, reply: Reply, record: Record, asked: Question, found: Response) -> None:
+    def take(
+        self, reply: RewrittenReply, record: RewrittenRecord, asked: Question, found: Response
+    ) -> None:
         """Replace the records behind an alias by those of its new target."""
-        origin, kept = record.rdata, list[Record]()
+        origin, kept = record.rdata, list[RewrittenRecord]()
         for each in reply.answer:
             if each.rtype == rr.CNAME:
                 kept.append(each)
                 if each.rdata == origin:
                     each.rdata = asked.qname
                     break
-        reply.answer = kept + [Record(each) for each in found.answer]
+        reply.answer = kept + [RewrittenRecord(each) for each in found.answer]
         reply.flags = reply.flags & ~TC | found.flags & TC
         reply.facts |= dict.fromkeys(found.facts)
         reply.lifetime_s = min(reply.lifetime_s, found.lifetime_s)
@@ -173,7 +178,7 @@ def _rewritten(wire: bytes, rewrite: TextChange) -> bytes:
     return wire if new == text else to_wire(new)
 
 
-def _value_at(record: Record) -> tuple[int, int] | None:
+def _value_at(record: RewrittenRecord) -> tuple[int, int] | None:
     """Return where in the RDATA the name is that a record points to, None if it has none."""
     begin, rdata = _VALUE_AT.get(record.rtype), record.rdata
     try:

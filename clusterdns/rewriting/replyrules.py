@@ -20,7 +20,7 @@ from clusterdns.rewriting.matching import (
     normal,
 )
 from clusterdns.rewriting.replies import Alias, Rcode, Revert, Ttl
-from clusterdns.rewriting.rule import Relayed, Rule, State
+from clusterdns.rewriting.rule import Relayed, RewriteRule, State
 from clusterdns.wire import rr
 from clusterdns.wire.name import WireName
 
@@ -31,7 +31,7 @@ _MAX_RCODE = 23
 _MAX_TTL, _MAX_OPEN_TTL = 2**32 - 1, 2**31 - 1  # CoreDNS: ttl.go isValidTTL
 
 
-class ReplyRule(Rule):
+class ReplyRule(RewriteRule):
     """`ttl` and `rcode`: what changes replies about some names."""
 
     def __init__(self, match: Matcher, revert: Revert) -> None:
@@ -46,7 +46,7 @@ class ReplyRule(Rule):
         return True
 
 
-def ttl_rule(args: list[str]) -> Rule:
+def ttl_rule(args: list[str]) -> RewriteRule:
     """Return the rule of ``[TYPE] NAME SECONDS``. Raises RuleError."""
     if not 2 <= len(args) <= 3:
         raise RuleError(f"a ttl rule takes two or three arguments, got {len(args)}")
@@ -60,7 +60,7 @@ def ttl_rule(args: list[str]) -> Rule:
     return ReplyRule(matcher_of(args[:-1], "ttl"), Ttl(least, most))
 
 
-def rcode_rule(args: list[str]) -> Rule:
+def rcode_rule(args: list[str]) -> RewriteRule:
     """Return the rule of ``[TYPE] NAME FROM TO``. Raises RuleError."""
     if not 3 <= len(args) <= 4:
         raise RuleError(f"a rcode rule takes three or four arguments, got {len(args)}")
@@ -84,7 +84,7 @@ def _rcode(word: str) -> int:
     return _RCODES[word.upper()]
 
 
-class AliasRule(Rule):
+class AliasRule(RewriteRule):
     """`cname`."""
 
     def __init__(self, args: list[str]) -> None:

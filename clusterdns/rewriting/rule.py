@@ -52,7 +52,7 @@ class State:
         self.question = self.question._replace(qname=qname, folded=name.fold(qname))
 
 
-class Rule:
+class RewriteRule:
     """One rule; ``scope`` holds all names it is for."""
 
     goes_on = False
@@ -71,7 +71,7 @@ class Rule:
         return not (name.is_within(self.scope, cut) or name.is_within(cut, self.scope))
 
 
-class TypeRule(Rule):
+class TypeRule(RewriteRule):
     """`type`."""
 
     def __init__(self, args: list[str]) -> None:
@@ -93,7 +93,7 @@ class TypeRule(Rule):
         return True
 
 
-class ClassRule(Rule):
+class ClassRule(RewriteRule):
     """`class`."""
 
     def __init__(self, args: list[str]) -> None:

@@ -27,7 +27,7 @@ from scriptedupstream import ScriptedUpstream
 from clusterdns.config import kubedns
 from clusterdns.config.configdir import ConfigDir
 from clusterdns.config.configmap import from_directory
-from clusterdns.config.kubedns import ConfigEntry, Settings
+from clusterdns.config.kubedns import ConfigEntry, KubeDnsSettings
 from clusterdns.corefile.lexer import DiskFiles
 from clusterdns.corefile.parser import parse
 from clusterdns.errors import ConfigError
@@ -51,11 +51,11 @@ def entries(**texts: str) -> dict[str, ConfigEntry]:
     return {key: ConfigEntry(key, text, f"dir/{key}", text) for key, text in texts.items()}
 
 
-def read(**texts: str) -> Settings:
+def read(**texts: str) -> KubeDnsSettings:
     return kubedns.read(entries(**texts), zone=ZONE, warn=pytest.fail)
 
 
-def translate(settings: Settings, **options) -> str:
+def translate(settings: KubeDnsSettings, **options) -> str:
     return kubedns.translate(settings, zone=ZONE, port=53, **({"warn": pytest.fail} | options))
 
 

@@ -123,7 +123,7 @@ class Listening:
 def logged_to(path: Path, format: str) -> Iterator[None]:
     """Log to a file, and nowhere else: pytest takes each test's log, too."""
     descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    root, sink = logging.getLogger(), logs.Sink(descriptor)
+    root, sink = logging.getLogger(), logs.LogSink(descriptor)
     before, level = root.handlers[:], root.level
     sink.setFormatter(logs.FORMATS[format]())
     root.handlers[:] = [sink]

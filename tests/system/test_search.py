@@ -39,7 +39,7 @@ from clusterdns.chain import searchpath
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
 from clusterdns.host import resolvconf
-from clusterdns.host.resolvconf import Outcome
+from clusterdns.host.resolvconf import SearchOutcome
 from clusterdns.plugins.families import without_parameter
 from clusterdns.plugins.private import LEAKS
 from clusterdns.wire import name, rr
@@ -261,7 +261,7 @@ def test_packets_of_one_lookup(before, after, host, tmp_path):
         names = resolvconf.names(conf._replace(search=(*conf.search, DOMAIN)), host, "musl")
         async with InProcess(corefile, there) as server:
             for sent, qname in enumerate(names, 1):
-                if (await outcome(server, qname, 1))[0] is Outcome.ANSWER:
+                if (await outcome(server, qname, 1))[0] is SearchOutcome.ANSWER:
                     return sent
         return len(names)
 
@@ -312,7 +312,7 @@ def is_twofold(host: str, cluster: Cluster) -> bool:
 async def look_up(corefile: str, cluster: Cluster, hosts: list[str]) -> Lookups:
     """Return what each resolver of each namespace finds for each host."""
     lookups = Lookups({})
-    memory: dict[tuple[str, int], tuple[Outcome, frozenset[str]]] = {}
+    memory: dict[tuple[str, int], tuple[SearchOutcome, frozenset[str]]] = {}
     async with InProcess(corefile, cluster.manifests) as server:
         for namespace in cluster.namespaces:
             conf = resolvconf.pod_search(namespace)
@@ -332,7 +332,9 @@ async def look_up(corefile: str, cluster: Cluster, hosts: list[str]) -> Lookups:
     return lookups
 
 
-async def outcome(server: InProcess, qname: str, qtype: int) -> tuple[Outcome, frozenset[str]]:
+async def outcome(
+    server: InProcess, qname: str, qtype: int
+) -> tuple[SearchOutcome, frozenset[str]]:
     """Return what came of one question, and the addresses."""
     wire = await server.ask_chain(packet(Asked(qname, qtype), 1, Manner()), "tcp")
     assert wire is not None
@@ -341,9 +343,9 @@ async def outcome(server: InProcess, qname: str, qtype: int) -> tuple[Outcome, f
         record.to_text() for rrset in reply.answer if rrset.rdtype == qtype for record in rrset
     )
     if addresses:
-        return Outcome.ANSWER, addresses
-    kinds = {dns.rcode.NOERROR: Outcome.NODATA, dns.rcode.NXDOMAIN: Outcome.NXDOMAIN}
-    return kinds.get(reply.rcode(), Outcome.SERVFAIL), addresses
+        return SearchOutcome.ANSWER, addresses
+    kinds = {dns.rcode.NOERROR: SearchOutcome.NODATA, dns.rcode.NXDOMAIN: SearchOutcome.NXDOMAIN}
+    return kinds.get(reply.rcode(), SearchOutcome.SERVFAIL), addresses
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -404,9 +406,12 @@ def test_names_below_a_name_that_exists_are_left_alone(upstream, tmp_path):
 
     async def check() -> None:
         async with InProcess(text, []) as server:
-            assert Outcome.ANSWER is (await outcome(server, f"www.example.com.b.svc.{ZONE}.", 1))[0]
+            assert (
+                SearchOutcome.ANSWER
+                is (await outcome(server, f"www.example.com.b.svc.{ZONE}.", 1))[0]
+            )
             below = await outcome(server, f"www.example.com.a.svc.{ZONE}.", 1)
-            assert Outcome.NXDOMAIN is below[0]
+            assert SearchOutcome.NXDOMAIN is below[0]
 
     asyncio.run(check())
 

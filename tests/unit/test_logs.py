@@ -64,7 +64,7 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(count):
     """A pipe takes what it has room for, whole lines only, and no write waits."""
     reader, writer = os.pipe()
     try:
-        sink, lines, written = logs.Sink(writer), [f"{i:0100}" for i in range(count)], 0
+        sink, lines, written = logs.LogSink(writer), [f"{i:0100}" for i in range(count)], 0
         for _ in range(2000 // count):
             sink.write(lines)
             written += count

@@ -16,7 +16,7 @@ import peers
 import pytest
 
 from clusterdns.host import resolvconf
-from clusterdns.host.resolvconf import Outcome, ResolvConf, names, walk
+from clusterdns.host.resolvconf import ResolvConf, SearchOutcome, names, walk
 
 ZONES = Path(__file__).resolve().parents[2] / "zones"
 POD = resolvconf.pod_search("uit")
@@ -94,33 +94,33 @@ def outcomes(resolver, *given):
 
 
 def test_after_no_data():
-    given = (Outcome.NODATA, Outcome.ANSWER)
+    given = (SearchOutcome.NODATA, SearchOutcome.ANSWER)
     assert outcomes("musl", *given) == SUFFIXED[:1]
     assert outcomes("glibc", *given) == outcomes("go", *given) == SUFFIXED[:2]
 
 
 def test_after_a_server_failure():
-    given = (Outcome.SERVFAIL, Outcome.ANSWER)
+    given = (SearchOutcome.SERVFAIL, SearchOutcome.ANSWER)
     assert outcomes("musl", *given) == SUFFIXED[:1]
     assert outcomes("glibc", *given) == outcomes("go", *given) == SUFFIXED[:2]
 
 
 def test_after_a_timeout():
-    given = (Outcome.TIMEOUT, Outcome.ANSWER)
+    given = (SearchOutcome.TIMEOUT, SearchOutcome.ANSWER)
     assert outcomes("musl", *given) == SUFFIXED[:1]
     assert outcomes("glibc", *given) == [SUFFIXED[0], "web."]
     assert outcomes("go", *given) == SUFFIXED[:2]
 
 
 def test_after_a_refusal():
-    given = (Outcome.REFUSED, Outcome.ANSWER)
+    given = (SearchOutcome.REFUSED, SearchOutcome.ANSWER)
     assert outcomes("musl", *given) == SUFFIXED[:1]
     assert outcomes("glibc", *given) == [SUFFIXED[0], "web."]
     assert outcomes("go", *given) == SUFFIXED[:2]
 
 
 def test_nothing_anywhere_asks_for_everything():
-    given = (Outcome.NXDOMAIN,) * 4
+    given = (SearchOutcome.NXDOMAIN,) * 4
     for resolver in ("glibc", "musl", "go"):
         assert outcomes(resolver, *given) == [*SUFFIXED, "web."]
 
@@ -142,16 +142,16 @@ def test_nothing_anywhere_asks_for_everything():
     ],
 )
 def test_the_lab_through_a_pods_resolver(lab, host, resolver, count):
-    def ask(name: str) -> Outcome:
+    def ask(name: str) -> SearchOutcome:
         query = dns.message.make_query(name, "A").to_wire()
         reply = dns.message.from_wire(peers.ask_udp(lab.address, query))
         if reply.rcode() == dns.rcode.NXDOMAIN:
-            return Outcome.NXDOMAIN
+            return SearchOutcome.NXDOMAIN
         if reply.rcode() == dns.rcode.SERVFAIL:
-            return Outcome.SERVFAIL
+            return SearchOutcome.SERVFAIL
         if reply.rcode() != dns.rcode.NOERROR:
-            return Outcome.REFUSED
-        return Outcome.ANSWER if reply.answer else Outcome.NODATA
+            return SearchOutcome.REFUSED
+        return SearchOutcome.ANSWER if reply.answer else SearchOutcome.NODATA
 
     assert len(walk(POD, host, resolver, ask)) == count
 
@@ -170,14 +170,14 @@ struct.pack_into("!H4s8x", state, 22, int(sys.argv[1]), socket.inet_aton("127.0.
 libc.res_nsearch(state, sys.argv[2].encode(), 1, 1, ctypes.create_string_buffer(4096), 4096)
 """
 RCODES = {
-    Outcome.NODATA: dns.rcode.NOERROR,
-    Outcome.NXDOMAIN: dns.rcode.NXDOMAIN,
-    Outcome.SERVFAIL: dns.rcode.SERVFAIL,
-    Outcome.REFUSED: dns.rcode.REFUSED,
+    SearchOutcome.NODATA: dns.rcode.NOERROR,
+    SearchOutcome.NXDOMAIN: dns.rcode.NXDOMAIN,
+    SearchOutcome.SERVFAIL: dns.rcode.SERVFAIL,
+    SearchOutcome.REFUSED: dns.rcode.REFUSED,
 }
 
 
-def glibc_asks(conf: ResolvConf, host: str, given: list[Outcome]) -> list[str]:
+def glibc_asks(conf: ResolvConf, host: str, given: list[SearchOutcome]) -> list[str]:
     """Return the names that glibc asks for ``host`` when these are what comes of them."""
     with socket.socket(type=socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
@@ -198,7 +198,7 @@ def glibc_asks(conf: ResolvConf, host: str, given: list[Outcome]) -> list[str]:
                     if qname not in asked:  # else it is asked once more
                         asked.append(qname)
                     outcome = given[len(asked) - 1]
-                    if outcome is not Outcome.TIMEOUT:
+                    if outcome is not SearchOutcome.TIMEOUT:
                         reply = dns.message.make_response(query, recursion_available=True)
                         reply.set_rcode(RCODES[outcome])
                         server.sendto(reply.to_wire(), client)
@@ -212,9 +212,9 @@ def glibc_asks(conf: ResolvConf, host: str, given: list[Outcome]) -> list[str]:
     platform.libc_ver()[0] != "glibc" or sys.maxsize < 2**32, reason="needs 64-bit glibc"
 )
 @pytest.mark.parametrize("host", ["web", "web.", "a.b.c.d.e", "a.b.c.d.e.f"])
-@pytest.mark.parametrize("outcome", [*RCODES, Outcome.TIMEOUT])
+@pytest.mark.parametrize("outcome", [*RCODES, SearchOutcome.TIMEOUT])
 def test_glibc_itself(host, outcome):
-    given = [outcome, Outcome.NXDOMAIN, outcome, Outcome.NXDOMAIN]
+    given = [outcome, SearchOutcome.NXDOMAIN, outcome, SearchOutcome.NXDOMAIN]
     replies = iter(given)
     expected = [name for name, _ in walk(POD, host, "glibc", lambda _: next(replies))]
     assert expected == glibc_asks(POD, host, given)

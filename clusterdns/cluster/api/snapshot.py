@@ -17,13 +17,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clusterdns.cluster.objects import OBJECT_TYPES, ObjectKey
+from clusterdns.cluster.objects import OBJECT_TYPES, ObjectId
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ClusterDNSError
 
 FORMAT = 2
 MAX_OCTETS = 256 * 2**20  # unpacked
-Saved = tuple[tuple[str, ObjectKey], tuple[Any, ...]]
+Saved = tuple[ObjectId, tuple[Any, ...]]
 
 
 class SnapshotError(ClusterDNSError):

@@ -28,7 +28,7 @@ from clusterdns.cluster.api.backoff import Gate, Timing
 from clusterdns.cluster.api.client import ApiClient
 from clusterdns.cluster.api.reflector import ObjectChange, Reflector
 from clusterdns.cluster.feed import Feeder, plain
-from clusterdns.cluster.objects import SERVICES, ObjectKey
+from clusterdns.cluster.objects import SERVICES, ObjectId, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.host import libc
 from clusterdns.metrics.histogram import PROGRAMMING_S, Histogram
@@ -41,33 +41,31 @@ UNREACHABLE_S = 4.0  # without a list for so long after the start: the snapshot 
 STUCK_S = 240.0  # no request is silent for so long: a thread that is has been lost
 _log = logging.getLogger("kubernetes")
 
-Address = tuple[str, ObjectKey]
 
-
-class Packed(MutableMapping[Address, tuple[Any, ...]]):
+class Packed(MutableMapping[ObjectId, tuple[Any, ...]]):
     """Slim objects as octets: 100,000 endpoints in a fifth of what their tuples take."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()  # by kind
-        self._octets: dict[Address, bytes] = {}
+        self._octets: dict[ObjectId, bytes] = {}
 
-    def __getitem__(self, at: Address) -> tuple[Any, ...]:
+    def __getitem__(self, at: ObjectId) -> tuple[Any, ...]:
         found: tuple[Any, ...] = marshal.loads(self._octets[at])
         return found
 
-    def __setitem__(self, at: Address, value: tuple[Any, ...]) -> None:
+    def __setitem__(self, at: ObjectId, value: tuple[Any, ...]) -> None:
         if at not in self._octets:
             self.counts[at[0]] += 1
         self._octets[at] = marshal.dumps(value)
 
-    def __delitem__(self, at: Address) -> None:
+    def __delitem__(self, at: ObjectId) -> None:
         del self._octets[at]
         self.counts[at[0]] -= 1
 
     def __contains__(self, at: object) -> bool:
         return at in self._octets
 
-    def __iter__(self) -> Iterator[Address]:
+    def __iter__(self) -> Iterator[ObjectId]:
         return iter(self._octets)
 
     def __len__(self) -> int:
