@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import signal
+from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_ARENA_MAX = -8  # malloc.h
@@ -27,6 +28,18 @@ def return_free_memory() -> None:
     call = getattr(_libc(), "malloc_trim", None)
     if call is not None:
         call(0)
+
+
+def datagram_calls() -> tuple[Callable[..., int], Callable[..., int]]:
+    """Return recvmmsg(2) and sendmmsg(2); structures are given by their addresses.
+
+    They return -1 for an error, whatever it is.
+    """
+    receive, send = _libc().recvmmsg, _libc().sendmmsg
+    number, address = ctypes.c_int, ctypes.c_void_p
+    receive.argtypes = number, address, ctypes.c_uint, number, address
+    send.argtypes = number, address, ctypes.c_uint, number
+    return receive, send
 
 
 @functools.cache

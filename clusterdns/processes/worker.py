@@ -26,7 +26,7 @@ from clusterdns.serving.relay import Relay
 from clusterdns.serving.server import Listener
 from clusterdns.serving.table import MAX_TABLE_OCTETS
 from clusterdns.serving.tcp import Streams
-from clusterdns.serving.udp import Engine, engine_of
+from clusterdns.serving.udp import Engine
 
 if TYPE_CHECKING:
     from clusterdns.host.encryption import Encryption
@@ -63,7 +63,7 @@ class Worker:
             server = self._servers[endpoint]
             for sock in some:
                 if sock.type == socket.SOCK_DGRAM:
-                    self._engines.append(engine_of(server, sock))
+                    self._engines.append(Engine(server, sock))
                 else:
                     encryption = configuration.encryption(endpoint)
                     self._streams.append(_streams(server, sock, listeners, encryption))

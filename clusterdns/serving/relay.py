@@ -230,7 +230,7 @@ class Relay:
         """Let queries go on through the chain, with what has come of them."""
         for lane, packet, client, source, listener, server, seconds, octets, error in left:
             if listener in self._engines:  # first: those who joined it find its reply in the cache
-                self._engines[listener].take(packet, client, source)
+                self._engines[listener].take((packet, client, source))
             query, upstream = reading.read_query(packet), self._upstreams[server]
             if isinstance(query, Query) and query.question is not None:
                 track = self._tracks[lane.number]

@@ -119,6 +119,7 @@ class AnswerTable:
         self._seen: set[int] = set()
         self._heads: dict[tuple[Any, ...], Heads] = {}
         self._has_notes = False
+        self.remembered = 0  # answers so far: none more, and a miss is one still
 
     def reply(
         self,
@@ -263,6 +264,7 @@ class AnswerTable:
             return None
         answer = (now + response.lifetime_s, slot(), heads, is_free, response.spared, *bodies)
         shelf.put(key, answer, response.facts)
+        self.remembered += 1
         return answer
 
     def forget(self, facts: Iterable[Hashable]) -> None:

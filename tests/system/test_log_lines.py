@@ -19,7 +19,7 @@ from inprocess import InProcess, in_packet_loop
 
 from clusterdns.host import logs
 from clusterdns.serving import native, tcp
-from clusterdns.serving.udp import Engine, WildcardEngine
+from clusterdns.serving.udp import Engine
 
 SERVICE = {
     "kind": "Service",
@@ -88,9 +88,8 @@ class Listening:
             sock.setblocking(False)
         self.udp.bind((address, 0))
         self.stream.bind(("127.0.0.1", 0))
-        made = Engine if address == "127.0.0.1" else WildcardEngine
         self.engine, self.streams = (
-            made(inside.server, self.udp),
+            Engine(inside.server, self.udp),
             tcp.Streams(inside.server, self.stream),
         )
 

@@ -14,7 +14,7 @@ from faultyupstream import A, query
 from inprocess import InProcess, in_packet_loop
 
 from clusterdns.serving import native, packetloop, udp
-from clusterdns.serving.udp import Engine, WildcardEngine
+from clusterdns.serving.udp import Engine
 
 CORE = ".:53 {\n kubernetes cluster.local {\n  manifests .\n }\n}\n"
 NAMESPACE = {"kind": "Namespace", "metadata": {"name": "default"}}
@@ -48,8 +48,7 @@ class Listener:
         self._sock = bound(address)
         self.client = bound("127.0.0.1")
         self.client.connect(("127.0.0.1", self._sock.getsockname()[1]))
-        made: type[Engine] = Engine if address == "127.0.0.1" else WildcardEngine
-        self.engine = made(inside.server, self._sock)
+        self.engine = Engine(inside.server, self._sock)
         self.order: list[int] = []  # the IDs of the replies as they came
 
     def send(self, qname: str, ident: int) -> None:

@@ -31,7 +31,7 @@ from inprocess import InProcess
 from scriptedupstream import ScriptedUpstream
 
 from clusterdns.host import interfaces
-from clusterdns.serving import udp
+from clusterdns.serving import batch
 
 CASES = Path(__file__).parent / "cases"
 LOCAL = interfaces.non_loopback() or (casefile.LOCAL_ADDRESS,)
@@ -158,7 +158,7 @@ async def ask_in_process(
     transport = step.question.transport or "udp"
     packet = casefile.to_wire(step.question, IDENT)
     if transport == "udp":
-        packet = packet[: udp.RECEIVE_OCTETS]
+        packet = packet[: batch.RECEIVE_OCTETS]
     chain = await server.ask_anew(packet, transport)
     failures.check(case, step, "clusterdns", chain, "chain")
     if case.is_stateful:
