@@ -41,6 +41,16 @@ class StreamBounds(NamedTuple):
     most_queries: int | None = None
 
 
+class WebBounds(NamedTuple):
+    """What `https` sets for HTTP connections, None for what it does not; 0 is no bound of its own.
+
+    The defaults are those of CoreDNS (core/dnsserver/server_https.go).
+    """
+
+    most_connections: int | None = None
+    most_streams: int | None = None
+
+
 class Block:
     """The server block a plugin is made for. Setup-only directives shape it (``shapes_block``)."""
 
@@ -51,10 +61,11 @@ class Block:
         self.root = Path()  # `root`: what relative paths are relative to
         self.hosts: list[str] = []  # `bind`: listen addresses; empty is every address
         self.ports: tuple[int, ...] = ()
-        self.schemes: tuple[str, ...] = ()  # "dns" or "tls", of each zone as the ports are
+        self.schemes: tuple[str, ...] = ()  # "dns", "tls" or "https", of each zone as the ports are
         self.encryption: Encryption | None = None  # `tls`
         self.debug = False
         self.streams = StreamBounds()
+        self.web = WebBounds()
         self.workers = 1  # `multisocket`: processes that read the sockets
         self.resolver: Resolver | None = None  # set when the block's listener is known
         self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind

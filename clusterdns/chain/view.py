@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clusterdns.chain.block import Block, StreamBounds
+from clusterdns.chain.block import Block, StreamBounds, WebBounds
 from clusterdns.chain.metadata import Collector
 from clusterdns.chain.plugin import Observer, Plugin, fold
 from clusterdns.languages.conditions import Filter
@@ -125,6 +125,10 @@ class Router:
         for view in all_views:  # the last to set something counts
             said = {k: v for k, v in view.block.streams._asdict().items() if v is not None}
             self.streams = self.streams._replace(**said)
+        self.web = WebBounds()
+        for view in reversed(all_views):  # the first to set something counts; see `https`
+            said = {k: v for k, v in view.block.web._asdict().items() if v is not None}
+            self.web = self.web._replace(**said)
         self.bounds = (min(most), max(most))  # of the octets that replies to some may have
         self.reads_options = any(view.reads_options for view in all_views)
         self.observed = [view for view in all_views if view.observers]

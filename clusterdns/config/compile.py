@@ -29,7 +29,7 @@ from clusterdns.wire.name import WireName
 if TYPE_CHECKING:  # ssl is not needed by who has no TLS
     from clusterdns.host.encryption import Encryption
 
-SCHEMES = ("dns", "tls")  # that are served
+SCHEMES = ("dns", "tls", "https")  # that are served
 # What CoreDNS serves when it finds no Corefile (coremain/run.go defaultLoader).
 DEFAULT_COREFILE = ".:{port} {{\n    whoami\n    log\n}}\n"
 
@@ -216,6 +216,7 @@ def _first_endpoint(block: Block) -> ListenAddress:
 def _check_listeners(blocks: list[ServerBlock], views: list[View]) -> None:
     """Check that a port is served in one way, with one certificate. Raises ConfigError."""
     first: dict[tuple[str, int], tuple[ListenAddress, View, WireName]] = {}
+    streams: dict[ListenAddress, int] = {}
     for block, view in zip(blocks, views, strict=True):
         for key, (zone, port, scheme) in zip(block.keys, _keys(view.block), strict=True):
             for host in view.block.hosts or [""]:
@@ -229,6 +230,8 @@ def _check_listeners(blocks: list[ServerBlock], views: list[View]) -> None:
                         f"conflicting TLS configuration for shared listener {endpoint.label} "
                         f'between zones "{name.text(its_zone)}" and "{name.text(zone)}": {conflict}'
                     )
+                elif scheme == "https":
+                    reason = _conflict_of_streams(streams, view.block, endpoint)
                 if reason:
                     raise ConfigError(block.file, block.line, key.text, reason)
 
@@ -239,6 +242,20 @@ def _conflict(block: Block, other: Block) -> str:
         is_same = block.encryption is other.encryption
         return "" if is_same else "TLS is configured for only one server block"
     return block.encryption.conflict(other.encryption)
+
+
+def _conflict_of_streams(
+    known: dict[ListenAddress, int], block: Block, endpoint: ListenAddress
+) -> str:
+    """Return why a block cannot share a listener of HTTPS with those before it, "" if it can."""
+    most = block.web.most_streams
+    if most is None:
+        return ""
+    other = known.setdefault(endpoint, most)
+    if other == most:
+        return ""
+    shared = f"shared HTTPS listener {endpoint.label}"
+    return f"conflicting max_streams values for {shared}: {other} and {most}"
 
 
 def _routers(views: list[View]) -> dict[ListenAddress, Router]:

@@ -19,9 +19,10 @@ CLIENT_AUTH = tuple(_MODES)
 
 
 class Encryption(NamedTuple):
-    """The TLS of a server block. Holds no key but in ``context``."""
+    """The TLS of a server block. Holds no key but in the contexts."""
 
-    context: ssl.SSLContext
+    context: ssl.SSLContext  # of DNS over TLS
+    web: ssl.SSLContext  # of DNS over HTTPS: it agrees on a version of HTTP, too
     client_auth: str
     authorities: frozenset[bytes] | None  # DER, of clients' certificates; None is the system's
     chain: str  # the file of our own certificates, PEM
@@ -43,12 +44,21 @@ def load(certificate: Path, key: Path, authority: Path | None, client_auth: str)
     Raises:
         ValueError: a file is missing or cannot be used; names the file, says why.
     """
+    chain = _text(certificate)
+    _text(key)
+    context, web = [_context(certificate, key, authority, client_auth) for _ in range(2)]
+    web.set_alpn_protocols(["h2", "http/1.1"])  # RFC 7301; the first one that a client speaks
+    authorities = None if authority is None else frozenset(context.get_ca_certs(binary_form=True))
+    return Encryption(context, web, client_auth, authorities, chain)
+
+
+def _context(
+    certificate: Path, key: Path, authority: Path | None, client_auth: str
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.verify_mode = _MODES[client_auth]
-    chain = _text(certificate)
-    _text(key)
     try:
         # An encrypted key is refused: nobody is there to type its password.
         context.load_cert_chain(certificate, key, password=lambda: "")
@@ -56,13 +66,12 @@ def load(certificate: Path, key: Path, authority: Path | None, client_auth: str)
         raise ValueError(f"{certificate} {key}: {_reason(error)}") from error
     if authority is None:
         context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
-        return Encryption(context, client_auth, None, chain)
+        return context
     try:
         context.load_verify_locations(cadata=_text(authority))
     except (OSError, ValueError) as error:
         raise ValueError(f"{authority}: {_reason(error)}") from error
-    authorities = frozenset(context.get_ca_certs(binary_form=True))
-    return Encryption(context, client_auth, authorities, chain)
+    return context
 
 
 def _text(path: Path) -> str:

@@ -65,6 +65,9 @@ FAMILIES: dict[str, Family] = {
     "dns_responses_total": Family(
         "Counter of response status codes.", (*_PLACE, "rcode", "plugin")
     ),
+    "dns_https_responses_total": Family(
+        "Counter of DoH responses per server and http status code.", ("server", "status")
+    ),
     "clusterdns_fragments_refused": Family(
         "The number of imported files that are left out because of a mistake.", is_gauge=True
     ),

@@ -66,7 +66,8 @@ class Worker:
                     self._engines.append(Engine(server, sock))
                 else:
                     encryption = configuration.encryption(endpoint)
-                    self._streams.append(_streams(server, sock, listeners, encryption))
+                    streams = _streams(server, sock, listeners, endpoint.scheme, encryption)
+                    self._streams.append(streams)
         self._relay = Relay(self._servers.values(), self._engines)
         self._subscriptions: dict[Source, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,6 +133,8 @@ class Worker:
         found.append(("clusterdns_log_lines_dropped_total", (), logs.dropped() - self._dropped))
         for engine in self._engines:
             found += engine.samples()
+        for streams in self._streams:
+            found += streams.samples()
         for plugin in self._configuration.plugins:
             found += plugin.samples()
         return found
@@ -193,11 +196,20 @@ class Worker:
 
 
 def _streams(
-    server: Listener, sock: socket.socket, listeners: int, encryption: Encryption | None
+    server: Listener,
+    sock: socket.socket,
+    listeners: int,
+    scheme: str,
+    encryption: Encryption | None,
 ) -> Streams:
     """Return what looks after the connections of a listening socket."""
+    # What is imported here, ssl and HTTP, nobody else needs.
+    if scheme == "https":
+        from clusterdns.serving.https import WebStreams
+
+        return WebStreams(server, sock, listeners, None if encryption is None else encryption.web)
     if encryption is None:
         return Streams(server, sock, listeners)
-    from clusterdns.serving.secure import SecureStreams  # and ssl, which nobody else needs
+    from clusterdns.serving.secure import SecureStreams
 
     return SecureStreams(server, sock, listeners, encryption.context)

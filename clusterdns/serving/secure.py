@@ -49,6 +49,12 @@ class SecureSocket(ssl.SSLSocket):
         super().close()
 
 
+def secured(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Return a TLS socket that has not begun the handshake; ``sock`` is used up."""
+    context.sslsocket_class = SecureSocket
+    return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+
+
 class SecureStreams(Streams):
     """The TLS connections of one listening socket."""
 
@@ -56,20 +62,16 @@ class SecureStreams(Streams):
         self, server: Listener, sock: socket.socket, listeners: int, context: ssl.SSLContext
     ) -> None:
         super().__init__(server, sock, listeners)
-        context.sslsocket_class = SecureSocket
         self._context = context
 
     def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
-        secure = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        return SecureConnection(self, secure, client)
+        return SecureConnection(self, secured(sock, self._context), client)
 
 
 class SecureConnection(Connection):
     """One client's encrypted stream of queries."""
 
-    def __init__(
-        self, streams: SecureStreams, sock: ssl.SSLSocket, client: tuple[str, int]
-    ) -> None:
+    def __init__(self, streams: Streams, sock: ssl.SSLSocket, client: tuple[str, int]) -> None:
         super().__init__(streams, sock, client)
         self._secure_sock = sock
         self._is_secure = False
@@ -103,3 +105,7 @@ class SecureConnection(Connection):
         else:
             self._is_secure = True
             self._set_events(select.EPOLLIN)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Do what comes after the handshake."""

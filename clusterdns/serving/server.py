@@ -77,12 +77,25 @@ class Listener:
         query = reading.read_query(packet)
         if not isinstance(query, Query):
             return query
+        return self.resolve_query(query, client, transport, hits, send, address, more)
+
+    def resolve_query(
+        self,
+        query: Query,
+        client: tuple[str, int],
+        transport: str,
+        hits: list[int],
+        send: Send,
+        address: tuple[str, int] | None = None,
+        more: Callable[[bytes], Awaitable[bool]] | None = None,
+    ) -> bytes | None:
+        """Do as ``resolve`` with a query that has passed the gate."""
         query.client, query.transport = client[:2], transport
         query.server, query.more = address or self.address, more
         try:
             return self._resolve(query, hits, send)
         except Exception:  # a bug of ours: SERVFAIL, counted, and the traceback once
-            self._panic()
+            self.note_panic()
             return self._write(query, None, _SERVFAIL, hits)
 
     def note_batch(self, began: float, answered: int) -> None:
@@ -195,7 +208,7 @@ class Listener:
                 response = await _send_all_but_last(query, response)
             reply = self._write(query, view, response, hits)
         except Exception:
-            self._panic()
+            self.note_panic()
             reply = self._write(query, None, _SERVFAIL, hits)
         if view.is_measured and query.question is not None:
             zone = view.zone_label(query.question.folded)
@@ -207,7 +220,7 @@ class Listener:
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=timeout_s)
 
-    def _panic(self) -> None:
+    def note_panic(self) -> None:
         """Count a bug and log its traceback the first time it shows at a place."""
         self.panics += 1
         text = traceback.format_exc()

@@ -29,6 +29,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from clusterdns.host import interfaces
+from clusterdns.metrics.tally import Sample
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import LATER, Listener
@@ -251,6 +252,10 @@ class Streams:
             self.enter(connection)
             self.poll.register(connection.number, select.EPOLLIN)
 
+    def samples(self) -> list[Sample]:
+        """Return what only the connections of one protocol count."""
+        return []
+
     def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
         return Connection(self, sock, client)
 
@@ -300,6 +305,7 @@ class Connection:
         self._waiting = -1  # octets that the client had not taken when it was last looked at
         self._unsent = bytearray()  # while there is any, no more queries are taken
         self._in_flight = 0
+        self._most_in_flight = MAX_IN_FLIGHT
         self._emptied: list[asyncio.Future[None]] = []  # who waits until all is sent
         self._queries = 0  # that have been taken, if their number is bounded
         self._events = select.EPOLLIN  # that are watched for
@@ -328,6 +334,10 @@ class Connection:
         if not octets:  # half-closed is not gone: it gets the replies that are outstanding
             self.finish()
             return 0
+        return self._receive(octets, now)
+
+    def _receive(self, octets: bytes, now: float) -> int:
+        """Answer what is whole of what has come; return how many queries that were."""
         if self._rest:
             self._rest += octets
             if end_of(self._rest, 0):
@@ -366,11 +376,18 @@ class Connection:
         """Tell how much it holds, which may be the end of it."""
         if self._is_closed:
             return
-        weight = len(self._rest) + len(self._unsent)
+        weight = self._octets_held()
         self._streams.held += weight - self.weight
         self.weight = weight
         if self._streams.held > MAX_HELD_OCTETS:
             self._streams.lighten()
+
+    def _octets_held(self) -> int:
+        return len(self._rest) + len(self._unsent)
+
+    def _has_more(self) -> bool:
+        """Tell whether a query has come whole that is not looked at."""
+        return end_of(self._rest, 0) > 0
 
     def close(self) -> None:
         """Close at once."""
@@ -460,16 +477,20 @@ class Connection:
 
     def _done(self, reply: bytes | None) -> None:
         """Send the reply to a query that had to wait."""
-        self._in_flight -= 1
-        if self._is_closed:
-            return
-        if not self._in_flight:  # it has not been quiet, we have (RFC 7766 section 6.2.3)
-            self.deadline = self._server.clock() + self._streams.idle_s
-            self._streams.is_active(self)
-        if reply is not None:
+        if self._is_wanted() and reply is not None:
             self._send(frame(reply))
             self._weigh()
         self._settle()
+
+    def _is_wanted(self) -> bool:
+        """Take in that a query is done; tell whether there is still somebody to get the reply."""
+        self._in_flight -= 1
+        if self._is_closed:
+            return False
+        if not self._in_flight:  # it has not been quiet, we have (RFC 7766 section 6.2.3)
+            self.deadline = self._server.clock() + self._streams.idle_s
+            self._streams.is_active(self)
+        return True
 
     def _send(self, octets: bytes) -> None:
         """Send, or keep what the socket does not take."""
@@ -508,8 +529,8 @@ class Connection:
         """Read on, wait until some queries are done, come back soon, or close."""
         if self._is_closed:
             return
-        is_held = bool(self._unsent) or self._in_flight >= MAX_IN_FLIGHT
-        if not is_held and end_of(self._rest, 0):
+        is_held = bool(self._unsent) or self._in_flight >= self._most_in_flight
+        if not is_held and self._has_more():
             if not self._is_due:
                 self._is_due = True
                 self._streams.go_on_with(self)  # others get their turn first

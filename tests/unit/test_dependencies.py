@@ -113,6 +113,8 @@ def test_the_image_is_made_of_the_declared_packages():
         ("kubernetes", "35.0.0"),  # likewise
         ("kubernetes", "36.0.0"),  # asks an exec plugin for no new token
         ("dnspython", "2.6.0"),  # CVE-2023-29483 mended by halves
+        ("h2", "4.2.0"),  # CVE-2025-57804
+        ("h11", "0.14.0"),  # CVE-2025-43859
         ("PyYAML", "6.0"),  # builds with no Cython of today
     ],
 )

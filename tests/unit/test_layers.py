@@ -22,6 +22,8 @@ IMPURE = {
 }  # fmt: skip
 ONE_IMPORTER = {
     "dnslib": {"clusterdns.wire.printing"},
+    "h11": {"clusterdns.doh.http1"},
+    "h2": {"clusterdns.doh.http2"},
     "kubernetes": {"clusterdns.cluster.api.kubeconfig"},
     "prometheus_client": {"clusterdns.metrics.exposition"},
     "re2": {"clusterdns.languages.regexp"},

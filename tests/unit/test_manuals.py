@@ -41,7 +41,7 @@ IGNORE_BLOCKS = ("bufsize", "cancel", "reload")  # as in CoreDNS; it is warned o
 def test_the_examples_compile(word, tmp_path, monkeypatch):
     (tmp_path / "cluster").symlink_to(ZONES / "cluster")
     (tmp_path / "db.example.org").symlink_to(ZONES / "db.example.org")
-    if word == "tls":
+    if word in ("https", "tls"):
         made = certificates.make(tmp_path)
         (made / "server.pem").rename(made / "tls.crt")
         (made / "server.key").rename(made / "tls.key")

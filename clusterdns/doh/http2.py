@@ -1,0 +1,340 @@
+"""HTTP/2 (RFC 9113), by the package h2: the server's half of a connection, and the client's.
+
+Octets are handed to h2 one frame at a time, so a step is a bounded piece of work, and what a frame
+may cost is looked at before: header blocks are bounded as they come, not when they are whole, and
+frames that belong to no request run on credit (carrier.Credit). A reply for which the client makes
+no room stays here, and counts in ``held``; so does the part of a request that has come.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+
+from clusterdns.doh.carrier import MAX_HEADER_OCTETS, Answer, Credit, Headers, Request
+from clusterdns.wire.message import MAX_OCTETS
+
+STREAM_OCTETS = 2048  # what h2 and we keep of a stream, about
+_MAX_LIST_OCTETS = 2 * MAX_HEADER_OCTETS  # of headers, with 32 for each (RFC 9113 section 6.5.2)
+_PREFACE_OCTETS = 24  # what a client's octets begin with (section 3.4)
+_FRAME_HEAD = 9
+_MAX_FRAME_OCTETS = 16_384
+_HEADERS, _SETTINGS, _GOAWAY, _CONTINUATION = 1, 4, 7, 9
+_END_HEADERS = 4
+_SETTING = struct.Struct("!HI")
+_KNOWN = frozenset(SettingCodes)
+_TABLE_OCTETS = 4096  # of header fields that both sides remember (RFC 7541)
+_LAST_STREAM = 2**31 - 1
+
+
+class _Connection(H2Connection):
+    """h2's connection with bounds; all header fields that it sends are our own."""
+
+    MAX_CLOSED_STREAMS = 1024  # that late frames may come for; 65,536 take 10 MB
+
+    def __init__(self, *, is_client: bool, most_streams: int) -> None:
+        config = H2Configuration(
+            client_side=is_client,
+            header_encoding=None,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+        super().__init__(config)
+        settings = {SettingCodes.MAX_HEADER_LIST_SIZE: _MAX_LIST_OCTETS}
+        if is_client:
+            settings[SettingCodes.ENABLE_PUSH] = 0
+        else:
+            settings[SettingCodes.MAX_CONCURRENT_STREAMS] = most_streams
+        self.local_settings = Settings(client=is_client, initial_values=settings)
+        self.decoder.max_header_list_size = _MAX_LIST_OCTETS
+        self.initiate_connection()
+
+    def room(self, stream: int) -> int:
+        """Return how many octets of a body may be sent now, in one frame."""
+        return min(self.local_flow_control_window(stream), self.max_outbound_frame_size)
+
+
+class _Frames:
+    """Octets of the other side, cut into frames and bounded before h2 sees them.
+
+    GOAWAY is kept from h2, which answers nothing any more when it has seen one.
+    """
+
+    def __init__(
+        self,
+        connection: _Connection,
+        has_preface: bool,
+        leave: Callable[[int], None] = lambda last_stream: None,
+    ) -> None:
+        self._h2 = connection
+        self._preface = _PREFACE_OCTETS if has_preface else 0
+        self._leave = leave
+        self._rest = bytearray()
+        self._block = 0  # octets of a header block that is not whole
+        self.credit = Credit()
+        self.is_over = False
+
+    @property
+    def held(self) -> int:
+        return len(self._rest) + self._block
+
+    def add(self, octets: bytes) -> None:
+        if not self.is_over:
+            self._rest += octets
+
+    def next_events(self) -> list[Event] | None:
+        """Return what the next whole frame says, None if there is none."""
+        frame = b"" if self.is_over else self._take()
+        if not frame:
+            return None
+        if frame[3] == _GOAWAY and len(frame) >= _FRAME_HEAD + 8:
+            self._leave(int.from_bytes(frame[_FRAME_HEAD : _FRAME_HEAD + 4], "big") & _LAST_STREAM)
+            return []
+        if frame[3] == _SETTINGS:
+            frame = _known_settings(frame)
+        try:
+            return self._h2.receive_data(frame)
+        except ProtocolError:  # h2 has said why
+            self._end()
+            return None
+
+    def refuse(self, code: ErrorCodes) -> None:
+        """Read no more, and say why."""
+        self._h2.close_connection(code)
+        self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        self._rest.clear()
+        self._block = 0
+
+    def _take(self) -> bytes:
+        """Return the next frame, or the preface of the connection; nothing if it is not whole."""
+        rest = self._rest
+        if self._preface:
+            if len(rest) < self._preface:
+                return b""
+            size, self._preface = self._preface, 0
+        else:
+            if len(rest) < _FRAME_HEAD:
+                return b""
+            length, sort = rest[0] << 16 | rest[1] << 8 | rest[2], rest[3]
+            is_header = sort in (_HEADERS, _CONTINUATION)
+            block = self._block + length if is_header else self._block
+            if length > _MAX_FRAME_OCTETS:
+                self.refuse(ErrorCodes.FRAME_SIZE_ERROR)
+                return b""
+            size = _FRAME_HEAD + length
+            if block > MAX_HEADER_OCTETS or (len(rest) >= size and self.credit.spend()):
+                self.refuse(ErrorCodes.ENHANCE_YOUR_CALM)
+                return b""
+            if len(rest) < size:
+                return b""
+            self._block = 0 if is_header and rest[4] & _END_HEADERS else block
+        frame = bytes(rest[:size])
+        del rest[:size]
+        return frame
+
+
+def _known_settings(frame: bytes) -> bytes:
+    """Return a SETTINGS frame with those that h2 has to know.
+
+    It keeps those that nobody knows, too, half a kilobyte each; and a larger table of header fields
+    than the usual one, which nobody has to use, makes each reply slower.
+    """
+    body = frame[_FRAME_HEAD:]
+    if len(body) % _SETTING.size:
+        return frame  # h2 says what is wrong with it
+    kept = [
+        _SETTING.pack(name, value)
+        for name, value in _SETTING.iter_unpack(body)
+        if name in _KNOWN and (name != SettingCodes.HEADER_TABLE_SIZE or value <= _TABLE_OCTETS)
+    ]
+    length = len(kept) * _SETTING.size
+    return length.to_bytes(3, "big") + frame[3:_FRAME_HEAD] + b"".join(kept)
+
+
+class _Bodies:
+    """Bodies that are sent as the other side makes room for them."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._h2 = connection
+        self._unsent: dict[int, memoryview] = {}
+        self._ready: deque[int] = deque()  # streams that may have room
+        self.octets = 0
+
+    def __contains__(self, stream: int) -> bool:
+        return stream in self._unsent
+
+    def send(self, stream: int, body: bytes) -> bool:
+        """Send a body, or keep what there is no room for; tell whether all is sent."""
+        return self._send(stream, memoryview(body))
+
+    def room_for(self, stream: int) -> None:
+        """Take in that there is more room, on all streams if it is 0."""
+        if stream:
+            self._ready += [stream] if stream in self._unsent else []
+        else:
+            self._ready = deque(self._unsent)
+
+    def go_on(self) -> int | None:
+        """Send more of one body; return its stream, None if there is nothing to be done."""
+        while self._ready:
+            stream = self._ready.popleft()
+            body = self.drop(stream)
+            if body is not None:
+                self._send(stream, body)
+                return stream
+        return None
+
+    def drop(self, stream: int) -> memoryview | None:
+        """Forget a body, if there is one; return what is unsent of it."""
+        body = self._unsent.pop(stream, None)
+        self.octets -= len(body or b"")
+        return body
+
+    def _send(self, stream: int, body: memoryview) -> bool:
+        while body:
+            size = min(len(body), self._h2.room(stream))
+            if size <= 0:
+                self._unsent[stream] = body
+                self.octets += len(body)
+                return False
+            self._h2.send_data(stream, bytes(body[:size]), end_stream=size == len(body))
+            body = body[size:]
+        return True
+
+
+class _Incoming:
+    """A request or a reply of which parts have come."""
+
+    __slots__ = ("body", "subject", "target")
+
+    def __init__(self, headers: Headers) -> None:
+        self.subject = self.target = b""  # the method, or the status
+        for name, value in headers:
+            if name in (b":method", b":status"):
+                self.subject = value
+            elif name == b":path":
+                self.target = value
+        self.body: bytearray | None = bytearray()  # None: longer than any message
+
+
+class Server:
+    """The server's half of a connection: a ``carrier.Session``."""
+
+    def __init__(self, most_streams: int) -> None:
+        self.requests: deque[Request] = deque()
+        self._h2 = _Connection(is_client=False, most_streams=most_streams)
+        self._frames = _Frames(self._h2, has_preface=True)
+        self._bodies = _Bodies(self._h2)
+        self._incoming: dict[int, _Incoming] = {}  # requests that are not whole
+        self._asked: set[int] = set()  # those that wait for a reply
+        self._incoming_octets = 0
+        self._last = 0  # the highest stream that was looked at
+        self._goodbye = b""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is read."""
+        return self._frames.is_over
+
+    @property
+    def held(self) -> int:
+        """Octets that wait for the client, and what its streams take."""
+        streams = len(self._h2.streams) * STREAM_OCTETS
+        return self._frames.held + self._incoming_octets + self._bodies.octets + streams
+
+    def receive(self, octets: bytes) -> None:
+        """Take what has come."""
+        self._frames.add(octets)
+
+    def step(self) -> bool:
+        """Send more of one reply, or take one frame; tell whether there was one."""
+        if not self.is_over and self._bodies.go_on() is not None:
+            return True
+        events = self._frames.next_events()
+        for event in events or ():
+            self._take(event)
+        return events is not None
+
+    def reply(self, number: int, answer: Answer) -> None:
+        """Answer a request, unless its client has taken it back."""
+        if number not in self._asked or self.is_over:
+            return
+        self._asked.discard(number)
+        headers = [(b":status", b"%d" % answer.status), *answer.headers]
+        self._h2.send_headers(number, headers, end_stream=not answer.body)
+        self._bodies.send(number, answer.body)
+
+    def output(self) -> bytes:
+        """Return octets to send."""
+        goodbye, self._goodbye = self._goodbye, b""
+        return self._h2.data_to_send() + goodbye
+
+    def finish(self) -> None:
+        """Tell the client that what it sends from now on it may send elsewhere (section 6.8)."""
+        self._goodbye = struct.pack("!IBIII", 8 << 8 | _GOAWAY, 0, 0, self._last, 0)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case RequestReceived(stream_id=int(stream), headers=headers):
+                self._last = max(self._last, stream)
+                self._incoming[stream] = _Incoming(headers)
+            case DataReceived(stream_id=int(stream)):
+                self._take_body(stream, event)
+            case StreamEnded(stream_id=int(stream)):
+                self._end(stream)
+            case StreamReset(stream_id=int(stream)):
+                self._forget(stream)
+                self._asked.discard(stream)
+                self._bodies.drop(stream)
+            case WindowUpdated(stream_id=stream):
+                self._bodies.room_for(stream or 0)
+            case RemoteSettingsChanged():
+                self._bodies.room_for(0)
+
+    def _take_body(self, stream: int, event: DataReceived) -> None:
+        self._h2.acknowledge_received_data(event.flow_controlled_length or 0, stream)
+        incoming, data = self._incoming.get(stream), event.data or b""
+        if incoming is None or incoming.body is None:
+            return
+        if len(incoming.body) + len(data) > MAX_OCTETS:
+            self._incoming_octets -= len(incoming.body)
+            incoming.body = None
+        else:
+            incoming.body += data
+            self._incoming_octets += len(data)
+
+    def _end(self, stream: int) -> None:
+        incoming = self._forget(stream)
+        if incoming is None:
+            return
+        self._frames.credit.earn()
+        self._asked.add(stream)
+        body = None if incoming.body is None else bytes(incoming.body)
+        self.requests.append(Request(stream, incoming.subject, incoming.target, body))
+
+    def _forget(self, stream: int) -> _Incoming | None:
+        incoming = self._incoming.pop(stream, None)
+        if incoming is not None:
+            self._incoming_octets -= len(incoming.body or b"")
+        return incoming

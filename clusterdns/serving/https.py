@@ -1,0 +1,202 @@
+"""DNS over HTTPS (RFC 8484): connections of ``tcp``, or of ``secure``, whose octets are HTTP.
+
+They go through a ``Session``, HTTP/2 or HTTP/1.1 as TLS has agreed on, and the queries in requests
+through the table and the gate like all others. A request costs a hundred times what a query on a
+stream does, so a stretch of one connection ends by the clock, and UDP is looked after before the
+next. Queries that wait for the chain are counted until they are done, also where their stream has
+been reset: who resets streams gets no more work done than who does not (CVE-2023-44487).
+(CoreDNS: core/dnsserver/server_https.go)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from clusterdns.doh import carrier, http1, http2
+from clusterdns.metrics.tally import Sample
+from clusterdns.serving.secure import SecureConnection, secured
+from clusterdns.serving.server import LATER, Listener
+from clusterdns.serving.tcp import BATCH, MAX_IN_FLIGHT, MISSES, Connection, Streams, frame
+from clusterdns.wire import reading
+from clusterdns.wire.message import Query
+
+STRETCH_S = 0.001  # of one connection
+# CoreDNS: core/dnsserver/server_https.go
+DEFAULT_CONNECTIONS, DEFAULT_STREAMS = 200, 250
+MAX_STREAMS = 1024  # of one connection; h2 counts them each time one is opened
+
+
+class WebStreams(Streams):
+    """The HTTP connections of one listening socket.
+
+    Without ``context`` there is no TLS: for a proxy in front that has taken it off.
+    """
+
+    def __init__(
+        self,
+        server: Listener,
+        sock: socket.socket,
+        listeners: int,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(server, sock, listeners)
+        bounds = server.router.web
+        most = DEFAULT_CONNECTIONS if bounds.most_connections is None else bounds.most_connections
+        self.most = min(self.most, most or self.most)
+        most_streams = DEFAULT_STREAMS if bounds.most_streams is None else bounds.most_streams
+        self.most_streams = min(most_streams or DEFAULT_STREAMS, MAX_STREAMS)
+        self.statuses: Counter[int] = Counter()
+        self._context = context
+
+    def samples(self) -> list[Sample]:
+        """Return how many replies had which status."""
+        label = self.server.tally.server
+        return [
+            ("dns_https_responses_total", (label, str(status)), count)
+            for status, count in self.statuses.items()
+        ]
+
+    def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
+        if self._context is None:
+            return WebConnection(self, sock, client)
+        return SecureWebConnection(self, secured(sock, self._context), client)
+
+
+class WebConnection(Connection):
+    """One client's stream of requests."""
+
+    def __init__(self, streams: WebStreams, sock: socket.socket, client: tuple[str, int]) -> None:
+        super().__init__(streams, sock, client)
+        self._web = streams
+        self._session: carrier.Session = http1.Server()
+        self._most_in_flight = 1
+        self._is_dry = True  # the session can do nothing before more octets or replies come
+
+    def finish(self) -> None:
+        """Answer what has come, take no further request, and close."""
+        self._session.finish()
+        self._send_output()
+        super().finish()
+
+    def _receive(self, octets: bytes, now: float) -> int:
+        self._session.receive(octets)
+        return self._answer_rest(now)
+
+    def _answer_rest(self, now: float) -> int:
+        """Go on with the session for a while; return how many queries were answered."""
+        answered = 0
+        with self._guarded():
+            answered = self._step(now)
+            self._send_output()
+        self._settle()
+        return answered
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Close the connection if its session fails: no octets may do more harm than that."""
+        try:
+            yield
+            self._is_finishing |= self._session.is_over
+            self._weigh()
+        except Exception:
+            self._server.note_panic()
+            self.close()
+
+    def _step(self, now: float) -> int:
+        session, clock = self._session, self._server.clock
+        began, answered, missed = clock(), 0, 0
+        while answered < BATCH and missed < MISSES and self._in_flight < self._most_in_flight:
+            self._is_dry = not session.step()
+            while session.requests:
+                request = session.requests.popleft()
+                self.deadline = now + self._streams.idle_s
+                if self._answer_request(request, now):
+                    answered += 1
+                else:
+                    missed += 1
+            if self._is_dry or clock() - began >= STRETCH_S:
+                break
+        if answered or missed:
+            self._streams.is_active(self)
+        return answered
+
+    def _answer_request(self, request: carrier.Request, now: float) -> bool:
+        """Answer a request, or have it wait; tell whether the table has answered."""
+        try:
+            packet = carrier.query_of(request)
+        except carrier.NoQueryError as error:
+            self._refuse(request, error.status)
+            return False
+        streams = self._web
+        reply, _, is_hit = streams.answer(frame(packet), 0, 1, now)
+        if is_hit:
+            if streams.observed.seen:
+                streams.observed.take(self._client)
+            self._reply(request, reply[2:])
+            return True
+        query = reading.read_query(packet)
+        if not isinstance(query, Query):
+            self._refuse(request, carrier.BAD_REQUEST)
+            return False
+        found = self._server.resolve_query(
+            query,
+            self._client,
+            "tcp",
+            streams.hits,
+            functools.partial(self._answer_late, request),
+            self._address,
+        )
+        if found == LATER:
+            self._in_flight += 1
+        else:
+            self._reply(request, found)
+        return False
+
+    def _answer_late(self, request: carrier.Request, reply: bytes | None) -> None:
+        """Answer a request that had to wait."""
+        if self._is_wanted():
+            with self._guarded():
+                self._reply(request, reply)
+                self._is_dry = False
+                self._send_output()
+        self._settle()
+
+    def _reply(self, request: carrier.Request, reply: bytes | None) -> None:
+        if reply is None:
+            self._refuse(request, carrier.INTERNAL_ERROR)
+            return
+        self._web.statuses[carrier.OK] += 1
+        self._session.reply(request.number, carrier.answer_with(reply, time.time()))
+
+    def _refuse(self, request: carrier.Request, status: int) -> None:
+        self._web.statuses[status] += 1
+        answer = carrier.refusal(status, time.time(), request.method)
+        self._session.reply(request.number, answer)
+
+    def _send_output(self) -> None:
+        if octets := self._session.output():
+            self._send(octets)
+
+    def _octets_held(self) -> int:
+        return self._session.held + len(self._unsent)
+
+    def _has_more(self) -> bool:
+        return not self._is_dry
+
+
+class SecureWebConnection(WebConnection, SecureConnection):
+    """One client's encrypted stream of requests."""
+
+    def _begin(self) -> None:
+        """Speak what TLS has agreed on, HTTP/1.1 if it was nothing."""
+        if self._secure_sock.selected_alpn_protocol() == "h2":
+            self._session = http2.Server(self._web.most_streams)
+            self._most_in_flight = MAX_IN_FLIGHT
+            self._send_output()
+            self._settle()
