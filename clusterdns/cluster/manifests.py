@@ -4,16 +4,20 @@ Every half second it compares inode, size and time of each file with those of it
 reads changed files again. The objects of all files pass ``objects.cut`` and the selectors of the
 source, as those of an API server do, and the differences are fed to the workers. A file that cannot
 be read or parsed is reported once, and its last good content stays in force.
+
+A file may be read while it is being written, or be gone for a moment. So what takes objects away
+has to stay like that for a second, and an empty file takes nothing away: ``kubectl get ... > FILE``
+leaves it empty for as long as the API server takes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +29,11 @@ from clusterdns.cluster.feed import Feeder, plain
 from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, ObjectError, ObjectId
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ClusterDNSError
+from clusterdns.host.filetree import FileTree
 from clusterdns.host.stamp import Stamp
 
 POLL_S = 0.5
+SETTLE_S = 0.9  # two looks later
 MAX_FILE_OCTETS = 256 * 2**20
 _SUFFIXES = frozenset((".yaml", ".yml", ".json"))
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -54,8 +60,9 @@ async def watch(source: Source, listener: socket.socket) -> None:
                 feeder.put(kind, key, None)
             for (kind, key), value in found.items():
                 feeder.put(kind, key, value)
-        for kind in source.kinds:
-            feeder.synced(kind)
+        if directory.is_read:
+            for kind in source.kinds:
+                feeder.synced(kind)
         await asyncio.sleep(POLL_S)
 
 
@@ -69,32 +76,51 @@ class Directory:
             kind: selectors.parse(versions.selectors_of(kind, source)["labelSelector"])
             for kind in source.kinds
         }
+        self.is_read = False  # the directory has been listed, be it once
         self._signatures: dict[Path, Stamp] = {}
         self._files: dict[Path, Objects] = {}
+        # What takes objects away, None for a file that is gone, and since when it is like that.
+        self._losses: dict[Path, tuple[Stamp | None, float]] = {}
         self._homeless: frozenset[str] = frozenset()
-        self._last_error = ""
+        self._complaints: set[str] = set()
 
     def refresh(self) -> bool:
         """Read the files that changed; tell whether any object may have changed."""
         try:
-            seen = dict(_files(self._root))
+            tree = FileTree(self._root, _SUFFIXES)
         except OSError as error:
-            self._complain(str(error))
+            self._complain([f"{self._root}: {error.strerror or error}"])
             return False
+        self.is_read = True
+        self._complain([f"{path}: {reason}" for path, reason in tree.unread.items()])
+        before, self._losses = self._losses, {}
         has_changed = False
-        for gone in self._signatures.keys() - seen.keys():
-            del self._signatures[gone]
-            has_changed |= self._files.pop(gone, None) is not None
-        for path, signature in seen.items():
-            if self._signatures.get(path) == signature:
+        for path in self._signatures.keys() - tree.files.keys():
+            if not tree.may_hold(path) and self._is_settled(path, None, before):
+                del self._signatures[path]
+                has_changed |= self._files.pop(path, None) is not None
+        for path, stamp in tree.files.items():
+            if self._signatures.get(path) == stamp:
                 continue
-            self._signatures[path] = signature
-            try:
-                self._files[path] = self._read(path)
+            found = self._read(path, stamp)
+            if found is None:
+                self._signatures[path] = stamp
+            elif self._files.get(path, {}).keys() <= found.keys() or self._is_settled(
+                path, stamp, before
+            ):
+                self._signatures[path], self._files[path] = stamp, found
                 has_changed = True
-            except (OSError, ManifestError) as error:
-                self._complain(str(error))
         return has_changed
+
+    def _is_settled(
+        self, path: Path, stamp: Stamp | None, before: Mapping[Path, tuple[Stamp | None, float]]
+    ) -> bool:
+        """Tell whether a file that takes objects away has been like that for long enough."""
+        now = time.monotonic()
+        last, since = before.get(path, (stamp, now))
+        since = since if last == stamp else now
+        self._losses[path] = stamp, since
+        return now - since >= SETTLE_S
 
     def objects(self) -> Objects:
         """Return the objects of all files; of two with one key, the last file's counts."""
@@ -108,7 +134,17 @@ class Directory:
         self._homeless = homeless
         return found
 
-    def _read(self, path: Path) -> Objects:
+    def _read(self, path: Path, stamp: Stamp) -> Objects | None:
+        """Return the objects of one file, None if it cannot be read; says why."""
+        try:
+            if not stamp.octets and self._files.get(path):
+                raise ManifestError(path, "is empty: what it held stays")
+            return self._parse(path)
+        except (OSError, ManifestError) as error:
+            _log.error("manifests: %s", error)
+            return None
+
+    def _parse(self, path: Path) -> Objects:
         """Return the objects of one file. Raises ManifestError or OSError."""
         found: Objects = {}
         known = self._files.get(path, {})
@@ -140,27 +176,12 @@ class Directory:
         elif kept is not None:
             found[kind, key] = plain(kept) or ()
 
-    def _complain(self, error: str) -> None:
-        """Log an error, once until it changes."""
-        if error != self._last_error:
-            _log.error("manifests: %s", error)
-        self._last_error = error
-
-
-def _files(root: Path) -> Iterator[tuple[Path, Stamp]]:
-    """Return the files with manifests below ``root``, without hidden ones, and their stamps."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no directory")
-    for path in root.rglob("*"):
-        if path.suffix in _SUFFIXES and not _is_hidden(path.relative_to(root)):
-            with contextlib.suppress(FileNotFoundError):  # removed in the meantime
-                stat = path.stat()
-                if path.is_file():
-                    yield path, Stamp.of(stat)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    def _complain(self, reasons: Iterable[str]) -> None:
+        """Log what is wrong with the directory, each reason until it is gone once."""
+        now = set(reasons)
+        for reason in sorted(now - self._complaints):
+            _log.error("manifests: %s", reason)
+        self._complaints = now
 
 
 def documents(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -169,9 +190,10 @@ def documents(path: Path) -> Iterator[Mapping[str, Any]]:
     Raises:
         ManifestError: it is no YAML or JSON, or not of the shape of manifests.
     """
-    if path.stat().st_size > MAX_FILE_OCTETS:
+    with path.open("rb") as file:
+        text = file.read(MAX_FILE_OCTETS + 1)
+    if len(text) > MAX_FILE_OCTETS:
         raise ManifestError(path, f"larger than {MAX_FILE_OCTETS} octets")
-    text = path.read_bytes()
     try:
         documents = [json.loads(text)] if path.suffix == ".json" else yaml.load_all(text, _Loader)
         for document in documents:

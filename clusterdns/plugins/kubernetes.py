@@ -31,7 +31,8 @@ ZONES default to the keys of the server block; CIDR text stands for reverse zone
 not in CoreDNS:
 
 * `manifests` reads the cluster from the YAML and JSON manifests in DIR, and again whenever a file
-  there changes.
+  there changes. Links are followed. Objects that are no longer there are gone a second later; an
+  empty file keeps what it held.
 * `snapshot` saves the known objects in FILE. A start while the API server is down serves them, and
   counts them as stale, until the server answers. The directory of FILE must be writable.
 * `audit` sets how often the known objects are compared with the API server; differences are
