@@ -24,9 +24,9 @@ import yaml
 from controlplane import ControlPlane, path_of
 from deployed import BASE, CLUSTER_IP, DEPLOY, KUBEADM, build, corefiles, named
 
+from clusterdns.cluster import settings
 from clusterdns.config import kubedns
 from clusterdns.config.compile import Configuration, compile_text
-from clusterdns.plugins import kubernetes
 
 OVERLAYS = sorted(path.name for path in (DEPLOY / "overlays").iterdir())
 COREDNS_IMAGE = "registry.k8s.io/coredns/coredns:v1.14.2"
@@ -129,7 +129,7 @@ class Disk:
 
 @pytest.fixture
 def in_a_pod(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(kubernetes, "_SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr(settings, "_SERVICE_ACCOUNT", tmp_path)
     for file in ("token", "ca.crt"):
         (tmp_path / file).write_text("as kubelet mounts it")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")

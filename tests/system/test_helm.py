@@ -23,8 +23,8 @@ from controlplane import ControlPlane, path_of
 
 import clusterdns
 from clusterdns.chain import registry
+from clusterdns.cluster import settings
 from clusterdns.config.compile import Configuration, compile_text
-from clusterdns.plugins import kubernetes
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART, BASE = ROOT / "deploy" / "helm" / "clusterdns", ROOT / "deploy" / "base"
@@ -135,7 +135,7 @@ def test_the_chart_is_of_this_version_and_knows_its_plugins():
 def compiled(objects: Objects, place: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
     """Compile the Corefile of rendered objects as if in its Pod; fails on warnings."""
     (place / "token").write_text("token")
-    monkeypatch.setattr(kubernetes, "_SERVICE_ACCOUNT", place)
+    monkeypatch.setattr(settings, "_SERVICE_ACCOUNT", place)
     environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
     for word, value in environ.items():
         monkeypatch.setenv(word, value)
