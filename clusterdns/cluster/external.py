@@ -1,8 +1,8 @@
-"""Names for what Services have outside the cluster: addresses of load balancers, `externalIPs`.
+"""Responses with the external addresses of Services: load balancers and `externalIPs`.
 
-``ExternalResponder.respond`` is a generator as that of ``respond.py``: it yields each question
-about a name outside (the host name of a load balancer), and returns the response, or None to let
-the plugins behind speak. Rules: CoreDNS plugin/k8s_external, plugin/kubernetes/external.go.
+``ExternalResponder.respond`` is a generator like that of ``respond.py``: it yields each question
+outside the zone (the host name of a load balancer), and returns the response, or None for the next
+plugin to answer. Rules: CoreDNS plugin/k8s_external, plugin/kubernetes/external.go.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -24,12 +24,12 @@ from clusterdns.wire.rr import RR
 
 HOSTMASTER = b"hostmaster"
 _NS1 = b"ns1"
-Verdict = tuple[int, list[Entry]]  # return code, and what is behind a name
+Verdict = tuple[int, list[Entry]]  # return code, and the entries of a name
 Records = tuple[list[RR], list[RR]]  # answer and additional section
 
 
 class Cluster(NamedTuple):
-    """What `kubernetes` answers from: its store, options, TTL, and this host's addresses."""
+    """The data `kubernetes` answers from: its store, options, TTL, and this host's addresses."""
 
     store: Store
     options: RecordOptions
@@ -38,14 +38,14 @@ class Cluster(NamedTuple):
 
 
 class ExternalLookup(Lookup):
-    """One question's view of a cluster from outside."""
+    """The lookups of one question for external addresses."""
 
     def __init__(self, cluster: Cluster, *, has_headless: bool) -> None:
         super().__init__(cluster.store, cluster.options)
         self._has_headless = has_headless
 
     def outside(self, labels: list[bytes]) -> Verdict:
-        """Return what is behind a name with these folded labels left of the zone, one at least."""
+        """Return the verdict on a name with these folded labels, at least one, left of the zone."""
         texts = [label.decode("latin-1") for label in reversed(labels)]
         if not self.is_visible(texts[0]):
             return rr.NXDOMAIN, []
@@ -81,7 +81,7 @@ class ExternalLookup(Lookup):
         return self._store.external_serial
 
     def _is_headless(self, service: Service, endpoint: str) -> bool:
-        """Tell whether a Service is answered with its endpoints."""
+        """Tell whether the response for a Service has its endpoints."""
         if not self._has_headless or service.external_addresses:
             return False
         return service.is_headless or bool(endpoint)
@@ -108,9 +108,10 @@ class ExternalLookup(Lookup):
         ]
 
     def servers_outside(self, local_addresses: tuple[str, ...]) -> list[str]:
-        """Return the addresses of the zone's name servers, as the world sees them.
+        """Return the external addresses of the zone's name servers.
 
-        They are those of the Services in front of us (CoreDNS: plugin/kubernetes/ns.go nsAddrs).
+        They are those of the Services that we are endpoints of (CoreDNS: plugin/kubernetes/ns.go
+        nsAddrs).
         """
         slices = self.slices_in_front(local_addresses)
         if not slices:
@@ -128,7 +129,7 @@ class ExternalLookup(Lookup):
 
 
 class ExternalResponder:
-    """The external zones of one server block; ``cluster`` is looked at for each question."""
+    """The external zones of one server block, answered from a ``Cluster``."""
 
     def __init__(
         self,
@@ -153,7 +154,7 @@ class ExternalResponder:
     def respond(
         self, question: Question, zone: WireName, cluster: Cluster
     ) -> Generator[Question, Response, Response | None]:
-        """Yield questions about names outside; return the response, or None to fall through."""
+        """Yield questions outside the zone; return the response, or None for fallthrough."""
         lookup = ExternalLookup(cluster, has_headless=self._has_headless)
         outside: list[Response] = []
         try:
@@ -239,7 +240,7 @@ class ExternalResponder:
         )
 
     def _glue(self, owner: bytes, cluster: Cluster, lookup: ExternalLookup) -> list[RR]:
-        """Return the addresses of the name server; a load balancer's host name is none."""
+        """Return the address records of the name server, without host names of load balancers."""
         found = map(rr.address_rdata, lookup.servers_outside(cluster.local_addresses))
         return [RR(owner, each[0], self._ttl, each[1]) for each in found if each]
 
@@ -257,7 +258,7 @@ class ExternalResponder:
     def _below(
         self, question: Question, zone: WireName, cluster: Cluster, lookup: ExternalLookup
     ) -> Response:
-        """Return what the names below ``<apex>.<zone>`` say: the first and the name server's."""
+        """Return the response for ``<apex>.<zone>``, its name server, or a name error below."""
         labels = name.labels(question.folded)
         left = labels[: len(labels) - name.count_labels(zone)]
         if len(left) > 2 or (len(left) == 2 and left[0] != _NS1):
@@ -272,9 +273,9 @@ class ExternalResponder:
     def _addresses(
         self, question: Question, ttl: int, entries: list[Entry], outside: list[Response]
     ) -> Generator[Question, Response, list[RR]]:
-        """Return the A or AAAA records of hosts; a host name is an alias of the cluster's TTL.
+        """Return the A or AAAA records of hosts, and a CNAME, with the cluster's TTL, for a name.
 
-        It is one alias for each port in CoreDNS, and one here.
+        CoreDNS repeats the CNAME for each port; here there is one.
         """
         found: list[RR] = []
         for host in dict.fromkeys(entry.host for entry in entries):

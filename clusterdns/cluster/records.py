@@ -1,9 +1,9 @@
-"""From a name in a Kubernetes zone to what the cluster has for it.
+"""From a name in a Kubernetes zone to its addresses and records.
 
-``parse`` reads the labels left of the zone; ``Lookup.find`` returns the entries behind a parsed
-name, or None for a name error, in the order and with the irregularities of CoreDNS
-(plugin/kubernetes parse.go, kubernetes.go). ``..._records`` make records of entries. Every lookup
-notes the facts it was decided from in ``Lookup.facts``.
+``parse`` reads the labels left of the zone; ``Lookup.find`` returns the entries of a parsed name,
+or None for a name error, in CoreDNS's order and with its irregularities (plugin/kubernetes
+parse.go, kubernetes.go). The ``..._records`` functions make records of entries. Every lookup adds
+the facts it depends on to ``Lookup.facts``.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -22,20 +22,20 @@ DISABLED, INSECURE, VERIFIED = "disabled", "insecure", "verified"
 
 
 class RecordOptions(NamedTuple):
-    """What of a ``kubernetes`` directive decides which names exist."""
+    """The options of a ``kubernetes`` directive that decide which names exist."""
 
     pods: str = DISABLED
     namespaces: frozenset[str] = frozenset()
     endpoint_pod_names: bool = False
     ignore_empty_service: bool = False
-    is_zonal: bool = False  # names that ask for the endpoints of a topology zone
+    is_zonal: bool = False  # whether names may select the endpoints of a topology zone
 
 
 class Parsed(NamedTuple):
-    """The labels left of the zone. Empty text is an absent label; port and protocol match any.
+    """The labels left of the zone; "" stands for an absent label, and matches any port or protocol.
 
-    ``topology_zone`` asks for the endpoints of that zone, or where it has none and the name
-    ``prefers`` it, for all.
+    ``topology_zone`` selects the endpoints of that zone; if it has none and the name ``prefers``
+    it, all endpoints.
     """
 
     branch: str = ""  # "svc", "pod", or "" for the apex
@@ -50,7 +50,7 @@ class Parsed(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A host behind a name: its text, port (-1 for none), and its own labels below the zone."""
+    """A host that a name leads to: address or name, port (-1: none), own labels below the zone."""
 
     host: str
     port: int
@@ -60,10 +60,9 @@ class Entry(NamedTuple):
 def parse(
     labels: list[bytes], *, is_multicluster: bool = False, is_zonal: bool = False
 ) -> Parsed | None:
-    """Return the meaning of the folded labels left of the zone, or None where they have none.
+    """Return the parsed labels left of the zone, which are folded, or None for a name error.
 
-    One leading underscore of port and protocol is dropped. Outside a multicluster zone nothing asks
-    for it to be there.
+    One leading underscore of port and protocol is dropped; only a multicluster zone requires it.
     """
     texts = [label.decode("latin-1") for label in reversed(labels)]
     if not texts:
@@ -99,7 +98,7 @@ def parse(
 
 
 def labels_of(labels: list[bytes], *, is_zonal: bool = False) -> dict[str, str]:
-    """Return what the folded labels left of the zone say, in the words of `metadata`."""
+    """Return the labels of `metadata` for the folded labels left of the zone."""
     parsed = parse(labels, is_zonal=is_zonal)
     if parsed is None:
         return {"parse-error": "invalid query name"}
@@ -115,9 +114,9 @@ def labels_of(labels: list[bytes], *, is_zonal: bool = False) -> dict[str, str]:
 
 
 class Lookup:
-    """One question's view of a store: finds entries and notes what it looked at.
+    """The lookups of one question in a store; notes the facts that they depend on.
 
-    In a multicluster zone the Services are those that ServiceImports stand for.
+    In a multicluster zone the Services are the ServiceImports.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class Lookup:
         self._options = options
 
     def find(self, parsed: Parsed) -> list[Entry] | None:
-        """Return the entries behind a name in a forward zone, or None for a name error."""
+        """Return the entries of a name in a forward zone, or None for a name error."""
         if not parsed.branch or not parsed.namespace:
             return []
         if not self.is_visible(parsed.namespace):
@@ -142,10 +141,10 @@ class Lookup:
         return self._find_service(parsed)
 
     def missing(self, labels: list[bytes]) -> tuple[int, Fact | None]:
-        """Return how many of the folded labels left of the zone it takes to name what is not there.
+        """Return how many of the labels, from the last, name something that does not exist.
 
-        0 if there is no such thing, or names may exist below all the same. With it comes the fact
-        that this depends on, besides the namespaces.
+        ``labels`` are folded and left of the zone. 0 if it exists, or names below it may exist.
+        Also returns the fact that this depends on, besides the namespaces.
         """
         texts = [label.decode("latin-1") for label in labels[:-4:-1]]
         if not texts or texts[0] == "dns":
@@ -170,9 +169,9 @@ class Lookup:
         return not self._options.namespaces or namespace in self._options.namespaces
 
     def _is_pointed_into(self, namespace: str) -> bool:
-        """Tell whether PTR records name what is in a namespace.
+        """Tell whether PTR records may name Services of a namespace.
 
-        It has to exist only where `namespaces` names some (CoreDNS: reverse.go).
+        The namespace has to exist only if `namespaces` is set (CoreDNS: reverse.go).
         """
         return not self._options.namespaces or self.is_visible(namespace)
 
@@ -188,7 +187,7 @@ class Lookup:
             if parsed.endpoint or parsed.port or parsed.protocol:
                 return None
             if rr.address_rdata(service.external_name):
-                return None  # an address is no name: CoreDNS leaves the service out
+                return None  # CoreDNS leaves out an address as external name
             return [Entry(service.external_name, -1, ())]
         if service.is_headless or parsed.endpoint:
             return list(self._find_endpoints(key, parsed)) or None
@@ -204,7 +203,7 @@ class Lookup:
         return service.type != "ExternalName" and not self._services.has_endpoints(key)
 
     def _find_in_zone(self, key: ObjectKey, parsed: Parsed) -> list[Entry]:
-        """Return the endpoints of a topology zone; a zone without any exists all the same."""
+        """Return the endpoints of a topology zone; a zone without endpoints is no name error."""
         found = list(self._find_endpoints(key, parsed))
         if found or not parsed.prefers:
             return found
@@ -249,9 +248,9 @@ class Lookup:
         return [Entry(address, 0, owner) for _ in pods] or None
 
     def reverse(self, address: str) -> list[tuple[str, ...]]:
-        """Return the labels below the zone of every name that ``address`` has, [] for none.
+        """Return the labels, below the zone, of every name of ``address``, [] for none.
 
-        A Service's own address hides the endpoints there (CoreDNS: reverse.go).
+        A Service with this cluster address hides endpoints with it (CoreDNS: reverse.go).
         """
         self.facts.append(("address", address))
         for namespace, service in self._store.services.at(address):
@@ -259,7 +258,7 @@ class Lookup:
                 return [(service, namespace, "svc")]
         found = dict[tuple[str, ...], None]()
         for (namespace, service), sliced in self._store.services.slices_at(address):
-            # A slice of no Service here, such as an imported one, gives its endpoints no name.
+            # Endpoints of a slice without a Service, as an imported one, have no name.
             if service and self._is_pointed_into(namespace):
                 for endpoint in sliced.endpoints:
                     if endpoint.address == address:
@@ -267,9 +266,9 @@ class Lookup:
         return list(found)
 
     def servers(self, local_addresses: tuple[str, ...]) -> list[Entry]:
-        """Return the zone's name servers: the Services in front of us, else ``ns.dns``.
+        """Return the zone's name servers: the Services that we are endpoints of, else ``ns.dns``.
 
-        (CoreDNS: ns.go nsAddrs.) An address may be named more than once.
+        (CoreDNS: ns.go nsAddrs.) An address may appear more than once.
         """
         slices = self.slices_in_front(local_addresses)
         if not slices:
@@ -290,7 +289,7 @@ class Lookup:
         return found
 
     def slices_in_front(self, local_addresses: tuple[str, ...]) -> list[tuple[ObjectKey, Slice]]:
-        """Return the EndpointSlices that we are an endpoint of, by their Service."""
+        """Return the EndpointSlices with an endpoint of ours, each with its Service."""
         self.facts.append(SERVERS)
         slices_at = self._store.services.slices_at
         return [each for local in local_addresses for each in slices_at(local)]
@@ -309,7 +308,7 @@ def _is_wanted(port: Port, parsed: Parsed) -> bool:
 
 
 def _pod_address(label: str) -> str:
-    """Return the address a pod label spells with dashes (CoreDNS: kubernetes.go findPods)."""
+    """Return the address of a pod label, written with dashes (CoreDNS: kubernetes.go findPods)."""
     if label.count("-") == 3 and "--" not in label:
         return label.replace("-", ".")
     return label.replace("-", ":")
@@ -319,13 +318,13 @@ def owner_name(labels: tuple[str, ...], zone: bytes) -> bytes:
     """Return the name of ``labels`` below ``zone``.
 
     Raises:
-        FormError: the labels make no domain name.
+        FormError: the labels are not a domain name.
     """
     return name.join([label.encode() for label in labels], zone)
 
 
 def address_records(owner: bytes, rtype: int, ttl: int, entries: list[Entry]) -> list[RR]:
-    """Return one A or AAAA record per distinct address text of that family, in entry order."""
+    """Return one A or AAAA record for each distinct address, in the order of the entries."""
     found = []
     for host in dict.fromkeys(entry.host for entry in entries):
         address = rr.address_rdata(host)
@@ -335,7 +334,7 @@ def address_records(owner: bytes, rtype: int, ttl: int, entries: list[Entry]) ->
 
 
 def glue_records(zone: bytes, ttl: int, entries: list[Entry]) -> list[RR]:
-    """Return the address record of every entry, both families, repeats and all."""
+    """Return the A or AAAA record of every entry, with repetitions."""
     found = []
     for entry in entries:
         address = rr.address_rdata(entry.host)
@@ -349,8 +348,8 @@ def server_records(
 ) -> tuple[list[RR], list[RR]]:
     """Return the SRV records of entries and the address records of their targets.
 
-    The weight shares 100 among all entries, those with no port and repeats among them (CoreDNS:
-    backend_lookup.go SRV).
+    The weight is 100 divided by the number of entries, including repeated ones and those without
+    a port (CoreDNS: backend_lookup.go SRV).
     """
     entries = [entry for entry in entries if rr.address_rdata(entry.host)]
     weight = max(1, 100 // len(entries)) if entries else 0

@@ -1,9 +1,9 @@
-"""What a Kubernetes zone says to a question: records by query type, NODATA, NXDOMAIN.
+"""Responses of a Kubernetes zone: records by query type, NODATA, NXDOMAIN.
 
 ``Responder.respond`` is a generator: it yields each question that must be asked outside the zone
 (the target of an ExternalName), is sent the response to it, and returns the response to its own
-question, or None to let the plugins behind speak (fallthrough). Whoever drives it decides whether
-it may wait. Rules: CoreDNS plugin/kubernetes/handler.go, plugin/backend_lookup.go.
+question, or None for the next plugin to answer (fallthrough). The caller decides whether to wait.
+Rules: CoreDNS plugin/kubernetes/handler.go, plugin/backend_lookup.go.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -32,15 +32,15 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
 from clusterdns.wire.rr import RR
 
-DNS_VERSION = "1.1.0"  # the schema version that is served (DNS spec 1.1.0 section 2.2)
+DNS_VERSION = "1.1.0"  # the schema version (DNS spec 1.1.0 section 2.2)
 DNS_VERSION_TTL_S = 28800
 MAX_SOA_TTL_S = 300
-MAX_CHAIN = 10  # CNAMEs that may precede one more
+MAX_CHAIN = 10  # most CNAMEs before the last
 
 _REVERSE = (WireName(b"\x07in-addr\x04arpa\0"), WireName(b"\x03ip6\x04arpa\0"))
 _DNS = b"\x03dns"
 _NS_DNS = b"\x02ns" + _DNS
-# Records whose RDATA holds no name of the question's zone, but for those a pointer stands for.
+# Records whose RDATA spells no name of the question's zone, or only by a compression pointer.
 _WITHOUT_NAMES = frozenset((rr.A, rr.AAAA, rr.TXT, rr.PTR, rr.SOA))
 _HOSTMASTER = b"\x0ahostmaster"
 
@@ -49,7 +49,7 @@ Asking = Generator[Question, Response, "Records | None"]
 
 
 class AskedZone(NamedTuple):
-    """The zone a question lies in, folded and as the client spelled it."""
+    """The zone that a question lies in, folded and as the client spelled it."""
 
     folded: WireName
     case: bytes
@@ -59,14 +59,14 @@ class AskedZone(NamedTuple):
 def is_reverse(folded: WireName) -> bool:
     """Tell whether a name lies below ``in-addr.arpa`` or ``ip6.arpa``.
 
-    These two themselves do not: as zones they may be the primary one (CoreDNS: pkg/dnsutil
+    These two names do not, so they may be the primary zone (CoreDNS: pkg/dnsutil
     IsReverse looks for ``.in-addr.arpa.`` with its first dot).
     """
     return folded not in _REVERSE and name.is_within_any(folded, _REVERSE)
 
 
 class Responder:
-    """The Kubernetes zones of one server block, as a function of a store."""
+    """The Kubernetes zones of one server block, answered from a store."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Responder:
     def respond(
         self, question: Question, zone: AskedZone
     ) -> Generator[Question, Response, Response | None]:
-        """Yield questions about names outside; return the response, or None to fall through."""
+        """Yield questions outside the zone; return the response, or None for fallthrough."""
         response = yield from self._respond(question, zone)
         if response is None or not _follows_case(question, response, zone.folded):
             return response
@@ -172,7 +172,7 @@ class Responder:
         if entries is None:
             return None
         if qtype == rr.TXT and not entries and not self._is_zonal(question, zone):
-            return None  # CoreDNS has no other empty non-terminals for TXT
+            return None  # as CoreDNS does for empty non-terminals
         if qtype == rr.SRV and not self._is_name_server(question, zone):
             return server_records(qname, zone.case, ttl, entries)
         if qtype == rr.CNAME and entries and not rr.address_rdata(entries[0].host):
@@ -180,7 +180,7 @@ class Responder:
         return [], []
 
     def _entries(self, question: Question, zone: AskedZone, lookup: Lookup) -> list[Entry] | None:
-        """Return the entries behind any name of the zone, or None for a name error."""
+        """Return the entries of any name of the zone, or None for a name error."""
         if self._is_name_server(question, zone):
             return lookup.servers(self._local_addresses)
         parsed = self._parsed(question, zone)
@@ -196,16 +196,16 @@ class Responder:
         )
 
     def _is_zonal(self, question: Question, zone: AskedZone) -> bool:
-        """Tell whether a name asks for the endpoints of a topology zone."""
+        """Tell whether a name selects the endpoints of a topology zone."""
         parsed = self._parsed(question, zone)
         return parsed is not None and bool(parsed.topology_zone)
 
     def _is_name_server(self, question: Question, zone: AskedZone) -> bool:
         """Tell whether the question is about ``ns.dns.<zone>``, by CoreDNS's test.
 
-        It finds the zone as the client spelled it in the folded name, first place only, and so
-        takes ``ns.dns.<zone>.<zone>`` and misses ``ns.dns`` in a zone with capitals. TXT and PTR
-        are never asked of it.
+        CoreDNS searches the folded name for the zone as the client spelled it, so its test accepts
+        ``ns.dns.<zone>.<zone>`` and rejects ``ns.dns`` in a zone with capitals. It rejects TXT and
+        PTR questions.
         """
         return (
             question.qtype not in (rr.TXT, rr.PTR)
@@ -221,9 +221,9 @@ class Responder:
         chain: tuple[bytes, ...],
         outside: list[Response],
     ) -> Generator[Question, Response, list[RR] | None]:
-        """Return the A or AAAA records of a name and of what it is an alias of.
+        """Return the A or AAAA records of a name and of the target of its CNAME.
 
-        ``chain`` holds the targets of the CNAMEs that lead here.
+        ``chain`` holds the targets of the CNAMEs that led here.
         """
         entries = self._entries(question, zone, lookup)
         if entries is None:
@@ -238,7 +238,7 @@ class Responder:
             if target in chain:
                 continue
             alias = RR(question.qname, rr.CNAME, self._ttl, target)
-            # In class IN, whatever the client's is (CoreDNS: request.go NewWithQuestion).
+            # In class IN for any class of the client (CoreDNS: request.go NewWithQuestion).
             asked = question._replace(qname=target, folded=folded, qclass=rr.CLASS_IN)
             if name.is_within(folded, zone.folded):
                 inner = yield from self._addresses(asked, zone, lookup, (*chain, target), outside)
@@ -262,16 +262,16 @@ class Responder:
     ) -> Response | None:
         if name.is_within_any(folded, self._fallthrough):
             return None
-        if not self._store.is_synced:  # what has not been listed yet may well exist
+        if not self._store.is_synced:  # the name may exist but not be listed yet
             return self._negative(rr.SERVFAIL, zone, facts)._replace(lifetime_s=0)
         return self._negative(rr.NXDOMAIN, zone, facts)
 
     def _with_cut(
         self, denial: Response, question: Question, zone: AskedZone, lookup: Lookup
     ) -> Response:
-        """Return a name error with the name it is due to, where that is above the question's.
+        """Return a name error with the topmost name that does not exist, if above the question's.
 
-        Only of a reverse zone are cuts not known.
+        In a reverse zone that name is not known.
         """
         left = _left_of(question, zone)
         depth, fact = lookup.missing(left)
@@ -286,13 +286,13 @@ class Responder:
         return Response(rcode, AA, authority=(self._soa(zone),), facts=facts)
 
     def soa(self, zone: WireName) -> RR | None:
-        """Return the SOA of a zone of ours whose records are not imported, else None."""
+        """Return the SOA of a zone of ours that is no multicluster zone, else None."""
         if zone not in self._zones or zone in self._multicluster:
             return None
         return self._soa(AskedZone(zone, zone, False))
 
     def _soa(self, zone: AskedZone) -> RR:
-        """Return the SOA of a zone; the last one made serves again until the serial moves."""
+        """Return the SOA of a zone; the last one is reused until the serial moves."""
         serial = self._store.import_serial if zone.is_multicluster else self._store.serial
         serial &= 0xFFFFFFFF
         if self._last_soa[0] != (serial, zone.case):
@@ -303,12 +303,12 @@ class Responder:
 
 
 def _follows_case(question: Question, response: Response, zone: WireName) -> bool:
-    """Tell whether another spelling of the question would only change how names are spelled.
+    """Tell whether the question's letter case decides only that of the response.
 
-    It decides what the name server is (`_is_name_server`), and whether the apex has NS records. The
-    names that NS, SRV and CNAME records hold are written out in its spelling, or in the operator's.
-    Below ``dns`` and ``hostmaster`` the names in the SOA end like the question, in lower case, so
-    how much of them is a pointer depends on the spelling.
+    It changes more for the name server (`_is_name_server`) and the NS records of the apex. NS, SRV
+    and CNAME records spell out names in the client's or the operator's letter case. Below ``dns``
+    and ``hostmaster`` the SOA's names end like the question, in lower case, so the letter case
+    decides how much of them is compressed.
     """
     if question.qtype == rr.NS or question.folded.startswith(_NS_DNS):
         return False
@@ -319,7 +319,7 @@ def _follows_case(question: Question, response: Response, zone: WireName) -> boo
 
 
 def _serial_fact(zone: AskedZone) -> Fact:
-    """Return the fact that what shows the zone's SOA depends on."""
+    """Return the fact that responses with the zone's SOA depend on."""
     return IMPORT_SERIAL if zone.is_multicluster else SERIAL
 
 

@@ -23,7 +23,7 @@ _REQUIREMENT = re.compile(
 
 
 class Requirement(NamedTuple):
-    """One term: ``key`` must have one of ``values``, or none of them; no values is "exists"."""
+    """One term: ``key`` must have one of ``values``, or exist if they are None; or negated."""
 
     key: str
     values: tuple[str, ...] | None
@@ -43,7 +43,7 @@ def parse(text: str) -> Selector:
     """Return the terms of a selector; all of them must be met.
 
     Raises:
-        ValueError: the text is no selector.
+        ValueError: the text is not a selector.
     """
     found: list[Requirement] = []
     i = 0
@@ -70,5 +70,5 @@ def _requirement(match: re.Match[str]) -> Requirement:
 
 
 def matches(selector: Selector, labels: Mapping[str, str]) -> bool:
-    """Tell whether ``labels`` meet every term of ``selector``; an empty one is met by all."""
+    """Tell whether ``labels`` meet every term of ``selector``; all labels meet an empty one."""
     return all(requirement.matches(labels) for requirement in selector)

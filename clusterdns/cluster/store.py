@@ -1,11 +1,11 @@
-"""The joined objects of one Kubernetes source, and what each event changes.
+"""The joined objects of one Kubernetes source, and the facts that each change affects.
 
-``apply`` takes an event and returns the facts that changed: ``("service", namespace, name)``,
-``("address", text)``, ``("servers",)`` for what ``NS`` depends on, ``EVERYTHING`` where a Namespace
-came or went. What shows one of the SOA serials depends on ``SERIAL`` or ``IMPORT_SERIAL``, and a
-serial that moves comes as a ``Renewal`` of these. Answers are filed under the facts they were
-decided from. Applying an event twice changes nothing; events of different kinds may come in any
-order.
+``apply`` takes a change and returns the facts it affects: ``("service", namespace, name)``,
+``("address", text)``, ``("servers",)`` for the name servers, ``EVERYTHING`` if a Namespace was
+added or removed. Answers with an SOA depend on ``SERIAL``, ``IMPORT_SERIAL`` or
+``EXTERNAL_SERIAL``; a new serial is returned as a ``Renewal`` of that fact. Answers are filed under
+the facts they depend on. Applying a change twice has no effect; changes of different kinds may be
+applied in any order.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -47,10 +47,8 @@ class Services:
 
     def __init__(self) -> None:
         self.by_name: dict[ObjectKey, Service] = {}
-        self.slices: dict[ObjectKey, dict[str, Slice]] = {}  # by Service, then by name of the slice
-        self._services_by_slice: dict[
-            ObjectKey, ObjectKey
-        ] = {}  # slice -> the Service it is filed under
+        self.slices: dict[ObjectKey, dict[str, Slice]] = {}  # by Service, then by slice name
+        self._services_by_slice: dict[ObjectKey, ObjectKey] = {}  # by slice
         self._services_by_address: dict[str, tuple[ObjectKey, ...]] = {}
         self._slices_by_address: dict[str, tuple[ObjectKey, ...]] = {}
         self._services_by_external: dict[str, tuple[ObjectKey, ...]] = {}
@@ -130,8 +128,8 @@ class Services:
 class Store:
     """Services, EndpointSlices, Namespaces and Pods of one source, indexed for lookups.
 
-    ``imported`` are ServiceImports, as the Services they stand for, and their EndpointSlices. The
-    serials are Unix seconds of the last change that counts.
+    ``imported`` are ServiceImports, as Services, and their EndpointSlices. The serials are Unix
+    seconds of the last change that moves them.
     (CoreDNS: plugin/kubernetes/controller.go)
     """
 
@@ -146,7 +144,7 @@ class Store:
 
     @property
     def is_synced(self) -> bool:
-        """Whether every kind has been listed once; it stays true from then on."""
+        """Whether every kind has been listed; it stays true from then on."""
         return not self._unsynced
 
     def synced(self, kind: str) -> None:
@@ -154,7 +152,7 @@ class Store:
         self._unsynced.discard(kind)
 
     def apply(self, change: Change, seconds: int) -> list[Fact]:
-        """Take one event in and return the facts it changed; ``seconds`` is Unix time."""
+        """Apply one change and return the facts it affects; ``seconds`` is Unix time."""
         serial, import_serial = self.serial, self.import_serial
         external_serial = self.external_serial
         facts = self._apply(change, seconds)
@@ -252,9 +250,9 @@ def _index(
     before: Iterable[str],
     after: Iterable[str],
 ) -> None:
-    """Move ``key`` in an index by address; keys of one address keep the order they came in."""
+    """Move ``key`` in an index by address; keys of one address keep their order of arrival."""
     gone, come = set(before) - set(after), set(after) - set(before)
-    alone = (key,)  # shared by all addresses of an object: an index of 100,000 stays small
+    alone = (key,)  # shared by all addresses of an object, which saves memory
     for address in gone:
         left = tuple(other for other in index.get(address, ()) if other != key)
         if left:
@@ -267,13 +265,13 @@ def _index(
 
 
 def _service(value: tuple[Any, ...]) -> Service:
-    """Return the Service that an event's fields make."""
+    """Return the Service of a change's value."""
     found = Service(*value)
     return found._replace(ports=tuple([Port(*port) for port in found.ports]))
 
 
 def _slice(value: tuple[Any, ...]) -> Slice:
-    """Return the EndpointSlice that an event's fields make."""
+    """Return the EndpointSlice of a change's value."""
     found = Slice(*value)
     return found._replace(
         endpoints=tuple([Endpoint(*endpoint) for endpoint in found.endpoints]),

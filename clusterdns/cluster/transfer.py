@@ -1,4 +1,4 @@
-"""A Kubernetes zone as a whole, for a transfer: Services and the endpoints of headless ones.
+"""A whole Kubernetes zone for a transfer: Services and the endpoints of headless Services.
 
 Pods, PTR records and the names of a ClusterIP Service's endpoints are left out, as in CoreDNS
 (plugin/kubernetes/xfr.go).
@@ -25,8 +25,8 @@ _TYPES = ("ClusterIP", "NodePort", "LoadBalancer")
 def zone_records(cluster: Cluster, zone: WireName, soa: RR) -> Iterator[RR]:
     """Yield the records of a zone from its SOA to its SOA.
 
-    What changes while they are read may be in it or not. A Service whose name or external name is
-    no domain name is left out.
+    A change during the transfer may be included or not. A Service is left out if its name or
+    external name is not a domain name.
     """
     lookup = Lookup(cluster.store, cluster.options)
     yield soa
@@ -65,7 +65,7 @@ def _service(
 
 
 def _endpoints(cluster: Cluster, lookup: Lookup, owner: bytes, key: ObjectKey) -> Iterator[RR]:
-    """Yield what a headless Service has: weights count the addresses of each slice by itself."""
+    """Yield the records of a headless Service; weights count the endpoints of each slice."""
     for found in tuple(cluster.store.services.slices_of(key)):
         weight = max(1, 100 // len(found.endpoints)) if found.endpoints else 0
         for endpoint in found.endpoints:

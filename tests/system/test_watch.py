@@ -409,8 +409,8 @@ def test_k9_a_poisoned_object_in_the_list(tmp_path):
          "answers with text/html instead of application/json"),
         ({"ends_at_once": True}, ""),
         ({"loses": 1.0}, ""),
-        ({"statuses": {ALL: (410, {})}}, "listing anew"),
-        ({"oldest": 10**9}, "listing anew"),
+        ({"statuses": {ALL: (410, {})}}, "listing again"),
+        ({"oldest": 10**9}, "listing again"),
     ],
     ids=["403", "401", "429", "500", "redirect", "html", "ends", "loses", "410", "too old"],
 )  # fmt: skip
@@ -422,7 +422,7 @@ def test_k10_no_request_loop(tmp_path, fault, line):
         with serving(tmp_path, api, "startup_timeout 100ms") as (server, _):
             time.sleep(8)
             assert line in server.output
-            assert server.output.count(line) <= 4 or line in ("", "listing anew")
+            assert server.output.count(line) <= 4 or line in ("", "listing again")
         calm(api)
         assert len(api.times) <= 25
         if "Retry-After" in str(fault):

@@ -1,9 +1,9 @@
-"""Where a Kubernetes API server is, who we are to it, and connections to it.
+"""The URL of a Kubernetes API server, our credentials for it, and connections to it.
 
-In a Pod the environment and the ServiceAccount's files say so, elsewhere an endpoint. That takes
-urllib3 alone. A kubeconfig, and a proxy, are left to the kubernetes package (kubeconfig.py), which
-takes 14 MiB and 0.14 s of CPU when it is imported. (CoreDNS: plugin/kubernetes/kubernetes.go
-getClientConfig; client-go: rest.InClusterConfig)
+They come from the environment and the ServiceAccount's files of a Pod, or from `endpoint`. Both
+need urllib3 only. A kubeconfig or a proxy needs the kubernetes package (kubeconfig.py), whose
+import takes 14 MiB and 0.14 s of CPU. (CoreDNS: plugin/kubernetes/kubernetes.go getClientConfig;
+client-go: rest.InClusterConfig)
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from clusterdns.errors import ApiError
 from clusterdns.host.addresses import host_and_port
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-TOKEN_AGE_S = 50.0  # client-go reads a token again after a minute less ten seconds
+TOKEN_AGE_S = 50.0  # as in client-go: a minute less ten seconds
 
 
 class TokenFile:
-    """A token on disk that is written anew now and then; what was good last is kept."""
+    """A token file that Kubernetes rewrites from time to time; the last good token is kept."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class TokenFile:
         self._read_at = float("-inf")
 
     def get(self, now: float) -> str:
-        """Return the token, read again when it is old. Raises ApiError if there never was one."""
+        """Return the token, read again if it is old. Raises ApiError if there was never one."""
         if now - self._read_at >= TOKEN_AGE_S:
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 # A file being written is empty for a moment; a newline would break the header.
@@ -48,22 +48,22 @@ class TokenFile:
                 if found and found.isprintable():
                     self._token, self._read_at = found, now
         if not self._token:
-            raise ApiError(f"{self._path}: no token to be read")
+            raise ApiError(f"{self._path}: no readable token")
         return self._token
 
     def headers(self) -> Mapping[str, str]:
-        """Return what says who we are just now. Raises ApiError."""
+        """Return the header with the present token. Raises ApiError."""
         return {"authorization": f"Bearer {self.get(time.monotonic())}"}
 
 
 def find(source: Source, account: Path) -> Access:
-    """Return the access to the server that a source names, by default the cluster's we run in.
+    """Return the access to the server of a source, by default that of the cluster we run in.
 
     ``account`` is the directory of the ServiceAccount.
 
     Raises:
-        ApiError: the server is not to be found.
-        Exception: what the kubernetes package and the TLS library raise for files that are wrong.
+        ApiError: the environment or the ServiceAccount names no server.
+        Exception: the kubernetes package or the TLS library rejects a file.
     """
     if source.kubeconfig:
         from clusterdns.cluster.api import kubeconfig
@@ -102,6 +102,6 @@ def _pool(server: ApiServer) -> urllib3.PoolManager:
 
 
 def _has_proxy() -> bool:
-    """Tell whether the environment names one; whether it is for us is not ours to tell."""
+    """Tell whether the environment names a proxy; the kubernetes package checks its use."""
     names = {name.lower() for name, value in os.environ.items() if value}
     return any(name.endswith("_proxy") for name in names - {"no_proxy"})

@@ -1,9 +1,9 @@
-"""Comparing what is known with what the API server has: a watch that lost an event is found out.
+"""Comparison of our objects with the API server's, to find watches that lost an event.
 
-Every few minutes the names, UIDs and versions of all objects are listed - metadata only, a page at
-a time, with pauses - and compared. What differs is looked at again a moment later, since a change
-may just have been on its way; what differs still, and is not younger than the list, is divergence:
-it is counted, and the kind is listed anew. CoreDNS never does this (coredns #3587, #3879).
+Every few minutes it lists the names, UIDs and versions of all objects - metadata only, in pages,
+with pauses - and compares them. It checks each difference again after ``_GRACE_S``, since a change
+may be on its way. An object that still differs, and is not newer than the list, is a divergence: it
+is counted, and its kind is listed again. CoreDNS has no such audit (coredns #3587, #3879).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from clusterdns.errors import ApiError
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _PAUSE_S = 0.05  # between pages
-_GRACE_S = 2.0  # for what is on its way
+_GRACE_S = 2.0  # for changes on their way
 _SILENCE_S = 30.0
 _log = logging.getLogger("kubernetes")
 
 
 class Auditor:
-    """Compares the kinds of one source, one after another, for ever."""
+    """Compares the kinds of one source, one after another, forever."""
 
     def __init__(
         self, source: Source, reflectors: Iterable[Reflector], client: ApiClient, gate: Gate
@@ -44,9 +44,9 @@ class Auditor:
         self._gate = gate
 
     def run(self) -> None:
-        """Audit every ``audit_s`` seconds, more or less: the main of the thread."""
+        """Audit every ``audit_s`` seconds, give or take a fifth: the main of the thread."""
         while True:
-            # Many replicas start together, and need not audit together.
+            # Replicas that started together shall not audit together.
             time.sleep(self._source.audit_s * random.uniform(0.8, 1.2))
             for reflector in self._reflectors:
                 if not reflector.is_watching or not self._gate.is_open:
@@ -54,15 +54,15 @@ class Auditor:
                 try:
                     self.audit(reflector)
                 except (ApiError, StreamError) as error:
-                    _log.warning("plugin/kubernetes: %s: no audit: %s", reflector.kind, error)
+                    _log.warning("plugin/kubernetes: %s: audit failed: %s", reflector.kind, error)
                 except Exception:
-                    _log.exception("plugin/kubernetes: %s: no audit", reflector.kind)
+                    _log.exception("plugin/kubernetes: %s: audit failed", reflector.kind)
 
     def audit(self, reflector: Reflector) -> int:
-        """Compare one kind and heal it; return how many objects differed.
+        """Compare one kind, list it again if it diverged; return how many objects differed.
 
         Raises:
-            ApiError, StreamError: the list cannot be had.
+            ApiError, StreamError: listing failed.
         """
         before = versions.number_of(reflector.version)
         reflector.deleted = set()
@@ -80,16 +80,16 @@ class Auditor:
             self.divergences[kind] = self.divergences.get(kind, 0) + found
             names = ", ".join("/".join(filter(None, key)) for key, _ in wrong[:3])
             _log.warning(
-                "plugin/kubernetes: %s: %d objects are not what the API server has (%s): "
-                "listing anew", kind, found, names,
+                "plugin/kubernetes: %s: %d objects differ from the API server's (%s): "
+                "listing again", kind, found, names,
             )  # fmt: skip
             reflector.relist()
         return found
 
     def _compare(self, reflector: Reflector) -> tuple[dict[ObjectKey, Known | None], int]:
-        """Return what differs, as the server has it (None for gone), and the list's version."""
+        """Return the objects that differ, None if gone from the server, and the list's version."""
         suspects: dict[ObjectKey, Known | None] = {}
-        there: set[int] = set()  # hashes of keys: a fifth of what the keys themselves take
+        there: set[int] = set()  # hashes of keys take a fifth of the memory of keys
         query = {"limit": str(PAGE), **versions.selectors_of(reflector.kind, self._source)}
         while True:
             items = Items()
@@ -117,7 +117,7 @@ class Auditor:
 
 
 def _is_wrong(reflector: Reflector, key: ObjectKey, theirs: Known | None, version: int) -> bool:
-    """Tell whether a difference remains, and is not younger than the list."""
+    """Tell whether a difference remains and our object is not newer than the list."""
     ours = reflector.known.get(key)
     if ours == theirs or (ours is not None and ours.version > version):
         return False

@@ -1,10 +1,10 @@
-"""How long to wait before an API server is asked again: never in a loop, never all at once.
+"""Delays before an API server is asked again, so that a failing one is not flooded.
 
 ``Backoff`` is one reflector's own: delays that grow with each failure in a row, with jitter.
-``Gate`` is the server's, shared by all its reflectors: while the server is in trouble one of them
-asks, ever more slowly, and the others wait; its first success lets all of them go on. So an outage
-costs one request in a few seconds however many kinds are watched, and is over within
-``Gate.MAX_S`` of the server's return, where client-go takes up to a minute.
+``Gate`` is the server's, shared by all its reflectors: while the server fails, one
+reflector probes it with growing delays and the others wait; the first success releases all of them.
+An outage costs one request every few seconds, however many kinds are watched, and ends within
+``Gate.MAX_S`` of the server's return; client-go takes up to a minute.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class Timing(NamedTuple):
 
     head: float = 15.0  # until a reply begins
     list_silence: float = 30.0
-    first_silence: float = 10.0  # of a streamed list; after that it is asked for in pages
-    watch_silence: float = 90.0  # then the watch is taken up again: see Reflector
-    line: float = 60.0  # a line that takes longer to come is a connection that drips
+    first_silence: float = 10.0  # of a streamed list; after that the list is paged
+    watch_silence: float = 90.0  # then the watch is opened again: see Reflector
+    line: float = 60.0  # a line that takes longer ends the watch
     shortest: float = 300.0  # how long the server is asked to keep a watch open
     longest: float = 600.0
-    settled: float = 10.0  # a watch that lasted so long is no failure, whatever ended it
+    settled: float = 10.0  # a watch that lasted so long resets the backoff
 
 
 class Backoff:
-    """Delays in seconds that double from ``first_s`` to ``most_s``, half of each left to chance."""
+    """Delays in seconds that double from ``first_s`` to ``most_s``, the upper half random."""
 
     def __init__(
         self, first_s: float, most_s: float, uniform: Callable[[float, float], float]
@@ -47,16 +47,16 @@ class Backoff:
         return self._uniform(delay_s / 2, delay_s)
 
     def reset(self) -> None:
-        """Begin with the first delay again."""
+        """Start again with the first delay."""
         self._next_s = self._first_s
 
 
 class Gate:
-    """Whether one API server can be asked, and by whom."""
+    """Whether one API server may be asked, and by which thread."""
 
     FIRST_S = 0.4
-    MAX_S = 4.0  # after a first success: an outage may be long, and is then cheap
-    START_MAX_S = 1.5  # before one: nothing at all is known, so be quick
+    MAX_S = 4.0  # after a first success: a long outage stays cheap
+    START_MAX_S = 1.5  # before it: nothing can be served yet, so retry soon
 
     def __init__(self) -> None:
         self.is_open = True
@@ -67,14 +67,14 @@ class Gate:
         self._changed = threading.Condition()
 
     def enter(self) -> None:
-        """Return when this thread may ask; ``succeeded`` or ``failed`` must follow."""
+        """Block until this thread may ask; it must then call ``succeeded`` or ``failed``."""
         with self._changed:
             while not self.is_open:
                 left_s = self._retry_at - time.monotonic()
                 if left_s <= 0 and not self._is_probed:
                     self._is_probed = True
                     return
-                # One that probes does so no longer than its request's time limits.
+                # The time limits of a request bound how long a probe takes.
                 self._changed.wait(left_s if left_s > 0 else None)
 
     def succeeded(self) -> None:
@@ -88,7 +88,7 @@ class Gate:
                 self._changed.notify_all()
 
     def failed(self, at_least_s: float = 0) -> bool:
-        """Note that it has not; tell whether that is news."""
+        """Note that it has not; tell whether this is the first failure of an outage."""
         with self._changed:
             was_open, self.is_open = self.is_open, False
             self._is_probed = False

@@ -1,4 +1,4 @@
-"""Requests to a Kubernetes API server, and what it answers.
+"""Requests to a Kubernetes API server, and its replies.
 
 The connections are urllib3's (access.py); retries, redirects and pauses are ours. ``ApiClient.get``
 returns a ``ApiReply`` to be read in chunks, or raises ``ApiError``, which says what kind of trouble
@@ -29,50 +29,50 @@ from clusterdns.errors import ApiError
 from clusterdns.metrics.histogram import DEFAULT_S, Histogram
 
 CONNECT_TIMEOUT_S = 5.0
-MAX_RETRY_AFTER_S = 60.0  # whatever a server asks for: an hour would be an outage of our own
+MAX_RETRY_AFTER_S = 60.0  # a server may ask for an hour, which would be an outage
 _MAX_STATUS_OCTETS = 64 * 1024
 _CHUNK_OCTETS = 64 * 1024
 _JSON = "application/json"
 
 
 class ApiReply:
-    """A successful answer, read as it comes."""
+    """A successful reply, read in chunks as they arrive."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self._response = response
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield octets as soon as they are there, until the end. Raises ApiError."""
+        """Yield octets as they arrive, until the end. Raises ApiError."""
         try:
-            is_encoded = "content-encoding" in self._response.headers  # nobody has asked for it
+            is_encoded = "content-encoding" in self._response.headers  # though not requested
             while octets := self._response.read1(_CHUNK_OCTETS, decode_content=is_encoded):
                 yield octets
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-            # Of the latter two: a connection that another thread has shut down under us.
+            # ValueError and AttributeError: another thread has shut down the connection.
             lost = ApiError(f"connection lost: {_reason(error)}")
             lost.is_silence = _is_silence(error)
             raise lost from error
 
     def limit_silence(self, seconds: float) -> None:
-        """Have ``chunks`` raise when nothing comes for so long."""
+        """Make ``chunks`` raise ApiError when nothing arrives for ``seconds``."""
         connection = self._response.connection
         sock = getattr(connection, "sock", None)
         if sock is not None:
             sock.settimeout(seconds)
 
     def abort(self) -> None:
-        """Have the thread that reads come back; may be called from any thread."""
-        with contextlib.suppress(Exception):  # it is closed already, or closing now
+        """End the read of another thread; callable from any thread."""
+        with contextlib.suppress(Exception):  # it may be closed already
             self._response.shutdown()
 
     def close(self) -> None:
-        """Give the connection up; it is not used again."""
+        """Close the connection; it is not used again."""
         with contextlib.suppress(Exception):
             self._response.close()
 
 
 class ApiClient:
-    """One API server, as a source says."""
+    """The API server of one source."""
 
     def __init__(self, source: Source, service_account: Path = SERVICE_ACCOUNT) -> None:
         self.requests: Counter[tuple[str, str, str]] = Counter()  # code, method, host
@@ -85,15 +85,16 @@ class ApiClient:
 
     @property
     def host(self) -> str:
-        """The server's host and port, as the metrics name it."""
+        """The server's host and port, as in the metrics."""
         return _host(self._access) if self._access else ""
 
     def get(
         self, path: str, query: Mapping[str, str], *, read_timeout_s: float, accept: str = _JSON
     ) -> ApiReply:
-        """Ask for ``path`` and return the reply, once its head is there.
+        """Request ``path`` and return the reply once its header is read.
 
-        A refused token is read again and, where it is another, the request repeated once.
+        If the server refuses our token, it is read again; if it differs, the request is repeated
+        once.
 
         Raises:
             ApiError: there is no connection, or the status is not 200.
@@ -104,7 +105,7 @@ class ApiClient:
         except ApiError as error:
             if error.code != 401:
                 raise
-            with self._lock:  # tokens, and the kubeconfig with what it names, are read again
+            with self._lock:  # reads the token, or the kubeconfig and its files, again
                 self._access = None
             found, others = self._connect()
             if others == headers:
@@ -144,7 +145,7 @@ class ApiClient:
         return _checked(response)
 
     def _connect(self) -> tuple[Access, Mapping[str, str]]:
-        """Return the way to the server, and what says who we are. Raises ApiError."""
+        """Return the access to the server and our credentials. Raises ApiError."""
         with self._lock:
             try:
                 if self._access is None:
@@ -152,12 +153,12 @@ class ApiClient:
                 return self._access, self._access.credentials()
             except ApiError:
                 raise
-            except Exception as error:  # the libraries raise what theirs do
+            except Exception as error:  # the libraries raise errors of other libraries
                 raise ApiError(f"configuration: {_reason(error)}") from error
 
 
 class Throttle:
-    """Lets ``qps`` requests a second pass, after ``burst`` at once; a qps of 0 lets all pass."""
+    """Limits requests to ``qps`` a second after a burst of ``burst``; a qps of 0 is no limit."""
 
     def __init__(self, qps: float, burst: int) -> None:
         self._qps = qps
@@ -167,7 +168,7 @@ class Throttle:
         self._lock = threading.Lock()
 
     def wait(self) -> None:
-        """Return when the next request may go."""
+        """Block until the next request may be sent."""
         if not self._qps:
             return
         with self._lock:
@@ -184,7 +185,7 @@ def _host(found: Access) -> str:
 
 
 def _checked(response: urllib3.BaseHTTPResponse) -> ApiReply:
-    """Return the reply of a request that went well. Raises ApiError for any other."""
+    """Return the reply to a request with status 200. Raises ApiError for any other."""
     content_type = response.headers.get("Content-Type", "")
     if response.status == 200 and content_type.startswith(_JSON):
         return ApiReply(response)
@@ -202,7 +203,7 @@ def _checked(response: urllib3.BaseHTTPResponse) -> ApiReply:
 
 
 def _message(response: urllib3.BaseHTTPResponse) -> str:
-    """Return what a Status says, or the first characters of any other body."""
+    """Return the message of a Status, or the first characters of any other body."""
     try:
         octets = response.read(_MAX_STATUS_OCTETS)
     except (urllib3.exceptions.HTTPError, OSError, ValueError):
@@ -215,12 +216,12 @@ def _message(response: urllib3.BaseHTTPResponse) -> str:
 
 
 def _retry_after_s(text: str) -> float:
-    """Return the seconds of a Retry-After header, bounded; its date form counts as none."""
+    """Return the seconds of a Retry-After header, bounded; 0 for its date form."""
     return min(float(text), MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
 
 
 def _is_silence(error: BaseException) -> bool:
-    """Tell our own time limit from the kernel's finding that the peer is dead (ETIMEDOUT)."""
+    """Tell whether our time limit expired, rather than the kernel's (ETIMEDOUT: a dead peer)."""
     bottom = _bottom(error)
     return isinstance(bottom, TimeoutError) and bottom.errno is None
 
@@ -232,14 +233,14 @@ def _bottom(error: BaseException) -> BaseException:
 
 
 def _reason(error: BaseException) -> str:
-    """Return one line that says what went wrong at the bottom of it."""
+    """Return the type and first line of the innermost cause of an error."""
     error = _bottom(error)
     text = str(error).split("\n", 1)[0]
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 
 def status_error(status: object) -> ApiError:
-    """Return what the Status in an ERROR event of a watch says."""
+    """Return the error that the Status in an ERROR event of a watch describes."""
     found = status if isinstance(status, Mapping) else {}
     code = found.get("code")
     number = code if isinstance(code, int) else 500
@@ -254,7 +255,7 @@ def status_error(status: object) -> ApiError:
 
 
 def read_list(reply: ApiReply, items: Items) -> Iterator[list[Mapping[str, Any]]]:
-    """Yield the items of a list as they come. Raises ApiError or StreamError."""
+    """Yield the items of a list as they arrive. Raises ApiError or StreamError."""
     try:
         for octets in reply.chunks():
             if found := list(items.feed(octets)):

@@ -1,11 +1,12 @@
-"""JSON of any length decoded item by item as its octets arrive, with a bound on what is held.
+"""JSON of any length decoded item by item as its octets arrive, with bounded memory.
 
-``Lines`` cuts a watch stream, one JSON value a line, and says of a line that is none or is too long
-that it was skipped. ``Items`` reads a list - ``{"metadata": {...}, "items": [...]}`` - and gives
-each item as soon as it is complete, so that a list of 10,000 objects is never held whole.
+``Lines`` splits a watch stream, one JSON value in each line, and counts lines longer than the limit
+as skipped. ``Items`` reads a list - ``{"metadata": {...}, "items": [...]}`` - and yields each item
+as soon as it is complete, so that a list of 10,000 objects is never held whole.
 
-A list item is tried with the C decoder, which is ten times as fast as looking for its end here; an
-item cut off by the end of a chunk fails and is tried again when twice as much of it is there.
+Each list item is given to the C decoder, which is ten times as fast as a search for its end in
+Python. An item cut off by the end of a chunk fails to decode; it is tried again when twice as much
+of it has arrived.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 from clusterdns.errors import ClusterDNSError
 
-MAX_ITEM_OCTETS = 8 * 2**20  # etcd refuses objects larger than 1.5 MiB: nothing true is longer
+MAX_ITEM_OCTETS = 8 * 2**20  # etcd refuses objects larger than 1.5 MiB
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
 _NUMBER_END = re.compile(r"[,}\]\s]")
@@ -28,11 +29,11 @@ _decoder = json.JSONDecoder()
 
 
 class StreamError(ClusterDNSError):
-    """Octets that are no list of objects."""
+    """The octets are not a list of objects."""
 
 
 class Lines:
-    """Lines of a stream, and how many were skipped since they are longer than the limit."""
+    """Lines of a stream; ``skipped`` counts those longer than the limit."""
 
     def __init__(self, limit: int = MAX_ITEM_OCTETS) -> None:
         self.skipped = 0
@@ -43,11 +44,11 @@ class Lines:
 
     @property
     def is_inside(self) -> bool:
-        """Whether a line has begun that has not ended."""
+        """Whether a line has started and not ended."""
         return bool(self._parts) or self._is_skipping
 
     def feed(self, octets: bytes) -> Iterator[bytes]:
-        """Yield the lines that ``octets`` complete, without their ends; empty ones are left out."""
+        """Yield the lines that ``octets`` complete, without newline; empty ones are left out."""
         *ended, rest = octets.split(b"\n")
         for part in ended:
             self._hold(part)
@@ -76,7 +77,7 @@ class Lines:
 
 
 def load_line(line: bytes) -> Mapping[str, Any] | None:
-    """Return the object of a line, None where it is no JSON object."""
+    """Return the JSON object of a line, None if it is none."""
     try:
         value = json.loads(line.decode())
     except (ValueError, RecursionError):
@@ -85,17 +86,17 @@ def load_line(line: bytes) -> Mapping[str, Any] | None:
 
 
 class Items:
-    """A list being read; what stands beside the items is in ``fields`` once it has been passed."""
+    """A list being read; its fields other than the items are in ``fields`` once read."""
 
     def __init__(self, limit: int = MAX_ITEM_OCTETS) -> None:
         self.fields: dict[str, Any] = {}
-        self.skipped = 0  # items longer than the limit, or of octets that are no text
+        self.skipped = 0  # items longer than the limit, or not UTF-8
         self.is_complete = False
         self._limit = limit
         self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._text = ""
-        self._at = 0  # where reading goes on in the text
-        self._try_at = 0  # length of the rest at which the C decoder is tried again
+        self._at = 0  # index in the text where reading continues
+        self._try_at = 0  # length of the rest at which to decode again
         self._skip: _Skip | None = None
         self._state = _BEFORE
 
@@ -108,7 +109,7 @@ class Items:
             if not self._advance():
                 return
             if not before == self._state == _ITEM:
-                continue  # the next round skips the space in front of it
+                continue  # the next round skips the space before it
             start = self._at
             found, value = self._value()
             if not found:
@@ -120,14 +121,14 @@ class Items:
                 self.skipped += 1
 
     def end(self) -> Iterator[Mapping[str, Any]]:
-        """Yield what is still held at the end of the octets. Raises StreamError."""
+        """Yield the items still held at the end of the octets. Raises StreamError."""
         self._try_at = 0
         yield from self.feed(b"")
         if not self.is_complete:
-            raise StreamError("the list ends in the middle")
+            raise StreamError("the list is truncated")
 
     def _advance(self) -> bool:
-        """Read up to the next item; tell whether there is one, or more to read before it."""
+        """Read up to the next item; tell whether more of the text can be read."""
         self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
         if self._at >= len(self._text):
             return False
@@ -153,7 +154,7 @@ class Items:
         self._at, self._state = self._at + 1, states[character]
 
     def _field(self) -> bool:
-        """Read one field of the list, or up to the first item; tell whether it is all there."""
+        """Read one field of the list, or up to the first item; tell whether it is complete."""
         if self._text[self._at] == "}":
             self._state = _FIELD_END
             return True
@@ -180,7 +181,7 @@ class Items:
         return True
 
     def _value(self) -> tuple[bool, Any]:
-        """Return whether a value is all there, and it; None for an item too long to be held."""
+        """Return whether a value is complete, and the value; None for an item over the limit."""
         if self._skip is not None:
             return self._pass_over()
         rest = len(self._text) - self._at
@@ -224,7 +225,7 @@ _BEFORE, _FIELD, _FIELD_END, _ITEM, _ITEM_END = "before", "field", "field end", 
 
 
 class _Skip:
-    """Looks for the end of a value that is too long to be held."""
+    """Finds the end of a value longer than the limit without holding it."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -232,7 +233,7 @@ class _Skip:
         self._is_escaped = False
 
     def feed(self, text: str, at: int) -> int:
-        """Return the index behind the value, -1 where it goes on."""
+        """Return the index behind the value, -1 if it is not in the text."""
         if self._is_escaped:
             self._is_escaped = False
             at += 1

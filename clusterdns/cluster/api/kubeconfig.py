@@ -1,8 +1,8 @@
-"""The way to an API server by a kubeconfig, with its contexts and exec plugins, or by a proxy.
+"""Access to an API server through a kubeconfig, with its contexts and exec plugins, or a proxy.
 
-This is the only importer of the kubernetes package, in a watcher process that needs one of them.
-Its models, watches and informers are not used: they hold lists whole, never page, and ask a failing
-server again without a pause.
+Only this module imports the kubernetes package, and only a watcher that needs it imports this
+module. The package's models, watches and informers are not used: they hold whole lists in memory,
+never page, and repeat a failed request without a pause.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger("kubernetes")
 
 
 def find(path: str, context: str) -> Access:
-    """Return the access that a kubeconfig describes, by its own context where none is named.
+    """Return the access that a kubeconfig describes, by its current context if none is named.
 
     Raises:
         Exception: whatever the package and its libraries raise.
@@ -35,8 +35,8 @@ def find(path: str, context: str) -> Access:
     found: Any = Configuration()  # the package's classes are not typed
     from_file: Any = kube_config.load_kube_config
     from_file(path, context or None, found, persist_config=False)
-    if not found.verify_ssl:  # said once, not at each request
-        _log.warning("plugin/kubernetes: no check of the API server's certificate")
+    if not found.verify_ssl:  # logged once, not at each request
+        _log.warning("plugin/kubernetes: the API server's certificate is not verified")
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
     def credentials() -> Mapping[str, str]:
@@ -50,7 +50,7 @@ def find(path: str, context: str) -> Access:
 
 
 def pool(server: ApiServer) -> urllib3.PoolManager:
-    """Return connections to a server, by the proxy in the environment if that is for it."""
+    """Return connections to a server, through the environment's proxy if it applies."""
     found: Any = Configuration()
     found.host = server.url
     found.cert_file, found.key_file = server.certificate, server.key
@@ -63,5 +63,7 @@ def _pool(configuration: Any) -> urllib3.PoolManager:  # noqa: ANN401 - see abov
         configuration.proxy = None
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
     found: urllib3.PoolManager = rest.RESTClientObject(configuration).pool_manager
-    found.connection_pool_kw["socket_options"] = socket_options()  # the package's own take 165 s
+    found.connection_pool_kw["socket_options"] = (
+        socket_options()
+    )  # the package's keep-alive takes 165 s
     return found

@@ -1,16 +1,17 @@
-"""One kind of object kept as the API server has it: list, watch, resume, begin anew.
+"""Keeps the objects of one kind equal to the API server's: list, watch, resume, list again.
 
-A ``Reflector`` runs in a thread of its own, with blocking reads, and hands what changed to a
-``Sink``. It begins with a streamed list (``sendInitialEvents``) where the server offers one, else
-with a list in pages, and goes on with a watch from the version it has. A broken watch is taken up
-again from there; a version that is gone means a new list, in which objects that are no longer there
-are removed last, so that no name is ever missing in between. (client-go: tools/cache/reflector.go)
+A ``Reflector`` runs in a thread of its own, with blocking reads, and hands changes to a ``Sink``.
+It starts with a streamed list (``sendInitialEvents``) if the server offers one, else with a paged
+list, and continues with a watch from the list's version. A broken watch is resumed from its last
+version. If the server no longer has that version, the kind is listed again; vanished objects are
+removed at the end of the list, so that no name is missing in between. (client-go:
+tools/cache/reflector.go)
 
-A watch that says nothing is no failure. Servers send bookmarks every minute, but where etcd reports
-no progress, which is its default, only once something has changed. The kernel notices a dead peer
-(server.py); a server that hangs is noticed since each silent watch is taken up again.
+A silent watch is no failure. Servers send bookmarks every minute, but only after a change if etcd
+reports no progress, which is its default. The kernel notices a dead peer (server.py); a server that
+hangs is noticed because each silent watch is opened again.
 
-An object that cannot be read is skipped and counted, and what it said before stays.
+An object that cannot be read is skipped and counted, and its last good state is kept.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ ObjectChange = tuple[ObjectKey, "tuple[Any, ...] | None"]
 
 
 class Sink(Protocol):
-    """Where a reflector's changes go; called in its thread, returns when they are taken in."""
+    """Receives a reflector's changes; called in its thread, returns when they are applied."""
 
     def changed(self, kind: str, changes: list[ObjectChange]) -> None:
-        """Take in objects that have come, changed or gone."""
+        """Apply objects that were added, changed or removed."""
 
     def listed(self, kind: str, keys: set[ObjectKey]) -> None:
-        """Take note that all objects have been told; those that are not in ``keys`` are gone."""
+        """End a list: objects that are not in ``keys`` are gone."""
 
 
 class Reflector:
-    """Keeps one kind of one source."""
+    """Keeps the objects of one kind of one source."""
 
     def __init__(
         self, kind: str, source: Source, *, client: ApiClient, gate: Gate, sink: Sink,
@@ -58,11 +59,11 @@ class Reflector:
     ) -> None:  # fmt: skip
         self.kind = kind
         self.known: dict[ObjectKey, Known] = {}
-        self.version = ""  # resourceVersion that the next watch begins at, "" for none
+        self.version = ""  # resourceVersion to start the next watch from, "" for none
         self.is_watching = False
         self.event_at = self.bookmark_at = self.contact_at = 0.0  # monotonic, 0 for never
         self.busy_since = 0.0  # 0 while no request is under way
-        self.triggers: list[tuple[ObjectKey, float]] = []  # of slices, to be taken out by the sink
+        self.triggers: list[tuple[ObjectKey, float]] = []  # of slices; the sink takes them out
         self.deleted: set[ObjectKey] | None = None  # since an audit began
         self.relists = self.reconnects = self.skipped = 0
         self._client, self._gate, self._sink = client, gate, sink
@@ -72,17 +73,17 @@ class Reflector:
         self._keeps_external = source.is_external
         self._streams_lists = True
         self._listed_at = float("-inf")
-        self._highest = 0  # version of the last list or event, to notice a server that went back
+        self._highest = 0  # highest version seen, to notice a server that went back
         self._backoff = Backoff(0.8, Gate.MAX_S, random.uniform)
         self._denial = Backoff(0.8, 30.0, random.uniform)
         self._reply: ApiReply | None = None
         self._wake = threading.Event()
         self._must_list = False
         self._last_error = ""
-        self._is_news = False  # whether the last failure was the first of a trouble
+        self._is_news = False  # whether the last failure was the first of an outage
 
     def run(self) -> None:
-        """Go on for ever: the main of the thread."""
+        """List and watch forever: the main of the thread."""
         while True:
             delay_s = self._turn()
             self.is_watching, self.busy_since = False, 0.0
@@ -91,7 +92,7 @@ class Reflector:
             self._wake.clear()
 
     def relist(self) -> None:
-        """Have everything listed again, soon; called from any thread."""
+        """List everything again soon; callable from any thread."""
         self._must_list = True
         self._wake.set()
         reply = self._reply
@@ -115,7 +116,7 @@ class Reflector:
         except StreamError as error:
             return self._on_error(ApiError(str(error)), time.monotonic() - started)
         except Exception:
-            _log.exception("plugin/kubernetes: %s: list and watch anew", self.kind)
+            _log.exception("plugin/kubernetes: %s: listing again after a bug", self.kind)
             self.version = ""
             return self._denial.next()
         if time.monotonic() - started >= self._timing.settled:
@@ -125,7 +126,7 @@ class Reflector:
         return 0.0 if self._must_list else self._backoff.next()
 
     def _on_error(self, error: ApiError, lasted_s: float) -> float:
-        """Say what went wrong, once; return how long to wait."""
+        """Log an error once; return how long to wait."""
         if self._must_list:
             return 0.0
         if lasted_s >= self._timing.settled:
@@ -133,27 +134,27 @@ class Reflector:
             self._denial.reset()
             self._last_error = ""
         if error.is_expired:
-            _log.info("plugin/kubernetes: %s: %s: listing anew", self.kind, error)
-            # At once after a watch, but not again and again: lists may be old as they come.
+            _log.info("plugin/kubernetes: %s: %s: listing again", self.kind, error)
+            # List at once after a watch, but not repeatedly: a list may be expired when it arrives.
             is_first = time.monotonic() - self._listed_at >= self._timing.settled
             has_watched, self.version = bool(self.version), ""
             return 0.0 if has_watched and is_first else self._backoff.next()
         is_refused = error.code in (400, 422) or error.is_event
         if self._streams_lists and not self.version and is_refused:
-            # The server cannot stream a list, or its storage cannot (etcd before 3.4.25): in pages.
+            # The server cannot stream a list, or its etcd cannot (before 3.4.25): use pages.
             self._streams_lists = False
             return 0.0
         text = self._explain(error)
-        # What ails the server as a whole is told by the first that notices.
+        # A failure of the whole server is logged by the first reflector only.
         if text != self._last_error and (self._is_news or not error.is_server):
             _log.error("plugin/kubernetes: %s", text)
         self._last_error = text
         if error.code == 404 and self.kind == IMPORTS and not self.known:
-            # A cluster need not know ServiceImports, or may get to know them later.
+            # The cluster may have no ServiceImports yet: the CRD may be installed later.
             self._sink.listed(self.kind, set())
         if error.code in (401, 403, 404, 405):
             return max(error.retry_after_s, self._denial.next())
-        # Where nobody answers, the gate alone says when to ask again.
+        # While the server does not answer, only the gate decides when to ask again.
         return 0.0 if error.is_server and not error.code else self._backoff.next()
 
     def _explain(self, error: ApiError) -> str:
@@ -163,7 +164,7 @@ class Reflector:
         return f"{versions.denial_of(self.kind, verb)}: {error}"
 
     def _open(self, query: Mapping[str, str], silence_s: float) -> ApiReply:
-        """Send a request when the server can be asked. Raises ApiError."""
+        """Send a request when the gate allows it. Raises ApiError."""
         self._gate.enter()
         self.busy_since = time.monotonic()
         try:
@@ -196,7 +197,7 @@ class Reflector:
         self.contact_at = self.busy_since = time.monotonic()
 
     def _watch(self) -> None:
-        """Read a watch until it ends; without a version, begin with everything there is.
+        """Read a watch until it ends; without a version, start with a streamed list.
 
         Raises:
             ApiError: it broke, or the server ended it with an error.
@@ -219,7 +220,7 @@ class Reflector:
             for octets in reply.chunks():
                 self._mark_contact()
                 self._read(stream, octets)
-            self._read(stream, b"\n")  # the last line may lack its end
+            self._read(stream, b"\n")  # the last line may lack its newline
         except ApiError as error:
             if not error.is_silence or stream.seen is not None or stream.lines.is_inside:
                 raise
@@ -230,11 +231,11 @@ class Reflector:
             if stream.seen is not None and time.monotonic() - self.contact_at >= silence_s:
                 self._streams_lists = False
         if stream.seen is not None:
-            self._streams_lists = False  # an end before the end of the list: try the other way
-            raise ApiError("the streamed list ended in the middle")
+            self._streams_lists = False  # it ended inside the list: use pages from now on
+            raise ApiError("the streamed list is truncated")
 
     def _read(self, stream: _Stream, octets: bytes) -> None:
-        """Take in the events of some octets of a watch. Raises ApiError."""
+        """Apply the events in some octets of a watch. Raises ApiError."""
         changes = stream.changes
         skipped = stream.lines.skipped
         is_listing = False
@@ -242,7 +243,7 @@ class Reflector:
             for line in stream.lines.feed(octets):
                 event = load_line(line)
                 if event is None:
-                    self._skip(f"a line that is no event: {line[:60]!r}")
+                    self._skip(f"a line without an event: {line[:60]!r}")
                 elif event.get("type") == "BOOKMARK":
                     self._take_bookmark(stream, event, changes)
                 elif event.get("type") == "ERROR":
@@ -255,12 +256,12 @@ class Reflector:
                 self._sink.changed(self.kind, list(changes))
                 changes.clear()
         if stream.lines.skipped > skipped:
-            self._skip("an event that is too long")
+            self._skip("an event longer than the limit")
         now = time.monotonic()
         if not stream.lines.is_inside:
             stream.inside_since = now
         elif now - stream.inside_since > self._timing.line:
-            raise ApiError(f"an event is not complete after {self._timing.line:g} s")
+            raise ApiError(f"an event is incomplete after {self._timing.line:g} s")
 
     def _take_bookmark(
         self, stream: _Stream, event: Mapping[str, Any], changes: list[ObjectChange]
@@ -274,7 +275,7 @@ class Reflector:
             self._advance(metadata["resourceVersion"])
             return
         if (metadata.get("annotations") or {}).get(_INITIAL_END) != "true":
-            # A server that does not know sendInitialEvents has taken this for a plain watch.
+            # The server ignored sendInitialEvents and sends a plain watch.
             raise ApiError("no streamed lists", 422)
         self._sink.changed(self.kind, list(changes))
         changes.clear()
@@ -291,10 +292,10 @@ class Reflector:
         seen: set[ObjectKey] | None,
         changes: list[ObjectChange],
     ) -> None:
-        """Take in one event; ``seen`` is None once the list is complete."""
+        """Apply one event; ``seen`` is None once the list is complete."""
         metadata = versions.metadata_of(manifest)
         if metadata is None or type_ not in ("ADDED", "MODIFIED", "DELETED"):
-            self._skip(f"an event that is none of this kind: {type_!r:.40}")
+            self._skip(f"an event of unknown type: {type_!r:.40}")
             return
         assert isinstance(manifest, Mapping)
         self.event_at = time.monotonic()
@@ -305,7 +306,7 @@ class Reflector:
             self.version, self._highest = version, max(self._highest, mark.version)
         expected = MANIFEST_KINDS[self.kind]
         if manifest.get("kind", expected) != expected or not key[1]:
-            self._skip(f"an object that is no {expected}: {manifest.get('kind')!r:.40}")
+            self._skip(f"an object of a kind other than {expected}: {manifest.get('kind')!r:.40}")
         elif type_ == "DELETED":
             if known is not None and (known.uid == mark.uid or mark.version > known.version):
                 del self.known[key]
@@ -315,7 +316,7 @@ class Reflector:
             if seen is not None:
                 seen.discard(key)
         elif seen is None and known is not None and 0 < mark.version < known.version:
-            pass  # late: what we have is younger
+            pass  # late: our object is newer
         else:
             self._keep(key, mark, manifest, changes)
             if seen is not None:
@@ -324,7 +325,7 @@ class Reflector:
     def _keep(
         self, key: ObjectKey, mark: Known, manifest: Mapping[str, Any], changes: list[ObjectChange]
     ) -> None:
-        """Note an object that is there."""
+        """Keep an object that exists."""
         self.known[key] = mark
         try:
             found, kept = objects.cut(
@@ -337,7 +338,7 @@ class Reflector:
             self._skip(f"{'/'.join(key)}: {error}")
             return
         if self.kind == PODS and manifest["metadata"].get("deletionTimestamp"):
-            return  # until it is gone it stays what it was (CoreDNS: object/pod.go)
+            return  # a terminating Pod keeps its last state (CoreDNS: object/pod.go)
         changes.append((found, kept))
         if self.kind == SLICES and (trigger := versions.trigger_of(manifest)):
             self.triggers.append(trigger)
@@ -347,13 +348,13 @@ class Reflector:
         self._highest = max(self._highest, versions.number_of(version))
 
     def _complete(self, version: str, seen: set[ObjectKey]) -> None:
-        """Take note of the end of a list."""
+        """End a list: forget vanished objects and continue from its version."""
         if not version:
             raise ApiError("a list without a resourceVersion")
         if 0 < versions.number_of(version) < self._highest:
             _log.error(
-                "plugin/kubernetes: %s: the API server has gone back from version %d to %s: taking "
-                "what it has now as the truth", self.kind, self._highest, version,
+                "plugin/kubernetes: %s: the API server went back from version %d to %s: its "
+                "objects replace ours", self.kind, self._highest, version,
             )  # fmt: skip
         for key in self.known.keys() - seen:
             del self.known[key]
@@ -370,7 +371,7 @@ class Reflector:
             )
 
     def _list(self) -> None:
-        """List everything in pages, or at once where pages expire. Raises ApiError."""
+        """List everything in pages, or in one piece if pages expire. Raises ApiError."""
         self.relists += 1
         try:
             version, seen = self._pages(
@@ -379,12 +380,12 @@ class Reflector:
         except ApiError as error:
             if not error.is_expired:
                 raise
-            _log.info("plugin/kubernetes: %s: pages expired, listing at once", self.kind)
+            _log.info("plugin/kubernetes: %s: pages expired, listing in one piece", self.kind)
             version, seen = self._pages({})
         self._complete(version, seen)
 
     def _pages(self, query: dict[str, str]) -> tuple[str, set[ObjectKey]]:
-        """Return the version of a list, and the keys in it. Raises ApiError or StreamError."""
+        """Apply a list; return its version and its keys. Raises ApiError or StreamError."""
         seen: set[ObjectKey] = set()
         while True:
             items = Items()
@@ -395,7 +396,7 @@ class Reflector:
                     self._take("ADDED", manifest, seen, changes)
                 self._sink.changed(self.kind, changes)
             for _ in range(items.skipped):
-                self._skip("an item that is too long, or none")
+                self._skip("an item longer than the limit, or not an object")
             metadata = items.fields.get("metadata") or {}
             following = metadata.get("continue")
             if not following:
@@ -404,12 +405,10 @@ class Reflector:
 
 
 class _Stream:
-    """A watch being read; ``seen`` are the keys of its list, None once that is complete."""
+    """A watch being read; ``seen`` are the keys of its list, None once it is complete."""
 
     def __init__(self, seen: set[ObjectKey] | None) -> None:
         self.seen = seen
-        self.changes: list[
-            ObjectChange
-        ] = []  # of the list, until they are a page: handing over costs
+        self.changes: list[ObjectChange] = []  # collected into pages: each call of the sink costs
         self.lines = Lines()
         self.inside_since = time.monotonic()

@@ -1,4 +1,4 @@
-"""What an API server is to a client: a URL, files that prove who is who, and connections."""
+"""An API server as a client sees it: its URL, certificates, and connections."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import urllib3
 from urllib3.connection import HTTPConnection
 
 MAX_CONNECTIONS = 16
-# A watch may have nothing to say for minutes, so that its silence proves nothing: the kernel asks
-# whether the peer still is there, and gives the connection up 75 s after it was last heard.
+# A watch may be silent for minutes, so silence proves nothing: the kernel probes the peer and ends
+# the connection 75 s after it last heard from it.
 _IDLE_S, _PROBE_S, _DEAD_S = 30, 15, 75
 
 
 class ApiServer(NamedTuple):
-    """An API server: its URL, and files: our certificate and key, and who may have signed its."""
+    """An API server: its URL, and paths of our certificate, our key and its CA certificate."""
 
     url: str
     certificate: str | None = None
@@ -26,7 +26,7 @@ class ApiServer(NamedTuple):
 
 
 class Access(NamedTuple):
-    """A server's URL, connections to it, and the headers that say who we are.
+    """A server's URL, connections to it, and the headers that authenticate us.
 
     ``credentials`` may raise ApiError.
     """
@@ -37,18 +37,18 @@ class Access(NamedTuple):
 
 
 def socket_options() -> list[tuple[int, int, int]]:
-    """Return what to set on a connection: dead peers are noticed though nothing is sent."""
+    """Return socket options with which the kernel ends connections to dead peers."""
     return [
         *HTTPConnection.default_socket_options,
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_S),
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_S),
         (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, (_DEAD_S - _IDLE_S) // _PROBE_S),
-        # Holds for requests that are not acknowledged, too (RFC 5482, tcp(7)).
+        # Also for requests that are not acknowledged (RFC 5482, tcp(7)).
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_S * 1000),
     ]
 
 
 def is_here(url: str) -> bool:
-    """Tell whether a URL is of this host; Go asks no proxy then, nor do we."""
+    """Tell whether a URL names this host; then no proxy is used, as in Go."""
     return urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")

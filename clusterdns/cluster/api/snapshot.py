@@ -1,9 +1,9 @@
-"""The cluster as last known, in a file: what a start without an API server can serve.
+"""The last known objects in a file, served if the API server is unreachable at start.
 
-The file is a zlib stream of JSON lines: a head (format, time, what source it is of), one line an
-object, and a last line with their number and the SHA-256 of all lines before. It is written beside
-its place, synced to disk and renamed, so that there is a whole one at every moment; one that is
-torn, tampered with or of another source is not used.
+The file is a zlib stream of JSON lines: a head (format, time, source), one line for each object,
+and a last line with their number and the SHA-256 of all lines before. It is written to a temporary
+file, synced to disk and renamed, so a complete file exists at every moment. A file that is
+incomplete, changed or of another source is not used.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Saved = tuple[ObjectId, tuple[Any, ...]]
 
 
 class SnapshotError(ClusterDNSError):
-    """A file that is no snapshot of this source."""
+    """The file is not a snapshot of this source."""
 
 
 class Snapshot(NamedTuple):
-    """What a file holds; ``written`` is Unix time, ``kinds`` are those that are complete."""
+    """The content of a file; ``written`` is Unix time, ``kinds`` are the complete kinds."""
 
     written: float
     kinds: tuple[str, ...]
@@ -41,7 +41,7 @@ class Snapshot(NamedTuple):
 def write(
     path: Path, source: Source, kinds: Iterable[str], entries: Iterable[Saved], now: float
 ) -> int:
-    """Put a snapshot in its place; return its octets. Raises OSError."""
+    """Write a snapshot and return its size in octets. Raises OSError."""
     head = {"format": FORMAT, "written": now, "source": identity(source), "kinds": list(kinds)}
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -66,22 +66,22 @@ def write(
 
 
 def read(path: Path, source: Source) -> Snapshot:
-    """Return what a file holds. Raises OSError or SnapshotError."""
+    """Return the content of a file. Raises OSError or SnapshotError."""
     try:
         lines = _lines(path)
         head = json.loads(next(lines))
         if head["format"] != FORMAT:
-            raise SnapshotError(f"{path}: of format {head['format']!r}, not {FORMAT}")
+            raise SnapshotError(f"{path}: format {head['format']!r}, expected {FORMAT}")
         if head["source"] != identity(source):
-            raise SnapshotError(f"{path}: of another source: {head['source']!r:.200}")
+            raise SnapshotError(f"{path}: another source: {head['source']!r:.200}")
         entries = [_entry(json.loads(line)) for line in lines]
         return Snapshot(float(head["written"]), tuple(map(str, head["kinds"])), entries)
     except (ValueError, KeyError, TypeError, StopIteration, RecursionError, zlib.error) as error:
-        raise SnapshotError(f"{path}: no snapshot: {type(error).__name__}: {error}") from error
+        raise SnapshotError(f"{path}: not a snapshot: {type(error).__name__}: {error}") from error
 
 
 def identity(source: Source) -> list[str]:
-    """Return what makes the objects of one source differ from another's."""
+    """Return the settings of a source that decide which objects it has."""
     return [
         source.kubeconfig or source.endpoint, source.context, *source.kinds, source.selector,
         source.namespace_selector, *(["zonal"] if source.is_zonal else []),
@@ -90,7 +90,7 @@ def identity(source: Source) -> list[str]:
 
 
 def _pack(head: dict[str, Any], entries: Iterable[Saved]) -> Iterator[bytes]:
-    packer = zlib.compressobj(1)  # a tenth of the size already, and five times as fast as 6
+    packer = zlib.compressobj(1)  # a tenth of the size, five times as fast as level 6
     digest = hashlib.sha256()
     count = 0
 
@@ -108,16 +108,16 @@ def _pack(head: dict[str, Any], entries: Iterable[Saved]) -> Iterator[bytes]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file but the last, which must bear them out."""
+    """Yield the lines of a file but the last, once its count and digest match."""
     with path.open("rb") as file:
         unpacker = zlib.decompressobj()
         octets = unpacker.decompress(file.read(MAX_OCTETS), MAX_OCTETS)
     if not unpacker.eof:
-        raise SnapshotError(f"{path}: ends in the middle, or is too long")
+        raise SnapshotError(f"{path}: truncated or too long")
     *lines, last = octets.splitlines()
     digest = hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
     if json.loads(last) != {"count": len(lines) - 1, "sha256": digest}:
-        raise SnapshotError(f"{path}: its content is not what was written")
+        raise SnapshotError(f"{path}: count or SHA-256 does not match")
     yield from lines
 
 
@@ -125,8 +125,8 @@ def _entry(value: list[Any]) -> Saved:
     kind, namespace, name, parts = value
     value = _tuples(parts)
     if kind not in OBJECT_TYPES or not isinstance(value, tuple):
-        raise ValueError(f"{kind!r:.40} is no kind")
-    OBJECT_TYPES[kind](*value)  # raises TypeError where their number is wrong
+        raise ValueError(f"{kind!r:.40} is not a kind")
+    OBJECT_TYPES[kind](*value)  # raises TypeError for a wrong number of fields
     return (kind, (str(namespace), str(name))), value
 
 

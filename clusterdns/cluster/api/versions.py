@@ -1,4 +1,4 @@
-"""What is read of an object beside its DNS facts: where it is found, its UID and its version.
+"""Metadata of objects and kinds beside their DNS facts: API paths, selectors, UIDs, versions.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -22,7 +22,7 @@ from clusterdns.cluster.objects import (
 )
 from clusterdns.cluster.source import Source
 
-# API group and version of the kinds that are not in the core group.
+# API group and version of the kinds outside the core group.
 _GROUPS = {
     SLICES: ("discovery.k8s.io", "v1"),
     IMPORT_SLICES: ("discovery.k8s.io", "v1"),
@@ -33,20 +33,20 @@ POD_FIELDS = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown
 
 
 class Known(NamedTuple):
-    """What is remembered of an object besides its facts: a number for its UID, its version."""
+    """The metadata kept of an object: a hash of its UID, and its version."""
 
     uid: int
     version: int
 
 
 def path_of(kind: str) -> str:
-    """Return where a kind is found, in all namespaces."""
+    """Return the API path of a kind, in all namespaces."""
     group, version = _GROUPS.get(kind, ("", "v1"))
     return f"/apis/{group}/{version}/{_resource(kind)}" if group else f"/api/{version}/{kind}"
 
 
 def selectors_of(kind: str, source: Source) -> dict[str, str]:
-    """Return the selectors that the server applies for us (CoreDNS: controller.go)."""
+    """Return the query parameters that select objects (CoreDNS: controller.go)."""
     selector = source.selector
     if kind in (NAMESPACES, IMPORTS):
         selector = source.namespace_selector
@@ -56,7 +56,7 @@ def selectors_of(kind: str, source: Source) -> dict[str, str]:
 
 
 def denial_of(kind: str, verb: str) -> str:
-    """Return what an operator must know who has not given us a right."""
+    """Return the log line for a right that the ClusterRole lacks."""
     group, resource = _GROUPS.get(kind, ("", ""))[0], _resource(kind)
     return (
         f"not allowed to {verb} {resource}: the ClusterRole needs the verbs list and watch "
@@ -69,7 +69,7 @@ def _resource(kind: str) -> str:
 
 
 def trigger_of(manifest: Mapping[str, Any]) -> tuple[ObjectKey, float] | None:
-    """Return the Service of a slice and the Unix time of what made the controller change it."""
+    """Return the Service of a slice and the Unix time of the change that triggered its update."""
     metadata = metadata_of(manifest) or {}
     annotations, namespace = metadata.get("annotations"), metadata.get("namespace")
     text = annotations.get(LAST_TRIGGER) if isinstance(annotations, Mapping) else None
@@ -106,7 +106,7 @@ def mark(kind: str, metadata: Mapping[str, Any]) -> tuple[ObjectKey, Known]:
 
 
 def number_of(version: object) -> int:
-    """Return a resourceVersion as a number that can be compared (KEP-5504), 0 where it is none."""
+    """Return a resourceVersion as a comparable number (KEP-5504), 0 if it is none."""
     if isinstance(version, str) and version.isascii() and version.isdigit() and len(version) < 20:
         return int(version)
     return 0

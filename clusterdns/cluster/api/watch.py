@@ -1,12 +1,12 @@
-"""The watcher of a Kubernetes API server: what its reflectors say, handed on to the workers.
+"""The watcher of a Kubernetes API server: it hands changes from reflectors to the workers.
 
-One thread a kind lists and watches (``Reflector``), one more compares now and then (``Auditor``).
-Their changes go to the workers by a ``Feeder``, whose lock is held around what the threads and the
-loop of this process share: a change goes its whole way in the thread that has read it. Everything
-is cut down to what DNS needs before it gets here, and kept packed.
+One thread for each kind lists and watches (``Reflector``), and one compares from time to time
+(``Auditor``). Their changes go to the workers through a ``Feeder``; its lock guards all that the
+threads and the event loop share. The thread that read a change also sends it. Objects arrive here
+cut down to DNS facts, and are kept packed.
 
-With a snapshot file, what is known is written to it every few seconds in which something changed.
-When the server cannot be reached at the start, the file stands in for it until the first list.
+If a snapshot file is configured, the objects are written to it every few seconds after a change. If
+the server is unreachable at start, the file is served until the first list.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from clusterdns.metrics.tally import Sample
 
 TICK_S = 1.0
 SNAPSHOT_S = 10.0  # between two writes of the file
-SNAPSHOT_SHARE = 0.02  # of the time may go into writing it
-UNREACHABLE_S = 4.0  # without a list for so long after the start: the snapshot is taken
-STUCK_S = 240.0  # no request is silent for so long: a thread that is has been lost
+SNAPSHOT_SHARE = 0.02  # largest share of the time spent writing it
+UNREACHABLE_S = 4.0  # no list for so long after the start: the snapshot is served
+STUCK_S = 240.0  # longer than any request may be silent: the thread hangs
 _log = logging.getLogger("kubernetes")
 
 
 class Packed(MutableMapping[ObjectId, tuple[Any, ...]]):
-    """Slim objects as octets: 100,000 endpoints in a fifth of what their tuples take."""
+    """Objects as octets: 100,000 endpoints take a fifth of the memory of their tuples."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()  # by kind
@@ -72,13 +72,13 @@ class Packed(MutableMapping[ObjectId, tuple[Any, ...]]):
         return len(self._octets)
 
     def entries(self) -> Iterator[snapshot.Saved]:
-        """Yield what is there now, whatever changes while this is read."""
+        """Yield the present objects; changes during the iteration are allowed."""
         for at, octets in list(self._octets.items()):
             yield at, marshal.loads(octets)
 
 
 class Watch:
-    """One API server being watched; also the ``Sink`` of its reflectors."""
+    """Watches one API server; the ``Sink`` of its reflectors."""
 
     def __init__(
         self, source: Source, listener: socket.socket, *, client: ApiClient | None = None,
@@ -98,7 +98,7 @@ class Watch:
         self.programming: dict[str, Histogram] = {}  # by kind of Service
         self._source = source
         self._threads: list[threading.Thread] = []
-        self._listed: set[str] = set()  # kinds the server has told, not the snapshot
+        self._listed: set[str] = set()  # kinds listed by the server, not by the snapshot
         self._is_changed = False
         self._snapshot_written = 0.0  # Unix time of the snapshot being served, 0 for none
         self._snapshot_failures = 0
@@ -107,7 +107,7 @@ class Watch:
 
     async def run(self) -> None:
         """Feed the workers until cancelled."""
-        # A heap for each thread would keep what it once used for ever.
+        # Each thread's own heap would never return memory.
         libc.share_one_heap()
         self.feeder.start()
         for reflector in self.reflectors.values():
@@ -126,7 +126,7 @@ class Watch:
                 await asyncio.to_thread(self._save_snapshot)
             if not is_trimmed and self._is_complete:
                 is_trimmed = True
-                libc.return_free_memory()  # the lists' buffers are not needed again soon
+                libc.return_free_memory()  # the buffers of the lists
 
     @property
     def is_well(self) -> bool:
@@ -137,7 +137,7 @@ class Watch:
         )
 
     def changed(self, kind: str, changes: list[ObjectChange]) -> None:
-        """Take in changes from a reflector's thread."""
+        """Put changes; called in a reflector's thread."""
         self.feeder.put_all(kind, [(key, plain(value)) for key, value in changes])
         self._is_changed = True
         triggers = self.reflectors[kind].triggers
@@ -147,7 +147,7 @@ class Watch:
             triggers.clear()
 
     def _observe(self, triggers: list[tuple[ObjectKey, float]]) -> None:
-        """Note how long changes took to get here (CoreDNS: kubernetes/object/metrics.go)."""
+        """Observe how long changes took to arrive (CoreDNS: kubernetes/object/metrics.go)."""
         now = time.time()
         for service, at in triggers:
             value = self.objects.get((SERVICES, service))
@@ -157,7 +157,7 @@ class Watch:
                 histogram.observe(max(0.0, now - at))
 
     def listed(self, kind: str, keys: set[ObjectKey]) -> None:
-        """Take note that a reflector has told all objects of its kind."""
+        """Remove the objects of a kind that are not among ``keys``: the list is complete."""
         with self.feeder.lock:
             gone = [key for one, key in self.objects if one == kind and key not in keys]
             self.feeder.put_all(kind, [(key, None) for key in gone])
@@ -166,12 +166,10 @@ class Watch:
             self._listed.add(kind)
             if self._snapshot_written and self._is_complete:
                 self._snapshot_written = 0.0
-                _log.info(
-                    "plugin/kubernetes: the API server has answered: nothing is stale any more"
-                )
+                _log.info("plugin/kubernetes: the API server has answered: all objects are fresh")
 
     def samples(self) -> list[Sample]:
-        """Return what has been counted, and how fresh everything is."""
+        """Return the counts, and how fresh each kind is."""
         found: list[Sample] = []
         for kind, reflector in self.reflectors.items():
             labels = (self._source.title, kind)
@@ -208,7 +206,7 @@ class Watch:
 
     @property
     def _is_complete(self) -> bool:
-        """Whether the server has told all objects of every kind."""
+        """Whether the server has listed every kind."""
         return len(self._listed) == len(self.reflectors)
 
     def _is_fresh(self, reflector: Reflector) -> bool:
@@ -220,13 +218,13 @@ class Watch:
         thread.start()
 
     def _lacks_snapshot(self, since_s: float) -> bool:
-        """Tell whether it is time to look into the file."""
+        """Tell whether to read the snapshot now."""
         if not self._source.snapshot or self._is_complete or self._has_tried_snapshot:
             return False
         return not self.gate.is_open or since_s >= UNREACHABLE_S
 
     def _is_due(self, since_s: float) -> bool:
-        """Tell whether it is time to write the file."""
+        """Tell whether to write the snapshot now."""
         if not (self._source.snapshot and self._is_changed):
             return False
         return self._is_complete and since_s >= max(
@@ -251,7 +249,7 @@ class Watch:
         self._snapshot_took_s = time.monotonic() - started
 
     def _load_snapshot(self) -> None:
-        """Serve what the file holds until the server has answered."""
+        """Serve the snapshot until the server has answered."""
         self._has_tried_snapshot = True
         try:
             found = snapshot.read(Path(self._source.snapshot), self._source)
