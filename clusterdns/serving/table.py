@@ -36,7 +36,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from clusterdns.wire import message, name, reading
-from clusterdns.wire.facts import EVERYTHING, Renewal
+from clusterdns.wire.facts import EVERYTHING, Fixed, Renewal
 from clusterdns.wire.message import AD, CD, EDNS_DO, HEADER_OCTETS, QR, RD, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Note, Response, render
@@ -271,15 +271,17 @@ class AnswerTable:
         """Drop every answer that was decided from one of ``facts``, all for ``EVERYTHING``.
 
         Those of a ``Renewal``, which is no fact itself, are renewed: their octets replaced in each
-        body. What lacks them is dropped, and what is too much.
+        body. What lacks them is dropped, and what is too much, and what is signed.
         """
         changed = set(facts)
         if EVERYTHING in changed:
             self.clear()
             return
+        renewals = [each for each in changed if isinstance(each, Renewal)]
+        changed.update(Fixed(renewal.fact) for renewal in renewals)
         for shelf in (self._lasting, self._passing, self._denials):
             shelf.forget(changed)
-        for renewal in [each for each in changed if isinstance(each, Renewal)]:
+        for renewal in renewals:
             left = _MAX_RENEWED
             for shelf in (self._denials, self._lasting, self._passing):
                 left = shelf.renew(renewal, left)

@@ -20,3 +20,9 @@ class Renewal(NamedTuple):
     fact: Hashable
     old: bytes
     new: bytes
+
+
+class Fixed(NamedTuple):
+    """The fact that an answer holds octets of a fact which cannot be renewed: they are signed."""
+
+    fact: Hashable

@@ -89,6 +89,8 @@ copy_packages() {
         --target "$packages" -r "$here/requirements.txt"
     rm -rf "${packages:?}/bin" "$packages/kubernetes/aio" "$packages/kubernetes/client/api" \
         "$packages/kubernetes/docs" "$packages/kubernetes/e2e_test"
+    # What cryptography was built with; it needs _cffi_backend alone.
+    rm -rf "$packages/cffi" "$packages/pycparser"
     # One class for every kind of object; the watcher reads JSON (cluster/objects.py).
     find "$packages/kubernetes/client/models" -name '*.py' ! -name __init__.py -delete
     # RECORD knows the path of the Python that pip ran with: an image is to be the same everywhere

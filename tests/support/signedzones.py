@@ -6,6 +6,7 @@ their keys, so that each reply is secure, insecure or bogus by an independent re
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import time
@@ -17,6 +18,7 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdatatype
 import dns.zone
 import peers
 import pytest
@@ -130,3 +132,76 @@ def verdict(resolver: Address, qname: str, qtype: str) -> tuple[str, dns.message
     if message.rcode() == dns.rcode.SERVFAIL:
         return "bogus", message
     return ("secure" if message.flags & dns.flags.AD else "insecure"), message
+
+
+def expectation(
+    server, qname: str, qtype: str, apex: str, cuts: list[str]
+) -> tuple[str, ...] | None:
+    """Return what a validator may say; None where it would have to ask other servers, or refuses to."""
+    if qtype in ("RRSIG", "ANY", "NSEC"):  # resolvers differ in what they make of these
+        return None
+    name = dns.name.from_text(qname)
+    if qtype == "DS" and name == dns.name.from_text(apex):
+        return None  # which the parent knows
+    for cut in cuts:
+        if name.is_subdomain(dns.name.from_text(f"{cut}.{apex}")) and qtype != "DS":
+            return None
+    packet = dns.message.make_query(qname, qtype, want_dnssec=True).to_wire()
+    reply = peers.ask_tcp(server, packet)
+    assert reply is not None
+    message = dns.message.from_wire(reply)
+    if message.rcode() not in (0, 3) or not message.flags & dns.flags.AA:
+        return None  # a circle, or a referral
+    has_dname = any(each.rdtype == dns.rdatatype.DNAME for each in message.answer)
+    if has_dname and qtype in ("CNAME", "DNAME", "DS"):
+        return None  # Unbound wants a signature of the alias that it makes itself for other types
+    has_referral = message.answer and any(
+        each.rdtype == dns.rdatatype.NS and each.name != dns.name.from_text(apex)
+        for each in message.authority
+    )
+    if has_referral:
+        return None
+    leads_out = "outside.test." in message.to_text() and message.answer
+    return ("secure", "insecure") if leads_out else ("secure",)
+
+
+def key_files(
+    directory: Path, owner: str, algorithm: Algorithm = Algorithm.ECDSAP256SHA256, *, is_ksk: bool = True
+) -> tuple[str, str]:  # fmt: skip
+    """Write a pair of files as `dnssec-keygen` does; return their name and the DNSKEY record."""
+    private = private_key(algorithm)
+    key = dnskey(private, algorithm, is_ksk=is_ksk)
+    base = f"K{owner}+{int(algorithm):03d}+{dns.dnssec.key_id(key):05d}"
+    record = f"{owner} IN DNSKEY {key.to_text()}"
+    (directory / f"{base}.key").write_text(
+        f"; This is a key, keyid {dns.dnssec.key_id(key)}\n{record}\n"
+    )
+    lines = ["Private-key-format: v1.3", f"Algorithm: {int(algorithm)} ({algorithm.name})"]
+    lines += [f"{word}: {value}" for word, value in _numbers(private)]
+    lines += ["Created: 20260101000000", "Publish: 20260101000000"]
+    (directory / f"{base}.private").write_text("\n".join(lines) + "\n")
+    return base, record
+
+
+def _numbers(private) -> Iterator[tuple[str, str]]:
+    if isinstance(private, rsa.RSAPrivateKey):
+        numbers = private.private_numbers()
+        yield "Modulus", _base64(numbers.public_numbers.n)
+        yield "PublicExponent", _base64(numbers.public_numbers.e)
+        yield "PrivateExponent", _base64(numbers.d)
+        yield "Prime1", _base64(numbers.p)
+        yield "Prime2", _base64(numbers.q)
+        yield "Exponent1", _base64(numbers.dmp1)
+        yield "Exponent2", _base64(numbers.dmq1)
+        yield "Coefficient", _base64(numbers.iqmp)
+    elif isinstance(private, ec.EllipticCurvePrivateKey):
+        yield (
+            "PrivateKey",
+            _base64(private.private_numbers().private_value, private.curve.key_size // 8),
+        )
+    else:
+        yield "PrivateKey", base64.b64encode(private.private_bytes_raw()).decode()
+
+
+def _base64(number: int, size: int = 0) -> str:
+    return base64.b64encode(number.to_bytes(size or (number.bit_length() + 7) // 8, "big")).decode()

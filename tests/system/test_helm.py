@@ -509,8 +509,8 @@ def test_the_schema_names_a_mistake(value, reason):
 @pytest.mark.parametrize(
     ("values", "reasons"),
     [
-        (["servers[0].plugins[0].name=dnssec"],
-         ['servers[0].plugins[0].name: clusterdns has no plugin "dnssec"; it has ',
+        (["servers[0].plugins[0].name=route53"],
+         ['servers[0].plugins[0].name: clusterdns has no plugin "route53"; it has ',
           "livenessProbe.enabled: no server has the plugin health",
           "readinessProbe.enabled: no server has the plugin ready"]),
         (["servers[0].plugins[0].name=errors", "servers[0].zones[0].scheme=tls://", *KEPT],

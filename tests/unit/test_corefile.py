@@ -407,10 +407,10 @@ def test_imports_are_bounded(reason, text, limits, monkeypatch):
 
 
 def test_directives_that_we_lack_are_named():
-    blocks = parse(".\nwhoami\ndnssec\n", "f", environ={}, files=Texts(), warn=pytest.fail)
+    blocks = parse(".\nwhoami\nlaterdns\n", "f", environ={}, files=Texts(), warn=pytest.fail)
     with pytest.raises(ConfigError) as caught:
-        check_directives(blocks, ["whoami"], ["dnssec"])
-    assert str(caught.value) == "f:3: dnssec: not supported by clusterdns yet"
+        check_directives(blocks, ["whoami"], ["laterdns"])
+    assert str(caught.value) == "f:3: laterdns: not supported by clusterdns yet"
 
 
 def test_overlaps_use_the_default_port_and_the_given_hosts():

@@ -1,0 +1,228 @@
+"""dnssec - sign replies on the fly.
+
+Syntax:
+
+    dnssec [ZONES...] {
+        key file KEY...
+        cache_capacity CAPACITY
+    }
+
+A query that sets DO gets the reply of the plugins behind with signatures, if its name lies in
+ZONES, by default the keys of the server block. What does not exist is denied with an NSEC record
+made for the question: it says that the name exists, without the type, and NXDOMAIN becomes NOERROR
+("black lies"). DNSKEY of ZONES is answered from the keys.
+
+KEY is what `dnssec-keygen -a ECDSAP256SHA256 ZONE` has written, `Kexample.org.+013+45330`, with or
+without `.key` or `.private`, relative to `root`. Its owner is one of ZONES, or above it. Algorithms
+are RSA (5, 7, 8, 10), ECDSA P-256 and P-384, and Ed25519. If one key has the SEP flag (`-f KSK`)
+and another has not, those with it sign DNSKEY and the others all else; otherwise every key signs
+everything. Signatures hold for 8 days and are made anew after 6. They are kept, as many as CAPACITY
+says, 10000 by default; those of denials have half of the room.
+
+Examples:
+
+    cluster.local {
+        kubernetes {
+            manifests cluster
+        }
+        dnssec {
+            key file Kcluster.local.+013+45330
+        }
+    }
+
+Metrics: `coredns_dnssec_cache_entries`, `coredns_dnssec_cache_hits_total` and
+`coredns_dnssec_cache_misses_total` count RRsets whose signatures are kept, found, and made.
+
+Differences from CoreDNS: `key aws_secretsmanager` is refused, and so is a key whose files do not
+belong together. Without any key, replies pass as they are. The proof that a delegated zone is not
+signed is about the zone cut, not about the name that was asked for. DS of a name that is no zone
+cut is denied without saying that it is one, so that nobody can pass off names below it as unsigned.
+Where aliases lead to a name in ZONES that is denied, that is proven, too. NS records of zone cuts
+and glue are not signed (RFC 4035 section 2.2), nor are zone transfers. Kept signatures take 32 MiB
+in each worker at most.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from clusterdns.chain.block import Block
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
+from clusterdns.chain.route import Route
+from clusterdns.corefile import arguments
+from clusterdns.corefile.parser import Directive
+from clusterdns.host.logs import plugin_logger
+from clusterdns.metrics.family import Family
+from clusterdns.metrics.tally import Sample
+from clusterdns.signing import keys
+from clusterdns.signing.answers import Signing
+from clusterdns.signing.keys import Key
+from clusterdns.signing.signatures import Signer
+from clusterdns.wire import name, rr
+from clusterdns.wire.message import OPCODE_QUERY, Query, Question
+from clusterdns.wire.name import WireName
+from clusterdns.wire.outcome import Outcome, outcome_of
+from clusterdns.wire.response import Response
+
+CAPACITY = 10_000  # CoreDNS: plugin/dnssec/dnssec.go defaultCap
+_log = plugin_logger("dnssec")
+
+
+class Dnssec(Plugin):
+    """Signs what the plugins behind say."""
+
+    families: ClassVar = {
+        "dnssec_cache_entries": Family(
+            "The number of elements in the dnssec cache.", ("server", "type"), is_gauge=True
+        ),
+        "dnssec_cache_hits_total": Family("The count of cache hits.", ("server",)),
+        "dnssec_cache_misses_total": Family("The count of cache misses.", ("server",)),
+    }
+
+    def __init__(self, directive: Directive, block: Block) -> None:
+        self._block = block
+        self._zones = arguments.zone_names(directive.args, directive) or block.zones
+        found: list[Key] = []
+        capacity = CAPACITY
+        for line in directive.block:
+            match line.name:
+                case "key":
+                    found += self._read(line)
+                case "cache_capacity":
+                    capacity = _capacity(line)
+                case _:
+                    raise line.unknown("key", "cache_capacity")
+        if not found:
+            _log.warning("%s:%d: dnssec: no key: nothing is signed", directive.file, directive.line)
+        self._signer = Signer(found, capacity)
+
+    def _read(self, line: Directive) -> list[Key]:
+        """Return the keys that a line names, each of which may sign one of the zones."""
+        source, *paths = line.args or ("",)
+        if source == "aws_secretsmanager":
+            raise line.error("aws_secretsmanager is not implemented, wants file")
+        if source != "file" or not paths:
+            raise line.error("wants file KEY...")
+        found = []
+        for path in paths:
+            try:
+                key = keys.read(self._block.path(path))
+            except keys.KeyFileError as error:
+                raise line.error(str(error)) from error
+            owner = name.fold(key.record.owner)
+            if not any(name.is_within(zone, owner) for zone in self._zones):
+                raise line.error(f"key {key} can not sign any of the zones")
+            found.append(key)
+        return found
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """Return what is known from memory, signed."""
+        if not self._is_mine(question):
+            return next(question)
+        if self._is_of_keys(question):
+            return self._keys(question)
+        response = next(question)
+        if response is None or not self._is_to_sign(question, response):
+            return response
+        cut = None
+        if _is_denied_ds(question, response):
+            cut = next(_of_cut(question))
+            if cut is None:
+                return None
+        return self._signed(question, response, cut)
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """Return what the plugins behind say, signed."""
+        question = query.question
+        if question is None or query.opcode != OPCODE_QUERY or not self._is_mine(question):
+            return await next(query)
+        if self._is_of_keys(question):
+            return self._keys(question)
+        response = await next(query)
+        if not self._is_to_sign(question, response):
+            return response
+        cut = None
+        if _is_denied_ds(question, response):
+            cut = await next(query.asking(_of_cut(question)))
+        return self._signed(question, response, cut)
+
+    def treats_alike(self, cut: WireName) -> bool:
+        """Say yes: without DO all pass, and with it a denial is about one name alone."""
+        return True
+
+    def relay(self, route: Route) -> bool:
+        """Leave the names of our zones to the chain."""
+        return not self._signer.keys or route.claim(tuple(self._zones))
+
+    def _is_mine(self, question: Question) -> bool:
+        return (
+            bool(self._signer.keys)
+            and (question.do or question.qtype == rr.DNSKEY)
+            and question.qclass == rr.CLASS_IN
+            and question.qtype not in (rr.AXFR, rr.IXFR)
+            and name.is_within_any(question.folded, self._zones)
+        )
+
+    def _is_of_keys(self, question: Question) -> bool:
+        return question.qtype == rr.DNSKEY and question.folded in self._zones
+
+    def _is_to_sign(self, question: Question, response: Response) -> bool:
+        return question.do and not response.bare and response is not DROP
+
+    def _keys(self, question: Question) -> Response:
+        """Return the keys at the apex of a zone, signed if DO is set."""
+        ttl = min(key.record.ttl for key in self._signer.keys)
+        owner = question.qname
+        records = tuple(key.record._replace(owner=owner, ttl=ttl) for key in self._signer.keys)
+        response = Response(answer=records)
+        return self._signed(question, response, None) if question.do else response
+
+    def _signed(self, question: Question, response: Response, cut: Response | None) -> Response:
+        """Return a response signed; ``cut`` is what is said of the name servers of a denied DS."""
+        signer = self._signer
+        before = signer.hits + signer.misses
+        is_cut = cut is not None and _is_cut(question, cut)
+        made = Signing(question, response, self._zones, signer).signed(is_cut=is_cut)
+        hit = ("dnssec_cache_hits_total", (self._block.server,))
+        counters = (*made.counters, *(hit,) * (signer.hits + signer.misses - before))
+        if cut is not None:
+            lifetime_s = min(made.lifetime_s, cut.lifetime_s)
+            made = made._replace(lifetime_s=lifetime_s, facts=(*made.facts, *cut.facts))
+        return made._replace(counters=counters)
+
+    def samples(self) -> list[Sample]:
+        """Return what this worker has counted; nothing before the first signature."""
+        server, signer = self._block.server, self._signer
+        if not signer.misses:
+            return []
+        return [
+            ("dnssec_cache_entries", (server, "signature"), len(signer)),
+            ("dnssec_cache_hits_total", (server,), signer.hits),
+            ("dnssec_cache_misses_total", (server,), signer.misses),
+        ]
+
+
+def _capacity(line: Directive) -> int:
+    """Return a number of signatures; CoreDNS takes the first argument, and any number."""
+    text = arguments.some(line)[0]
+    if not text.removeprefix("-").removeprefix("+").isdecimal() or len(text) > 18:
+        raise line.error(f"wants a whole number, got {text!r}")
+    return int(text)
+
+
+def _is_denied_ds(question: Question, response: Response) -> bool:
+    denied = (Outcome.NODATA, Outcome.NXDOMAIN)
+    return question.qtype == rr.DS and outcome_of(question, response) in denied
+
+
+def _of_cut(question: Question) -> Question:
+    """Return the question whether a name is a zone cut."""
+    return question._replace(qtype=rr.NS)
+
+
+def _is_cut(question: Question, response: Response) -> bool:
+    """Tell whether a response names the name servers of the very name that was asked for."""
+    return any(
+        record.rtype == rr.NS and name.fold(record.owner) == question.folded
+        for record in (*response.answer, *response.authority)
+    )
