@@ -6,7 +6,7 @@ T ?= 60
 # Tests mostly wait for a server; a file's tests stay together, they share its fixtures.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: lab test lint check bench bench-check docs fuzz e2e control-plane image clean
+.PHONY: lab test lint check bench bench-check docs fuzz e2e control-plane node node-e2e image clean
 
 # Show the lab as Pods see it, then serve it and print what to ask.
 lab: $(VENV)/installed
@@ -51,8 +51,18 @@ e2e: control-plane
 	$(BIN)/pytest $(foreach name,e2e deploy helm switch lab_pods,tests/system/test_$(name).py)
 
 # Build them from Go's modules, once, in six minutes; `make test` uses them if they are there.
-control-plane: $(VENV)/installed
-	PYTHONPATH=tests/support $(BIN)/python -m controlplane
+control-plane:
+	tests/node/build.sh kube-apiserver kube-controller-manager kubectl
+
+# As the DNS of a real node (kubelet, containerd, kube-proxy); root, 15 minutes the first time, then 5.
+node: $(VENV)/installed
+	tests/node/build.sh && tests/node/images.sh
+	trap tests/node/down.sh EXIT; tests/node/up.sh && CLUSTERDNS=$(abspath $(BIN))/clusterdns tests/node/test.sh $(PARTS)
+
+# Kubernetes' own tests of DNS there.
+node-e2e: $(VENV)/installed
+	tests/node/build.sh && tests/node/build.sh e2e.test && tests/node/images.sh
+	trap tests/node/down.sh EXIT; tests/node/up.sh && tests/node/test.sh deploy && tests/node/e2e.sh
 
 image:
 	docker build -t clusterdns .

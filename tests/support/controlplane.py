@@ -4,8 +4,7 @@
 patching a Pod's status, and the endpoint controllers make EndpointSlices of it. ``dns_kubeconfig`` is
 for the user whom ``deploy/base/rbac.yaml`` gives its rights, and no others.
 
-The binaries are those of Kubernetes 1.34. ``python -m controlplane`` builds them from its Go modules,
-once.
+The binaries are those of Kubernetes 1.34, which ``tests/node/build.sh`` builds from its Go modules.
 """
 
 from __future__ import annotations
@@ -13,12 +12,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import ssl
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -30,22 +27,12 @@ import peers
 import pytest
 import yaml
 
-KUBERNETES, STAGING = "v1.34.2", "v0.34.2"
+KUBERNETES = "v1.34.2"  # as in tests/node/env.sh
 ADMIN, DNS = "admin-token", "dns-token"
 INSTALL_ETCD = "apt-get install etcd-server"
 RBAC = Path(__file__).resolve().parents[2] / "deploy" / "base" / "rbac.yaml"
 _BIN = peers._CACHE / f"kubernetes-{KUBERNETES}" / "bin"
 _PROGRAMS = ("kube-apiserver", "kube-controller-manager")
-_MAIN = """package main
-
-import (
-	_ "k8s.io/kubernetes/cmd/kube-apiserver/app"
-	_ "k8s.io/kubernetes/cmd/kube-controller-manager/app"
-	_ "k8s.io/kubectl/pkg/cmd"
-)
-
-func main() {}
-"""
 
 
 def binaries() -> dict[str, str]:
@@ -70,45 +57,6 @@ def kubectl() -> str:
     if named is None:
         pytest.skip("needs kubectl: `make control-plane` builds it, or set KUBECTL")
     return named
-
-
-def build() -> None:
-    """Build what is missing of the programs, in six minutes."""
-    wanted = [*_PROGRAMS, *(() if shutil.which("kubectl") else ("kubectl",))]
-    missing = [name for name in wanted if not (_BIN / name).exists()]
-    if not missing:
-        return
-    if shutil.which("go") is None:
-        sys.exit("Kubernetes is built by a Go toolchain, and there is none")
-    place = _BIN.parent
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "main.go").write_text(_MAIN)
-    if not (place / "go.mod").exists():
-        _go(place, "mod", "init", "peers")
-    _go(place, "mod", "edit", f"-require=k8s.io/kubernetes@{KUBERNETES}")
-    found = json.loads(_go(place, "mod", "download", "-json", f"k8s.io/kubernetes@{KUBERNETES}"))
-    for module in re.findall(
-        r"^\s+(k8s\.io/[\w-]+) => \./staging", Path(found["GoMod"]).read_text(), re.M
-    ):
-        _go(place, "mod", "edit", f"-replace={module}={module}@{STAGING}")
-    _go(place, "mod", "tidy", "-e")
-    for name in missing:
-        _go(place, "build", "-o", f"bin/{name}", f"k8s.io/kubernetes/cmd/{name}")
-
-
-def _go(place: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["go", *arguments],
-        cwd=place,
-        env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    if done.returncode and arguments[:2] != ("mod", "tidy"):
-        raise RuntimeError(f"go {' '.join(arguments)}: {done.stderr[-2000:]}")
-    return done.stdout
 
 
 class ControlPlane:
@@ -338,7 +286,3 @@ def service(
             **spec,
         },
     }
-
-
-if __name__ == "__main__":
-    build()

@@ -202,15 +202,6 @@ def test_a_command_runs_as_in_a_pod():
     assert "default.svc.cluster.local" in netns("default", "cat", "/etc/resolv.conf")
 
 
-def test_shellcheck():
-    """Static checks, where there is ShellCheck."""
-    if shutil.which("shellcheck") is None:
-        pytest.skip("needs ShellCheck: apt-get install shellcheck")
-    command = ["shellcheck", str(LAB / "netns.sh")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert 0 == done.returncode, done.stdout
-
-
 def test_nothing_is_left_behind():
     netns("uit", "true")
     links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -34,21 +33,6 @@ KUBE_DNS = "registry.k8s.io/dns/k8s-dns-kube-dns:1.26.4"
 BROKEN = "registry.example/clusterdns:broken"
 LEAST_S = 10.0
 DEPLOYMENT = "/apis/apps/v1/namespaces/kube-system/deployments/coredns"
-
-
-def test_shellcheck():
-    """Static checks, where there is ShellCheck."""
-    if shutil.which("shellcheck") is None:
-        pytest.skip("needs ShellCheck: apt-get install shellcheck")
-    scripts = [str(DEPLOY / name) for name in ("switch.sh", "rollback.sh", "common.sh")]
-    done = subprocess.run(
-        ["shellcheck", "-x", *scripts],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=DEPLOY.parent,
-    )
-    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["--nonsense", "a"], ["a", "b"]])
