@@ -13,6 +13,7 @@ import ssl
 import struct
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ DIAL_TIMEOUT_S = 2.0
 TLS_DIAL_TIMEOUT_S = 2.5  # with the handshake: half the time a query has (CoreDNS: forward.go)
 MAX_IDLE_CONNECTIONS = 64
 SWEEP_LEAST_S = 0.05
+
+
+Hear = Callable[[tuple[str, int]], None]
 
 
 class TlsSettings(NamedTuple):
@@ -93,8 +97,10 @@ class Connections:
         self._is_closed = False
         self._sweep_timer: asyncio.TimerHandle | None = None
 
-    async def exchange(self, out: Exchange, timeout_s: float) -> Reply:
+    async def exchange(self, out: Exchange, timeout_s: float, hear: Hear | None = None) -> Reply:
         """Return the reply to a query, over a connection kept from before or a new one.
+
+        ``hear`` is told our end of the connection.
 
         Raises:
             Mismatch: nothing came in time but replies to other questions, which are passed over.
@@ -106,13 +112,13 @@ class Connections:
         if kept is not None:
             self._dials["hits", self.proto] += 1
             try:
-                return await self._talk(kept, out, timeout_s)
+                return await self._talk(kept, out, timeout_s, hear)
             except TimeoutError:
                 raise
             except (OSError, asyncio.IncompleteReadError):
                 pass  # the server has closed it meanwhile: that is no failure
         self._dials["misses", self.proto] += 1
-        return await self._talk(await self._dial(), out, timeout_s)
+        return await self._talk(await self._dial(), out, timeout_s, hear)
 
     def close(self) -> None:
         """Close idle connections now, and the others when they have done their work."""
@@ -146,9 +152,13 @@ class Connections:
         now = time.monotonic()
         return _Connection(reader, writer, now, now)
 
-    async def _talk(self, connection: _Connection, out: Exchange, timeout_s: float) -> Reply:
+    async def _talk(
+        self, connection: _Connection, out: Exchange, timeout_s: float, hear: Hear | None
+    ) -> Reply:
         """Exchange one query over a connection, and keep it unless something goes wrong."""
         reader, writer, opened_at, _ = connection
+        if hear is not None:
+            hear(writer.get_extra_info("sockname")[:2])
         is_wrong = False
         try:
             writer.write(struct.pack("!H", len(out.packet)) + out.packet)

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 
 from clusterdns.errors import UpstreamError
-from clusterdns.forwarding.connections import open_socket, reason_of
+from clusterdns.forwarding.connections import Hear, open_socket, reason_of
 from clusterdns.forwarding.entropy import Idents
 from clusterdns.forwarding.exchange import Exchange
 from clusterdns.wire import message
@@ -29,8 +29,8 @@ class Ask:
     """One query to one server, until ``done`` has been called or the query is canceled."""
 
     __slots__ = (
-        "began", "done", "is_mismatched", "is_out", "is_probe", "out", "proto", "sock", "task",
-        "timeout_s", "timer",
+        "began", "done", "hear", "is_mismatched", "is_out", "is_probe", "out", "proto", "sock",
+        "task", "timeout_s", "timer",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class Ask:
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None  # None: `read_timeout` ends it in its turn
         self.is_out = True
+        self.hear: Hear | None = None  # is told our end of the socket
         self.is_mismatched = False  # a reply had our ID, but answered another question
 
 
@@ -76,6 +77,8 @@ class Datagrams:
             self._idents.bind(sock, self._source)
             _hear_errors(sock)
             sock.connect(self._address)  # keeps out datagrams of others; never waits
+            if ask.hear is not None:
+                ask.hear(sock.getsockname()[:2])
             sock.send(ask.out.packet)
             number = sock.fileno()
             (self._epoll or self._open_epoll()).register(number, select.EPOLLIN)

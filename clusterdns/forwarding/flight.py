@@ -17,7 +17,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from clusterdns.errors import UpstreamError
@@ -67,6 +67,21 @@ class Arrival(NamedTuple):
     at: float
 
 
+class Attempt(NamedTuple):
+    """An exchange of a flight with a server; ``local`` is our end, if it came to that."""
+
+    upstream: Upstream
+    proto: str
+    local: tuple[str, int] | None
+    packet: bytes
+    found: Reply | UpstreamError
+    began: float  # monotonic
+    seconds: float
+
+
+Tell = Callable[[Attempt], None]
+
+
 class Pool:
     """The servers of one ``forward`` in one worker, and the flights under way."""
 
@@ -83,15 +98,20 @@ class Pool:
         self._flights: dict[_Key, Flight] = {}
         self._all: set[Flight] = set()
 
-    def ask(self, query: Query, question: Question) -> asyncio.Future[Response]:
-        """Return the future of the reply to a client's query; it may be cancelled."""
+    def ask(
+        self, query: Query, question: Question, tell: Tell | None = None
+    ) -> asyncio.Future[Response]:
+        """Return the future of the reply to a client's query; it may be cancelled.
+
+        ``tell`` is told of each exchange with a server that this query causes.
+        """
         rules = self.rules
         proto = "tcp" if rules.force_tcp else "udp" if rules.prefer_udp else query.transport
         flags = query.flags & HEADER_FLAGS
         key = (question.folded, question.qtype, question.qclass, flags, query.edns, proto)
         flight = self._flights.get(key)
         if flight is None or len(flight.waiters) >= MAX_WAITERS:
-            flight = Flight(self, key, question)
+            flight = Flight(self, key, question, tell)
             self._all.add(flight)
             if question.qtype != rr.HINFO:  # each probe of `loop` has to be seen
                 self._flights[key] = flight
@@ -167,11 +187,12 @@ class Flight:
 
     __slots__ = (
         "_attempts", "_deadline", "_error", "_exchange", "_hedge", "_is_over", "_lame", "_last",
-        "_loop", "_out", "_pool", "_question", "_turns", "_upstreams", "key", "waiters",
+        "_loop", "_out", "_pool", "_question", "_tell", "_turns", "_upstreams", "key", "waiters",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, key: _Key, question: Question) -> None:
+    def __init__(self, pool: Pool, key: _Key, question: Question, tell: Tell | None = None) -> None:
         self.key = key
+        self._tell = tell
         self.waiters: list[tuple[asyncio.Future[Response], bytes]] = []
         self._pool = pool
         self._question = question
@@ -244,13 +265,18 @@ class Flight:
             exchange = self._exchange = upstream.begin(self._question, self.key[3], self.key[4])
         else:
             exchange = self._exchange = upstream.repeat(exchange)
-        began = time.monotonic()
+        began, local, tell = time.monotonic(), list[tuple[str, int]](), self._tell
 
         def done(found: Reply | UpstreamError) -> None:
-            self._done(upstream, proto, found, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            if tell is not None:
+                ours = local[-1] if local else None
+                tell(Attempt(upstream, proto, ours, exchange.packet, found, began, seconds))
+            self._done(upstream, proto, found, seconds)
 
         self._out += 1
-        upstream.send(exchange, proto, done, timeout_s=left_s)
+        hear = None if tell is None else local.append
+        upstream.send(exchange, proto, done, timeout_s=left_s, hear=hear)
 
     def _done(
         self, upstream: Upstream, proto: str, found: Reply | UpstreamError, seconds: float

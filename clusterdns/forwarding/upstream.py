@@ -20,6 +20,7 @@ from clusterdns.forwarding.connections import (
     DIAL_TIMEOUT_S,
     TLS_DIAL_TIMEOUT_S,
     Connections,
+    Hear,
     Idle,
     TlsSettings,
     reason_of,
@@ -112,9 +113,11 @@ class Upstream:
 
     def send(
         self, exchange: Exchange, proto: str, done: Done,
-        *, timeout_s: float | None = None, is_probe: bool = False,
+        *, timeout_s: float | None = None, is_probe: bool = False, hear: Hear | None = None,
     ) -> Ask:  # fmt: skip
         """Send a query; ``done`` is called once, later, within ``timeout_s`` and what a dial takes.
+
+        ``hear`` is told the address and port that it leaves from.
 
         Replies that are not ours are dropped until then. ``Mismatch`` is what ``done`` gets if one
         of them had our ID and nothing else has come: the caller says FORMERR, as CoreDNS does.
@@ -126,7 +129,7 @@ class Upstream:
         if timeout_s is not None:
             limit_s = min(limit_s, timeout_s)
         ask = Ask(exchange, proto, min(limit_s, read_s), time.monotonic(), done)
-        ask.is_probe = is_probe
+        ask.is_probe, ask.hear = is_probe, hear
         if limit_s == read_s:
             self._expect(ask)
         else:
@@ -206,7 +209,7 @@ class Upstream:
         """Ask over a connection. Nothing is raised but what ends the task."""
         found: Reply | UpstreamError
         try:
-            found = await self._connections.exchange(ask.out, ask.timeout_s)
+            found = await self._connections.exchange(ask.out, ask.timeout_s, ask.hear)
         except TimeoutError:
             found = self._timeout(ask)
         except Mismatch as error:

@@ -66,6 +66,7 @@ is no mistake: it may name some later. `max_concurrent` holds for each worker of
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import ClassVar
 
 from clusterdns.chain.block import Block
@@ -75,7 +76,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import destinations
 from clusterdns.forwarding.counts import samples_of
 from clusterdns.forwarding.destinations import Destination, ServerFile
-from clusterdns.forwarding.flight import Pool
+from clusterdns.forwarding.flight import Attempt, Pool
 from clusterdns.forwarding.roster import Roster
 from clusterdns.forwarding.settings import ForwardSettings
 from clusterdns.forwarding.upstream import Upstream
@@ -85,8 +86,11 @@ from clusterdns.host.tasks import end
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.tally import Sample
+from clusterdns.tapping.payload import Socket
+from clusterdns.tapping.taps import Exchanged, Taps
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Query, Question
+from clusterdns.wire.reading import Reply
 from clusterdns.wire.response import Response, failure
 
 RECHECK_S = 5.0  # a file of servers
@@ -135,6 +139,7 @@ class Forward(Plugin):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
+        self._taps = block.shared(Taps)
         self._settings = ForwardSettings(directive, block.root)
         self._destinations: list[Destination] = []
         self._take_servers()
@@ -216,12 +221,24 @@ class Forward(Plugin):
             return failure(rr.REFUSED, f"concurrent queries exceeded maximum {most}")
         self._under_way += 1
         try:
-            response = await pool.ask(query, question)
+            tell = functools.partial(self._tell, query) if self._taps.all else None
+            response = await pool.ask(query, question, tell)
         finally:
             self._under_way -= 1
         if query.metadata is not None and response.source:
             query.metadata.put("forward/upstream", lambda: response.source)
         return await next(query) if self._is_for_next(response) else response
+
+    def _tell(self, query: Query, attempt: Attempt) -> None:
+        """Tell who wants to know of an exchange with a server (CoreDNS: forward/dnstap.go)."""
+        upstream, found = attempt.upstream, attempt.found
+        if query.metadata is not None:
+            query.metadata.put("forward/upstream", lambda: upstream.text)
+        socket = Socket(attempt.proto, attempt.local, (upstream.host, upstream.port))
+        reply = found if isinstance(found, Reply) else None
+        exchanged = Exchanged(socket, attempt.packet, reply, attempt.began, attempt.seconds)
+        for tap in self._taps.all:
+            tap.forwarded(query, exchanged)
 
     def relay(self, route: Route) -> bool:
         """Enter the servers, if all that happens to a plain query is to be asked of one of them."""

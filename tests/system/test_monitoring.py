@@ -201,6 +201,7 @@ HEALTHY = {
     f"coredns_panics_total{{{JOB}}}": "1x90",
     f"clusterdns_fragments_refused{{{JOB}}}": "1x4 0x85",  # four minutes
     f"clusterdns_log_lines_dropped_total{{{JOB}}}": "9x90",
+    f'clusterdns_dnstap_dropped_total{{{JOB}, endpoint="/run/tap"}}': "9x90",
 }
 # What goes wrong, and the alert: the series whose name begins so has these values instead.
 FAULTS = {
@@ -218,6 +219,7 @@ FAULTS = {
     "ClusterDNSReloadFailed": {"coredns_reload": "0x80 1x9"},
     "ClusterDNSFragmentRefused": {"clusterdns_fragments": "0x70 1x19"},
     "ClusterDNSLogLinesDropped": {"clusterdns_log_lines": "0+60x90"},
+    "ClusterDNSDnstapDropped": {"clusterdns_dnstap_dropped": "0+60x90"},
     "ClusterDNSPanics": {"coredns_panics": "0x80 1x9"},
 }
 

@@ -24,6 +24,7 @@ MODULES = {
     "pyyaml": "yaml",
     "google-re2": "re2",
     "prometheus-client": "prometheus_client",
+    "protobuf": "google",
 }
 # Of the development extra: programs that are started, and types that mypy alone reads.
 PROGRAMS = {"build", "mypy", "pytest-timeout", "pytest-xdist", "ruff"}
@@ -73,7 +74,9 @@ def test_the_tests_import_what_is_declared_and_nothing_else():
         for name in ("dev", "bench")
         for text in extras[name]
     } - {"clusterdns"}  # the development extra includes the other
-    libraries = {name for name in tools - PROGRAMS if not name.startswith("types-")}
+    libraries = {
+        MODULES.get(name, name) for name in tools - PROGRAMS if not name.startswith("types-")
+    }
     used = imported(tests) - own
     assert used <= libraries | modules(DECLARED)
     assert libraries <= used
