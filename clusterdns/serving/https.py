@@ -20,9 +20,11 @@ from collections.abc import Iterator
 
 from clusterdns.doh import carrier, http1, http2
 from clusterdns.metrics.tally import Sample
+from clusterdns.serving.connection import BATCH, MAX_IN_FLIGHT, MISSES, Connection
+from clusterdns.serving.framing import frame
 from clusterdns.serving.secure import SecureConnection, secured
 from clusterdns.serving.server import LATER, Listener
-from clusterdns.serving.tcp import BATCH, MAX_IN_FLIGHT, MISSES, Connection, Streams, frame
+from clusterdns.serving.tcp import Streams
 from clusterdns.wire import reading
 from clusterdns.wire.message import Query
 

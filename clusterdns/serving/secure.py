@@ -14,8 +14,9 @@ import socket
 import ssl
 from typing import Any
 
+from clusterdns.serving.connection import Connection, Crowd
 from clusterdns.serving.server import Listener
-from clusterdns.serving.tcp import Connection, Streams
+from clusterdns.serving.tcp import Streams
 
 
 class SecureSocket(ssl.SSLSocket):
@@ -71,7 +72,7 @@ class SecureStreams(Streams):
 class SecureConnection(Connection):
     """One client's encrypted stream of queries."""
 
-    def __init__(self, streams: Streams, sock: ssl.SSLSocket, client: tuple[str, int]) -> None:
+    def __init__(self, streams: Crowd, sock: ssl.SSLSocket, client: tuple[str, int]) -> None:
         super().__init__(streams, sock, client)
         self._secure_sock = sock
         self._is_secure = False

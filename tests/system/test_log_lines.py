@@ -18,7 +18,7 @@ import pytest
 from inprocess import InProcess, in_packet_loop
 
 from clusterdns.host import logs
-from clusterdns.serving import native, tcp
+from clusterdns.serving import framing, native, tcp
 from clusterdns.serving.udp import Engine
 
 SERVICE = {
@@ -105,7 +105,7 @@ class Listening:
                     await asyncio.wait_for(loop.sock_recv(client, 65535), 5)
         reader, writer = await asyncio.open_connection(*self.stream.getsockname())
         for packet in packets:
-            writer.write(tcp.frame(packet) * REPEATS)
+            writer.write(framing.frame(packet) * REPEATS)
             for _ in range(REPEATS):
                 size = struct.unpack("!H", await asyncio.wait_for(reader.readexactly(2), 5))[0]
                 await reader.readexactly(size)

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterdns.chain.view import Router
-from clusterdns.serving import native, tcp
+from clusterdns.serving import connection, framing, native, tcp
 from clusterdns.serving.server import Listener
 from clusterdns.wire import message
 from clusterdns.wire.message import Edns
@@ -63,11 +63,11 @@ def cpu_s(pid: int) -> float:
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 50))
 def test_messages_come_out_whole_however_they_are_cut(messages, size):
-    octets = b"".join(tcp.frame(message) for message in messages)
+    octets = b"".join(framing.frame(message) for message in messages)
     buffer, found = bytearray(), []
     for i in range(0, len(octets), size):
         buffer += octets[i : i + size]
-        while end := tcp.end_of(buffer, 0):
+        while end := framing.end_of(buffer, 0):
             found.append(bytes(buffer[2:end]))
             del buffer[:end]
     assert messages == found
@@ -94,7 +94,7 @@ def answers(streams: tcp.Streams, answer, octets: bytes, most: int):
         found.append((replies, end, answered, seen[:]))
         seen.clear()
         if end == at:
-            end = tcp.end_of(octets, at)  # no hit: the next one
+            end = framing.end_of(octets, at)  # no hit: the next one
             if not end:
                 break
         at = end
@@ -111,9 +111,9 @@ def test_the_same_octets_in_c_and_in_python(streams):
     for i in range(1000):
         packets = [rng.choice(some) for _ in range(rng.randint(1, 80))]
         packets = [killers.mutate(rng, p) if rng.random() < 0.3 else p for p in packets]
-        octets = b"".join(tcp.frame(p[:65535]) for p in packets)
+        octets = b"".join(framing.frame(p[:65535]) for p in packets)
         octets = octets[: len(octets) - (i % 3 and rng.randrange(20))]
-        most = rng.choice((0, 1, 7, tcp.BATCH))
+        most = rng.choice((0, 1, 7, connection.BATCH))
         expected = answers(streams, streams.answer_hits, octets, most)
         assert expected == answers(streams, streams.answer, octets, most)
         hits += sum(expected[1])
@@ -124,11 +124,11 @@ def test_the_replies_of_a_stretch_are_bounded(streams):
     """A client may ask for the largest answer again and again."""
     asked = fuzz_drain.question("n300.cluster.local.")
     query = struct.pack("!HHHHHH", 1, 0, 1, 0, 0, 0) + asked.wire
-    octets = tcp.frame(query) * 500
+    octets = framing.frame(query) * 500
     for answer in (streams.answer, streams.answer_hits):
         replies, end, answered = answer(octets, 0, 500, fuzz_drain.NOW)
-        assert tcp.REPLY_OCTETS <= len(replies) < tcp.REPLY_OCTETS + 65537
-        assert end == answered * len(tcp.frame(query))
+        assert connection.REPLY_OCTETS <= len(replies) < connection.REPLY_OCTETS + 65537
+        assert end == answered * len(framing.frame(query))
 
 
 def test_no_reply_is_longer_than_its_length_can_say(streams):
@@ -141,7 +141,7 @@ def test_no_reply_is_longer_than_its_length_can_say(streams):
         streams.server.table.remember(asked, response, fuzz_drain.NOW, lambda: 0)
         for tail in (b"", opt):
             query = struct.pack("!HHHHHH", 1, 0, 1, 0, 0, len(tail) // 11) + asked.wire + tail
-            octets = tcp.frame(query)
+            octets = framing.frame(query)
             expected = streams.answer_hits(octets, 0, 1, fuzz_drain.NOW)
             assert expected == streams.answer(octets, 0, 1, fuzz_drain.NOW)
             assert expected[2] == (0 if tail else 1)
@@ -149,7 +149,7 @@ def test_no_reply_is_longer_than_its_length_can_say(streams):
 
 def test_pipelined_queries_are_all_answered(server):
     with socket.create_connection(server.address, 5) as sock:
-        sock.sendall(b"".join(tcp.frame(query(i)) for i in range(500)))
+        sock.sendall(b"".join(framing.frame(query(i)) for i in range(500)))
         replies = [peers.read_frame(sock) for _ in range(500)]
     assert set(range(500)) == {struct.unpack("!H", reply[:2])[0] for reply in replies}
 
@@ -157,29 +157,29 @@ def test_pipelined_queries_are_all_answered(server):
 def test_octet_by_octet(server):
     with socket.create_connection(server.address, 5) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for octet in tcp.frame(query(9)):
+        for octet in framing.frame(query(9)):
             sock.send(bytes((octet,)))
         assert peers.read_frame(sock)[:2] == b"\0\x09"
 
 
 def test_a_half_closed_client_gets_its_replies(server):
     with socket.create_connection(server.address, 5) as sock:
-        sock.sendall(tcp.frame(query(1)) + tcp.frame(query(2)) + b"\0")
+        sock.sendall(framing.frame(query(1)) + framing.frame(query(2)) + b"\0")
         sock.shutdown(socket.SHUT_WR)
         assert {b"\0\x01", b"\0\x02"} == {peers.read_frame(sock)[:2] for _ in range(2)}
         assert sock.recv(1) == b""
 
 
 def test_a_client_that_says_nothing_is_closed(server):
-    with socket.create_connection(server.address, tcp.FIRST_TIMEOUT_S + 3) as sock:
+    with socket.create_connection(server.address, connection.FIRST_TIMEOUT_S + 3) as sock:
         began = time.monotonic()
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
-        assert tcp.FIRST_TIMEOUT_S - 0.5 <= time.monotonic() - began
+        assert connection.FIRST_TIMEOUT_S - 0.5 <= time.monotonic() - began
 
 
 def test_half_a_query_does_not_hold_a_connection(server):
-    with socket.create_connection(server.address, tcp.FIRST_TIMEOUT_S + 3) as sock:
+    with socket.create_connection(server.address, connection.FIRST_TIMEOUT_S + 3) as sock:
         sock.sendall(b"\0\x40abc")
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
@@ -187,14 +187,14 @@ def test_half_a_query_does_not_hold_a_connection(server):
 
 def test_short_messages_are_ignored(server):
     with socket.create_connection(server.address, 5) as sock:
-        sock.sendall(tcp.frame(b"abc") + tcp.frame(b"") + tcp.frame(query(5)))
+        sock.sendall(framing.frame(b"abc") + framing.frame(b"") + framing.frame(query(5)))
         assert peers.read_frame(sock)[:2] == b"\0\x05"
 
 
 def test_a_client_that_does_not_read_stops_being_read(server):
     with socket.create_connection(server.address, 5) as sock:
         sock.setblocking(False)
-        octets = b"".join(tcp.frame(query(i)) for i in range(100))
+        octets = b"".join(framing.frame(query(i)) for i in range(100))
         sent, deadline = 0, time.monotonic() + 2
         while time.monotonic() < deadline:
             try:
@@ -215,7 +215,7 @@ def test_a_client_that_reads_slowly_gets_all_its_replies(tmp_path):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(10)
         sock.connect(server.address)
-        sender = threading.Thread(target=sock.sendall, args=(tcp.frame(asked) * times,))
+        sender = threading.Thread(target=sock.sendall, args=(framing.frame(asked) * times,))
         sender.start()
         began, got = time.monotonic(), 0
         while time.monotonic() - began < 3:
@@ -224,7 +224,7 @@ def test_a_client_that_reads_slowly_gets_all_its_replies(tmp_path):
             assert part, f"closed after {time.monotonic() - began:.1f} s"
             got += len(part)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
-        whole = times * len(tcp.frame(peers.ask_tcp(server.address, asked)))
+        whole = times * len(framing.frame(peers.ask_tcp(server.address, asked)))
         while got < whole:
             part = sock.recv(2**20)
             assert part, f"closed after {got} of {whole} octets"
@@ -254,7 +254,7 @@ def test_clients_that_do_not_read_cost_little_memory_and_hold_up_nobody(tmp_path
     (tmp_path / "big").write_text(BIG)
     corefile = "big.test {\n file big\n}\n. {\n whoami\n}\n"
     packet = dns.message.make_query("all.big.test", "A").to_wire()
-    octets = tcp.frame(packet) * (16 * 2**10 // len(packet))
+    octets = framing.frame(packet) * (16 * 2**10 // len(packet))
     with peers.clusterdns(corefile, tmp_path) as server, contextlib.ExitStack() as stack:
         assert len(peers.ask_tcp(server.address, packet)) > 48_000
         before, slowest = resident_octets(worker(server)), 0.0
@@ -283,7 +283,7 @@ def test_more_connections_than_are_usual_keep_their_second_query(server):
         ]
         for ident in (1, 2):
             for sock in socks:
-                sock.sendall(tcp.frame(query(ident)))
+                sock.sendall(framing.frame(query(ident)))
             for sock in socks:
                 assert ident == int.from_bytes(peers.read_frame(sock)[:2])
 
@@ -294,14 +294,14 @@ def connected(stack: contextlib.ExitStack, server: peers.Server, host: str) -> s
 
 def test_connections_within_a_clients_share_outlive_those_of_a_crowd(server):
     with contextlib.ExitStack() as stack:
-        few = [connected(stack, server, "127.0.0.2") for _ in range(tcp.SHARE)]
+        few = [connected(stack, server, "127.0.0.2") for _ in range(connection.SHARE)]
         for sock in few:
-            sock.sendall(tcp.frame(query(1)))
+            sock.sendall(framing.frame(query(1)))
             assert peers.read_frame(sock)
         for _ in range(tcp.MAX_CONNECTIONS + 10):
             connected(stack, server, "127.0.0.1")
         for sock in few:
-            sock.sendall(tcp.frame(query(2)))
+            sock.sendall(framing.frame(query(2)))
             assert b"\0\2" == peers.read_frame(sock)[:2]
 
 
@@ -309,7 +309,7 @@ def test_a_connection_whose_query_is_under_way_is_not_closed(silent):
     server, upstream = silent
     with contextlib.ExitStack() as stack:
         first = connected(stack, server, "127.0.0.1")
-        first.sendall(tcp.frame(unique(1)))
+        first.sendall(framing.frame(unique(1)))
         while b"\7example\3org" not in (sent := upstream.recvfrom(512))[0]:
             pass
         for _ in range(tcp.MAX_CONNECTIONS + 10):
@@ -349,11 +349,11 @@ def received(upstream: socket.socket) -> dict[bytes, tuple[bytes, tuple[str, int
 
 def test_more_queries_than_may_wait_are_answered_in_the_end(silent):
     server, upstream = silent
-    count = 2 * tcp.MAX_IN_FLIGHT + 20
+    count = 2 * connection.MAX_IN_FLIGHT + 20
     with socket.create_connection(server.address, 5) as sock:
-        sock.sendall(b"".join(tcp.frame(unique(i)) for i in range(count)))
+        sock.sendall(b"".join(framing.frame(unique(i)) for i in range(count)))
         sock.shutdown(socket.SHUT_WR)
-        for expected in (tcp.MAX_IN_FLIGHT, tcp.MAX_IN_FLIGHT, 20):
+        for expected in (connection.MAX_IN_FLIGHT, connection.MAX_IN_FLIGHT, 20):
             packets = received(upstream)
             assert expected == len(packets)
             for packet, client in packets.values():
@@ -368,10 +368,10 @@ def test_a_reset_connection_whose_queries_wait_costs_nothing(silent, is_half_clo
     """It is not read meanwhile, but that it has gone is told again and again."""
     server, upstream = silent
     with socket.create_connection(server.address, 5) as sock:
-        sock.sendall(b"".join(tcp.frame(unique(i)) for i in range(tcp.MAX_IN_FLIGHT)))
+        sock.sendall(b"".join(framing.frame(unique(i)) for i in range(connection.MAX_IN_FLIGHT)))
         if is_half_closed:
             sock.shutdown(socket.SHUT_WR)
-        assert tcp.MAX_IN_FLIGHT == len(received(upstream))
+        assert connection.MAX_IN_FLIGHT == len(received(upstream))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     began = cpu_s(worker(server))
     time.sleep(1)
@@ -390,5 +390,5 @@ def test_without_descriptors_new_connections_wait(tmp_path):
         assert cpu_s(pid) - began < 0.3
         assert alive(server)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-        socks[-1].sendall(tcp.frame(query(7)))
+        socks[-1].sendall(framing.frame(query(7)))
         assert peers.read_frame(socks[-1])[:2] == b"\0\x07"

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from inprocess import InProcess
 
 from clusterdns.errors import FormError
-from clusterdns.serving import tcp
+from clusterdns.serving import connection, framing, tcp
 from clusterdns.serving.table import AnswerTable
 from clusterdns.wire import message, reading
 from clusterdns.wire.response import render
@@ -222,7 +222,7 @@ def ask_all(
             sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
             sock.settimeout(3)
             sock.connect(address)
-            sock.sendall(tcp.frame(packet) if transport == "tcp" else packet)
+            sock.sendall(framing.frame(packet) if transport == "tcp" else packet)
             selector.register(sock, selectors.EVENT_READ, name)
             time.sleep(0.002)  # a burst of datagrams would overflow the server's socket
         deadline = time.monotonic() + patience_s
@@ -278,7 +278,7 @@ def test_thousands_of_idle_connections_are_bounded(subject):
 
 def test_slowloris_is_closed_and_holds_up_nobody(subject):
     """A client that sends an octet now and then, never a whole query, loses its connection."""
-    patience_s = tcp.FIRST_TIMEOUT_S + 3
+    patience_s = connection.FIRST_TIMEOUT_S + 3
     with contextlib.ExitStack() as stack:
         socks = [
             stack.enter_context(socket.create_connection(subject.server.address, 5))
@@ -329,7 +329,7 @@ def exchange(address: tuple[str, int], packets: list[bytes]) -> Iterator[tuple[b
                 reply = sock.recv(65535)
                 yield by_id[reply[:2]], reply
     with socket.create_connection(address, 5) as sock:
-        sock.sendall(b"".join(tcp.frame(packet) for packet in packets))
+        sock.sendall(b"".join(framing.frame(packet) for packet in packets))
         sock.shutdown(socket.SHUT_WR)
         while (reply := peers.read_frame(sock)) is not None:
             yield by_id[reply[:2]], reply
