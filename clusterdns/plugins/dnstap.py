@@ -238,12 +238,11 @@ class Dnstap(Observer):
                 extra = self._extra_of(query)
                 packet = _octets(query)
             socket = Socket(transport, client[:2])
-            asked = payload.message(CLIENT_QUERY, socket, moments, packet if is_full else b"")
-            frames.append(payload.frame(origin, asked, extra))
-            said = payload.message(
-                CLIENT_RESPONSE, socket, moments, (reply or b"") if is_full else b""
+            asked, said = (packet, reply or b"") if is_full else (b"", b"")
+            frames += (
+                payload.frame(origin, CLIENT_QUERY, socket, moments, asked, extra),
+                payload.frame(origin, CLIENT_RESPONSE, socket, moments, said, extra),
             )
-            frames.append(payload.frame(origin, said, extra))
         self._outlet.put(frames)
 
     def forwarded(self, query: Query, exchanged: Exchanged) -> None:
@@ -288,8 +287,8 @@ class Dnstap(Observer):
     def _put(
         self, query: Query, kind: int, socket: Socket, moments: Moments, octets: bytes
     ) -> None:
-        said = payload.message(kind, socket, moments, octets)
-        self._outlet.put([payload.frame(self._origin, said, self._extra_of(query))])
+        extra = self._extra_of(query)
+        self._outlet.put([payload.frame(self._origin, kind, socket, moments, octets, extra)])
 
     def _extra_of(self, query: Query) -> bytes:
         if not self._extra or query.question is None:

@@ -1,8 +1,8 @@
 """dnstap messages: octets of ``dnstap.Dnstap`` (https://dnstap.info, dnstap.proto).
 
-They are written here rather than by the package `protobuf`: fourteen fields, written and never
-read, twice for each query. This takes a third of its time and adds no compiled package to the
-image; the tests read the octets with that package and with the reference reader. A message is a
+They are written here rather than by the package `protobuf`, which would be one more compiled
+package in the image for fourteen fields that are written and never read. This takes as long as it
+does; the tests read the octets with that package and with the reference reader. A message is a
 sequence of fields: a key, number << 3 | wire type, and the value (protobuf: encoding, section
 "Message Structure").
 
@@ -27,7 +27,8 @@ _TYPE, _FAMILY, _PROTOCOL, _QUERY_ADDRESS, _RESPONSE_ADDRESS = 1, 2, 3, 4, 5
 _QUERY_PORT, _RESPONSE_PORT, _QUERY_SEC, _QUERY_NSEC, _QUERY_MESSAGE = 6, 7, 8, 9, 10
 _RESPONSE_SEC, _RESPONSE_NSEC, _RESPONSE_MESSAGE = 12, 13, 14
 _NANOSECONDS = 10**9
-_NSEC = struct.Struct("<I")
+_NSEC, _LENGTH = struct.Struct("<I"), struct.Struct("!I")
+_RESPONSES = frozenset((CLIENT_RESPONSE, FORWARDER_RESPONSE))
 
 Address = tuple[str, int]
 
@@ -47,33 +48,36 @@ class Moments(NamedTuple):
     response_ns: int = 0  # of messages about a response
 
 
-def message(kind: int, socket: Socket, moments: Moments, octets: bytes = b"") -> bytes:
-    """Return the field of Dnstap that holds a message of one of the four kinds.
+def frame(
+    origin: bytes, kind: int, socket: Socket, moments: Moments, octets: bytes, extra: bytes
+) -> bytes:
+    """Return the data frame about a message of one of the four kinds, its length in front.
 
-    ``octets`` are those of the query or response in wire form; "" leaves them out.
+    ``octets`` are those of the query or response in wire form; "" leaves them out. ``origin`` is
+    what the function of that name returns.
     """
     transport, asking, asked = socket
-    parts = [_head(kind, transport != "udp")]
+    is_response = kind in _RESPONSES
+    whole, part = divmod(moments.query_ns, _NANOSECONDS)
+    parts = [
+        _ends(kind, transport != "udp", asking and asking[0], asked and asked[0]),
+        _second(_QUERY_SEC, _QUERY_NSEC, whole), _NSEC.pack(part),
+    ]  # fmt: skip
     if asking is not None:
-        parts += (_address(_QUERY_ADDRESS, asking[0]), _number(_QUERY_PORT, asking[1]))
+        parts.append(_number(_QUERY_PORT, asking[1]))
     if asked is not None:
-        parts += (_address(_RESPONSE_ADDRESS, asked[0]), _number(_RESPONSE_PORT, asked[1]))
-    parts += _moment(_QUERY_SEC, _QUERY_NSEC, moments.query_ns)
-    if kind in (CLIENT_RESPONSE, FORWARDER_RESPONSE):
-        parts += _moment(_RESPONSE_SEC, _RESPONSE_NSEC, moments.response_ns)
-        number = _RESPONSE_MESSAGE
-    else:
-        number = _QUERY_MESSAGE
+        parts.append(_number(_RESPONSE_PORT, asked[1]))
+    if is_response:
+        whole, part = divmod(moments.response_ns, _NANOSECONDS)
+        parts += (_second(_RESPONSE_SEC, _RESPONSE_NSEC, whole), _NSEC.pack(part))
     if octets:
-        parts.append(_octets(number, octets))
-    return _octets(_BODY, b"".join(parts))
-
-
-def frame(origin: bytes, message: bytes, extra: bytes = b"") -> bytes:
-    """Return the data frame of a Dnstap message, its length in front; ``origin`` as of below."""
-    if extra:
-        message += _octets(_EXTRA, extra)
-    return struct.pack("!I", len(origin) + len(message)) + origin + message
+        key = _RESPONSE_KEY if is_response else _QUERY_KEY
+        parts += (key, _varint(len(octets)), octets)
+    body = b"".join(parts)
+    size = _varint(len(body))
+    more = _octets(_EXTRA, extra) if extra else b""
+    total = len(origin) + len(more) + 1 + len(size) + len(body)
+    return b"".join((_LENGTH.pack(total), origin, more, _BODY_KEY, size, body))
 
 
 def origin(identity: bytes, version: bytes) -> bytes:
@@ -101,20 +105,30 @@ def _number(number: int, value: int) -> bytes:
 
 
 @functools.lru_cache(64)
-def _head(kind: int, is_stream: bool) -> bytes:
-    return _number(_TYPE, kind) + _number(_PROTOCOL, _TCP if is_stream else _UDP)
-
-
-def _moment(seconds: int, nanoseconds: int, at_ns: int) -> tuple[bytes, bytes]:
-    whole, part = divmod(at_ns, _NANOSECONDS)
-    key = _varint(nanoseconds << 3 | _FIXED32)
-    return _number(seconds, whole), key + _NSEC.pack(part)
+def _second(seconds: int, nanoseconds: int, whole: int) -> bytes:
+    """Return a time but for its nanoseconds, whose key is at the end."""
+    return _number(seconds, whole) + _varint(nanoseconds << 3 | _FIXED32)
 
 
 @functools.lru_cache(4096)
+def _ends(kind: int, is_stream: bool, asking: str | None, asked: str | None) -> bytes:
+    """Return the kind of a message, and the two ends of its socket but for their ports."""
+    parts = [_number(_TYPE, kind), _number(_PROTOCOL, _TCP if is_stream else _UDP)]
+    if asking is not None:
+        parts.append(_address(_QUERY_ADDRESS, asking))
+    if asked is not None:
+        parts.append(_address(_RESPONSE_ADDRESS, asked))
+    return b"".join(parts)
+
+
 def _address(number: int, text: str) -> bytes:
     """Return an address with its family; IPv4 within IPv6 is IPv4 (CoreDNS: dnstap/msg)."""
     found = ipaddress.ip_address(text.partition("%")[0])
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     packed = (mapped or found).packed
     return _number(_FAMILY, _INET if len(packed) == 4 else _INET6) + _octets(number, packed)
+
+
+_BODY_KEY = _varint(_BODY << 3 | _OCTETS)
+_QUERY_KEY = _varint(_QUERY_MESSAGE << 3 | _OCTETS)
+_RESPONSE_KEY = _varint(_RESPONSE_MESSAGE << 3 | _OCTETS)

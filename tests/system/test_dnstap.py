@@ -290,11 +290,12 @@ def test_addresses_of_all_kinds():
         ("192.0.2.1", b"\xc0\0\2\1"), ("::ffff:192.0.2.1", b"\xc0\0\2\1"),
         ("fe80::1%lo", b"\xfe\x80" + bytes(13) + b"\1"),
     ):  # fmt: skip
-        made = payload.message(
-            payload.FORWARDER_RESPONSE, payload.Socket("tcp-tls", (text, 65535), (text, 53)),
-            payload.Moments(1_700_000_000_999_999_999, 1_700_000_001_000_000_001), b"r" * 300,
+        made = payload.frame(
+            payload.origin(b"", b"v" * 200), payload.FORWARDER_RESPONSE,
+            payload.Socket("tcp-tls", (text, 65535), (text, 53)),
+            payload.Moments(1_700_000_000_999_999_999, 1_700_000_001_000_000_001), b"r" * 300, b"e",
         )  # fmt: skip
-        told = tapreader.told(payload.frame(payload.origin(b"", b"v" * 200), made, b"e")[4:])
+        told = tapreader.told(made[4:])
         assert (octets, octets, 65535, 53, 2) == (
             told.query_address, told.response_address, told.query_port, told.response_port,
             told.protocol,
