@@ -8,6 +8,7 @@
  * rest is handed back as it came.
  */
 #include "_relay.h"
+#include <arpa/inet.h>
 #include <limits.h>
 #include <sys/epoll.h>
 #include <time.h>
@@ -562,8 +563,76 @@ static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
     return Py_BuildValue("(y#ni)", frames, (Py_ssize_t)size, at, hits);
 }
 
+/* Write who is to have a reply, as Python's sockets say it; the octets of the address, 0 with an error set. */
+static socklen_t write_address(PyObject *client, struct sockaddr_storage *address)
+{
+    const char *host;
+    int port;
+    unsigned flow = 0, scope = 0;
+    struct sockaddr_in *four = (struct sockaddr_in *)address;
+    struct sockaddr_in6 *six = (struct sockaddr_in6 *)address;
+    if (!PyArg_ParseTuple(client, "si|II:send", &host, &port, &flow, &scope))
+        return 0;
+    memset(address, 0, sizeof *six);
+    if (inet_pton(AF_INET, host, &four->sin_addr) == 1) {
+        four->sin_family = AF_INET;
+        four->sin_port = htons((unsigned short)port);
+        return sizeof *four;
+    }
+    if (inet_pton(AF_INET6, host, &six->sin6_addr) != 1) {
+        PyErr_SetString(PyExc_ValueError, "the host of a client is no address");
+        return 0;
+    }
+    six->sin6_family = AF_INET6;
+    six->sin6_port = htons((unsigned short)port);
+    six->sin6_flowinfo = htonl(flow);
+    six->sin6_scope_id = scope;
+    return sizeof *six;
+}
+
+/* send(fd, replies): each is (octets, client, control message); how many could not be sent. */
+static PyObject *send_replies(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    int fd, unsent = 0;
+    PyObject *list, *octets_of_reply, *client;
+    const char *source;
+    Py_ssize_t source_octets;
+    if (!PyArg_ParseTuple(arguments, "iO!:send", &fd, &PyList_Type, &list))
+        return NULL;
+    for (Py_ssize_t done = 0; done < PyList_GET_SIZE(list);) {
+        int count = 0;
+        for (; count < BATCH && done < PyList_GET_SIZE(list); count++, done++) {
+            struct msghdr *reply = &replies[count].msg_hdr;
+            PyObject *one = PyList_GET_ITEM(list, done);
+            if (!PyTuple_Check(one)) {
+                PyErr_SetString(PyExc_TypeError, "a reply is no tuple");
+                return NULL;
+            }
+            if (!PyArg_ParseTuple(one, "SO!y#:send", &octets_of_reply, &PyTuple_Type, &client,
+                                  &source, &source_octets))
+                return NULL;
+            if (source_octets > (Py_ssize_t)sizeof clients[count].source) {
+                PyErr_SetString(PyExc_ValueError, "the control message is too long");
+                return NULL;
+            }
+            reply->msg_name = &clients[count].address;
+            reply->msg_namelen = write_address(client, &clients[count].address);
+            if (!reply->msg_namelen)
+                return NULL;
+            memcpy(&clients[count].source, source, (size_t)source_octets);
+            reply->msg_control = source_octets ? &clients[count].source : NULL;
+            reply->msg_controllen = (size_t)source_octets;
+            pieces[count][0] = piece_of(octets_of_reply);
+            reply->msg_iovlen = 1;
+        }
+        unsent += send_all(fd, count);
+    }
+    return PyLong_FromLong(unsent);
+}
+
 static PyMethodDef methods[] = {
     {"drain", drain, METH_VARARGS, "Answer a batch of queries; return hits, unsent, left."},
+    {"send", send_replies, METH_VARARGS, "Send replies; return how many could not be."},
     {"wait", wait_for, METH_VARARGS, "Wait for what is for Python; return the descriptors."},
     {"answer", answer, METH_VARARGS, "Answer the hits of a stream; return frames, end, hits."},
     {"open", relay_open, METH_NOARGS, "Return what is readable when there is something to collect."},

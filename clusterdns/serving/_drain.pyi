@@ -43,6 +43,7 @@ class Lane:
 HandedOver = tuple[Lane, bytes, Client, bytes, int, int, float, bytes | None, int]
 # Query, client, control message for the reply.
 Left = tuple[bytes, Client, bytes]
+Reply = tuple[bytes, Client, bytes]  # octets, and the same of its query
 
 # What `drain` is given; durations by bucket, and nanoseconds in all; what is left to Python, and
 # what sees to it and tells whether asyncio has something to do then.
@@ -71,6 +72,7 @@ def answer(
     now: float,
     /,
 ) -> tuple[bytes, int, int]: ...
+def send(fd: int, replies: list[Reply], /) -> int: ...
 def wait(
     epoll: int,
     timeout: float,

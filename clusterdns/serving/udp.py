@@ -39,9 +39,10 @@ from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import Listener
 
 if TYPE_CHECKING:
-    from clusterdns.serving._drain import Lane, Left
+    from clusterdns.serving._drain import Client, Lane, Left, Reply
 
-MISSES = 4  # a batch of hits waits for so many: half a millisecond
+MISSES = 4  # a batch of hits waits for so many: half a millisecond,
+TURN_S = 0.001  # or for the one that takes longer
 MAX_MISSED = 1024  # 0.1 s of work, 100 kB; a second and more if each is large
 MAX_WAIT_S = 2.0  # by then the client has asked again, or someone else
 _LOOKED_AT = 16  # clients of whom the one with most queries loses one
@@ -182,35 +183,43 @@ class Engine:
         table once more, if that has remembered anything since.
         """
         missed, server, hits = self._missed, self.server, self.hits
-        began, answered, resolved = server.clock(), 0, 0
+        began, resolved = server.clock(), 0
+        replies: list[Reply] = []
         for _ in range(min(self._waiting, max(most, BATCH))):
             left, since, remembered = self._pop(next(iter(missed)))
             if began - since > MAX_WAIT_S:
                 self.shed += 1
                 continue
-            packet, client, _ = left
+            packet, client, source = left
             reply = None
             if remembered != server.table.remembered:
                 reply = server.table.reply(packet, began, hits, False, self.observed.seen)
                 self.observed.take(client)
             if reply is None:
                 resolved += 1
-                send = functools.partial(self._send, left)
+                send = functools.partial(self._send, client, source)
                 reply = server.resolve(packet, client, "udp", hits, send)
             if reply:
-                answered += 1
-                self._send(left, reply)
-            if resolved == most:
+                replies.append((reply, client, source))
+            if resolved == most or (resolved and server.clock() - began > TURN_S):
                 break
-        server.note_batch(began, answered)
-        self.observed.settle(began, answered)
+        self._send_all(replies)
+        server.note_batch(began, len(replies))
+        self.observed.settle(began, len(replies))
         self._is_behind = bool(missed)
         if missed:
             asyncio.get_running_loop().call_soon(self._resolve)
 
-    def _send(self, left: Left, reply: bytes | None) -> None:
+    def _send_all(self, replies: list[Reply]) -> None:
+        """Send replies together: each would wake a client that waits for others, too."""
+        if native.compiled is not None:
+            native.compiled.send(self.number, replies)
+            return
+        for reply, client, source in replies:
+            self._send(client, source, reply)
+
+    def _send(self, client: Client, source: bytes, reply: bytes | None) -> None:
         """Send a client its reply, None for silence."""
-        _, client, source = left
         if reply is None:
             return
         with contextlib.suppress(OSError):

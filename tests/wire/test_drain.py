@@ -114,6 +114,34 @@ def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent(sockets)
 
 
 @needs_drain
+def test_replies_are_sent_together_but_for_those_that_cannot_be(sockets):
+    sockets.client.send(WEB)
+    *_, left = drain.drain(sockets.server.fileno(), AnswerTable().maps([]), NOW)
+    _, client, source = left[0]
+    replies = [(b"%d" % i, client, source) for i in range(2 * BATCH + 5)]
+    replies[BATCH + 1] = (b"x", (client[0], 0, *client[2:]), source)  # no sending to port 0
+    assert 1 == drain.send(sockets.server.fileno(), replies)
+    assert [octets for octets, *_ in replies if octets != b"x"] == sockets.received()
+    assert 0 == drain.send(sockets.server.fileno(), [])
+
+
+@needs_drain
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        ((b"x", ("127.0.0.1", 7), bytes(99)), ValueError),
+        ((b"x", ("localhost", 7), b""), ValueError),
+        ((b"x", ("127.0.0.1",), b""), TypeError), ((b"x", "127.0.0.1", b""), TypeError),
+        (("x", ("127.0.0.1", 7), b""), TypeError), ((b"x", ("127.0.0.1", 7)), TypeError),
+        (b"x", TypeError),
+    ],
+)  # fmt: skip
+def test_what_is_no_reply_is_refused(reply, error):
+    with fuzz_drain.Sockets() as sockets, pytest.raises(error):
+        drain.send(sockets.server.fileno(), [reply])
+
+
+@needs_drain
 def test_a_reply_that_no_datagram_has_room_for_is_left(sockets):
     """Only the chain cuts."""
     lasting, *others = fuzz_drain.filled_table().maps([0, 0])
