@@ -7,6 +7,7 @@ seconds at worst, and may be done in a thread beside one that answers queries: i
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import time
@@ -45,6 +46,23 @@ def read(path: Path, apex: WireName, *, is_beside: bool = False) -> Zone:
         reason = error.strerror or str(error)
         raise MasterFileError(str(error.filename or path), 0, reason) from error
     except (FormError, ValueError) as error:
+        raise MasterFileError(str(path), 0, str(error)) from error
+
+
+def head(path: Path, apex: WireName, count: int) -> list[RR]:
+    """Return the first records of a master file, ``count`` at most.
+
+    Raises:
+        MasterFileError: it cannot be read, or is no master file.
+    """
+    try:
+        files = _Files()
+        reader = Reader(files.read(path), str(path), apex, files.include)
+        return [placed.record for placed in itertools.islice(reader.records(), count)]
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MasterFileError(str(error.filename or path), 0, reason) from error
+    except ValueError as error:
         raise MasterFileError(str(path), 0, str(error)) from error
 
 

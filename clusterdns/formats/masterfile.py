@@ -277,6 +277,18 @@ def record(text: str) -> RR | None:
     return None if placed is None else placed.record
 
 
+def text(record: RR) -> str:
+    """Return a record as one line of a master file, all names absolute."""
+    rtype = dns.rdatatype.RdataType.make(record.rtype)
+    try:
+        rdata = dns.rdata.from_wire(dns.rdataclass.IN, rtype, record.rdata, 0, len(record.rdata))
+        said = rdata.to_text()
+    except (dns.exception.DNSException, ValueError):  # not what its type says (RFC 3597 section 5)
+        said = f"\\# {len(record.rdata)} {record.rdata.hex()}".rstrip()
+    owner, shown = name.text(record.owner), rr.type_text(record.rtype)
+    return f"{owner}\t{record.ttl}\tIN\t{shown}\t{said}"
+
+
 def _include_nothing(_by: str, file: str) -> tuple[str, str]:
     raise PermissionError(1, "no file is included", file)
 

@@ -17,7 +17,7 @@ from clusterdns.wire import name
 
 A, NS, CNAME, SOA, PTR, HINFO, MX, TXT, AAAA, SRV = 1, 2, 5, 6, 12, 13, 15, 16, 28, 33
 DNAME, OPT, DS, RRSIG, NSEC, DNSKEY, NSEC3, NSEC3PARAM = 39, 41, 43, 46, 47, 48, 50, 51
-TSIG, IXFR, AXFR, ANY = 250, 251, 252, 255
+CDS, CDNSKEY, TSIG, IXFR, AXFR, ANY = 59, 60, 250, 251, 252, 255
 CLASS_IN = 1
 
 # IANA "Resource Record (RR) TYPEs", as miekg/dns prints them; the rest is TYPE<n>.

@@ -47,6 +47,10 @@ class RandomZone:
     def text(self) -> str:
         return "\n".join(self._lines) + "\n"
 
+    def append(self, *lines: str) -> None:
+        """Add lines that other records do not touch."""
+        self._lines += lines
+
     def owners(self) -> set[str]:
         """Return the owners of all records."""
         return {
