@@ -1,18 +1,17 @@
 """A server block as its plugins see it while they are made.
 
-Setup-only directives shape it, and its listener tells it where it listens. What plugins tell each
-other is not here: each talk has an object of its own, which ``Block.shared`` hands over.
+What plugins tell each other is not here: each talk has an object of its own, of a type that is
+declared with its subject, and ``Block.shared`` hands it over.
 
 Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from clusterdns.forwarding.outside import Outside
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
@@ -51,15 +50,30 @@ class WebBounds(NamedTuple):
     most_streams: int | None = None
 
 
+class Directory:
+    """What `root` says: where relative paths of the server block start."""
+
+    def __init__(self) -> None:
+        self.path = Path()
+
+
+class ListenHosts:
+    """What `bind` says: the addresses that the server block listens on; none is every address."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+
 class Block:
-    """The server block a plugin is made for. Setup-only directives shape it (``shapes_block``)."""
+    """The server block that plugins are made for.
+
+    Setup-only directives set some of its fields, which are read when all plugins are made. What a
+    plugin needs of another as it is made, it asks ``shared`` for.
+    """
 
     def __init__(self, zones: Sequence[WireName], file: str) -> None:
         self.zones = tuple(zones)
         self.file = file
-        self.directives: frozenset[str] = frozenset()  # the names of all that are in it
-        self.root = Path()  # `root`: what relative paths are relative to
-        self.hosts: list[str] = []  # `bind`: listen addresses; empty is every address
         self.ports: tuple[int, ...] = ()
         self.schemes: tuple[str, ...] = ()  # "dns", "tls" or "https", of each zone as the ports are
         self.encryption: Encryption | None = None  # `tls`
@@ -67,22 +81,34 @@ class Block:
         self.streams = StreamBounds()
         self.web = WebBounds()
         self.workers = 1  # `multisocket`: processes that read the sockets
+        self.view = ""  # `view`: metric label
         self.resolver: Resolver | None = None  # set when the block's listener is known
         self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind
         self.server = ""  # metric label of the block's first listener, such as `dns://:53`
-        self.view = ""  # metric label
-        self.outside = Outside()  # whom names are forwarded to, and whether that loops
+        self.make_what_provides: Callable[[type[object]], None] = lambda _type: None
         self._shared: dict[type[object], object] = {}
 
     def shared(self, type_: type[T]) -> T:
-        """Return the one object of a kind through which the plugins of this block talk.
+        """Return the one object of a type through which the plugins of this block talk.
 
-        Whoever asks first makes it, so no plugin has to be made before another.
+        A plugin that ``provides`` the type, and is not made yet, is made first: so it does not
+        matter which plugin is made before another.
         """
+        self.make_what_provides(type_)
         found = self._shared.get(type_)
         if not isinstance(found, type_):
             found = self._shared[type_] = type_()
         return found
+
+    @property
+    def hosts(self) -> list[str]:
+        """The addresses to listen on; none is every address."""
+        return self.shared(ListenHosts).found
+
+    @property
+    def root(self) -> Path:
+        """What relative paths are relative to."""
+        return self.shared(Directory).path
 
     def path(self, text: str) -> Path:
         """Return a path of the configuration, made absolute by ``root``."""

@@ -106,7 +106,8 @@ class Plugin:
     after: ClassVar[str] = ""  # not in CoreDNS: the directive that it is right behind,
     before: ClassVar[str] = ""  # or right in front of
     families: ClassVar[Mapping[str, Family]] = {}  # of its metrics, by the names in `samples`
-    shapes_block: ClassVar[bool] = False  # true for what writes to the block as it is made
+    # Types of what is complete once this is made, for plugins that ask ``Block.shared`` for it.
+    provides: ClassVar[tuple[type[object], ...]] = ()
     repeats: ClassVar[Repeats] = Repeats.NEVER
     handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
     denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``

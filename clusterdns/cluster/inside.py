@@ -27,3 +27,4 @@ class Inside:
     def __init__(self) -> None:
         self.is_service: IsService = _nothing
         self.cluster: Callable[[], Cluster] | None = None
+        self.is_asked_for_external = False  # `k8s_external` answers from it

@@ -152,23 +152,40 @@ def _check_schemes(blocks: list[ServerBlock]) -> None:
 def _views(blocks: list[ServerBlock], port: int, classes: Sequence[type[Plugin]]) -> list[View]:
     """Return the view of each server block.
 
-    The plugins that shape the block are made first. Among them, and among all others, the order of
-    ``classes`` decides only which of several mistakes is told.
+    The order of ``classes`` decides only which of several mistakes is told.
     """
-    bodies = [_block(block, port) for block in blocks]
-    plugins: list[list[Plugin]] = [[] for _ in blocks]
-    for plugin in sorted(classes, key=lambda each: not each.shapes_block):
-        for block, body, made in zip(blocks, bodies, plugins, strict=True):
-            directives = block.find(plugin.name)
-            if directives:
-                made += plugin.setup(directives, body)
-    for made in plugins:
-        made.sort(key=_place)
-    for body in bodies:
+    makings = [_Making(block, _block(block, port), classes) for block in blocks]
+    for class_ in classes:
+        for making in makings:
+            making.make(class_)
+    for making in makings:
+        making.made.sort(key=_place)
+        body = making.body
         body.server = _first_endpoint(body).label
         if not body.hosts:
             body.local_addresses = interfaces.non_loopback()
-    return [View(body, made) for body, made in zip(bodies, plugins, strict=True)]
+    return [View(making.body, making.made) for making in makings]
+
+
+class _Making:
+    """The plugins of one server block as they are made, each when it is needed or has its turn."""
+
+    def __init__(self, block: ServerBlock, body: Block, classes: Sequence[type[Plugin]]) -> None:
+        self.body = body
+        self.made: list[Plugin] = []
+        self._directives = {each: block.find(each.name) for each in classes}
+        self._waiting = dict.fromkeys(each for each in classes if self._directives[each])
+        body.make_what_provides = self._make_what_provides
+
+    def make(self, class_: type[Plugin]) -> None:
+        """Make the plugins of a directive, unless they are, or are being made."""
+        if class_ in self._waiting:
+            del self._waiting[class_]
+            self.made += class_.setup(self._directives[class_], self.body)
+
+    def _make_what_provides(self, type_: type[object]) -> None:
+        for class_ in [each for each in self._waiting if type_ in each.provides]:
+            self.make(class_)
 
 
 def _classes(blocks: list[ServerBlock]) -> list[type[Plugin]]:
@@ -198,7 +215,6 @@ def _place(plugin: Plugin | type[Plugin]) -> tuple[float, str]:
 def _block(block: ServerBlock, port: int) -> Block:
     zones = [name.fold(name.parse(key.zone)) for key in block.keys]
     body = Block(zones, block.file)
-    body.directives = frozenset(directive.name for directive in block.directives)
     body.ports = tuple(key.effective_port(port) for key in block.keys)
     body.schemes = tuple(key.scheme for key in block.keys)
     return body

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from clusterdns.chain.block import Block
+from clusterdns.chain.block import Block, ListenHosts
 from clusterdns.chain.plugin import Passive, Plugin
 from clusterdns.corefile.parser import Directive
 from clusterdns.host import interfaces
@@ -29,7 +29,7 @@ from clusterdns.host import interfaces
 class Bind(Passive):
     """Sets the listen addresses of the block; an interface stands for all of its addresses."""
 
-    shapes_block = True
+    provides = (ListenHosts,)
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if not directive.args:
@@ -40,10 +40,11 @@ class Bind(Passive):
                 raise line.unknown("except")
             for arg in line.args:
                 left_out.update(_addresses(arg, line))
+        found = block.shared(ListenHosts).found
         for arg in directive.args:
             for address in _addresses(arg, directive):
-                if address not in left_out and address not in block.hosts:
-                    block.hosts.append(address)
+                if address not in left_out and address not in found:
+                    found.append(address)
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:

@@ -24,7 +24,6 @@ from clusterdns.corefile.parser import Directive
 class Debug(Passive):
     """Turns debug lines on."""
 
-    shapes_block = True
     repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:

@@ -77,6 +77,7 @@ from clusterdns.forwarding import destinations
 from clusterdns.forwarding.counts import samples_of
 from clusterdns.forwarding.destinations import Destination, ServerFile
 from clusterdns.forwarding.flight import Attempt, Pool
+from clusterdns.forwarding.outside import Outside
 from clusterdns.forwarding.roster import Roster
 from clusterdns.forwarding.settings import ForwardSettings
 from clusterdns.forwarding.upstream import Upstream
@@ -139,6 +140,7 @@ class Forward(Plugin):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
+        self._outside = block.shared(Outside)
         self._taps = block.shared(Taps)
         self._settings = ForwardSettings(directive, block.root)
         self._destinations: list[Destination] = []
@@ -161,10 +163,9 @@ class Forward(Plugin):
         """Take the servers that TO stands for now, and warn of those that lead back here."""
         known = self._destinations
         self._destinations = destinations.all_of(self._settings.entries)
-        self._block.outside.upstreams -= {host_and_port(one.host, one.port) for one in known}
-        self._block.outside.upstreams |= {
-            host_and_port(one.host, one.port) for one in self._destinations
-        }
+        upstreams = self._outside.upstreams
+        upstreams -= {host_and_port(one.host, one.port) for one in known}
+        upstreams |= {host_and_port(one.host, one.port) for one in self._destinations}
         for one in self._destinations:
             if one not in known and destinations.is_ourselves(
                 one, self._block.hosts, self._block.ports
@@ -211,7 +212,7 @@ class Forward(Plugin):
         question, pool = query.question, self._pool
         if question is None or pool is None or not self._settings.is_for(question.folded):
             return await next(query)
-        if self._block.outside.is_broken(question):
+        if self._outside.is_broken(question):
             return _LOOPING
         most = self._settings.max_concurrent
         if self._under_way + pool.relayed >= most:
@@ -255,7 +256,7 @@ class Forward(Plugin):
 
     def _room(self) -> int | None:
         """Return how many more queries may be under way, but for those relayed."""
-        if self._block.outside.is_suspect:
+        if self._outside.is_suspect:
             return None
         return self._settings.max_concurrent - self._under_way
 

@@ -55,7 +55,6 @@ MAX_COUNT = 2**32 - 1
 class Https(Passive):
     """Sets the bounds of its server block."""
 
-    shapes_block = True
     repeats = Repeats.FIRST
 
     def __init__(self, directive: Directive, block: Block) -> None:

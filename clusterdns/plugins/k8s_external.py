@@ -59,10 +59,12 @@ class K8sExternal(Plugin):
     repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        if "kubernetes" not in block.directives:
+        inside = block.shared(Inside)
+        if inside.cluster is None:
             raise directive.error("needs the kubernetes plugin in the same server block")
+        inside.is_asked_for_external = True
         self._block = block
-        self._inside = block.shared(Inside)
+        self._cluster = inside.cluster
         ttl, apex, has_headless = 5, b"\3dns\0", False
         fallthrough: tuple[WireName, ...] = ()
         for line in directive.block:
@@ -111,9 +113,9 @@ class K8sExternal(Plugin):
 
     def _steps(self, question: Question) -> Steps | None:
         zone = self._responder.zone_of(question.folded)
-        if zone is None or self._inside.cluster is None:
+        if zone is None:
             return None
-        return self._responder.respond(question, zone, self._inside.cluster())
+        return self._responder.respond(question, zone, self._cluster())
 
 
 def _label(line: Directive) -> bytes:

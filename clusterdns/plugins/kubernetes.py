@@ -152,22 +152,27 @@ class Kubernetes(Plugin):
         ),
     }
     denies = True
+    provides = (Inside,)
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._block = block
         self._settings = settings = Settings(directive, block.zones, block.root)
-        self._source = settings.source._replace(is_external="k8s_external" in block.directives)
-        self._store = Store(self._source.kinds)
+        self._store = Store(settings.source.kinds)
         self._responder = self._responder_of(self._store)
         self._search = searchpath.of_host()
         block.shared(SearchPaths).add("kubernetes", self._search_path)
-        inside = block.shared(Inside)
+        self._inside = inside = block.shared(Inside)
         inside.is_service, inside.cluster = self._is_service, self._cluster
         block.shared(Transfers).add_source(self._transfer, self.order)
 
     def sources(self) -> list[Source]:
         """Return the source of the zones' objects."""
         return [self._source]
+
+    @property
+    def _source(self) -> Source:
+        is_external = self._inside.is_asked_for_external
+        return self._settings.source._replace(is_external=is_external)
 
     async def start(self, worker: Worker) -> None:
         """Take the source's store and wait a while for it to be filled."""

@@ -41,6 +41,7 @@ from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker, no_a
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError, UpstreamError
+from clusterdns.forwarding.outside import Outside
 from clusterdns.forwarding.upstream import Upstream, UpstreamOptions
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
@@ -81,6 +82,7 @@ class Loop(Plugin):
     def __init__(self, directive: Directive, block: Block) -> None:
         no_arguments(directive)
         self._block = block
+        self._outside = block.shared(Outside)
         try:
             # Made before the workers are forked: whichever of them a probe comes to knows it.
             self._base = _below(block.zones[0])
@@ -116,7 +118,7 @@ class Loop(Plugin):
         if key in self._out:
             self._out[key] = self._out[key] or self._doubt()
             return await next(query)
-        self._out[key] = self._doubt() if self._block.outside.is_relayed(question) else None
+        self._out[key] = self._doubt() if self._outside.is_relayed(question) else None
         try:
             return await next(query)
         finally:
@@ -136,7 +138,7 @@ class Loop(Plugin):
         if len(self._seen) >= MAX_PROBES:
             self._seen.clear()
         self._seen[probe] += 1
-        is_back, outside = self._seen[probe] > MAX_SEEN, self._block.outside
+        is_back, outside = self._seen[probe] > MAX_SEEN, self._outside
         if is_back and probe in self._own:
             outside.is_looping = True
             self._report(query)
@@ -169,17 +171,17 @@ class Loop(Plugin):
 
     def _report(self, query: Query) -> None:
         """Log the loop, unless it has been already."""
-        if self._block.outside.is_suspect:
+        if self._outside.is_suspect:
             return
-        self._block.outside.is_suspect = True
-        self._block.outside.refresh_relay()
+        self._outside.is_suspect = True
+        self._outside.refresh_relay()
         _log.error(
             'Loop (%s:%d -> %s) detected for zone "%s", forwarded to %s: its names fail until the '
             "loop is gone",
             *query.client,
             self._block.server.partition("://")[2],
             name.text(self._block.zones[0]),
-            ", ".join(sorted(self._block.outside.upstreams)) or "nobody",
+            ", ".join(sorted(self._outside.upstreams)) or "nobody",
         )
 
     def samples(self) -> list[Sample]:
@@ -188,7 +190,7 @@ class Loop(Plugin):
             (
                 "clusterdns_forwarding_loop",
                 (self._block.server,),
-                int(self._block.outside.is_looping),
+                int(self._outside.is_looping),
             )
         ]
 
@@ -196,16 +198,16 @@ class Loop(Plugin):
         """Test once; after a loop was found, again and again until it is gone."""
         try:
             await self._send_probes()
-            while self._block.outside.is_looping:
+            while self._outside.is_looping:
                 await asyncio.sleep(RETEST_S)
-                self._block.outside.is_looping = False
+                self._outside.is_looping = False
                 await self._send_probes()
         finally:  # nobody would take it back any more
-            self._block.outside.is_looping = False
-        if self._block.outside.is_suspect:
+            self._outside.is_looping = False
+        if self._outside.is_suspect:
             _log.info("the loop is gone: names are forwarded again")
-            self._block.outside.is_suspect = False
-            self._block.outside.refresh_relay()
+            self._outside.is_suspect = False
+            self._outside.refresh_relay()
 
     @contextlib.contextmanager
     def _testing(self) -> Iterator[None]:
@@ -230,7 +232,7 @@ class Loop(Plugin):
                 with contextlib.suppress(UpstreamError):
                     await server.ask(server.begin(question, RD, None), "udp")
                     return
-                if self._block.outside.is_looping:
+                if self._outside.is_looping:
                     return
                 await asyncio.sleep(RETRY_S)
 

@@ -30,8 +30,6 @@ MAX_WORKERS = 1024
 class MultiSocket(Passive):
     """Sets the number of workers."""
 
-    shapes_block = True
-
     def __init__(self, directive: Directive, block: Block) -> None:
         if len(directive.args) > 1 or directive.block:
             raise directive.error("takes at most one argument: the number of sockets")

@@ -16,7 +16,7 @@ Examples:
 
 from __future__ import annotations
 
-from clusterdns.chain.block import Block
+from clusterdns.chain.block import Block, Directory
 from clusterdns.chain.plugin import Passive, Repeats
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
@@ -27,12 +27,13 @@ _log = plugin_logger("root")
 class Root(Passive):
     """Sets the block's root directory."""
 
-    shapes_block = True
+    provides = (Directory,)
     repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if len(directive.args) != 1 or directive.block:
             raise directive.error("takes one argument: the directory")
-        block.root = block.root / directive.args[0]
-        if not block.root.is_dir():
-            _log.warning("root path does not exist: %s", block.root)
+        directory = block.shared(Directory)
+        directory.path /= directive.args[0]
+        if not directory.path.is_dir():
+            _log.warning("root path does not exist: %s", directory.path)

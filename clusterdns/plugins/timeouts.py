@@ -41,7 +41,6 @@ UNLIMITED = "-1"
 class Timeouts(Passive):
     """Sets the bounds of its server block."""
 
-    shapes_block = True
     repeats = Repeats.LAST
 
     def __init__(self, directive: Directive, block: Block) -> None:

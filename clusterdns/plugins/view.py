@@ -54,8 +54,6 @@ _ENVIRONMENT = {**conditions.OF_THE_QUESTION, **conditions.OF_THE_QUERY}
 class View(Passing, Filter):
     """The conditions of a server block; lets every question pass that has come to it."""
 
-    shapes_block = True
-
     def __init__(self, directive: Directive, block: Block) -> None:
         self._name = block.view = arguments.one(directive)
         self._expressions: list[Expression] = []

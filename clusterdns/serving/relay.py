@@ -26,6 +26,7 @@ from clusterdns.chain.view import Router, View
 from clusterdns.errors import UpstreamError
 from clusterdns.forwarding.exchange import Exchange, Mismatch
 from clusterdns.forwarding.flight import Arrival, Pool
+from clusterdns.forwarding.outside import Outside
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.host.interfaces import sockaddr
 from clusterdns.metrics.tally import Profile, type_label
@@ -158,8 +159,9 @@ class Relay:
         track = _Track(lane, server, view, route)
         self._tracks.append(track)
         pool.lanes.append(lane)
-        view.block.outside.add_relayed(under_way)
-        view.block.outside.refresh_relay = self._refresh_all
+        outside = view.block.shared(Outside)
+        outside.add_relayed(under_way)
+        outside.refresh_relay = self._refresh_all
         self._refresh(track)
         return lane
 

@@ -26,6 +26,7 @@ from scriptedupstream import ScriptedUpstream
 from clusterdns.config.compile import Configuration, compile_text
 from clusterdns.errors import ConfigError
 from clusterdns.forwarding import flight, lookup
+from clusterdns.forwarding.outside import Outside
 from clusterdns.plugins.forward import Forward
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Query, Question
@@ -481,11 +482,11 @@ def test_a_client_that_goes_away_frees_its_place(pair):
 def test_in_a_loop_nothing_is_forwarded(pair):
     async def test() -> None:
         async with Chain(f"forward . {pair[1].address}") as chain:
-            chain.view.block.outside.is_looping = True
+            chain.view.block.shared(Outside).is_looping = True
             response = await chain.ask()
             assert (rr.SERVFAIL, True) == (response.rcode, response.bare)
             assert "loop" in response.error
-            chain.view.block.outside.is_looping = False
+            chain.view.block.shared(Outside).is_looping = False
             assert (await chain.ask()).answer
 
     asyncio.run(test())

@@ -63,7 +63,7 @@ class Listener(asyncio.DatagramProtocol):
 
     async def _forward(self, query: Query) -> Response:
         assert query.question is not None
-        if self.plugin._block.outside.is_broken(query.question):
+        if self.plugin._outside.is_broken(query.question):
             return SERVFAIL
         if not self.loops:
             return NXDOMAIN
@@ -117,14 +117,14 @@ def test_a_loop_is_found_logged_once_and_heals(caplog):
     async def test() -> None:
         async with listening(plugin) as listener:
             await plugin.start(None)
-            await until(lambda: plugin._block.outside.is_looping)
+            await until(lambda: plugin._outside.is_looping)
             seen = listener.queries
             assert seen <= 4  # the probe, and its way through the loop until the third time
             await until(lambda: listener.queries >= seen + 9)  # tested three times more
             assert len(errors(caplog)) == 1
             listener.loops = False
             await until(lambda: plugin._task.done())
-            assert not plugin._block.outside.is_looping
+            assert not plugin._outside.is_looping
             assert "loop is gone" in caplog.messages[-1]
 
     run(test)
@@ -141,7 +141,7 @@ def test_without_a_loop_one_probe_is_enough(caplog):
             listener.loops = False
             await plugin.start(None)
             await until(lambda: plugin._task.done())
-            assert (1, False) == (listener.queries, plugin._block.outside.is_looping)
+            assert (1, False) == (listener.queries, plugin._outside.is_looping)
 
     run(test)
     assert [] == errors(caplog)
@@ -166,13 +166,13 @@ def test_a_loop_that_closes_later_is_found_by_what_comes_back(caplog, monkeypatc
                 client = asyncio.create_task(plugin.handle(asked("www."), waiting(release)))
                 await asyncio.sleep(0)
                 again = asyncio.create_task(plugin.handle(asked("www."), waiting(release)))
-                await until(lambda: plugin._block.outside.is_looping)
+                await until(lambda: plugin._outside.is_looping)
                 release.set()
                 assert [NXDOMAIN, NXDOMAIN] == await asyncio.gather(client, again)
                 assert times == len(errors(caplog))
                 listener.loops = False
                 await until(lambda: plugin._task.done())
-                assert not plugin._block.outside.is_looping
+                assert not plugin._outside.is_looping
 
     run(test)
 
@@ -258,11 +258,11 @@ def test_only_hinfo_of_the_very_name_is_counted():
             for _ in range(5):
                 for question in others:
                     await ask(listener.port, question)
-            assert not plugin._block.outside.is_looping
+            assert not plugin._outside.is_looping
             plugin._own.add(probe)  # a test runs that has sent it
             for times in range(1, 4):
                 await ask(listener.port, Question(probe.upper(), probe, rr.HINFO))
-                assert plugin._block.outside.is_looping == (times == 3)
+                assert plugin._outside.is_looping == (times == 3)
 
     run(test)
 
@@ -297,7 +297,7 @@ def test_a_test_that_nobody_answers_ends(monkeypatch):
             pass
         await plugin.start(None)
         await until(lambda: plugin._task.done())
-        assert not plugin._block.outside.is_looping
+        assert not plugin._outside.is_looping
 
     run(test)
 
@@ -308,7 +308,7 @@ def test_stop_ends_the_test():
     async def test() -> None:
         async with listening(plugin):
             await plugin.start(None)
-            await until(lambda: plugin._block.outside.is_looping)
+            await until(lambda: plugin._outside.is_looping)
         assert plugin._task.done()
 
     run(test)
@@ -324,7 +324,7 @@ def test_probes_of_many_workers_are_no_loop():
             for question in [probe_of(plugin) for _ in range(loop.MAX_PROBES + 10)]:
                 for _ in range(loop.MAX_SEEN):
                     await ask(listener.port, question)
-            assert not plugin._block.outside.is_looping
+            assert not plugin._outside.is_looping
             assert len(plugin._seen) <= loop.MAX_PROBES
 
     run(test)
@@ -342,9 +342,9 @@ def test_a_name_that_was_seen_is_no_loop_when_the_test_is_over():
             (seen,) = plugin._seen
             for _ in range(4):
                 await ask(listener.port, Question(seen, seen, rr.HINFO))
-                assert not plugin._block.outside.is_looping
+                assert not plugin._outside.is_looping
             await until(lambda: plugin._task.done())  # what it made us test
-            assert not plugin._block.outside.is_looping
+            assert not plugin._outside.is_looping
             assert (2, 5) == (len(plugin._seen), plugin._seen[seen])
 
     run(test)
@@ -374,10 +374,10 @@ def test_two_workers_each_find_a_loop_and_each_that_it_is_gone():
                 for plugin in plugins:
                     plugin._quiet_until = 0
                 plugins[0]._test_again()
-                await until(lambda: all(each._block.outside.is_looping for each in plugins))
+                await until(lambda: all(each._outside.is_looping for each in plugins))
                 listener.loops = False
                 await until(lambda: all(plugin._task.done() for plugin in plugins))
-                assert not any(each._block.outside.is_looping for each in plugins)
+                assert not any(each._outside.is_looping for each in plugins)
             await plugins[1].stop()
 
     run(test)

@@ -15,6 +15,7 @@ from clusterdns.chain.view import View
 from clusterdns.config import compile
 from clusterdns.corefile.lexer import DiskFiles
 from clusterdns.corefile.parser import ServerBlock, parse
+from clusterdns.forwarding.outside import Outside
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import Question
 
@@ -58,7 +59,7 @@ def settings(view: View) -> object:
 
 
 def said(view: View) -> list[object]:
-    found: list[object] = [sorted(view.block.outside.upstreams)]
+    found: list[object] = [sorted(view.block.shared(Outside).upstreams)]
     for text in NAMES:
         qname = name.parse(text)
         for qtype in (rr.A, rr.SOA, rr.PTR):
