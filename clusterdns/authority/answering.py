@@ -33,6 +33,8 @@ SYNTHESIZED_S = 60.0
 class Authority(Plugin):
     """Answers from ``zones``; names outside them are for the plugins behind."""
 
+    answers_zones = True
+
     def __init__(self, block: Block) -> None:
         self.block = block
         self.zones: dict[WireName, Zone | None] = {}

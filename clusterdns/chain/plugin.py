@@ -108,9 +108,13 @@ class Plugin:
     families: ClassVar[Mapping[str, Family]] = {}  # of its metrics, by the names in `samples`
     # Types of what is complete once this is made, for plugins that ask ``Block.shared`` for it.
     provides: ClassVar[tuple[type[object], ...]] = ()
+    # True for what has metrics that CoreDNS exports, at 0, also where nobody uses the plugin.
+    always_shown: ClassVar[bool] = False
     repeats: ClassVar[Repeats] = Repeats.NEVER
     handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
     denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
+    opens_classes: ClassVar[bool] = False  # true for what has questions of all classes let in
+    answers_zones: ClassVar[bool] = False  # true for what answers from whole zones
     reads_options: ClassVar[bool] = False  # true for what has to see queries with EDNS options
     reads_signatures: ClassVar[bool] = False  # true for what has to see queries with TSIG records
     slow: str = ""  # for `check`: why queries take the chain whose answers could be repeated
@@ -231,16 +235,17 @@ def no_arguments(directive: Directive) -> None:
         raise directive.block[0].unknown()
 
 
-def no_next(plugin: str) -> Response:
+def no_next(plugin: Plugin | None) -> Response:
     """Return what falls off the end of a chain (CoreDNS: plugin.go NextOrFailure, file.go)."""
-    if plugin in ("file", "auto", "secondary"):
+    if plugin is not None and plugin.answers_zones:
         return NO_ZONE
-    return failure(rr.SERVFAIL, f"plugin/{plugin}: no next plugin found")
+    word = plugin.name if plugin is not None else ""
+    return failure(rr.SERVFAIL, f"plugin/{word}: no next plugin found")
 
 
 def fold(plugins: Sequence[Plugin]) -> tuple[AnswerNext, HandleNext]:
     """Return the two folds of a chain: what answers from memory, and what may wait."""
-    last = no_next(plugins[-1].name if plugins else "")
+    last = no_next(plugins[-1] if plugins else None)
 
     def answer_end(_question: Question) -> Response | None:
         return last

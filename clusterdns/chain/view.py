@@ -21,9 +21,6 @@ from clusterdns.wire.message import MAX_OCTETS, OPCODE_QUERY, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Note, Response, failure
 
-# Blocks that load one of these take questions of every class (CoreDNS: server.go EnableChaos).
-_OPENS_CLASSES = frozenset(("forward", "chaos"))
-
 REFUSED = failure(rr.REFUSED)
 
 
@@ -40,7 +37,8 @@ class View:
         self._providers = tuple(p.labels for p in self.chain if type(p).labels is not Plugin.labels)
         self.observers = tuple(plugin for plugin in self.chain if isinstance(plugin, Observer))
         names = {plugin.name for plugin in plugins}
-        self.opens_classes = not names.isdisjoint(_OPENS_CLASSES)
+        # Of every class, as in CoreDNS: core/dnsserver/server.go EnableChaos.
+        self.opens_classes = any(plugin.opens_classes for plugin in plugins)
         self.is_measured = "prometheus" in names
         self.most_octets = min((plugin.most_octets for plugin in plugins), default=MAX_OCTETS)
         self.reads_options = any(plugin.reads_options for plugin in self.chain)

@@ -86,7 +86,8 @@ def _check(subject: Subject, port: int, found: Findings) -> None:
     found.refused.sort(key=lambda error: (error.file, error.line))
     found.left_out.sort(key=lambda error: (error.file, error.line))
     there = {error.word for error in found.refused + found.left_out} & set(COREDNS_ORDER)
-    found.unsupported.extend(sorted(there - set(registry.available())))
+    there -= registry.own()
+    found.unsupported.extend(sorted(there - set(registry.available()) if there else ()))
 
 
 def _blocks(

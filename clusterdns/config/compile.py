@@ -8,7 +8,7 @@ and line; nothing is bound or started yet.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from clusterdns.chain import registry
@@ -130,7 +130,7 @@ def compile_text(
 
 def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
     """Return the configuration that parsed server blocks stand for. Raises ConfigError."""
-    known = registry.available()
+    known = _known(blocks)
     check_directives(blocks, known, [word for word in COREDNS_ORDER if word not in known])
     _check_schemes(blocks)
     views = _views(blocks, port, _classes(blocks))
@@ -139,6 +139,12 @@ def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
     digest = hashlib.sha512(repr(blocks).encode()).hexdigest()
     workers = max((view.block.workers for view in views), default=1)
     return Configuration(tuple(views), _routers(views), digest, workers)
+
+
+def _known(blocks: list[ServerBlock]) -> Collection[str]:
+    """Return the names of the plugins there are; of other packages only if there is need."""
+    used = {directive.name for block in blocks for directive in block.directives}
+    return registry.own() if used <= registry.own() else registry.available()
 
 
 def _check_schemes(blocks: list[ServerBlock]) -> None:

@@ -49,6 +49,7 @@ class Chaos(Knowing):
     """Four names, what is said of them, and who wrote this."""
 
     repeats = Repeats.FIRST
+    opens_classes = True
 
     def __init__(self, directive: Directive, block: Block) -> None:
         if directive.block:

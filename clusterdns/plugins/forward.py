@@ -105,6 +105,8 @@ _log = plugin_logger("forward")
 class Forward(Plugin):
     """Asks the servers of one directive, in the order of its policy."""
 
+    always_shown = True
+    opens_classes = True
     families: ClassVar = {
         "forward_healthcheck_broken_total": Family(
             "Counter of the number of complete failures of the healthchecks."

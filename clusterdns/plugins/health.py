@@ -36,6 +36,7 @@ from clusterdns.metrics.histogram import SLIM_TIME_S
 class Health(Passive):
     """Serves `/health` and asks for a lameduck period."""
 
+    always_shown = True
     families: ClassVar = {
         "health_request_duration_seconds": Family(
             "Histogram of the time (in seconds) each request took.", bounds=SLIM_TIME_S

@@ -113,6 +113,7 @@ def read(path: str, known: Stamp | None) -> tuple[Stamp, bytes] | None:
 class Hosts(Plugin):
     """The entries of one hosts file, and of the Corefile."""
 
+    always_shown = True
     families: ClassVar = {
         "hosts_entries": Family(
             "The combined number of entries in hosts and Corefile.",

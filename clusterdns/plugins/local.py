@@ -59,6 +59,7 @@ _SOA = _LOCALHOST + b"\x04root" + _LOCALHOST + struct.pack("!IIIII", 1, 0, 0, 0,
 class Local(Knowing):
     """Zones that every host has."""
 
+    always_shown = True
     families: ClassVar = {
         REQUESTS: Family("Counter of special localhost subdomain requests."),
     }

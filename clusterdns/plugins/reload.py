@@ -34,6 +34,7 @@ MIN_JITTER_S = 1.0
 class Reload(Passive):
     """Has the supervisor look at the configuration now and then."""
 
+    always_shown = True
     families: ClassVar = {
         "reload_failed_total": Family("Counter of the number of failed reload attempts."),
         "reload_version_info": Family(
