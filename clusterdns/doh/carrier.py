@@ -25,6 +25,7 @@ from clusterdns.wire import message, rr
 PATH = "/dns-query"
 MIME_TYPE = "application/dns-message"
 OK, BAD_REQUEST, NOT_FOUND, INTERNAL_ERROR = 200, 400, 404, 500
+AGAIN = -1
 # An HTTP request line or header block may be as long as Apache and nginx take; a query of 6,000
 # octets fits into a URL. What is longer comes by POST.
 MAX_HEADER_OCTETS = 8192
@@ -91,6 +92,56 @@ class Session(Protocol):
         """Octets that wait for the client: parts of requests, and replies it makes no room for."""
 
 
+class Delivery(NamedTuple):
+    """What became of a request of ours: the reply to it, whose ``body`` is None if it is too long.
+
+    The status is 0 if there is none, and ``AGAIN`` if the server has not looked at the request.
+    """
+
+    number: int
+    status: int
+    body: bytes | None
+
+
+class ClientSession(Protocol):
+    """The client's half of an HTTP connection: requests in, octets out; octets in, replies out."""
+
+    deliveries: deque[Delivery]
+
+    @property
+    def room(self) -> int:
+        """How many more requests may be under way now; 0 for ever if the server is leaving."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is read."""
+
+    def ask(self, query: Asked) -> int:
+        """Send a request; return its number."""
+
+    def cancel(self, number: int) -> None:
+        """Take a request back."""
+
+    def receive(self, octets: bytes) -> None:
+        """Take what has come; nothing is the end."""
+
+    def step(self) -> bool:
+        """Do a bounded piece of work; tell whether there was one."""
+
+    def output(self) -> bytes:
+        """Return octets to send, each once."""
+
+
+class Asked(NamedTuple):
+    """A request of ours."""
+
+    method: bytes
+    authority: bytes
+    target: bytes
+    headers: Headers
+    body: bytes
+
+
 class NoQueryError(Exception):
     """A request that carries no DNS message; ``status`` is what it gets."""
 
@@ -151,6 +202,17 @@ def decoded(text: str) -> bytes | None:
 def encoded(packet: bytes) -> bytes:
     """Return octets as base64url text without padding."""
     return base64.urlsafe_b64encode(packet).rstrip(b"=")
+
+
+def request_for(packet: bytes, method: str, authority: str) -> Asked:
+    """Return the request that carries a query of ours (RFC 8484 section 4.1)."""
+    headers = [(b"accept", MIME_TYPE.encode())]
+    if method == "GET":
+        target = PATH.encode() + b"?dns=" + encoded(packet)
+        return Asked(b"GET", authority.encode(), target, headers, b"")
+    headers.append((b"content-type", MIME_TYPE.encode()))
+    headers.append((b"content-length", b"%d" % len(packet)))
+    return Asked(b"POST", authority.encode(), PATH.encode(), headers, packet)
 
 
 def answer_with(reply: bytes, now: float) -> Answer:

@@ -15,7 +15,7 @@ from http import HTTPStatus
 
 import h11
 
-from clusterdns.doh.carrier import MAX_HEADER_OCTETS, Answer, Credit, Request
+from clusterdns.doh.carrier import MAX_HEADER_OCTETS, Answer, Asked, Credit, Delivery, Request
 from clusterdns.wire.message import MAX_OCTETS
 
 _CLOSE = (b"connection", b"close")
@@ -126,3 +126,101 @@ class Server:
 
     def _send(self, event: h11.Event) -> None:
         self._output.append(self._h11.send(event) or b"")
+
+
+class Client:
+    """The client's half of a connection: a ``carrier.ClientSession``."""
+
+    def __init__(self) -> None:
+        self.deliveries: deque[Delivery] = deque()
+        self.is_over = False
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_OCTETS)
+        self._credit = Credit()
+        self._number = 0
+        self._is_asked = False
+        self._status = 0
+        self._body: bytearray | None = bytearray()
+        self._output: list[bytes] = []
+
+    @property
+    def room(self) -> int:
+        """How many more requests may be under way now."""
+        return 0 if self._is_asked or self.is_over else 1
+
+    def ask(self, query: Asked) -> int:
+        """Send a request; return its number."""
+        self._number += 1
+        self._is_asked, self._status, self._body = True, 0, bytearray()
+        headers = [(b"host", query.authority), *query.headers]
+        for event in (
+            h11.Request(method=query.method, target=query.target, headers=headers),
+            *([h11.Data(data=query.body)] if query.body else []),
+            h11.EndOfMessage(),
+        ):
+            self._output.append(self._h11.send(event) or b"")
+        return self._number
+
+    def cancel(self, number: int) -> None:
+        """Take a request back, which is the end of the connection."""
+        if self._is_asked and number == self._number:
+            self._is_asked, self.is_over = False, True
+
+    def receive(self, octets: bytes) -> None:
+        """Take what has come."""
+        if not self.is_over:
+            self._h11.receive_data(octets)
+
+    def step(self) -> bool:
+        """Take one event; tell whether there was one."""
+        if self.is_over:
+            return False
+        try:
+            event = self._h11.next_event()
+        except h11.RemoteProtocolError:
+            self._fail()
+            return False
+        if event in (h11.NEED_DATA, h11.PAUSED):
+            return False
+        if self._credit.spend():
+            self._fail()
+            return False
+        match event:
+            case h11.Response(status_code=status):
+                self._status = status
+            case h11.InformationalResponse():
+                pass
+            case h11.Data(data=data):
+                self._take(data)
+            case h11.EndOfMessage():
+                self._end()
+            case _:  # the server has closed
+                self._fail()
+        return True
+
+    def output(self) -> bytes:
+        """Return octets to send."""
+        octets = b"".join(self._output)
+        self._output.clear()
+        return octets
+
+    def _take(self, data: bytes) -> None:
+        if self._body is None or len(self._body) + len(data) > MAX_OCTETS:
+            self._body = None
+        else:
+            self._body += data
+
+    def _end(self) -> None:
+        self._credit.earn()
+        self._is_asked = False
+        body = None if self._body is None else bytes(self._body)
+        self.deliveries.append(Delivery(self._number, self._status, body))
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+        else:
+            self.is_over = True
+
+    def _fail(self) -> None:
+        self.is_over = True
+        if self._is_asked:
+            self._is_asked = False
+            self.deliveries.append(Delivery(self._number, 0, None))

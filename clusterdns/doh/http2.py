@@ -22,6 +22,7 @@ from h2.events import (
     Event,
     RemoteSettingsChanged,
     RequestReceived,
+    ResponseReceived,
     StreamEnded,
     StreamReset,
     WindowUpdated,
@@ -29,9 +30,19 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from clusterdns.doh.carrier import MAX_HEADER_OCTETS, Answer, Credit, Headers, Request
+from clusterdns.doh.carrier import (
+    AGAIN,
+    MAX_HEADER_OCTETS,
+    Answer,
+    Asked,
+    Credit,
+    Delivery,
+    Headers,
+    Request,
+)
 from clusterdns.wire.message import MAX_OCTETS
 
+MOST_ASKED = 100  # requests of ours under way on one connection (RFC 9113 section 6.5.2)
 STREAM_OCTETS = 2048  # what h2 and we keep of a stream, about
 _MAX_LIST_OCTETS = 2 * MAX_HEADER_OCTETS  # of headers, with 32 for each (RFC 9113 section 6.5.2)
 _PREFACE_OCTETS = 24  # what a client's octets begin with (section 3.4)
@@ -237,6 +248,16 @@ class _Incoming:
                 self.target = value
         self.body: bytearray | None = bytearray()  # None: longer than any message
 
+    def add(self, octets: bytes) -> int:
+        """Take a part of the body; return by how many octets it is longer now."""
+        if self.body is None:
+            return 0
+        if len(self.body) + len(octets) > MAX_OCTETS:
+            size, self.body = len(self.body), None
+            return -size
+        self.body += octets
+        return len(octets)
+
 
 class Server:
     """The server's half of a connection: a ``carrier.Session``."""
@@ -314,15 +335,9 @@ class Server:
 
     def _take_body(self, stream: int, event: DataReceived) -> None:
         self._h2.acknowledge_received_data(event.flow_controlled_length or 0, stream)
-        incoming, data = self._incoming.get(stream), event.data or b""
-        if incoming is None or incoming.body is None:
-            return
-        if len(incoming.body) + len(data) > MAX_OCTETS:
-            self._incoming_octets -= len(incoming.body)
-            incoming.body = None
-        else:
-            incoming.body += data
-            self._incoming_octets += len(data)
+        incoming = self._incoming.get(stream)
+        if incoming is not None:
+            self._incoming_octets += incoming.add(event.data or b"")
 
     def _end(self, stream: int) -> None:
         incoming = self._forget(stream)
@@ -338,3 +353,119 @@ class Server:
         if incoming is not None:
             self._incoming_octets -= len(incoming.body or b"")
         return incoming
+
+
+class Client:
+    """The client's half of a connection: a ``carrier.ClientSession``."""
+
+    def __init__(self) -> None:
+        self.deliveries: deque[Delivery] = deque()
+        self._h2 = _Connection(is_client=True, most_streams=0)
+        self._frames = _Frames(self._h2, has_preface=False, leave=self._leave)
+        self._bodies = _Bodies(self._h2)
+        self._incoming: dict[int, _Incoming | None] = {}  # None: nothing of the reply has come
+        self._is_left = False
+
+    @property
+    def room(self) -> int:
+        """How many more requests may be under way now."""
+        if self._is_left or self.is_over or self._h2.highest_outbound_stream_id > _LAST_STREAM - 9:
+            return 0
+        most = min(self._h2.remote_settings.max_concurrent_streams, MOST_ASKED)
+        return max(0, most - len(self._incoming))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is read."""
+        return self._frames.is_over
+
+    def ask(self, query: Asked) -> int:
+        """Send a request; return the number of its stream."""
+        stream = self._h2.get_next_available_stream_id()
+        headers = [
+            (b":method", query.method),
+            (b":scheme", b"https"),
+            (b":authority", query.authority),
+            (b":path", query.target),
+            *query.headers,
+        ]
+        self._h2.send_headers(stream, headers, end_stream=not query.body)
+        self._bodies.send(stream, query.body)
+        self._incoming[stream] = None
+        return stream
+
+    def cancel(self, number: int) -> None:
+        """Take a request back."""
+        if number in self._incoming and not self.is_over:
+            self._drop(number)
+            self._h2.reset_stream(number, ErrorCodes.CANCEL)
+
+    def receive(self, octets: bytes) -> None:
+        """Take what has come."""
+        self._frames.add(octets)
+        if not octets:
+            self._frames.refuse(ErrorCodes.NO_ERROR)
+
+    def step(self) -> bool:
+        """Send more of one request, or take one frame; tell whether there was one."""
+        if not self.is_over and self._bodies.go_on() is not None:
+            return True
+        events = self._frames.next_events()
+        for event in events or ():
+            self._take(event)
+        if self.is_over:
+            self._give_up(0)
+        return events is not None
+
+    def output(self) -> bytes:
+        """Return octets to send."""
+        return self._h2.data_to_send()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case ResponseReceived(stream_id=int(stream), headers=headers):
+                if stream in self._incoming:
+                    self._incoming[stream] = _Incoming(headers)
+            case DataReceived(stream_id=int(stream)):
+                self._h2.acknowledge_received_data(event.flow_controlled_length or 0, stream)
+                incoming = self._incoming.get(stream)
+                if incoming is not None:
+                    incoming.add(event.data or b"")
+            case StreamEnded(stream_id=int(stream)):
+                self._end(stream)
+            case StreamReset(stream_id=int(stream)):
+                if stream in self._incoming:
+                    is_unseen = event.error_code == ErrorCodes.REFUSED_STREAM
+                    self._fail(stream, AGAIN if is_unseen else 0)
+            case WindowUpdated(stream_id=stream):
+                self._bodies.room_for(stream or 0)
+            case RemoteSettingsChanged():
+                self._bodies.room_for(0)
+
+    def _end(self, stream: int) -> None:
+        incoming = self._incoming.get(stream)
+        if incoming is None:
+            return
+        self._frames.credit.earn()
+        self._drop(stream)
+        status = int(incoming.subject) if incoming.subject.isdigit() else 0
+        body = None if incoming.body is None else bytes(incoming.body)
+        self.deliveries.append(Delivery(stream, status, body))
+
+    def _leave(self, last_stream: int) -> None:
+        """Take in that the server takes no further requests, and has not seen the last ones."""
+        self._is_left = True
+        for stream in [each for each in self._incoming if each > last_stream]:
+            self._fail(stream, AGAIN)
+
+    def _give_up(self, status: int) -> None:
+        for stream in [*self._incoming]:
+            self._fail(stream, status)
+
+    def _fail(self, stream: int, status: int) -> None:
+        self._drop(stream)
+        self.deliveries.append(Delivery(stream, status, None))
+
+    def _drop(self, stream: int) -> None:
+        self._incoming.pop(stream, None)
+        self._bodies.drop(stream)

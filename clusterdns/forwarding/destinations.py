@@ -1,8 +1,8 @@
 """Where a ``forward`` sends queries: the words of its TO, read and looked up.
 
-A word is an address (``dns://`` or ``tls://``), a host name, which is looked up once, or a file
-such as ``/etc/resolv.conf``, whose name servers are taken and taken anew when it changes. (CoreDNS:
-plugin/forward/setup.go, resolve.go, plugin/pkg/parse)
+A word is an address (``dns://``, ``tls://`` or ``https://``), a host name, which is looked up once,
+or a file such as ``/etc/resolv.conf``, whose name servers are taken and taken anew when it changes.
+(CoreDNS: plugin/forward/setup.go, resolve.go, plugin/pkg/parse)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from clusterdns.host.stamp import Stamp
 MAX_WORDS = 15
 MAX_FILE_OCTETS = 65_536
 MAX_FILE_SERVERS = 64  # CoreDNS knows no bound; a resolver takes three
-DNS, TLS = "dns", "tls"
-_PORTS = {DNS: 53, TLS: 853}
+DNS, TLS, HTTPS = "dns", "tls", "https"
+_PORTS = {DNS: 53, TLS: 853, HTTPS: 443}
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _SERVER_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _log = plugin_logger("forward")
@@ -36,8 +36,13 @@ class Destination(NamedTuple):
 
     host: str
     port: int
-    is_tls: bool = False
+    scheme: str = DNS
     server_name: str = ""
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether it is asked over TLS, or over HTTPS."""
+        return self.scheme != DNS
 
 
 class ServerFile:
@@ -93,6 +98,8 @@ def read_words(directive: Directive, resolvers: tuple[str, ...]) -> list[Servers
         scheme = scheme or DNS
         if scheme not in _PORTS:
             raise directive.error(f"{text}: {scheme}:// is not supported by clusterdns yet")
+        if scheme == HTTPS and "/" in rest:
+            raise directive.error(f"{text}: a path is not allowed, it is /dns-query")
         path = Path(rest)
         if _is_file(path):
             file = ServerFile(path)
@@ -184,9 +191,9 @@ def _resolve(
     text: str, scheme: str, directive: Directive, resolvers: tuple[str, ...]
 ) -> tuple[Destination, ...]:
     """Return the servers that one word stands for; a host name is looked up."""
-    is_tls, server_name = scheme == TLS, ""
+    server_name = ""
     plain = text
-    if is_tls and "%" in text:  # 192.0.2.1%dns.test:853, [2001:db8::1%dns.test]:853
+    if scheme != DNS and "%" in text:  # 192.0.2.1%dns.test:853, [2001:db8::1%dns.test]:853
         before, _, after = text.rpartition("%")
         server_name, colon, port_text = after.partition(":")
         server_name = server_name.removesuffix("]")
@@ -199,4 +206,4 @@ def _resolve(
         hosts = [str(ipaddress.ip_address(host))]
     except ValueError:
         hosts = lookup.addresses_of(host, directive, resolvers)
-    return tuple(Destination(each, port, is_tls, server_name) for each in hosts)
+    return tuple(Destination(each, port, scheme, server_name) for each in hosts)

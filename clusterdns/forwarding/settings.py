@@ -15,7 +15,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import destinations
 from clusterdns.forwarding.choice import FASTEST, POLICIES
 from clusterdns.forwarding.connections import TlsSettings, tls_context
-from clusterdns.forwarding.destinations import Destination, Servers
+from clusterdns.forwarding.destinations import HTTPS, Destination, Servers
 from clusterdns.forwarding.flight import DEADLINE_S, Rules
 from clusterdns.forwarding.upstream import UpstreamOptions
 from clusterdns.wire import name, rr
@@ -42,6 +42,8 @@ class ForwardSettings:
         self.rules = Rules()
         self.options = UpstreamOptions()
         self.tls: ssl.SSLContext | None = None
+        self._web_tls: ssl.SSLContext | None = None  # the same, which agrees on a version of HTTP
+        self._web_method = "POST"
         self._resolvers: tuple[str, ...] = ()
         self._server_name = ""
         for line in directive.block:
@@ -59,8 +61,13 @@ class ForwardSettings:
         """Return how a server is asked over TLS, None if it is not."""
         if not one.is_tls:
             return None
-        assert self.tls is not None
-        return TlsSettings(self.tls, one.server_name or self._server_name)
+        context = self._web_tls if one.scheme == HTTPS else self.tls
+        assert context is not None
+        return TlsSettings(context, one.server_name or self._server_name)
+
+    def web_method_of(self, one: Destination) -> str:
+        """Return how a server is asked over HTTPS, "" if it is not."""
+        return self._web_method if one.scheme == HTTPS else ""
 
     def is_for(self, qname: WireName) -> bool:
         """Tell whether a folded name is one of those that are forwarded."""
@@ -87,13 +94,13 @@ class ForwardSettings:
             case "max_concurrent":
                 self.max_concurrent = arguments.number(line) or MAX_COUNT
             case "tls":
-                self.tls = tls_context(line.args, line, self._root)
+                self._take_tls(line.args, line)
             case "tls_servername":
                 self._server_name = destinations.read_server_name(arguments.one(line), line)
             case "resolver":
                 self._resolvers = destinations.check_resolvers(line)
             case "doh_method":
-                raise line.error("not supported by clusterdns yet")
+                self._web_method = arguments.word(line, "POST", "GET")
             case _:
                 rules = _rules(line, self.rules)
                 if rules is None:
@@ -108,7 +115,12 @@ class ForwardSettings:
                     both = f"{one.server_name!r} for {one.host} and {self._server_name!r} for all"
                     raise self._directive.error(f"two TLS server names: {both}")
         if self.tls is None and any(one.is_tls for one in servers):
-            self.tls = tls_context((), self._directive, self._root)
+            self._take_tls((), self._directive)
+
+    def _take_tls(self, files: tuple[str, ...], line: Directive) -> None:
+        self.tls = tls_context(files, line, self._root)
+        self._web_tls = tls_context(files, line, self._root)
+        self._web_tls.set_alpn_protocols(["h2", "http/1.1"])
 
 
 def _rules(line: Directive, rules: Rules) -> Rules | None:

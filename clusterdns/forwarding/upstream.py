@@ -12,7 +12,7 @@ import asyncio
 import errno
 import time
 from collections import Counter, deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from clusterdns.errors import FormError, UpstreamError
 from clusterdns.forwarding.choice import Pace
@@ -36,6 +36,9 @@ from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
 
+if TYPE_CHECKING:
+    from clusterdns.forwarding.web import WebConnections
+
 MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others wait their turn
 
 
@@ -56,8 +59,14 @@ class Upstream:
     """One upstream server, asked from one worker."""
 
     def __init__(
-        self, host: str, port: int, options: UpstreamOptions, tls: TlsSettings | None = None
+        self,
+        host: str,
+        port: int,
+        options: UpstreamOptions,
+        tls: TlsSettings | None = None,
+        web_method: str = "",
     ) -> None:
+        """``web_method`` is that of HTTPS, "" where it is not spoken."""
         self.host = host
         self.port = port
         self.text = host_and_port(host, port)
@@ -67,10 +76,7 @@ class Upstream:
         self._options = options
         self._is_tls = tls is not None
         self._loop = asyncio.get_running_loop()  # asking each time is a system call each time
-        self._connections = Connections(
-            (host, port), options.idle, self.dials, source=options.source, tls=tls,
-            dial_timeout_s=options.tls_dial_timeout_s if tls else DIAL_TIMEOUT_S,
-        )  # fmt: skip
+        self._connections = self._made_connections(tls, web_method)
         self._idents = Idents()
         self.datagrams = Datagrams(
             (host, port), self.text, options.source, self._idents, self._finish
@@ -81,6 +87,19 @@ class Upstream:
         self._expected: deque[Ask] = deque()  # ends after `read_timeout`, the oldest first
         self._timer: asyncio.TimerHandle | None = None
         self._is_retired = False
+
+    def _made_connections(
+        self, tls: TlsSettings | None, web_method: str
+    ) -> Connections | WebConnections:
+        options, address = self._options, (self.host, self.port)
+        if tls is not None and web_method:
+            from clusterdns.forwarding.web import WebConnections  # and HTTP
+
+            return WebConnections(address, options.idle, tls, web_method, options.source)
+        return Connections(
+            address, options.idle, self.dials, source=options.source, tls=tls,
+            dial_timeout_s=options.tls_dial_timeout_s if tls else DIAL_TIMEOUT_S,
+        )  # fmt: skip
 
     async def ask(self, exchange: Exchange, proto: str) -> Reply:
         """Return the reply to a query.
@@ -212,7 +231,7 @@ class Upstream:
             found = await self._connections.exchange(ask.out, ask.timeout_s, ask.hear)
         except TimeoutError:
             found = self._timeout(ask)
-        except Mismatch as error:
+        except UpstreamError as error:
             found = error
         except (OSError, asyncio.IncompleteReadError) as error:
             found = UpstreamError(f"{ask.proto} {self.text}: {reason_of(error)}")

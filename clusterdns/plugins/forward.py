@@ -22,19 +22,23 @@ Syntax:
         source_address ADDRESS
         tls [CA] | CERT KEY [CA]
         tls_servername NAME
+        doh_method POST|GET
         resolver ADDRESS...
     }
 
 Queries for names below FROM go to the servers TO. These are addresses with an optional port, with
-`tls://` in front for DNS over TLS (RFC 7858); host names, which are looked up at the start; or a
-file such as `/etc/resolv.conf`, whose name servers are used. Such a file is read again within 5 s
-of a change; if it then names no server, the last good ones stay. The directive may be repeated; the
-first one that matches is used.
+`tls://` in front for DNS over TLS (RFC 7858), or `https://` for DNS over HTTPS (RFC 8484); host
+names, which are looked up at the start; or a file such as `/etc/resolv.conf`, whose name servers
+are used. Such a file is read again within 5 s of a change; if it then names no server, the last
+good ones stay. The directive may be repeated; the first one that matches is used.
 
-Over TLS a server proves the address it is asked at, or the name that `tls_servername` says, or its
-own in `tls://192.0.2.1%dns.example`, to the system's CAs or to CA; the name must be in the SAN of
-its certificate. A host name is looked up at the addresses of `resolver`, 2 s a query, or else as
-the system does.
+Over TLS and HTTPS a server proves the address it is asked at, or the name that `tls_servername`
+says, or its own in `tls://192.0.2.1%dns.example`, to the system's CAs or to CA; the name must be in
+the SAN of its certificate. A host name is looked up at the addresses of `resolver`, 2 s a query, or
+else as the system does.
+
+Over HTTPS the path is `/dns-query`, and HTTP/2 is spoken if the server does. An exchange has
+`read_timeout`, by default 2s, for all that it takes. `doh_method` is POST by default.
 
 `policy fastest` asks the server that was fastest recently. If there is no reply within four times
 its usual time, and 100 ms at least, it asks another server too, and the first reply counts. After
@@ -51,7 +55,9 @@ Examples:
             tls_servername dns.example.com
             policy fastest
         }
-        forward . 192.0.2.54
+        forward . https://192.0.2.54 {
+            tls_servername dns.example.net
+        }
     }
 
 Differences from CoreDNS: every query over UDP leaves from a port of its own. Equal queries that are
@@ -60,7 +66,9 @@ is returned only if no right one arrives in time. A client that sends no OPT get
 `failover` a server's reply counts more than the error of the ones behind it. `health_check 0` is
 taken as 0.5s, and a check does not wait for the end of the one before. A file that names no server
 is no mistake: it may name some later. `max_concurrent` holds for each worker of `multisocket`.
-`policy fastest` is ours. `doh_method` and servers given as `https://` are not served yet.
+`policy fastest` is ours. Over HTTPS `read_timeout` counts, `https://192.0.2.1%dns.example` names a
+server as `tls://` does, a status other than 200 is a failure, and no proxy of the environment is
+used.
 """
 
 from __future__ import annotations
@@ -192,7 +200,8 @@ class Forward(Plugin):
 
     def _open(self, one: Destination) -> Upstream:
         settings = self._settings
-        return Upstream(one.host, one.port, settings.options, settings.tls_of(one))
+        tls, web_method = settings.tls_of(one), settings.web_method_of(one)
+        return Upstream(one.host, one.port, settings.options, tls, web_method)
 
     async def _poll_files(self, roster: Roster, pool: Pool) -> None:
         """Take the servers of files anew when they change."""

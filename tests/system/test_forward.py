@@ -589,7 +589,9 @@ def test_host_names_are_absolute_but_in_the_hosts_file(tmp_path, monkeypatch):
         "forward . tls://127.0.0.1:0",
         "forward . [::1]53",
         "forward . [::1]:",
-        "forward . https://127.0.0.1",
+        "forward . https://127.0.0.1/dns-query",
+        "forward . https://127.0.0.1 {\n doh_method PUT\n}",
+        "forward . https3://127.0.0.1",
         "forward . /dev/null",
         "forward a..b 127.0.0.1",
         "forward . " + " ".join(["127.0.0.1"] * 16),
@@ -603,7 +605,7 @@ def test_host_names_are_absolute_but_in_the_hosts_file(tmp_path, monkeypatch):
                 policy; policy slowest; policy random random; max_concurrent -1; next; next NOBODY
                 next_on_nodata yes; failover; failover NOERROR; failfast_all_unhealthy_upstreams no
                 source_address; source_address here; tls_servername; tls_servername a b
-                tls nowhere.pem; tls nowhere.pem key.pem; tls a b c d; doh_method GET
+                tls nowhere.pem; tls nowhere.pem key.pem; tls a b c d; doh_method; doh_method get
                 resolver; resolver dns.test; resolver 127.0.0.1:0; unknown
             """.replace("\n", ";").split(";")
             if option.strip()
@@ -621,7 +623,7 @@ def test_every_option_is_taken():
         max_fails 4294967295; max_connect_attempts 0; max_concurrent 1000; read_timeout 1s
         health_check 0s; health_check 1s no_rec domain example.org; policy sequential
         next NXDOMAIN nxrrset; next SERVFAIL; next_on_nodata; failover REFUSED BADSIG
-        failfast_all_unhealthy_upstreams; source_address 127.0.0.1
+        failfast_all_unhealthy_upstreams; source_address 127.0.0.1; doh_method GET
     """
     text = "forward . 127.0.0.1 {\n" + re.sub(r";", "\n", options) + "}"
     (plugin,) = compiled(text).plugins

@@ -31,7 +31,7 @@ from webclient import (
 from clusterdns.doh import carrier, http1, http2
 from clusterdns.doh.carrier import BAD_REQUEST, NOT_FOUND, NoQueryError, Request
 
-QUERY = beside.query("www.test")
+QUERY = b"\0\0" + beside.query("www.test")[2:]
 TEXT = base64.urlsafe_b64encode(QUERY).rstrip(b"=")
 NOW = 1_800_000_000.0
 CALM, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 11, 1, 3, 6
@@ -100,6 +100,7 @@ def reply(*records: str, rcode: int = 0, do: bool = False, qtype: str = "A") -> 
     if do:
         made.use_edns(0, dns.flags.DO)
     made.set_rcode(rcode)
+    made.id = 0
     sections = {"n": made.answer, "u": made.authority, "d": made.additional}
     for each in records:
         section, owner, ttl, rtype, rdata = each.split(" ", 4)
@@ -546,3 +547,140 @@ def test_no_octets_raise_in_http1(parts):
             run(server)
         server.output()
         assert server.held >= 0
+
+
+# ---- our own requests
+
+
+def linked(client: carrier.ClientSession, server: carrier.Session, size: int = 100) -> None:
+    """Have two sessions talk until there is nothing to say; the server sends so many octets."""
+    octets = b"x"
+    while octets:
+        octets = client.output()
+        if octets:
+            server.receive(octets)
+        run(server)
+        while server.requests:
+            found = server.requests.popleft()
+            assert carrier.query_of(found) == QUERY
+            headers = [(b"content-length", b"%d" % size)]
+            server.reply(found.number, carrier.Answer(200, headers, b"x" * size))
+            run(server)
+        back = server.output()
+        if back:
+            client.receive(back)
+        while client.step():
+            pass
+        octets += back
+
+
+ENDS = [(http2.Client, lambda: http2.Server(250)), (http1.Client, http1.Server)]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(("made", "other"), ENDS)
+def test_both_ends(made, other, method):
+    client, server = made(), other()
+    for size in (12, 65_535, 65_536, 100):
+        number = client.ask(carrier.request_for(QUERY, method, "dns.test"))
+        linked(client, server, size)
+        (found,) = client.deliveries
+        client.deliveries.clear()
+        assert (number, 200, size < 65_536) == (found.number, found.status, found.body is not None)
+        assert client.room
+
+
+@pytest.mark.parametrize(("said", "most"), [(7, 7), (1000, 100), (0, 0)])
+def test_requests_at_one_time_have_a_bound(said, most):
+    client = http2.Client()
+    client.receive(webclient.frame(SETTINGS, body=struct.pack("!HI", 3, said)))
+    while client.step():
+        pass
+    asked = 0
+    while client.room:
+        client.ask(carrier.request_for(QUERY, "POST", "dns.test"))
+        asked += 1
+    assert most == asked
+
+
+def waiting() -> http2.Client:
+    """Return a client that waits for replies on the streams 1, 3 and 5."""
+    client = http2.Client()
+    client.receive(webclient.frame(SETTINGS))
+    for _ in range(3):
+        client.ask(carrier.request_for(QUERY, "POST", "dns.test"))
+    while client.step():
+        pass
+    return client
+
+
+def outcomes(client: http2.Client) -> dict[int, int]:
+    while client.step():
+        pass
+    return {each.number: each.status for each in client.deliveries}
+
+
+def test_a_server_that_leaves():
+    client = waiting()
+    client.receive(webclient.frame(GOAWAY, body=struct.pack("!II", 3, 0)))
+    assert {5: carrier.AGAIN} == outcomes(client)
+    assert (0, False) == (client.room, client.is_over)
+    client.receive(b"")
+    assert {5: carrier.AGAIN, 1: 0, 3: 0} == outcomes(client)
+    assert client.is_over
+
+
+def test_streams_that_a_server_resets():
+    client = waiting()
+    for stream, code in ((1, 7), (3, 2)):  # REFUSED_STREAM, INTERNAL_ERROR
+        client.receive(webclient.frame(RST_STREAM, stream=stream, body=struct.pack("!I", code)))
+    assert {1: carrier.AGAIN, 3: 0} == outcomes(client)
+
+
+def test_a_request_that_nobody_waits_for():
+    client = waiting()
+    client.output()
+    client.cancel(3)
+    ((sort, _, stream, body),) = frames_in(client.output())
+    assert (RST_STREAM, 3, struct.pack("!I", 8)) == (sort, stream, body)
+    client.cancel(3)
+    client.cancel(99)
+    assert client.output() == b""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(FRAMES, max_size=12))
+def test_no_octets_of_a_server_raise_in_http2(frames):
+    client = waiting()
+    for each in frames:
+        client.receive(each)
+        found = outcomes(client)
+        assert found.keys() <= {1, 3, 5}
+        client.output()
+    client.receive(b"")
+    assert len(outcomes(client)) == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from((b"HTTP/1.1 200 OK\r\n", b"content-length: 3\r\n", b"\r\n", b"abc",
+                             b"HTTP/1.1 100 Continue\r\n\r\n", b"transfer-encoding: chunked\r\n",
+                             b"3\r\nabc\r\n0\r\n\r\n", b"connection: close\r\n")),
+            st.binary(max_size=20),
+        ),
+        max_size=12,
+    )
+)  # fmt: skip
+def test_no_octets_of_a_server_raise_in_http1(parts):
+    client = http1.Client()
+    client.ask(carrier.request_for(QUERY, "POST", "dns.test"))
+    for each in parts:
+        client.receive(each)
+        while client.step():
+            pass
+    client.receive(b"")
+    while client.step():
+        pass
+    assert len(client.deliveries) == 1

@@ -1,0 +1,295 @@
+"""HTTPS connections to one upstream server (RFC 8484), kept for the next query.
+
+A server that speaks HTTP/2 is asked many queries over one connection; while that is opened, they
+wait for it. One that speaks HTTP/1.1 is asked one at a time over each. What the server closes, or
+says that it has not looked at, is asked again over another connection, unless that was a new one.
+(CoreDNS: plugin/pkg/proxy/connect.go lookupDoH)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+
+from clusterdns.doh import carrier, http1, http2
+from clusterdns.doh.carrier import Asked, ClientSession, Delivery
+from clusterdns.errors import UpstreamError
+from clusterdns.forwarding.connections import (
+    MAX_IDLE_CONNECTIONS,
+    SWEEP_LEAST_S,
+    TLS_DIAL_TIMEOUT_S,
+    Hear,
+    Idle,
+    TlsSettings,
+    open_socket,
+)
+from clusterdns.forwarding.exchange import Exchange, Mismatch
+from clusterdns.host.addresses import host_and_port
+from clusterdns.wire import message
+from clusterdns.wire.reading import Reply
+
+_READ_OCTETS = 65_536
+_STEPS = 16  # of what a server has sent, at a stretch
+_MAX_DIALS = 8  # at one time, to a server of HTTP/1.1
+_HTTP_ID = 0  # with it equal queries are equal for HTTP caches, too (RFC 8484 section 4.1)
+_log = logging.getLogger(__name__)
+
+
+class WebConnections:
+    """Connections to one server: what ``connections.Connections`` is for TCP and TLS."""
+
+    proto = "https"
+    dial_timeout_s = 0.0  # beside what an exchange has: there is one time for all of it
+
+    def __init__(
+        self, address: tuple[str, int], idle: Idle, tls: TlsSettings, method: str, source: str = ""
+    ) -> None:
+        self._address = address
+        self._text = host_and_port(*address)
+        self._idle_limits = idle
+        self._tls = tls
+        self._method = method
+        self._source = source
+        self._channels: list[_Channel] = []
+        self._dialing: set[asyncio.Task[_Channel]] = set()
+        self._most_dials = 1
+        self._is_closed = False
+        self._sweep_timer: asyncio.TimerHandle | None = None
+
+    async def exchange(self, out: Exchange, timeout_s: float, hear: Hear | None = None) -> Reply:
+        """Return the reply to a query, within ``timeout_s`` for all that it takes.
+
+        ``hear`` is told our end of the connection.
+
+        Raises:
+            Mismatch: the reply is to another question.
+            UpstreamError: the server has none.
+            TimeoutError: nothing came.
+            FormError: the reply cannot be read.
+            OSError: the network (or TLS, ssl.SSLError) says why.
+        """
+        out = out.again(_HTTP_ID)
+        authority = self._tls.server_name or self._text
+        query = carrier.request_for(out.packet, self._method, authority)
+        async with asyncio.timeout(timeout_s):
+            found = await self._ask(query, hear)
+        if found.status != carrier.OK:
+            raise UpstreamError(f"{self.proto} {self._text}: HTTP status {found.status}")
+        if found.body is None or len(found.body) < message.HEADER_OCTETS:
+            raise UpstreamError(f"{self.proto} {self._text}: no DNS message")
+        # The ID is for nothing here; a server that caches may have that of another query.
+        reply = out.read_whole(out.packet[:2] + found.body[2:])
+        if reply is None or not out.is_answered_by(reply):
+            raise Mismatch(f"{self.proto} {self._text}: a reply to another question")
+        return reply
+
+    def close(self) -> None:
+        """Close idle connections now, and the others when they have done their work."""
+        self._is_closed = True
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+        for task in self._dialing:
+            task.cancel()
+        self._close_idle()
+
+    def reopen(self) -> None:
+        """Keep connections again."""
+        self._is_closed = False
+
+    async def _ask(self, query: Asked, hear: Hear | None) -> Delivery:
+        while True:
+            channel = self._free()
+            if channel is None:
+                channel = await self._dialed()
+                if not channel.room:  # others were faster
+                    continue
+            if hear is not None:
+                hear(channel.address)
+            is_new = not channel.has_replied
+            found = await channel.ask(query)
+            self._close_idle()
+            if found.status > 0:
+                return found
+            if is_new and found.status != carrier.AGAIN:
+                raise ConnectionResetError(f"{self._text} has closed the connection")
+
+    def _free(self) -> _Channel | None:
+        """Return a connection with room for one more query."""
+        limits, now = self._idle_limits, time.monotonic()
+        self._close_idle()
+        for channel in self._channels:
+            is_old = limits.max_age_s and now - channel.opened_at > limits.max_age_s
+            if channel.room and not is_old:
+                return channel
+        return None
+
+    async def _dialed(self) -> _Channel:
+        """Return a new connection, which others that have waited for it may have, too."""
+        if len(self._dialing) < self._most_dials:
+            task = asyncio.get_running_loop().create_task(self._dial())
+            task.add_done_callback(self._forget)
+            self._dialing.add(task)
+        done, _ = await asyncio.wait(self._dialing, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            error = ConnectionAbortedError() if task.cancelled() else task.exception()
+            if error is not None:
+                raise error
+        return done.pop().result()
+
+    def _forget(self, task: asyncio.Task[_Channel]) -> None:
+        """Take in that a dial is over, though nobody may have waited so long."""
+        self._dialing.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _dial(self) -> _Channel:
+        async with asyncio.timeout(TLS_DIAL_TIMEOUT_S):
+            sock = open_socket(self._address[0], socket.SOCK_STREAM, self._source)
+            try:
+                await asyncio.get_running_loop().sock_connect(sock, self._address)
+                reader, writer = await asyncio.open_connection(
+                    sock=sock,
+                    ssl=self._tls.context,
+                    server_hostname=self._tls.server_name or self._address[0],
+                )
+            except BaseException:
+                sock.close()
+                raise
+        is_new = writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        self._most_dials = 1 if is_new else _MAX_DIALS
+        channel = _Channel(reader, writer, http2.Client() if is_new else http1.Client())
+        self._channels.append(channel)
+        if self._sweep_timer is None and not self._is_closed:
+            self._sweep_later()
+        return channel
+
+    def _close_idle(self) -> None:
+        """Close what is over, and idle connections that are too old, or too many."""
+        limits, now = self._idle_limits, time.monotonic()
+        most = 0 if self._is_closed else limits.most or MAX_IDLE_CONNECTIONS
+        kept, idle = list[_Channel](), 0
+        for channel in self._channels:
+            is_expired = now - channel.used_at > limits.expire_s
+            is_old = limits.max_age_s and now - channel.opened_at > limits.max_age_s
+            if channel.is_idle and (channel.is_over or is_expired or is_old or idle >= most):
+                channel.close()
+                continue
+            idle += channel.is_idle
+            if not channel.is_over:
+                kept.append(channel)
+        self._channels = kept
+
+    def _sweep_later(self) -> None:
+        loop, delay_s = asyncio.get_running_loop(), max(SWEEP_LEAST_S, self._idle_limits.expire_s)
+        self._sweep_timer = loop.call_later(delay_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what nobody has used for long."""
+        self._sweep_timer = None
+        self._close_idle()
+        if self._channels:
+            self._sweep_later()
+
+
+class _Channel:
+    """One connection: its session, and who waits for which reply."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: ClientSession
+    ) -> None:
+        self.opened_at = self.used_at = time.monotonic()
+        self.has_replied = False
+        self._reader, self._writer, self._session = reader, writer, session
+        self._waiting: dict[int, asyncio.Future[Delivery]] = {}
+        self._send()
+        self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    @property
+    def room(self) -> int:
+        """How many more queries may be under way now."""
+        return self._session.room
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Our end of the connection."""
+        found: tuple[str, int] = self._writer.get_extra_info("sockname")[:2]
+        return found
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no query is under way."""
+        return not self._waiting
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no query will be taken any more."""
+        return self._session.is_over or (self.is_idle and not self._session.room)
+
+    async def ask(self, query: Asked) -> Delivery:
+        """Return what becomes of a request; one that nobody waits for is taken back."""
+        number = self._session.ask(query)
+        future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        self._send()
+        try:
+            return await future
+        finally:
+            self.used_at = time.monotonic()
+            if self._waiting.pop(number, None) is not None:
+                self._session.cancel(number)
+                self._send()
+                if self._session.is_over:
+                    self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._reading.cancel()
+        self._end()
+
+    async def _read(self) -> None:
+        """Deliver what comes, until nothing more does."""
+        try:
+            while not self._session.is_over:
+                octets = await self._reader.read(_READ_OCTETS)
+                self._session.receive(octets)
+                await self._step()
+                if not octets:
+                    break
+        except OSError:
+            pass
+        except Exception:  # a bug of ours, or of a package: it must cost one connection alone
+            _log.exception("plugin/forward: a reply over HTTPS")
+        self._end()
+
+    async def _step(self) -> None:
+        steps = 0
+        while self._session.step():
+            self._deliver()
+            steps += 1
+            if steps % _STEPS == 0:
+                await asyncio.sleep(0)  # others get their turn
+        self._deliver()
+        self._send()
+
+    def _deliver(self) -> None:
+        while self._session.deliveries:
+            found = self._session.deliveries.popleft()
+            self.has_replied |= found.status > 0
+            future = self._waiting.pop(found.number, None)
+            if future is not None and not future.done():
+                future.set_result(found)
+
+    def _send(self) -> None:
+        if octets := self._session.output():
+            self._writer.write(octets)
+
+    def _end(self) -> None:
+        """Let everybody know who still waits."""
+        self._writer.close()
+        waiting, self._waiting = self._waiting, {}
+        for number, future in waiting.items():
+            if not future.done():
+                future.set_result(Delivery(number, 0, None))
