@@ -1,7 +1,7 @@
-"""Plugins that answer from whole zones in memory: what `file`, `auto` and `secondary` share.
+"""The base of plugins that answer from whole zones in memory: `file`, `auto`, `secondary`.
 
-A subclass keeps ``zones`` up to date; a zone that is None is one whose data is not there, and is
-answered with SERVFAIL. (CoreDNS: plugin/file/file.go)
+A subclass keeps ``zones`` up to date; a zone without data is None, and answered with SERVFAIL.
+(CoreDNS: plugin/file/file.go)
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from clusterdns.wire.rr import RR
 
 _RCODES = {Result.NAME_ERROR: rr.NXDOMAIN, Result.FAILURE: rr.SERVFAIL}
 _MAY_FALL_THROUGH = (Result.NAME_ERROR, Result.EMPTY)
-# What a wildcard or DNAME makes is repeated for so long only: its names are without number, and
-# must not push out answers that last.
+# Answers made by a wildcard or DNAME are repeated only for so long: their names are unlimited, and
+# must not evict lasting answers.
 SYNTHESIZED_S = 60.0
 
 
 class Authority(Plugin):
-    """Answers from ``zones``; names outside them are for the plugins behind."""
+    """Answers from ``zones``; the next plugin answers names outside them."""
 
     answers_zones = True
 
@@ -44,7 +44,7 @@ class Authority(Plugin):
 
     @property
     def claimed(self) -> Iterable[WireName]:
-        """The zones that names are looked for in, now or later."""
+        """The zones that are served, now or once loaded."""
         return self.zones
 
     def zone_of(self, qname: WireName) -> WireName | None:
@@ -58,7 +58,7 @@ class Authority(Plugin):
         )
 
     def relay(self, route: Route) -> bool:
-        """Leave the names of our zones to the chain."""
+        """Exclude the names of our zones from the relay."""
         return route.claim(tuple(self.claimed))
 
     def transfer(self, apex: WireName) -> Iterator[RR] | None:
@@ -71,7 +71,7 @@ class Authority(Plugin):
         return zone.records()
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the zone says."""
+        """Return the response of the zone."""
         apex = self.zone_of(question.folded)
         if apex is None:
             return next(question)
@@ -82,7 +82,7 @@ class Authority(Plugin):
         return answer_by(self._respond(apex, question), question, self.block.resolver, behind)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the zone says, asking the listener about names outside."""
+        """Return the response of the zone; ask the listener about names outside."""
         apex = self.zone_of(query.question.folded) if query.question else None
         if query.question is None or apex is None:
             return await next(query)
@@ -97,20 +97,20 @@ class Authority(Plugin):
         return await handle_by(steps, query, self.block.resolver, behind)
 
     def _fallen(self, response: Response | None) -> Response | None:
-        """Return what the plugins behind say to a name of ours that fell through to them.
+        """Return the response of the next plugin to a name of ours that fell through.
 
-        With none behind that is a failure (CoreDNS: plugin.go NextOrFailure).
+        Without a next plugin it is a failure (CoreDNS: plugin.go NextOrFailure).
         """
         if response is NO_ZONE:
             return failure(rr.SERVFAIL, f"plugin/{self.name}: no next plugin found")
         return response
 
     async def notified(self, query: Query, apex: WireName) -> Response:
-        """Return the reply to a NOTIFY: none, since only a secondary has use for it."""
+        """Return the response to a NOTIFY; only a secondary server takes it."""
         return DROP
 
     def _respond(self, apex: WireName, question: Question) -> Steps:
-        """Yield a question about an alias that leads outside; return the response."""
+        """Yield a question about an alias outside the zones; return the response."""
         if question.qtype in (rr.AXFR, rr.IXFR):
             return failure(rr.REFUSED)
         zone = self.zones[apex]
@@ -145,27 +145,27 @@ class Authority(Plugin):
 
 
 class Reloading(Authority):
-    """Looks at the files of its zones every ``reload_s`` seconds, unless that is 0."""
+    """Polls the files of its zones every ``reload_s`` seconds, unless that is 0."""
 
     reload_s: float
     _task: asyncio.Task[None] | None = None
 
     async def look(self) -> bool:
-        """Take up what has changed; tell whether anything has."""
+        """Load the zones that changed; tell whether any did."""
         raise NotImplementedError
 
     def look_again(self, worker: Worker) -> None:
-        """Begin to look, again and again until ``stop``."""
+        """Start to poll until ``stop``."""
         if self.reload_s:
             self._task = asyncio.create_task(self._poll_files(worker))
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         await end(self._task)
 
     async def _poll_files(self, worker: Worker) -> None:
         while True:
-            # all workers at the same time: what one tells, the others have to know
+            # All workers load a change at the same time, so that they answer alike.
             await asyncio.sleep(self.reload_s - worker.now() % self.reload_s)
             if await self.look():
                 worker.forget_all()

@@ -1,7 +1,7 @@
-"""A zone as it comes from a primary server: the messages of an AXFR, held against RFC 5936.
+"""A zone received from a primary server: the messages of an AXFR, checked against RFC 5936.
 
-``Incoming.take`` is given one message after the other, ``zone`` makes the zone of all. What is kept
-is bounded in records and in octets, of names as they are without compression.
+``Incoming.take`` takes one message after the other, and ``zone`` returns the zone. Records and
+octets, with uncompressed names, are bounded.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -26,11 +26,11 @@ _SOA_NUMBERS = 20  # serial, refresh, retry, expire, minimum
 
 
 class TransferError(ValueError):
-    """A transfer that is none, or a primary that has none to give."""
+    """A transfer is invalid, or the primary server refused it."""
 
 
 def is_newer(serial: int, known: int) -> bool:
-    """Tell whether a serial is greater than the one that is known (RFC 1982 section 3.2)."""
+    """Tell whether a serial is greater than the known one (RFC 1982 section 3.2)."""
     return serial != known and (serial - known) % 2**32 < _HALF
 
 
@@ -56,10 +56,10 @@ class Incoming:
         self._octets = 0
 
     def take(self, packet: bytes) -> bool:
-        """Add what a message holds; tell whether it was the last one.
+        """Add the records of a message; tell whether it was the last one.
 
         Raises:
-            TransferError: it does not belong here, or there is too much of it.
+            TransferError: it is not part of this transfer, or exceeds the bounds.
         """
         reply = _read(packet, self._ident, self._apex, rr.AXFR)
         if not reply.answer:
@@ -69,10 +69,10 @@ class Incoming:
         return self.is_whole
 
     def zone(self, pause: Callable[[int], None]) -> Zone:
-        """Return the zone; ``pause`` is called with the number of records that are done.
+        """Return the zone; ``pause`` is called with the number of records processed.
 
         Raises:
-            TransferError: they are no zone.
+            TransferError: the records are not a zone.
         """
         try:
             return Zone(self._apex, self._paused(pause))
@@ -105,7 +105,7 @@ class Incoming:
 
 
 def _read(packet: bytes, ident: int, apex: WireName, qtype: int) -> Reply:
-    """Return a message that is a reply to what was asked. Raises TransferError."""
+    """Return a message if it is a reply to our query. Raises TransferError."""
     try:
         reply = read_reply(packet)
     except FormError as error:

@@ -1,7 +1,7 @@
-"""Primary servers, asked over TCP: which serial a zone has, and the whole zone (RFC 5936).
+"""Queries to primary servers over TCP: the serial of a zone, and the whole zone (RFC 5936).
 
-Every step has its time, and a transfer as a whole; messages are read in a thread, so that the loop
-which answers queries goes on. What primaries send is taken in by incoming.py, within bounds.
+Every step and the whole transfer have a time limit. A thread reads the messages, so that the event
+loop is free for queries. incoming.py takes the messages, within bounds.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from clusterdns.wire.name import WireName
 STEP_S = 5.0  # to connect, or for one message
 TRANSFER_S = 300.0
 _AT_A_STRETCH, _BREAK_S = 64, 0.0002  # records, as in authority/zonefile.py
-_MAX_MESSAGES = 65_536  # a primary that sends a record a message is answered for so long only
+_MAX_MESSAGES = 65_536  # of one transfer: bounds a primary that sends one record in each
 
 Address = tuple[str, int]
 
 
 async def serial(address: Address, apex: WireName) -> int:
-    """Return the serial that a primary has of a zone. Raises TransferError."""
+    """Return a zone's serial at a primary server. Raises TransferError."""
     ident = secrets.randbelow(65536)
     async with _asking(address, ident, apex, rr.SOA) as reader:
         return incoming.serial_of(await _message(reader), ident, apex)
 
 
 async def zone(address: Address, apex: WireName) -> Zone:
-    """Return a zone as a primary has it. Raises TransferError."""
+    """Return a zone from a primary server. Raises TransferError."""
     ident = secrets.randbelow(65536)
     taken = Incoming(apex, ident)
     try:
@@ -54,7 +54,7 @@ async def zone(address: Address, apex: WireName) -> Zone:
 
 
 def _pause(records: int) -> None:
-    """Let the thread that answers queries have its turn."""
+    """Let the thread that answers queries run."""
     if records % _AT_A_STRETCH == 0:
         time.sleep(_BREAK_S)
 
@@ -63,7 +63,7 @@ def _pause(records: int) -> None:
 async def _asking(
     address: Address, ident: int, apex: WireName, qtype: int
 ) -> AsyncIterator[asyncio.StreamReader]:
-    """Yield what a primary says to a query. Raises TransferError."""
+    """Yield the replies of a primary server to a query. Raises TransferError."""
     packet = message.write_query(ident, 0, Question(apex, apex, qtype), None)
     writer: asyncio.StreamWriter | None = None
     try:

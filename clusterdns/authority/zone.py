@@ -1,13 +1,13 @@
-"""An authoritative zone: RRsets by owner, and what they say to a question.
+"""An authoritative zone: RRsets by owner, and its answers to questions.
 
-``Zone.find`` walks from the apex down: a delegation or DNAME on the way ends it, a wildcard is
-taken from the closest encloser (RFC 4592), an alias is followed inside the zone. Where only another
-lookup can tell, ``ZoneAnswer.target`` is the name to ask about; ``Zone.join`` makes one answer of
-both. (CoreDNS: plugin/file/lookup.go)
+``Zone.find`` walks from the apex down: a delegation or DNAME ends the walk, a wildcard is taken
+from the closest encloser (RFC 4592), an alias is followed inside the zone. If an alias leads
+outside, ``ZoneAnswer.target`` is the name to ask about; ``Zone.join`` combines both answers.
+(CoreDNS: plugin/file/lookup.go)
 
-A zone that was signed before it came here is answered from with its signatures and denials where DO
-is set (RFC 4035 section 3.1): behind each RRset come its RRSIG records, and behind the authority
-section the NSEC records that prove what is not there.
+From a zone that is already signed, answers to queries with DO have signatures and proofs (RFC 4035
+section 3.1): RRSIG records behind each RRset, and NSEC records at the end of the authority section
+that prove a denial.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -29,9 +29,9 @@ from clusterdns.wire.rdata import HTTPS, NAMES, SVCB
 from clusterdns.wire.rr import RR
 
 MAX_ALIASES = 8
-_WITH_HOST = frozenset((rr.MX, rr.SRV, SVCB, HTTPS))  # whose addresses are added
-# Types whose names CoreDNS folds (plugin/file/zone.go Insert); some of these are signed as they are
-# spelled (RFC 4034 section 6.2).
+_WITH_HOST = frozenset((rr.MX, rr.SRV, SVCB, HTTPS))  # their addresses are added
+# Types whose names CoreDNS folds (plugin/file/zone.go Insert); signatures of some cover the
+# original letter case (RFC 4034 section 6.2).
 _FOLDED = frozenset((rr.NS, rr.SOA, rr.CNAME, rr.MX, SVCB, HTTPS))
 _SIGNED_AS_SPELLED = frozenset((SVCB, HTTPS))
 NO_NSEC3 = "NSEC3 zones are not supported"
@@ -40,7 +40,7 @@ RRsets = dict[int, tuple[RR, ...]]
 
 
 class Result(Enum):
-    """What a zone says."""
+    """The result of a lookup in a zone."""
 
     SUCCESS = "success"
     NODATA = "no data"
@@ -51,9 +51,9 @@ class Result(Enum):
 
 
 class ZoneAnswer(NamedTuple):
-    """The sections of an answer; ``target`` is the name that another lookup must tell about.
+    """The sections of an answer; ``target`` is the name outside the zone to ask about.
 
-    ``wildcard`` is what the records of the name that was asked for were made of, if they were.
+    ``wildcard`` is the wildcard that the records were synthesized from, if any.
     """
 
     result: Result
@@ -67,8 +67,8 @@ class ZoneAnswer(NamedTuple):
 class Zone:
     """The records of one zone. Raises ValueError without exactly one SOA at its apex, or for NSEC3.
 
-    Records outside the zone are left out, and so are repeats; those of one RRset share its lowest
-    TTL (RFC 2181 section 5.2).
+    Records outside the zone and repeated records are left out; all records of an RRset get its
+    lowest TTL (RFC 2181 section 5.2).
     """
 
     def __init__(self, apex: WireName, records: Iterable[RR]) -> None:
@@ -100,7 +100,7 @@ class Zone:
         self._chain = Chain(owner for owner, rrsets in self._names.items() if rr.NSEC in rrsets)
 
     def _take_signatures(self, signatures: tuple[RR, ...]) -> tuple[RR, ...]:
-        """Keep those of the SOA and the NS records of the apex apart; return the others."""
+        """Keep the signatures of the SOA and NS records of the apex; return the others."""
         for rtype in self._top:
             self._signatures[rtype] = _covering(signatures, rtype)
         return tuple(each for each in signatures if _covered(each) not in self._top)
@@ -133,11 +133,11 @@ class Zone:
         return int.from_bytes(self._soa[0].rdata[-20:-16], "big")
 
     def holds(self, qname: WireName) -> bool:
-        """Tell whether the zone has records of this very name: none made by a wildcard or DNAME."""
+        """Tell whether the zone has records of this name, not counting wildcards and DNAME."""
         return qname == self.apex or qname in self._names
 
     def find(self, question: Question) -> ZoneAnswer:
-        """Return what the zone says to a question about a name in it."""
+        """Return the answer to a question about a name in the zone."""
         found = self._find(question)
         if not question.do or not self._is_signed or found.result is Result.FAILURE:
             return found
@@ -166,7 +166,7 @@ class Zone:
             if node == qname:
                 return self._at(rrsets, qname, qtype, do)
         if self._is_signed and qname in self._ancestors:
-            wildcard = None  # it exists (RFC 4592 section 2.2.2); CoreDNS goes on, which is bogus
+            wildcard = None  # it exists (RFC 4592 section 2.2.2); CoreDNS uses the wildcard
         if wildcard is not None and not self._is_hidden(wildcard, qname):
             found = self._at(self._names.get(wildcard, {}), qname, qtype, do)
             return found._replace(wildcard=wildcard)
@@ -176,7 +176,7 @@ class Zone:
     def join(
         self, question: Question, found: ZoneAnswer, rcode: int, answer: tuple[RR, ...]
     ) -> ZoneAnswer:
-        """Return what the zone says once it is known what ``found.target`` leads to."""
+        """Return the answer of ``found`` with the answer for ``found.target``."""
         records = (*found.answer, *answer)
         if rcode == rr.SERVFAIL:
             result = Result.FAILURE
@@ -211,7 +211,7 @@ class Zone:
     # ---- signed zones
 
     def _with_signatures(self, question: Question, found: ZoneAnswer) -> ZoneAnswer:
-        """Return an answer with the signatures of each RRset behind it (RFC 4035 section 3.1.1)."""
+        """Return an answer with signatures behind each RRset (RFC 4035 section 3.1.1)."""
         answer, authority, additional = (
             self._signed(section, question.folded, found.wildcard)
             for section in (found.answer, found.authority, found.additional)
@@ -228,12 +228,12 @@ class Zone:
                 continue
             rrsets = self._names.get(node, {})
             if all(known.rdata != records[-1].rdata for known in rrsets.get(rtype, ())):
-                continue  # made by a DNAME, whatever lies below it
+                continue  # synthesized from a DNAME
             records += _owned(_covering(rrsets.get(rr.RRSIG, ()), rtype), owner)
         return tuple(records)
 
     def _denial(self, question: Question, found: ZoneAnswer) -> tuple[RR, ...]:
-        """Return the NSEC records that prove what an answer denies (RFC 4035 section 3.1.3)."""
+        """Return the NSEC records that prove a denial (RFC 4035 section 3.1.3)."""
         qname, result = question.folded, found.result
         proven: list[WireName] = []
         if found.wildcard:
@@ -257,7 +257,7 @@ class Zone:
         return tuple(itertools.chain(*(self._names[owner][rr.NSEC] for owner in owners)))
 
     def _proofs_behind(self, question: Question, target: bytes) -> tuple[RR, ...]:
-        """Return what proves the rest of a chain of aliases, as far as that is in this zone."""
+        """Return the proofs for the rest of a chain of aliases, as far as it is in this zone."""
         proofs: list[RR] = []
         for _ in range(MAX_ALIASES):
             folded = name.fold(target)
@@ -280,9 +280,9 @@ class Zone:
     def _delegation(
         self, rrsets: RRsets, node: WireName, qname: WireName, qtype: int, do: bool
     ) -> ZoneAnswer | None:
-        """Return the referral at a zone cut; its DS is the parent side's to answer.
+        """Return the referral at a zone cut; the parent zone answers for its DS.
 
-        With DO the DS comes along (RFC 4035 section 3.1.4).
+        With DO it includes the DS (RFC 4035 section 3.1.4).
         """
         servers = rrsets.get(rr.NS)
         if servers is None or (qtype == rr.DS and node == qname):
@@ -291,7 +291,7 @@ class Zone:
         return ZoneAnswer(Result.DELEGATION, (), servers + signers, self._glue(servers))
 
     def _at(self, rrsets: RRsets, qname: WireName, qtype: int, do: bool) -> ZoneAnswer:
-        """Return what a node says; a wildcard's records get the name that was asked for."""
+        """Return the answer of a node; a wildcard's records get the name asked for."""
         alias = rrsets.get(rr.CNAME)
         if alias and qtype != rr.CNAME:
             return self._follow(_owned(alias, qname), qtype, do)
@@ -301,7 +301,7 @@ class Zone:
         return ZoneAnswer(Result.SUCCESS, records, self._servers, self._additional(records))
 
     def _substitute(self, record: RR, qname: WireName, qtype: int, do: bool) -> ZoneAnswer:
-        """Return a DNAME and the alias it makes of a name below its owner (RFC 6672)."""
+        """Return a DNAME and the CNAME synthesized for a name below it (RFC 6672)."""
         try:
             kept = qname[: len(qname) - len(record.owner)]
             target = name.join(name.labels(kept + b"\0"), record.rdata)
@@ -317,7 +317,7 @@ class Zone:
     def _follow(
         self, answer: tuple[RR, ...], qtype: int, do: bool, before: tuple[RR, ...] = ()
     ) -> ZoneAnswer:
-        """Return where a chain of aliases leads; a circle is told once around."""
+        """Return the answer with the chain of aliases; a loop is followed once."""
         for _ in range(MAX_ALIASES + 1):
             target = name.fold(answer[-1].rdata)
             rrsets = self._names.get(target)
@@ -347,7 +347,7 @@ class Zone:
         return None
 
     def _glue(self, servers: tuple[RR, ...]) -> tuple[RR, ...]:
-        """Return the addresses that the zone has for name servers below the cut they serve."""
+        """Return the addresses in the zone of name servers below the cut they serve."""
         return self._addresses(
             record.rdata
             for record in servers
@@ -355,7 +355,7 @@ class Zone:
         )
 
     def _additional(self, records: tuple[RR, ...]) -> tuple[RR, ...]:
-        """Return the addresses that the zone has for the hosts which records name, each once."""
+        """Return the addresses in the zone of the hosts that records name, each once."""
         hosts = dict.fromkeys(
             _host(record).lower() for record in records if record.rtype in _WITH_HOST
         )
@@ -370,7 +370,7 @@ class Zone:
 
 
 def _rrsets(apex: WireName, records: Iterable[RR]) -> dict[tuple[WireName, int], tuple[RR, ...]]:
-    """Return the RRsets of a zone, in the order in which they begin."""
+    """Return the RRsets of a zone, in the order of their first records."""
     found: dict[tuple[WireName, int], list[RR]] = {}
     signed: set[tuple[WireName, int]] = set()
     for record in records:
@@ -386,7 +386,7 @@ def _rrsets(apex: WireName, records: Iterable[RR]) -> dict[tuple[WireName, int],
 
 
 def _rrset(records: list[RR], *, is_signed: bool) -> tuple[RR, ...]:
-    """Return records as one RRset: folded, each once, and of one TTL unless they are RRSIG."""
+    """Return records as one RRset: folded, without repeats, of one TTL unless RRSIG."""
     rtype = records[0].rtype
     if rtype in _FOLDED and not (is_signed and rtype in _SIGNED_AS_SPELLED):
         records = [record._replace(rdata=_folded(record)) for record in records]
@@ -404,7 +404,7 @@ def _of_one_ttl(records: tuple[RR, ...]) -> tuple[RR, ...]:
 
 
 def _owned(records: tuple[RR, ...], owner: WireName) -> tuple[RR, ...]:
-    """Return a wildcard's records as those of ``owner``; others stay as they are."""
+    """Return a wildcard's records with ``owner``; other records unchanged."""
     if not records or not records[0].owner.startswith(b"\1*"):
         return records
     return tuple(record._replace(owner=owner) for record in records)
@@ -426,7 +426,7 @@ def _folded(record: RR) -> bytes:
 
 
 def _covered(signature: RR) -> int:
-    """Return the type that an RRSIG record is about, 0 for one too short to say so."""
+    """Return the type that an RRSIG record covers, 0 if it is too short."""
     return int.from_bytes(signature.rdata[:2], "big")
 
 
@@ -447,6 +447,6 @@ def _owner_and_type(record: RR) -> tuple[WireName, int]:
 
 
 def _last_target(answer: tuple[RR, ...]) -> WireName | None:
-    """Return where the last alias of an answer leads."""
+    """Return the target of the last alias of an answer."""
     aliases = [record for record in answer if record.rtype == rr.CNAME]
     return name.fold(aliases[-1].rdata) if aliases else None

@@ -1,8 +1,8 @@
-"""Zones from files: a master file read within bounds, and whether it has changed since.
+"""Zones from files: reads master files within bounds, and tells whether they have changed.
 
-A file may name others, be a FIFO, or be endless: what is read is regular files only, and of all
-that belong to a zone together no more than ``MAX_OCTETS`` and ``MAX_RECORDS``. Reading takes
-seconds at worst, and may be done in a thread beside one that answers queries: it gives way often.
+A path may be a FIFO or an endless file, so only regular files are read, and at most ``MAX_OCTETS``
+and ``MAX_RECORDS`` of all files of a zone. Reading takes seconds at worst; in a thread beside one
+that answers queries it pauses often.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from clusterdns.wire.rr import RR
 # 250,000 records take 5 to 9 s to read, and 150 MiB to keep.
 MAX_OCTETS = 24 * 2**20
 MAX_RECORDS = 250_000
-MAX_FILES = 1000  # that a zone file includes
-_AT_A_STRETCH = 64  # records, 2 ms: so long may another thread have to wait
+MAX_FILES = 1000  # included by a zone file
+_AT_A_STRETCH = 64  # records between pauses: 2 ms
 _BREAK_S = 0.0002
 
 
 def read(path: Path, apex: WireName, *, is_beside: bool = False) -> Zone:
     """Return the zone that a master file describes.
 
-    ``is_beside`` says that this is a thread beside one that must not wait.
+    ``is_beside`` tells that another thread, which must not wait, answers queries.
 
     Raises:
-        MasterFileError: it cannot be read, or is no master file of this zone.
+        MasterFileError: it cannot be read, or is not a master file of this zone.
     """
     try:
         files = _Files()
@@ -67,7 +67,7 @@ def head(path: Path, apex: WireName, count: int) -> list[RR]:
 
 
 class _Files:
-    """The files of one zone, and what they may still hold."""
+    """The files of one zone, and the octets still allowed."""
 
     def __init__(self) -> None:
         self._left_octets, self._left_files = MAX_OCTETS, MAX_FILES + 1
@@ -82,7 +82,7 @@ class _Files:
         self._left_files -= 1
         if self._left_files < 0:
             raise ValueError(f"$INCLUDE of more than {MAX_FILES} files")
-        # A FIFO that nobody writes to would hold up who opens it.
+        # Opening a FIFO without a writer would block.
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(number, "rb") as file:  # noqa: PTH123 - a descriptor
             found = os.fstat(number)
@@ -98,11 +98,11 @@ class _Files:
 
 
 def _checked(reader: Reader, path: Path, apex: WireName, is_beside: bool) -> Iterator[RR]:
-    """Yield the records of a zone's file, each held against those before.
+    """Yield the records of a zone's file, each checked against the earlier ones.
 
     Raises:
-        MasterFileError: there are too many, an SOA is of another zone (CoreDNS: plugin/file/file.go
-            Parse), or an alias is beside other records.
+        MasterFileError: too many records, an SOA of another zone (CoreDNS: plugin/file/file.go
+            Parse), or an alias beside other records.
     """
     aliases = dict[WireName, Placed]()
     others = set[WireName]()

@@ -1,7 +1,7 @@
-"""Hosts files: lines of an address and its names (hosts(5)), and what they say of a name.
+"""Hosts files (hosts(5)): lines with an address and its names.
 
-Lines end with LF, fields are parted by ASCII white space, and ``#`` begins a comment. What is no
-line of this kind is left out: one bad line costs no other. (CoreDNS: plugin/hosts/hostsfile.go)
+Lines end with LF, ASCII white space separates fields, and ``#`` starts a comment. Other lines are
+skipped, so one bad line does not affect the rest. (CoreDNS: plugin/hosts/hostsfile.go)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -15,11 +15,11 @@ from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
 from clusterdns.wire.name import ROOT, WireName
 
-MAX_FIELD_OCTETS = 1024  # CoreDNS's; no name is half as long
+MAX_FIELD_OCTETS = 1024  # CoreDNS's limit
 _LINES_AT_A_STRETCH = 128  # less than a millisecond
 _NONE: tuple[bytes, ...] = ()
 
-# Takes the number of a line, from 1, and what is wrong with it.
+# Takes the number of a line, from 1, and its error.
 Complain = Callable[[int, str], None]
 
 
@@ -30,7 +30,7 @@ class Addresses(NamedTuple):
     v6: tuple[bytes, ...] = _NONE
 
     def of(self, qtype: int) -> tuple[bytes, ...]:
-        """Return those of type A or AAAA."""
+        """Return the addresses of type A or AAAA."""
         return self.v4 if qtype == rr.A else self.v6
 
 
@@ -38,9 +38,9 @@ _NOBODY = Addresses()
 
 
 class Hosts:
-    """What one hosts file says. ``below`` are the wildcards, by the name behind the asterisk.
+    """The content of one hosts file. ``below`` are the wildcards, by the name behind the asterisk.
 
-    The mappings stay the same objects for good, so that others may hold them, see ``become``.
+    The mappings stay the same objects, so that C can hold them; ``become`` replaces their items.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Hosts:
         self.reverse: dict[str, tuple[bytes, ...]] = {}  # names by canonical address
 
     def become(self, other: Hosts) -> None:
-        """Say what ``other`` says from now on."""
+        """Replace the content by that of ``other``."""
         for mine, theirs in (
             (self.names, other.names),
             (self.below, other.below),
@@ -60,7 +60,7 @@ class Hosts:
 
     @property
     def entries(self) -> int:
-        """How many addresses and reverse names there are (CoreDNS: Map.Len)."""
+        """The number of addresses and reverse names (CoreDNS: Map.Len)."""
         found = (*self.names.values(), *self.below.values())
         addresses = sum(len(each.v4) + len(each.v6) for each in found)
         return addresses + sum(map(len, self.reverse.values()))
@@ -68,7 +68,7 @@ class Hosts:
     def addresses(self, qname: WireName, qtype: int) -> tuple[bytes, ...]:
         """Return the addresses of a name as RDATA, those of a wildcard if it has none itself.
 
-        A wildcard stands for exactly one label, which is no name by itself (``*`` alone).
+        A wildcard stands for exactly one label, and ``*`` alone is not a name.
         """
         found = self.names.get(qname, _NOBODY).of(qtype)
         if found or not self.below or qname == ROOT:
@@ -85,10 +85,10 @@ def parse(
     reverses: bool = True,
     pause: Callable[[], None] = lambda: None,
 ) -> Hosts:
-    """Return what a hosts file says of names in ``zones``; linear in its length.
+    """Return the entries of a hosts file for names in ``zones``; linear in its length.
 
-    ``reverses``: addresses lead back to the names that are no wildcards. ``pause`` is called again
-    and again, for who shares the interpreter with a thread that must not wait.
+    ``reverses`` adds reverse names for names other than wildcards. ``pause`` is called regularly,
+    so that another thread of the process can run.
     """
     reader = _Reader(tuple(zones), complain, reverses=reverses)
     for number, line in enumerate(octets.split(b"\n"), 1):
@@ -101,7 +101,7 @@ def parse(
 
 
 class _Address(NamedTuple):
-    """An address: whether of IPv6, as RDATA, and as canonical text."""
+    """An address: whether it is IPv6, its RDATA, and its canonical text."""
 
     is_six: bool
     rdata: bytes
@@ -119,10 +119,10 @@ class _Reader:
         self._names: dict[WireName, tuple[list[bytes], list[bytes]]] = {}
         self._below: dict[WireName, tuple[list[bytes], list[bytes]]] = {}
         self._reverse: dict[str, list[bytes]] = {}
-        self._last: tuple[bytes, _Address | None] = (b"", None)  # lines often have the same one
+        self._last: tuple[bytes, _Address | None] = (b"", None)  # lines often repeat an address
 
     def read(self, number: int, fields: list[bytes]) -> None:
-        """Take in a line."""
+        """Add a line."""
         if len(fields[0]) > MAX_FIELD_OCTETS:
             reason = f"address longer than {MAX_FIELD_OCTETS} bytes, dropping the line"
             self._complain(number, reason)
@@ -156,7 +156,7 @@ class _Reader:
             self._reverse.setdefault(address.text, []).append(folded)
 
     def hosts(self) -> Hosts:
-        """Return what has been read."""
+        """Return the content read so far."""
         hosts = Hosts()
         for kept, read in ((hosts.names, self._names), (hosts.below, self._below)):
             kept.update((key, Addresses(tuple(v4), tuple(v6))) for key, (v4, v6) in read.items())
@@ -165,7 +165,7 @@ class _Reader:
 
 
 def _address(field: bytes) -> _Address | None:
-    """Return the address that a field is, without its IPv6 zone, which means nothing to others."""
+    """Return the address of a field without its IPv6 zone, which is local to this host."""
     text = field.decode("utf-8", "replace").partition("%")[0]
     found = rr.address_rdata(text)
     if found is None:
@@ -174,12 +174,12 @@ def _address(field: bytes) -> _Address | None:
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a line that begins with this word is an entry."""
+    """Tell whether a line with this first word is an entry."""
     return rr.address_rdata(text.partition("%")[0]) is not None
 
 
 def _folded(field: bytes) -> WireName | None:
-    """Return a field as a name, None if it is none."""
+    """Return a field as a folded name, None if it is not a name."""
     if b"\\" in field:
         try:
             return name.fold(name.parse(field.decode("utf-8")))

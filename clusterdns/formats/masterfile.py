@@ -1,12 +1,12 @@
 """Master files (RFC 1035 section 5): from text to records, each with the line it comes from.
 
-``Reader.records`` yields one record at a time, so that who reads may stop, count and pause. Text is
-split into entries here: quotes, parentheses, comments, owners that are left out, TTLs, ``$ORIGIN``,
-``$TTL``, ``$INCLUDE`` and ``$GENERATE``. What RDATA means is left to dnspython. A TTL that is not
-stated is that of ``$TTL``, else the last one stated, else 0 (CoreDNS: miekg/dns scan.go).
+``Reader.records`` yields one record at a time, so that the caller may stop, count and pause. This
+module splits text into entries: quotes, parentheses, comments, omitted owners, TTLs, ``$ORIGIN``,
+``$TTL``, ``$INCLUDE`` and ``$GENERATE``. dnspython parses RDATA. An omitted TTL is that of
+``$TTL``, else the last explicit one, else 0 (CoreDNS: miekg/dns scan.go).
 
-Whatever a file says, the work is bounded by its octets: a ``$GENERATE`` makes 65,536 entries at
-most, and files include each other seven deep.
+The work is bounded for every file: a ``$GENERATE`` makes at most 65,536 entries, and includes are
+nested at most seven deep.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -28,12 +28,12 @@ from clusterdns.wire import name, rr
 from clusterdns.wire.rr import RR
 
 MAX_GENERATED = 65_536  # entries of one $GENERATE (miekg/dns generate.go)
-MAX_DEPTH = 7  # files that include each other (miekg/dns scan.go maxIncludeDepth)
+MAX_DEPTH = 7  # of nested includes (miekg/dns scan.go maxIncludeDepth)
 MAX_TTL = 2**32 - 1
-_GENERATED_TTL = 3600  # of a $GENERATE where no TTL is known (miekg/dns generate.go)
-_SINGLE_TTL = 3600  # of a record that stands alone (miekg/dns scan.go defaultTtl)
+_GENERATED_TTL = 3600  # of a $GENERATE without any TTL (miekg/dns generate.go)
+_SINGLE_TTL = 3600  # of a single record (miekg/dns scan.go defaultTtl)
 _MAX_WIDTH = 255  # of a number in a $GENERATE
-_SHOWN = 40  # characters of a word that a mistake quotes
+_SHOWN = 40  # characters of a word quoted in an error
 
 _TOKEN = re.compile(
     r"""(?P<blank>[ \t\r\f]+|;[^\n]*)
@@ -51,19 +51,19 @@ _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})(?:/([0-9]{1,18}))?")
 _PLACE = re.compile(r"\\\$|\$\$|\$\{([^}]*)\}|\$")
 _PLACE_OPTIONS = re.compile(r"(-?[0-9]{1,18})(?:,([0-9]{1,18}))?(?:,([doxX]))?")
 
-# Returns the name and the text of a file that another, named first, includes. Raises OSError.
+# Takes the including file and the path; returns name and text of the included. Raises OSError.
 Include = Callable[[str, str], tuple[str, str]]
 
 
 class MasterFileError(ClusterDNSError):
-    """A master file that holds no zone; prints as ``file:line: reason``."""
+    """An invalid master file; prints as ``file:line: reason``."""
 
     def __init__(self, file: str, line: int, reason: str) -> None:
         super().__init__(f"{file}:{line}: {reason}" if line else f"{file}: {reason}")
 
 
 class Placed(NamedTuple):
-    """A record, and where it is written."""
+    """A record, with its file and line."""
 
     record: RR
     file: str
@@ -71,7 +71,7 @@ class Placed(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """The words of one entry, its first line, and whether it begins at the margin."""
+    """The words of one entry, its first line, and whether it starts with an owner."""
 
     words: list[str]
     line: int
@@ -79,7 +79,7 @@ class _Entry(NamedTuple):
 
 
 class Reader:
-    """One master file, or one that another includes."""
+    """Reads one master file, included or not."""
 
     def __init__(
         self, text: str, file: str, origin: bytes, include: Include, *, depth: int = 0
@@ -91,14 +91,14 @@ class Reader:
         self._owner: bytes | None = None
         self._takes_all_classes = False
         self._default_ttl: int | None = None
-        self._is_default_said = False  # by $TTL, which no record's own TTL replaces
+        self._is_default_said = False  # by $TTL; an explicit TTL of a record does not change it
         self._set_origin(origin)
 
     def records(self) -> Iterator[Placed]:
         """Yield the records in their order.
 
         Raises:
-            MasterFileError: the text is no master file.
+            MasterFileError: the text is not a master file.
         """
         for entry in self._entries():
             try:
@@ -115,7 +115,7 @@ class Reader:
                 raise MasterFileError(self._file, entry.line, reason) from error
 
     def _entries(self) -> Iterator[_Entry]:
-        """Yield the entries: lines with something on them, joined where parentheses say so."""
+        """Yield the entries: non-empty lines, joined inside parentheses."""
         words: list[str] = []
         has_owner, opened, line, first = False, 0, 1, 1
         start = 0  # of the line
@@ -150,7 +150,7 @@ class Reader:
         self._dns_origin = dns.name.from_text(name.text(origin))
 
     def _name(self, word: str) -> bytes:
-        """Return the name that a word stands for, below the origin if it has no last dot."""
+        """Return the name of a word, relative to the origin if it has no last dot."""
         if word == "@":
             return self._origin
         wire = name.parse(word)
@@ -187,7 +187,7 @@ class Reader:
         return RR(self._owner, rtype, ttl, rdata, int(dns.rdataclass.from_text(rclass or "IN")))
 
     def _ttl(self, ttl: int, *, is_class_given: bool) -> int:
-        """Return the TTL of a record that states ``ttl``, or -1 for none."""
+        """Return the TTL of a record; ``ttl`` is its explicit TTL, -1 for none."""
         if ttl >= 0:
             if not self._is_default_said:
                 self._default_ttl = ttl
@@ -265,11 +265,11 @@ class Reader:
 def record(text: str) -> RR | None:
     """Return the first record of a text, of any class; None if it has none.
 
-    Names without a last dot are below the root, and a TTL that is not stated is 3600 (CoreDNS:
+    Names are absolute with or without the last dot, and an omitted TTL is 3600 (CoreDNS:
     miekg/dns scan.go NewRR).
 
     Raises:
-        MasterFileError: that is no record.
+        MasterFileError: the text is not a record.
     """
     reader = Reader(text, "record", name.ROOT, _include_nothing)
     reader._takes_all_classes, reader._default_ttl = True, _SINGLE_TTL
@@ -294,9 +294,9 @@ def _include_nothing(_by: str, file: str) -> tuple[str, str]:
 
 
 def _filled(word: str, number: int) -> str:
-    """Return a word of a $GENERATE with the number in its places.
+    """Return a word of a $GENERATE with the number inserted.
 
-    These are ``$`` and ``${offset,width,base}``; ``$$`` and an escaped one are a dollar sign.
+    It replaces ``$`` and ``${offset,width,base}``; ``$$`` and ``\\$`` stand for a dollar sign.
     """
 
     def fill(place: re.Match[str]) -> str:
@@ -336,7 +336,7 @@ def _type(word: str) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Return what was wrong, without the position that dnspython counts in the entry."""
+    """Return the message of an error, without dnspython's position in the entry."""
     cause = error.__cause__
     said = str(cause) if cause is not None and str(cause) else str(error)
     return re.sub(r"^<[^>]*>:\d+: ", "", said)

@@ -1,7 +1,7 @@
-"""Weight files of `loadbalance weighted`: names, and how often each of their addresses comes first.
+"""Weight files of `loadbalance weighted`: names, and the weights of their addresses.
 
 A line with one word is a name; lines with an address and a number from 1 to 255 belong to the name
-above them. Empty lines and those that begin with # say nothing (CoreDNS: plugin/loadbalance
+above them. Empty lines and lines that start with # are ignored (CoreDNS: plugin/loadbalance
 weighted.go).
 
 Pure: no sockets, clock, threads or randomness.
@@ -21,7 +21,7 @@ def parse(text: str) -> Weights:
     """Return the weights in a text.
 
     Raises:
-        ValueError: a line makes no sense; the message names it.
+        ValueError: a line is invalid; the message names it.
     """
     found: Weights = {}
     current: dict[bytes, int] | None = None

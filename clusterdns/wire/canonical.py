@@ -1,4 +1,4 @@
-"""The canonical form of names and records, which DNSSEC sorts, signs and proves by (RFC 4034).
+"""The canonical order and form of names and records, used by DNSSEC (RFC 4034).
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -27,10 +27,10 @@ SHA1, SHA256 = 1, 2  # digest types of DS
 
 
 def order_key(wire: bytes) -> bytes:
-    """Return octets that sort as names do in canonical order (RFC 4034 section 6.1).
+    """Return octets that sort in the canonical order of names (RFC 4034 section 6.1).
 
-    Labels count from the right, and a shorter one comes first: a zero octet ends each, and those
-    within labels are escaped.
+    Labels are compared from the right, and a shorter one comes first: each ends with a zero octet,
+    and zero octets inside labels are escaped.
     """
     labels = name.labels(wire.lower())
     labels.reverse()
@@ -48,14 +48,14 @@ class Chain:
         self._names = [each for _, each in ordered]
 
     def __bool__(self) -> bool:
-        """Tell whether there is any name."""
+        """Tell whether the chain has a name."""
         return bool(self._names)
 
     def at_or_before(self, wire: WireName) -> WireName:
-        """Return the last name that is not behind ``wire``; behind the last comes the first.
+        """Return the last name at or before ``wire``; before the first comes the last.
 
         Raises:
-            IndexError: there is none.
+            IndexError: the chain is empty.
         """
         return self._names[bisect.bisect_right(self._keys, order_key(wire)) - 1]
 

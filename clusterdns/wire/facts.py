@@ -1,7 +1,7 @@
-"""Facts: what an answer was decided from, and what is said of them when the cluster changes.
+"""Facts: the parts of the cluster that an answer depends on.
 
-A fact is a tuple such as ``("service", namespace, name)``. Who remembers answers files them under
-their facts; who knows the cluster names the facts that have changed.
+A fact is a tuple such as ``("service", namespace, name)``. The answer table
+files answers under their facts; the cluster store names the facts that changed.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -15,7 +15,7 @@ EVERYTHING = ("everything",)  # the fact that all answers depend on
 
 
 class Renewal(NamedTuple):
-    """Octets in the answers of a fact that are others now, as many as before."""
+    """Octets to replace in the answers of a fact, by octets of the same length."""
 
     fact: Hashable
     old: bytes

@@ -1,6 +1,6 @@
-"""DNS messages as we write them: questions, queries, OPT, and what their headers hold.
+"""Questions, queries and OPT records, and how they are written.
 
-reading.py makes a ``Query`` of octets, response.py renders the reply to one.
+reading.py makes a ``Query`` of octets; response.py renders its reply.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -21,7 +21,7 @@ HEADER = struct.Struct("!HHHHHH")
 HEADER_OCTETS = 12
 MIN_UDP_OCTETS = 512  # RFC 1035 section 4.2.1
 MAX_OCTETS = 65535
-# What a datagram over IPv4 has room for: longer, and the kernel would refuse to send the reply.
+# The longest datagram over IPv4; the kernel refuses to send a longer one.
 MAX_UDP_OCTETS = 65_507
 
 EXTENDED_ERROR = 15  # RFC 8914 section 2
@@ -38,9 +38,9 @@ class Edns(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked: the name as the client spelled it, folded, type, class, and DO and CD.
+    """A question: the name as the client spelled it and folded, type, class, DO and CD.
 
-    ``depth`` is how many questions this one lies within; a client's own lies within none.
+    ``depth`` counts the nesting of questions asked for other questions; a client's has 0.
     """
 
     qname: bytes
@@ -58,24 +58,24 @@ class Question(NamedTuple):
 
     @property
     def folded_wire(self) -> bytes:
-        """The question section with the name folded: alike for all who ask the same."""
+        """The question section with the name folded: equal for all clients."""
         return self.folded + struct.pack("!HH", self.qtype, self.qclass)
 
 
 class Labels(Protocol):
-    """What plugins say of a query by label, such as ``kubernetes/namespace``; see `metadata`."""
+    """Values that plugins give a query by label, as ``kubernetes/namespace``; see `metadata`."""
 
     def value(self, label: str) -> str | None:
-        """Return what a label stands for, None if nobody has said so."""
+        """Return the value of a label, None if it has none."""
 
     def put(self, label: str, value: Callable[[], str]) -> None:
-        """Let a label stand for what ``value`` returns."""
+        """Give a label the value that ``value`` returns."""
 
 
 class Signed(NamedTuple):
-    """A request with a TSIG record (RFC 8945): its octets, and where the first such begins.
+    """A request with a TSIG record (RFC 8945): its octets, and the offset of the first such record.
 
-    It ``is_last`` of the additional section, as it must be, or out of place.
+    ``is_last`` tells whether it is the last record of the additional section, as it must be.
     """
 
     packet: bytes
@@ -93,14 +93,13 @@ class Query:
     """A request that passed the gate, and who sent it.
 
     ``question`` is None for a bare header (QDCOUNT 1, 12 octets). ``octets`` is its length.
-    ``client`` (address, port) and ``transport`` ("udp" or "tcp") are set by who received it;
-    ``server`` is the address and port it came to, ``::`` for a socket of all addresses. ``depth``
-    is how many queries of our own lead from the client's to this one. ``metadata`` are its labels
-    where the server block collects them. ``serial`` is what an IXFR has already (RFC 1995
-    section 3). ``more``, on a stream, sends one of several messages of a reply and returns when
-    there is room for the next, or False when the client has gone. ``signed`` is where it has a TSIG
-    record, if it has one; ``sign`` makes a rendered message of the reply a signed one, which is
-    ``sign_octets`` longer.
+    The receiver sets ``client`` (address, port) and ``transport`` ("udp" or "tcp"); ``server`` is
+    the address and port it was sent to, ``::`` for a socket of all addresses. ``depth`` counts the
+    nesting of our own queries; a client's has 0. ``metadata`` are its labels if the server block
+    collects them. ``serial`` is the serial that the client of an IXFR has (RFC 1995 section 3).
+    ``more``, on a stream, sends one of several messages of a reply and returns when there is room
+    for the next, or False if the client has closed. ``signed`` locates its TSIG record, if any;
+    ``sign`` signs a rendered message of the reply, which becomes ``sign_octets`` longer.
     """
 
     __slots__ = (
@@ -127,19 +126,19 @@ class Query:
         self.sign_octets = 0
 
     def asking(self, question: Question) -> Query:
-        """Return this query with another question: the client, flags and EDNS stay."""
+        """Return this query with another question, and the same client, flags and EDNS."""
         other = Query(self.ident, self.flags, question, self.edns, self.octets)
         other.client, other.transport = self.client, self.transport
         other.server, other.metadata = self.server, self.metadata
         return other
 
     def label(self, label: str) -> str:
-        """Return the value of a label, "" if nobody has given it one or labels are not kept."""
+        """Return the value of a label, "" if it has none or labels are not collected."""
         return (self.metadata.value(label) or "") if self.metadata is not None else ""
 
     @property
     def limit(self) -> int:
-        """The octets a reply may have (CoreDNS: request.go Size, but for the last 28 over UDP)."""
+        """The limit of the reply in octets (CoreDNS: request.go Size; over UDP 28 less)."""
         if self.transport == "tcp":
             return MAX_OCTETS - self.sign_octets
         size = max(MIN_UDP_OCTETS, self.edns.size if self.edns else 0)
@@ -165,7 +164,7 @@ def write_opt(edns: Edns, rcode: int = 0) -> bytes:
 
 
 def extended_error(info_code: int, text: str = "") -> Edns:
-    """Return an OPT that tells a client why it gets what it gets (RFC 8914 section 2)."""
+    """Return an OPT with an extended error: code and text (RFC 8914 section 2)."""
     said = struct.pack("!H", info_code) + text.encode()
     return Edns(0, 0, 0, struct.pack("!HH", EXTENDED_ERROR, len(said)) + said)
 
@@ -173,8 +172,8 @@ def extended_error(info_code: int, text: str = "") -> Edns:
 def reply_edns(asked: Edns, own: Edns | None = None) -> Edns:
     """Return the OPT of a reply to a query with the OPT ``asked`` (CoreDNS: request.go SizeAndDo).
 
-    The client's own payload size and flags (the low eight cleared) come back, and none of its
-    options. ``own`` is the OPT the reply already has, whose options stay.
+    It repeats the client's payload size and flags (the low eight cleared), and none of its options.
+    ``own`` is the OPT the reply already has; its options stay.
     """
     if own is not None:
         return Edns(asked.size, 0, (own.flags & 0xFF00) | (asked.flags & EDNS_DO), own.options)

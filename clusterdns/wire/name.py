@@ -1,9 +1,9 @@
 """Domain names in wire form: read, print, fold, walk and reverse.
 
 A name is ``bytes`` in uncompressed wire format (RFC 1035 section 3.1): labels with their length
-octet, ended by the root label. Text exists at the edges only. Folding is ``bytes.lower``: length
-octets stay below 64 and so below ``A``, which makes it safe on whole names. A folded name is a
-``WireName``; a name as a client or an object spelled it is plain ``bytes``.
+octet, ended by the root label. Text is used only in configuration and output. Folding is
+``bytes.lower``, which is safe on whole names: length octets are below 64 and so below ``A``. A
+folded name is a ``WireName``; a name as a client or an object spelled it is plain ``bytes``.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -30,7 +30,7 @@ _SPECIAL = frozenset(b" \"'().;@\\")  # the octets miekg/dns escapes with a back
 
 
 def parse(text: str) -> bytes:
-    r"""Return the wire form of ``text``, which is taken as absolute with or without the last dot.
+    r"""Return the wire form of ``text``, which is absolute with or without the last dot.
 
     ``\.`` and ``\DDD`` are escapes (RFC 1035 section 5.1); other characters are their UTF-8 octets.
 
@@ -152,7 +152,7 @@ def fold(wire: bytes) -> WireName:
 
 
 def parents(wire: WireName) -> list[WireName]:
-    """Return ``wire`` and each of its parents up to and with the root, the longest first."""
+    """Return ``wire`` and each of its parents, up to the root, the longest first."""
     found, i = [wire], 0
     while length := wire[i]:
         i += 1 + length
@@ -177,10 +177,10 @@ def is_within_any(wire: WireName, zones: Iterable[WireName]) -> bool:
 
 
 def reverse_address(wire: WireName) -> str | None:
-    """Return the canonical text (RFC 5952) of the address a reverse name stands for, or None.
+    """Return the canonical text (RFC 5952) of the address of a reverse name, or None.
 
     ``ip6.arpa`` labels are read in groups of four and a remainder of one to three is discarded, as
-    CoreDNS does (plugin/pkg/dnsutil/reverse.go); an IPv4-mapped address comes out as IPv4.
+    CoreDNS does (plugin/pkg/dnsutil/reverse.go); an IPv4-mapped address is returned as IPv4.
     """
     parts = labels(wire)
     suffix, digits = tuple(parts[-2:]), parts[:-2]
@@ -193,7 +193,7 @@ def reverse_address(wire: WireName) -> str | None:
             groups = [b"".join(digits[i : i + 4]) for i in range(0, whole, 4)]
             return canonical_address(b":".join(groups).decode("ascii"), 6)
     except UnicodeDecodeError:
-        pass  # no address is spelled outside ASCII
+        pass  # addresses are ASCII
     return None
 
 
@@ -217,6 +217,6 @@ def reverse_name(address: str) -> WireName:
     """Return the ``in-addr.arpa`` or ``ip6.arpa`` name of an IP address (RFC 1035 §3.5, RFC 3596).
 
     Raises:
-        ValueError: ``address`` is no IP address.
+        ValueError: ``address`` is not an IP address.
     """
     return fold(parse(ipaddress.ip_address(address).reverse_pointer))

@@ -16,7 +16,7 @@ from clusterdns.wire.rr import RR
 
 
 class Outcome(Enum):
-    """How a question came out, by CoreDNS's names (CoreDNS: pkg/response/typify.go)."""
+    """The outcomes, with CoreDNS's names."""
 
     NOERROR = "NOERROR"
     DELEGATION = "DELEGATION"
@@ -59,9 +59,9 @@ def has_soa(response: Response) -> bool:
 
 
 def answers_question(question: Question, records: tuple[RR, ...]) -> bool:
-    """Tell whether the answer section has the type asked for at the end of its CNAME chain.
+    """Tell whether the answer section's CNAME chain ends in a record of the type asked for.
 
-    A chain that forks or loops does not (CoreDNS: plugin/cache/handler.go answersQuestion).
+    False for a chain that forks or loops (CoreDNS: plugin/cache/handler.go answersQuestion).
     """
     targets = dict[bytes, bytes]()
     for record in records:

@@ -1,4 +1,4 @@
-"""Messages printed as dig prints them, by dnslib: for tools, and as a second opinion for tests.
+"""Messages printed as dig prints them, by dnslib: for tools and tests.
 
 dnslib reads only what this process has rendered, never octets from outside: one message of 64 KiB
 costs it 20 s, and 667 octets exhaust its stack. No serving process imports this module.
@@ -15,7 +15,7 @@ def to_text(packet: bytes) -> str:
     """Return a message in dig's notation.
 
     Raises:
-        dnslib.DNSError: it is none, as far as dnslib knows.
+        dnslib.DNSError: dnslib cannot read it.
     """
     return str(dnslib.DNSRecord.parse(packet))
 
@@ -26,7 +26,7 @@ def records(packet: bytes) -> list[tuple[int, bytes, int, int, int]]:
     Sections are 0 for answer, 1 for authority and 2 for additional.
 
     Raises:
-        dnslib.DNSError: it is no message, as far as dnslib knows.
+        dnslib.DNSError: dnslib cannot read it.
     """
     parsed = dnslib.DNSRecord.parse(packet)
     return [

@@ -1,7 +1,7 @@
-"""Where RDATA holds domain names: one table for who reads, compresses and folds them.
+"""Where RDATA holds domain names: one table for reading, compressing and folding them.
 
-An upstream server may compress any of these names, whatever it should do (RFC 3597 section 4), and
-a pointer means nothing outside its message. ``names_in`` finds them; message.py writes them out in
+An upstream server may compress any of these names, though RFC 3597 section 4 forbids some, and a
+pointer is valid only inside its message. ``names_in`` finds them; message.py writes them out in
 full, response.py compresses those of RFC 1035, zone.py folds and follows some.
 
 Pure: no sockets, clock, threads or randomness.
@@ -43,10 +43,10 @@ LP, TKEY, AMTRELAY = 107, 249, 260
 
 
 class Names(NamedTuple):
-    """Names in the RDATA of a type: ``number`` of them, one behind the other.
+    """Names in the RDATA of a type: ``number`` of them, in sequence.
 
-    In front of them are ``before`` octets, then ``strings`` character-strings. ``is_compressed``
-    types are those of RFC 1035, whose names a server may compress when it writes.
+    ``before`` octets and then ``strings`` character-strings precede them. ``is_compressed`` marks
+    the types of RFC 1035, whose names a server may compress when it writes.
     """
 
     before: int
@@ -64,10 +64,10 @@ NAMES: dict[int, Names] = {
     rr.DNAME: Names(0), rr.RRSIG: Names(18), rr.NSEC: Names(0), TALINK: Names(0, 2), SVCB: Names(2),
     HTTPS: Names(2), DSYNC: Names(5), LP: Names(2), TKEY: Names(0), rr.TSIG: Names(0),
 }  # fmt: skip
-# Types whose RDATA says itself whether, and where, it holds names.
+# Types whose RDATA itself tells whether and where it holds names.
 _VARYING = frozenset((A6, IPSECKEY, HIP, AMTRELAY))
 WITH_NAMES = NAMES.keys() | _VARYING
-# Types that we may write or follow, and so need their names; others may be empty (RFC 2136).
+# Types that we write or follow need their names; others may be empty (RFC 2136).
 NEVER_EMPTY = frozenset(rtype for rtype, names in NAMES.items() if names.is_compressed) | {
     rr.SRV,
     rr.DNAME,
@@ -76,12 +76,12 @@ _GATEWAY_IS_NAME = 3  # RFC 4025 section 2.3, RFC 8777 section 4.2.3
 
 
 def names_in(rtype: int, octets: bytes, start: int, end: int) -> tuple[int, int]:
-    """Return where the names between ``start`` and ``end`` begin, and how many there are.
+    """Return the offset of the names between ``start`` and ``end``, and their number.
 
-    0 names are none; -1 is as many as there is room for.
+    The number -1 means as many names as there is room for.
 
     Raises:
-        IndexError: the octets end before it is clear.
+        IndexError: the octets end too early to tell.
     """
     found = NAMES.get(rtype)
     if found is not None:

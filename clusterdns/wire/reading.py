@@ -1,9 +1,9 @@
-"""DNS messages as they come: the gate that reads a query, and the walker that reads a reply.
+"""Readers of DNS messages: the gate for queries, and the walker for replies.
 
-Every octet that comes from the network passes here and nowhere else. ``read_query`` is the gate of
-all transports: length, QR, opcode, counts, one strict question, the rest of the sections, OPT, in
-that order (CoreDNS: miekg/dns acceptfunc.go, server.go). ``read_reply`` walks the reply of an
-upstream server. Both do work linear in the packet's length and raise ``FormError`` at worst.
+Every octet from the network is parsed here and nowhere else. ``read_query`` is the gate of all
+transports: length, QR, opcode, counts, one strict question, the rest of the sections, OPT, in that
+order (CoreDNS: miekg/dns acceptfunc.go, server.go). ``read_reply`` walks the reply of an upstream
+server. Both do work linear in the packet's length, and raise no other error than ``FormError``.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -37,10 +37,10 @@ from clusterdns.wire.message import (
 )  # fmt: skip
 from clusterdns.wire.rr import RR
 
-# What a name of 255 octets could need (miekg/dns maxCompressionPointers). Without it, a chain of
-# 8,000 that every record of a 64 KiB message enters at its end cost 5 s.
+# The most that a name of 255 octets can need (miekg/dns maxCompressionPointers). Without this
+# limit, 64 KiB of records that all enter a chain of 8,000 pointers cost 5 s.
 MAX_POINTERS = 126
-# How many octets an option may have: LLQ, UL, EXPIRE, TCP-KEEPALIVE, EDE.
+# Allowed lengths of options in octets: LLQ, UL, EXPIRE, TCP-KEEPALIVE, EDE.
 _OPTION_OCTETS = {
     1: range(18, MAX_OCTETS),
     2: (4, 8),
@@ -69,7 +69,7 @@ def read_query(packet: bytes) -> Query | bytes | None:
         return None
     ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(packet)
     if flags & QR:
-        return None  # never answer an answer: two servers would play ping-pong (CVE-2024-2169)
+        return None  # a reply to a reply could loop between two servers (CVE-2024-2169)
     if flags & OPCODE_MASK not in (OPCODE_QUERY << 11, OPCODE_NOTIFY << 11):
         return _reject(ident, flags, rr.NOTIMP)
     if questions != 1 or answers > 1 or authorities > 1 or additionals > 2:
@@ -100,7 +100,7 @@ def read_query(packet: bytes) -> Query | bytes | None:
 def _read_serial(packet: bytes, offset: int) -> int | None:
     """Return the serial of the SOA at ``offset``, None if there is none.
 
-    The gate has been there, but a record that was counted may be missing.
+    The gate has read the section, but a counted record may be missing.
     """
     try:
         _, offset = read_name(packet, offset, {})
@@ -113,14 +113,14 @@ def _read_serial(packet: bytes, offset: int) -> int | None:
 
 
 def _reject(ident: int, flags: int, rcode: int, question: bytes = b"") -> bytes:
-    """Return the reply of a request that no plugin sees: no OPT, flags copied but for AA and Z."""
+    """Return the reply to a rejected request: no OPT, and its flags without AA and Z."""
     opcode = flags & OPCODE_MASK if rcode == rr.NOTIMP else 0
     flags = QR | opcode | flags & (TC | RD | RA | AD | CD) | rcode
     return HEADER.pack(ident, flags, 1 if question else 0, 0, 0, 0) + question
 
 
 def _read_plain_name(packet: bytes, start: int) -> tuple[bytes, int]:
-    """Return the uncompressed name at ``start`` and where it ends; a question holds no pointer."""
+    """Return the uncompressed name at ``start`` and its end; a question has no pointer."""
     i, last = start, len(packet)
     while i < last:
         length = packet[i]
@@ -135,7 +135,7 @@ def _read_plain_name(packet: bytes, start: int) -> tuple[bytes, int]:
 
 
 def _read_short(packet: bytes, offset: int) -> tuple[int, int]:
-    """Return the 16-bit number at ``offset``; 0 where the packet ends, as miekg/dns reads it."""
+    """Return the 16-bit number at ``offset``; 0 behind the end, as in miekg/dns."""
     if offset == len(packet):
         return 0, offset
     if offset + 2 > len(packet):
@@ -146,14 +146,14 @@ def _read_short(packet: bytes, offset: int) -> tuple[int, int]:
 def _read_rest(
     packet: bytes, offset: int, before: int, additionals: int
 ) -> tuple[Edns | None, Signed | None]:
-    """Return the OPT of a query, the last of several, and where its first TSIG record is.
+    """Return the last OPT of a query, and the place of its first TSIG record.
 
     All records are walked.
     """
     edns, signed, names = None, None, dict[int, bytes]()
     for i in range(before + additionals):
         if offset == len(packet):
-            break  # the counts lied; miekg/dns takes the records there are
+            break  # fewer records than counted; miekg/dns accepts that
         if signed is not None:
             signed = signed._replace(is_last=False)
         owner = offset
@@ -172,7 +172,7 @@ def _read_rest(
 
 
 def _read_record_head(packet: bytes, offset: int) -> tuple[int, int, int, int, int]:
-    """Return type, class, TTL, and where the RDATA of the record starts and ends."""
+    """Return type, class, TTL, and the start and end of the RDATA."""
     start = offset + 10
     if start > len(packet):
         raise FormError(offset, "record cut short")
@@ -197,7 +197,7 @@ def _check_options(options: bytes) -> None:
 
 
 def is_option(code: int, data: bytes) -> bool:
-    """Tell whether the gate takes an option with this data (miekg/dns edns.go)."""
+    """Tell whether the gate accepts an option with this data (miekg/dns edns.go)."""
     if code == 8:  # client subnet (RFC 7871 section 6): family, source and scope prefix length
         if len(data) < 4:
             return False
@@ -210,8 +210,8 @@ def is_option(code: int, data: bytes) -> bool:
 def read_name(packet: bytes, offset: int, names: dict[int, bytes]) -> tuple[bytes, int]:
     """Return the name at ``offset``, decompressed, and the offset behind it.
 
-    ``names`` remembers what the pointer targets of this packet stand for, and pointers are followed
-    ``MAX_POINTERS`` times at most, which keeps the work linear however they are chained. A pointer
+    ``names`` caches the names at pointer targets of this packet, and at most ``MAX_POINTERS``
+    pointers are followed, so the work is linear for any chain. A pointer
     must lead backwards (RFC 1035 section 4.1.4).
     """
     parts: list[bytes] = []
@@ -277,7 +277,7 @@ def read_reply(packet: bytes) -> Reply:
     """Return the decoded reply of an upstream server.
 
     Raises:
-        FormError: it is no well-formed DNS message.
+        FormError: it is not a well-formed DNS message.
     """
     if len(packet) < HEADER_OCTETS:
         raise FormError(len(packet), "shorter than a header")

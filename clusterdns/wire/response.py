@@ -1,8 +1,8 @@
 """Responses, and how they are rendered.
 
 The plugin chain makes a ``Response``; ``render`` turns it into octets with the compression of
-miekg/dns, so that a reply is truncated exactly where CoreDNS truncates it. Those that are the same
-for every client are remembered in an ``AnswerTable``, see table.py.
+miekg/dns, so that a reply is truncated exactly where CoreDNS truncates it. Responses that are equal
+for every client are kept in an ``AnswerTable``, see table.py.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -31,28 +31,27 @@ _RR_HEAD = struct.Struct("!HHIH")
 _FLAGS_KEPT = (
     message.AA | message.TC | message.RD | message.RA | message.Z | message.AD | message.CD
 )
-# What is compressed in RDATA (RFC 3597 section 4): octets before the names, and their number.
+# Names compressed in RDATA (RFC 3597 section 4): octets before them, and their number.
 _COMPRESSED = {
     rtype: (names.before, names.number) for rtype, names in NAMES.items() if names.is_compressed
 }
 
 
 class Response(NamedTuple):
-    """What a chain says to a question: no ID, no question, no EDNS of the client.
+    """The response of a chain: no ID, no question, no EDNS of the client.
 
     ``flags`` holds header bits but no RCODE; RD and CD are copied from the query unless
-    ``verbatim``. ``bare`` is a return code the core makes a message of: it is never cached.
-    ``lifetime_s`` bounds how long it may be repeated; 0 is never. ``facts`` are what it was
-    decided from: a change of one of them forgets it. ``orders`` are the record orders to alternate
-    between, if more than one. ``counters`` are the (metric, label values) that move by one each
-    time it is repeated from the table. ``error`` is what the errors plugin logs. ``denies`` is the
-    name, folded, that this name error is due to: nothing exists at or below it (RFC 8020), but for
-    names that begin with ``spared``. ``follows_case`` says that it would be the same for any other
-    spelling of the question, with the question's name, and what that ends with, in that spelling.
-    ``source`` is the upstream server that it is a reply of.
-    ``following`` are the answer sections of further messages of the same reply, over TCP.
-    ``unanswered`` marks a failure for want of any reply from upstream: asking again at once would
-    fail again, so `cache` may keep it for a moment (RFC 9520).
+    ``verbatim``. ``bare`` marks a return code without message: the server makes one, never cached.
+    ``lifetime_s`` bounds how long it may be repeated; 0 is never. It depends on ``facts``: a change
+    of one removes it from the table. ``orders`` are the record orders to alternate between, if more
+    than one. ``counters`` are (metric, label values), each incremented when the table repeats it.
+    The `errors` plugin logs ``error``. ``denies`` is the topmost name, folded, that does not exist:
+    no name at or below it exists (RFC 8020), except names that begin with ``spared``.
+    ``follows_case`` tells that for another letter case of the question only the letter case of the
+    question's name, and of its suffixes, changes. ``source`` is the upstream server that replied.
+    ``following`` are the answer sections of the further messages of a reply over TCP.
+    ``unanswered`` marks a failure without any upstream reply: `cache` may keep it for a moment,
+    since the next query would probably fail too (RFC 9520).
     """
 
     rcode: int = rr.NOERROR
@@ -87,12 +86,12 @@ class Response(NamedTuple):
 
     @property
     def is_lasting(self) -> bool:
-        """Whether it is about an existing name and holds until something changes."""
+        """Whether its name exists and it holds until a fact changes."""
         return bool(self.answer) and self.lifetime_s == math.inf and bool(self.facts)
 
 
 def failure(rcode: int, error: str = "") -> Response:
-    """Return the bare response of a return code: no records, AA clear, never remembered."""
+    """Return the bare response of a return code: no records, AA clear, never kept."""
     return Response(rcode, flags=0, bare=True, lifetime_s=0, error=error)
 
 
@@ -110,8 +109,8 @@ def render(
 ) -> tuple[tuple[int, int, int], bytes, bool]:
     """Return the record counts, the octets behind the question, and whether records were left out.
 
-    ``limit`` counts the whole message without its OPT. Records are taken in order while they fit;
-    the first that does not ends the message (CoreDNS: miekg/dns msg_truncate.go).
+    ``limit`` counts the whole message without its OPT. Records are written in order;
+    the first that does not fit ends the message (CoreDNS: miekg/dns msg_truncate.go).
     """
     writer = _Writer(qname)
     counts = [0, 0, 0]
@@ -127,7 +126,7 @@ def render(
 
 
 def fit(response: Response, question: Question, limit: int) -> Response:
-    """Return ``response`` as a client with this limit in octets would see it, TC set if cut."""
+    """Return ``response`` cut to a limit in octets, with TC set if records were left out."""
     counts, _, cut = render(question.qname, response.sections, limit)
     if not cut:
         return response
@@ -138,7 +137,7 @@ def fit(response: Response, question: Question, limit: int) -> Response:
 
 
 class _Writer:
-    """The records behind a question being written, and where its names can be pointed to."""
+    """Writes the records behind a question, and keeps the offsets of names for pointers."""
 
     __slots__ = ("_names", "_start", "octets")
 
@@ -159,7 +158,9 @@ class _Writer:
         owner, rtype, ttl, rdata, rclass = record
         self._write_name(owner, True)
         octets = self.octets
-        layout = _COMPRESSED.get(rtype)  # SRV targets are only pointed into, as miekg/dns does
+        layout = _COMPRESSED.get(
+            rtype
+        )  # SRV targets are pointed to only, as in miekg/dns
         octets += _RR_HEAD.pack(rtype, rclass, ttl, len(rdata))
         if layout is None:
             if rtype == rr.SRV:
@@ -213,7 +214,7 @@ def render_reply(
         counts, body, cut = render(qname, sections, limit - len(opt))
     flags = QR | response.flags | query.flags & message.OPCODE_MASK | response.rcode & 15
     if not (response.verbatim or query.flags & AD or (question and question.do)):
-        flags &= ~AD  # AD only to who understands it (RFC 6840 section 5.8)
+        flags &= ~AD  # AD only for clients that understand it (RFC 6840 section 5.8)
     if not response.verbatim and query.opcode == message.OPCODE_QUERY:
         flags |= query.flags & (RD | message.CD)
     if cut:
@@ -225,7 +226,7 @@ def render_reply(
 
 
 def response_of(reply: Reply) -> Response:
-    """Return an upstream's reply as it is; it may be passed on once."""
+    """Return an upstream's reply as a response with lifetime 0."""
     return Response(
         reply.rcode,
         reply.flags & _FLAGS_KEPT,

@@ -1,7 +1,7 @@
 """Resource records as plain values, and the RDATA encoders for the types we author.
 
-An RRset never becomes an object of its own: a section of a response is a tuple of ``RR``, whose
-owner and RDATA are uncompressed wire octets. ``answers.render`` compresses names while writing.
+There is no RRset object: a section of a response is a tuple of ``RR``, whose owner and RDATA are
+uncompressed wire octets. ``response.render`` compresses names.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -57,25 +57,25 @@ class RR(NamedTuple):
 
 
 def type_text(rtype: int) -> str:
-    """Return the mnemonic of an RR type, ``TYPE<n>`` where it has none (RFC 3597 section 5)."""
+    """Return the mnemonic of an RR type, ``TYPE<n>`` if it has none (RFC 3597 section 5)."""
     return TYPE_TEXT.get(rtype) or f"TYPE{rtype}"
 
 
 def class_text(rclass: int) -> str:
-    """Return the mnemonic of a class, ``CLASS<n>`` where it has none (RFC 3597 section 5)."""
+    """Return the mnemonic of a class, ``CLASS<n>`` if it has none (RFC 3597 section 5)."""
     return CLASS_TEXT.get(rclass) or f"CLASS{rclass}"
 
 
 def rcode_text(rcode: int) -> str:
-    """Return the mnemonic of an RCODE, ``RCODE<n>`` where it has none."""
+    """Return the mnemonic of an RCODE, ``RCODE<n>`` if it has none."""
     return RCODE_TEXT.get(rcode) or f"RCODE{rcode}"
 
 
-@functools.lru_cache(16_384)  # ipaddress costs 5 µs a time: a fifth of a miss in the table
+@functools.lru_cache(16_384)  # ipaddress costs 5 µs, a fifth of a table miss
 def address_rdata(address: str) -> tuple[int, bytes] | None:
     """Return (A or AAAA, RDATA) for the text of an IP address, or None for any other text.
 
-    IPv4-mapped IPv6 text counts as IPv4, and a zone index makes it no address (CoreDNS:
+    IPv4-mapped IPv6 text counts as IPv4; text with a zone index is not an address (CoreDNS:
     plugin/etcd/msg/type.go, by Go's net.ParseIP).
     """
     canonical = name.canonical_address(address)
@@ -91,7 +91,7 @@ def srv_rdata(priority: int, weight: int, port: int, target: bytes) -> bytes:
 
 
 def soa_serial(serial: int) -> bytes:
-    """Return what an SOA of ours has at its serial: it and the times up to the minimum."""
+    """Return the RDATA of our SOA from its serial up to the minimum."""
     return struct.pack("!IIII", serial, 7200, 1800, 86400)
 
 

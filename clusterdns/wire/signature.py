@@ -1,7 +1,7 @@
-"""TSIG (RFC 8945): whether a request is signed with a key that is known, and its reply signed.
+"""TSIG (RFC 8945): verifies requests and signs replies.
 
-``check`` reads the TSIG record of a request and returns a ``Signer``, whatever it found: also a
-reply that says what is wrong has a TSIG record. dnspython computes the MACs.
+``check`` reads the TSIG record of a request and returns a ``Signer`` in every case: an error reply
+has a TSIG record too. dnspython computes the MACs.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -26,21 +26,22 @@ from clusterdns.wire import message
 from clusterdns.wire.message import Signed
 
 BADSIG, BADKEY, BADTIME = 16, 17, 18
-FUDGE_S = 300  # how far clocks may be apart (RFC 8945 section 10)
-# MD5 is no option any more (RFC 8945 section 6; miekg/dns tsig.go), and GSS has no shared secrets.
+FUDGE_S = 300  # largest difference of clocks (RFC 8945 section 10)
+# Without MD5, which RFC 8945 section 6 forbids (miekg/dns tsig.go), and GSS, which has no shared
+# key.
 ALGORITHMS = frozenset(
     (
         dns.tsig.HMAC_SHA1, dns.tsig.HMAC_SHA224, dns.tsig.HMAC_SHA256, dns.tsig.HMAC_SHA384,
         dns.tsig.HMAC_SHA512,
     )
 )  # fmt: skip
-_sign: Callable[..., tuple[TSIG, Any]] = dns.tsig.sign  # they have no annotations
+_sign: Callable[..., tuple[TSIG, Any]] = dns.tsig.sign  # without annotations
 _validate: Callable[..., Any] = dns.tsig.validate
 _RECORD = struct.Struct("!HHIH")
 
 
 class Signer:
-    """Signs the messages of one reply, in their order; ``error`` says what the request lacks."""
+    """Signs the messages of one reply in order; ``error`` is the TSIG error of the request."""
 
     def __init__(self, key: dns.tsig.Key, request: TSIG, ident: int, error: int, now: int) -> None:
         self.error = error
@@ -53,7 +54,7 @@ class Signer:
             mac=b"",
             original_id=ident,
             error=dns.rcode.Rcode.make(error),
-            # The client's time, with ours beside it, so that it can tell (section 5.2.3).
+            # The client's time and ours, so that it sees the difference (section 5.2.3).
             time_signed=request.time_signed if is_late else now,
             other=now.to_bytes(6, "big") if is_late else b"",
         )
@@ -81,12 +82,12 @@ class Signer:
 
 
 def check(signed: Signed, keys: Mapping[dns.name.Name, bytes], now: int) -> Signer:
-    """Return what signs the reply to a request; its ``error`` is 0 for one that is well signed.
+    """Return the signer of the reply; its ``error`` is 0 if the request is signed correctly.
 
     ``keys`` are secrets by name, ``now`` is seconds of the epoch.
 
     Raises:
-        FormError: the TSIG record is none.
+        FormError: the TSIG record is malformed.
     """
     owner, rdata = _read(signed)
     secret = keys.get(owner)

@@ -295,7 +295,7 @@ def test_the_audit_of_a_busy_watch_finds_nothing():
 def test_a_token_file_keeps_what_was_good_last(tmp_path):
     path = tmp_path / "token"
     token = TokenFile(path)
-    with pytest.raises(ApiError, match="no token"):
+    with pytest.raises(ApiError, match="no readable token"):
         token.get(0)
     path.write_text("one\n")
     assert "one" == token.get(1)
