@@ -158,9 +158,7 @@ class _Writer:
         owner, rtype, ttl, rdata, rclass = record
         self._write_name(owner, True)
         octets = self.octets
-        layout = _COMPRESSED.get(
-            rtype
-        )  # SRV targets are pointed to only, as in miekg/dns
+        layout = _COMPRESSED.get(rtype)  # SRV targets are pointed to only, as in miekg/dns
         octets += _RR_HEAD.pack(rtype, rclass, ttl, len(rdata))
         if layout is None:
             if rtype == rr.SRV:
