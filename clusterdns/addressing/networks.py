@@ -1,6 +1,6 @@
 """Sets of networks, and whether an address is in one.
 
-Looking up takes one step for each length of prefix in the set, however many networks it has.
+A lookup takes one step for each prefix length in the set, however many networks it has.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -18,11 +18,11 @@ class Networks:
     """A set of IPv4 and IPv6 networks."""
 
     def __init__(self) -> None:
-        # By octets of an address: by bits behind the prefix: prefixes.
+        # By length of an address in octets, by number of bits behind the prefix: prefixes.
         self._prefixes: dict[int, dict[int, set[int]]] = {4: {}, 16: {}}
 
     def add(self, network: Network) -> None:
-        """Put a network into the set."""
+        """Add a network to the set."""
         behind = network.max_prefixlen - network.prefixlen
         by_length = self._prefixes[network.max_prefixlen // 8]
         by_length.setdefault(behind, set()).add(int(network.network_address) >> behind)

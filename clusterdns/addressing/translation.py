@@ -1,4 +1,4 @@
-"""What `dns64` and `siit` share: prefixes with IPv4 addresses in them, and made-up records.
+"""Shared by `dns64` and `siit`: IPv6 prefixes with IPv4 addresses, and synthesized records.
 
 Sources: RFC 6052 section 2.2 (addresses), RFC 6147 section 5.1.7 (TTLs).
 """
@@ -17,8 +17,8 @@ from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
 LENGTHS = (32, 40, 48, 56, 64, 96)  # RFC 6052 section 2.2
-_RESERVED = 8  # the octet that is zero
-_DEFAULT_TTL_S = 600  # of what has no SOA to say otherwise
+_RESERVED = 8  # index of the octet that must be zero
+_DEFAULT_TTL_S = 600  # of a denial without SOA
 
 
 class Prefix(NamedTuple):
@@ -28,17 +28,17 @@ class Prefix(NamedTuple):
 
     @property
     def _places(self) -> list[int]:
-        """Where the four octets of an IPv4 address are."""
+        """The indexes of the four octets of an IPv4 address."""
         first = self.network.prefixlen // 8
         return [i for i in range(first, 16) if i != _RESERVED or first > _RESERVED][:4]
 
     @property
     def has_reserved_octet(self) -> bool:
-        """Whether the octet that has to be zero is not."""
+        """Whether the prefix sets the octet that must be zero."""
         return self.network.network_address.packed[_RESERVED] != 0
 
     def embed(self, ipv4: bytes) -> bytes:
-        """Return the IPv6 address that stands for an IPv4 address."""
+        """Return the IPv6 address that embeds an IPv4 address."""
         octets = bytearray(self.network.network_address.packed)
         for place, octet in zip(self._places, ipv4, strict=True):
             octets[place] = octet
@@ -55,10 +55,10 @@ WELL_KNOWN = Prefix(ipaddress.IPv6Network("64:ff9b::/96"))
 
 
 def prefix(text: str, line: Directive) -> Prefix:
-    """Return the prefix that a word stands for.
+    """Return the prefix of a word.
 
     Raises:
-        ConfigError: it is no IPv6 network, or of a length that there is not.
+        ConfigError: it is not an IPv6 network, or of a length not in ``LENGTHS``.
     """
     network = arguments.network(text, line)
     if not isinstance(network, ipaddress.IPv6Network) or "/" not in text:
@@ -71,7 +71,7 @@ def prefix(text: str, line: Directive) -> Prefix:
 
 
 def asking(question: Question, qtype: int) -> Question:
-    """Return the question for the other family; the name is folded, as CoreDNS asks it."""
+    """Return the question for another type; the name is folded, as in CoreDNS."""
     return Question(question.folded, question.folded, qtype, rr.CLASS_IN, question.do, question.cd)
 
 
@@ -81,7 +81,7 @@ def has(response: Response, rtype: int) -> bool:
 
 
 def most_ttl(response: Response) -> int:
-    """Return the TTL that no made-up record exceeds: that of the SOA of the denial it replaces."""
+    """Return the largest TTL of a synthesized record: the TTL of the denial's SOA."""
     ttls = [record.ttl for record in response.authority if record.rtype == rr.SOA]
     return ttls[-1] if ttls else _DEFAULT_TTL_S
 
@@ -89,7 +89,7 @@ def most_ttl(response: Response) -> int:
 def in_place_of(
     denial: Response, found: Response, flags: int, answer: tuple[RR, ...] | None = None
 ) -> Response:
-    """Return what ``found`` says, to the question that ``denial`` was a reply to."""
+    """Return ``found`` as the response to the question that ``denial`` answered."""
     return Response(
         found.rcode,
         flags,
@@ -104,5 +104,5 @@ def in_place_of(
 
 
 def is_message(response: Response) -> bool:
-    """Tell whether the plugins behind have written something."""
+    """Tell whether the next plugin has written a message."""
     return response is not DROP and not response.bare

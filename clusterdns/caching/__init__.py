@@ -1,1 +1,1 @@
-"""What `cache` keeps: its options, its rules, and the bounded store."""
+"""The replies `cache` keeps: options, rules, and bounded stores."""

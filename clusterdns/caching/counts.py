@@ -1,4 +1,4 @@
-"""What `cache` counts, under CoreDNS's names and labels (CoreDNS: plugin/cache/metrics.go).
+"""The counts of `cache`, under CoreDNS's names and labels (CoreDNS: plugin/cache/metrics.go).
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from clusterdns.metrics.tally import Sample
 
-Moves = tuple[tuple[str, tuple[str, ...]], ...]  # (metric, labels) of counters that move together
+Moves = tuple[tuple[str, tuple[str, ...]], ...]  # (metric, labels) of counters incremented together
 
 
 class Counts:
@@ -23,7 +23,7 @@ class Counts:
         self._known_moves: dict[tuple[str, ...], Moves] = {}
 
     def label(self, server: str, view: str) -> None:
-        """Take the labels, which are known once the listeners are."""
+        """Set the labels, which are known once the listeners are."""
         self._server, self._view = server, view
 
     def add(self, what: str, cache_type: str = "", times: int = 1) -> None:
@@ -31,7 +31,7 @@ class Counts:
         self._counts[what, cache_type] += times
 
     def moves(self, first: str, second: str, cache_type: str = "") -> Moves:
-        """Return the two counters that a repeated reply moves."""
+        """Return the two counters that a repeated reply increments."""
         found = self._known_moves.get((first, second, cache_type))
         if found is None:
             found = self._known_moves[first, second, cache_type] = (
@@ -47,7 +47,7 @@ class Counts:
             for (what, cache_type), count in self._counts.items()
             if count
         ]
-        if any(entries.values()):  # until then CoreDNS shows none
+        if any(entries.values()):  # like CoreDNS, none before the first
             found += [
                 ("cache_entries", self._labels(cache_type), n) for cache_type, n in entries.items()
             ]

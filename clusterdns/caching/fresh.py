@@ -1,8 +1,8 @@
-"""Replies that nobody has asked for again yet, as the octets they came in.
+"""Replies that were asked for once so far, as received octets.
 
-``_relay.c`` files them here; who asks for one again has it taken out, decoded, and kept as an item.
-Most names outside are asked for once, and one of them costs a dict entry. Two generations bound it:
-when the young one is full it becomes the old one, and what was old and never asked for is dropped.
+``_relay.c`` files them here; the second query for one takes it out, decodes it and keeps it as an
+item. Most external names are asked for once, and cost a dict entry each. Two generations bound
+them: when the young generation is full it becomes the old one, and the old one is dropped.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -33,21 +33,21 @@ class Fresh:
         self.limit = max(1, capacity // PART)
 
     def take(self, key: bytes) -> Raw | None:
-        """Take a reply out, over or not."""
+        """Remove and return a reply, even if its TTL has ended."""
         found = self.young.pop(key, None)
         older = self.old.pop(key, None)
         found = found or older
         return None if found is None else Raw(*found)
 
     def age(self) -> None:
-        """Begin a new generation, as is due at ``limit``. The dicts stay the same objects."""
+        """Start a new generation; call this at ``limit``. The dicts stay the same objects."""
         self._evicted += len(self.old)
         self.old.clear()
         self.old.update(self.young)
         self.young.clear()
 
     def evictions(self) -> int:
-        """Return how many were dropped since the last time."""
+        """Return how many replies were dropped since the last call."""
         evicted, self._evicted = self._evicted, 0
         return evicted
 

@@ -1,9 +1,9 @@
-"""Replies kept by `cache`: how old one is, and a store of them that is bounded in two ways.
+"""Replies kept by `cache`, in a store bounded in replies and in octets.
 
-A store holds so many replies and so many octets. What was asked for again is protected: it makes
-room only for what was asked for again too, and a flood of names that nobody asks for twice pushes
-out nothing but itself. That matters here because a name in use is answered by the AnswerTable, and
-seen by this store once a second at most. (Segmented LRU: Karedla, Love, Wherry 1994.)
+A reply that was asked for again is protected: only protected replies evict it, so a flood of names
+that are asked for once evicts only names of the flood. The AnswerTable answers names in use, and
+asks this store at most once a second for each, so the order of use alone would not protect them.
+(Segmented LRU: Karedla, Love, Wherry 1994.)
 
 Pure: no sockets, clock, threads or randomness; ``now`` is monotonic seconds.
 """
@@ -21,17 +21,17 @@ from clusterdns.wire.response import Response
 CacheKey = bytes
 
 # Measured with tracemalloc on 64-bit CPython 3.11, thousands of replies as `forward` reads them: an
-# item without records; a record besides the octets of its RDATA; a name of its own besides its own.
+# item without records; a record without its RDATA; an owner name without its octets.
 ITEM_OCTETS, RECORD_OCTETS, NAME_OCTETS = 920, 136, 40
-AVERAGE_OCTETS = 2048  # of a bound: room for CAPACITY replies of eight records, not of 64 KiB
+AVERAGE_OCTETS = 2048  # for each reply of the capacity: about eight records
 PROTECTED = 0.8  # of either bound
 
 
 class Item:
-    """A kept reply: when it was stored, the TTL it was given, and how often it is asked for.
+    """A kept reply: when it was stored, its TTL, and how often it was asked for.
 
-    ``answers`` says that it has what was asked for; ``good`` is the last reply that had, when this
-    one does not. ``retry_at`` is when a refresh that failed may be tried again.
+    ``answers`` tells that it answers its question; if not, ``good`` is the last reply that did.
+    ``retry_at`` is when a failed refresh may be repeated.
     """
 
     __slots__ = (
@@ -50,20 +50,20 @@ class Item:
         self._unseen = -math.inf
 
     def left(self, now: float) -> int:
-        """Return the whole seconds of its TTL that are left; 0 or less when it is over."""
+        """Return the whole seconds left of its TTL; 0 or less once it has ended."""
         return self.ttl - math.floor(now - self.stored_at)
 
     def is_usable(self, now: float, stale_s: float) -> bool:
-        """Tell whether it holds, or has ended less than ``stale_s`` ago."""
+        """Tell whether its TTL lasts, or ended less than ``stale_s`` ago."""
         left = self.left(now)
         return left > 0 or -left < int(stale_s)
 
     def sights_with(self, now: float, window_s: float) -> int:
-        """Return how often it was asked for, one more included, with no pause over ``window_s``."""
+        """Return how often it was asked for, and now, without a pause over ``window_s``."""
         return self.sights + 1 if now - self._unseen <= window_s else 1
 
     def see(self, now: float, window_s: float, unseen_s: float) -> None:
-        """Count one more look-up; for ``unseen_s`` from now on others may go unseen."""
+        """Count one lookup; lookups of the next ``unseen_s`` may not be counted."""
         self.sights = self.sights_with(now, window_s)
         self._unseen = now + unseen_s
 
@@ -73,7 +73,7 @@ class Item:
         self.octets += self.good.octets if self.good is not None else 0
 
     def inherit(self, older: Item, now: float) -> None:
-        """Take over how often the reply that this one renews was asked for, up to ``now``."""
+        """Take the count of lookups of the reply that this one renews."""
         self.sights, self._unseen = older.sights, max(older._unseen, now)
 
 
@@ -84,18 +84,18 @@ class Kept:
     """
 
     def __init__(self, capacity: int, stale_s: float = 0.0) -> None:
-        self.until: dict[CacheKey, float] = {}  # the second at which an item is of no use any more
+        self.until: dict[CacheKey, float] = {}  # monotonic second from which an item is unusable
         self._capacity = capacity
         self._stale_s = stale_s
         self._limit = capacity * AVERAGE_OCTETS
-        # A name that is new, as a flood is made of, costs one look-up here; the other two know the
-        # order. None of theirs makes room by itself: together they have the limit of one.
+        # This dict finds an item in one lookup; the other two keep the order of use. They have one
+        # limit together.
         self._items: dict[CacheKey, Item] = {}
         self._once: LRUCache[CacheKey, Item] = LRUCache(self._limit, _octets_of)
         self._again: LRUCache[CacheKey, Item] = LRUCache(self._limit, _octets_of)
 
     def get(self, key: CacheKey) -> Item | None:
-        """Return the item of a key, over or not; it counts as asked for again."""
+        """Return the item of a key, even if ended; it becomes protected."""
         item = self._items.get(key)
         if item is None:
             return None
@@ -107,7 +107,7 @@ class Kept:
         return item
 
     def put(self, key: CacheKey, item: Item) -> int:
-        """Keep an item in place of the one of its key; return how many others made room."""
+        """Keep an item under its key; return how many items were evicted."""
         segment = self._again if key in self._items and key in self._again else self._once
         self.remove(key)
         if item.octets > self._limit:
@@ -124,7 +124,7 @@ class Kept:
         return evicted
 
     def remove(self, key: CacheKey) -> None:
-        """Forget an item, if it is kept."""
+        """Remove an item, if it is kept."""
         if self._items.pop(key, None) is not None:
             del self.until[key]
             del (self._again if key in self._again else self._once)[key]
@@ -138,7 +138,7 @@ class Kept:
         return len(self._items)
 
     def _demote(self) -> None:
-        """Take protection from what was asked for the longest time ago, if too much has it."""
+        """Unprotect the items unused for longest while too many are protected."""
         again = self._again
         most, most_octets = self._capacity * PROTECTED, self._limit * PROTECTED
         while len(again) > 1 and (len(again) > most or again.currsize > most_octets):
@@ -147,13 +147,13 @@ class Kept:
 
 
 def key_of(question: Question) -> CacheKey:
-    """Return what a question's reply is kept under."""
+    """Return the key of a question's reply."""
     key = question.folded_wire
     return key + bytes((question.do | question.cd << 1,)) if question.do or question.cd else key
 
 
 def octets(response: Response) -> int:
-    """Return about how much memory a response takes that was read from an upstream server."""
+    """Return an estimate of the memory of a response from an upstream server, in octets."""
     found, last = ITEM_OCTETS, b""
     for section in response.sections:
         for record in section:

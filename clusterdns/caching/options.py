@@ -1,4 +1,4 @@
-"""What the directive `cache` says, read and checked (CoreDNS: plugin/cache/setup.go).
+"""The options of a `cache` directive, read and checked (CoreDNS: plugin/cache/setup.go).
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -15,7 +15,7 @@ from clusterdns.wire.name import ROOT, WireName
 
 SUCCESS, DENIAL = "success", "denial"
 CAPACITY, MIN_CAPACITY = 10_000, 1024
-SHARDS = 256  # CoreDNS: pkg/cache; what is left over of the division is lost
+SHARDS = 256  # CoreDNS: pkg/cache; the capacity is a multiple of it
 MAX_SERVFAIL_S = 300.0  # RFC 2308 section 7.1
 MAX_RECHECK_S = 300.0
 MAX_TTL = 2**32 - 1
@@ -27,7 +27,7 @@ _STALE_TIMES = {
 
 @dataclass(slots=True)
 class Limits:
-    """What `success` or `denial` says: TTLs in seconds, replies kept, zones that are not."""
+    """Options of `success` or `denial`: TTLs in seconds, capacity, zones not kept."""
 
     max_ttl: int
     min_ttl: int = 5
@@ -35,29 +35,29 @@ class Limits:
     disabled: tuple[WireName, ...] = ()
 
     def clamp(self, ttl: int) -> int:
-        """Return a TTL within the bounds; the upper one counts (CoreDNS: dnsutil/ttl.go)."""
+        """Return a TTL within the bounds; the upper one wins (CoreDNS: dnsutil/ttl.go)."""
         return min(max(ttl, self.min_ttl), self.max_ttl)
 
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """When to renew a reply before it ends; an ``amount`` of 0 is never."""
+    """When to renew a reply before its TTL ends; never if ``amount`` is 0."""
 
     amount: int = 0
     window_s: float = 60.0
     percentage: int = 10
 
     def threshold(self, ttl: int) -> int:
-        """Return how many seconds of ``ttl`` are left when it is time, rounded up."""
-        return math.ceil(self.percentage / 100 * ttl)  # in floats, as CoreDNS has it
+        """Return the seconds left of ``ttl`` at which to renew, rounded up."""
+        return math.ceil(self.percentage / 100 * ttl)  # in floats, as in CoreDNS
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """How replies are used that have ended less than ``up_to_s`` ago; 0 is not at all.
+    """How replies whose TTL ended less than ``up_to_s`` ago are used; not at all if that is 0.
 
-    ``timeout_s`` bounds the wait for a verification, 0 does not. ``ttl`` is what stale records get.
-    ``recheck_s`` is the pause after a refresh that failed.
+    ``timeout_s`` bounds the wait for a verification, unless it is 0. ``ttl`` is the TTL of stale
+    records. ``recheck_s`` is the pause after a failed refresh.
     """
 
     up_to_s: float = 0.0
@@ -83,10 +83,10 @@ class CacheOptions:
 
 
 def read(directive: Directive, zones: tuple[WireName, ...]) -> CacheOptions:
-    """Return what a directive says; ``zones`` are those of its server block.
+    """Return the options of a directive; ``zones`` are those of its server block.
 
     Raises:
-        ConfigError: it says something wrong.
+        ConfigError: it is invalid.
     """
     options = CacheOptions(zones)
     args = list(directive.args)

@@ -1,4 +1,4 @@
-"""Which replies `cache` keeps, as what, for how long, and how they look when they are sent again.
+"""Which replies `cache` keeps, for how long, and how they are sent again.
 
 Rules: CoreDNS plugin/cache/cache.go and item.go; those of denials: RFC 2308 sections 3 and 5.
 
@@ -14,7 +14,7 @@ from clusterdns.wire.outcome import Outcome, answers_question, has_soa, outcome_
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
-MIN_TTL_S = 5  # what a reply without records gets (CoreDNS: dnsutil/ttl.go)
+MIN_TTL_S = 5  # of a reply without records (CoreDNS: dnsutil/ttl.go)
 _STALE_ANSWER, _STALE_NXDOMAIN = 3, 19  # RFC 8914 section 5.2
 _KEPT_AS = {
     Outcome.NOERROR: SUCCESS,
@@ -34,7 +34,7 @@ def outcome(question: Question, response: Response, opcode: int = 0) -> Outcome:
     if found is not Outcome.NOERROR:
         return found
     if not response.answer:
-        # Records that stand in the additional section alone are an answer, too, as those of whoami.
+        # Records in the additional section only are an answer, too, as those of whoami.
         return found if response.additional else Outcome.NODATA
     if has_soa(response) and not answers_question(question, response.answer):
         return Outcome.NODATA
@@ -65,7 +65,7 @@ def is_answer(question: Question, response: Response) -> bool:
 def is_better(question: Question, response: Response, opcode: int, options: CacheOptions) -> bool:
     """Tell whether a reply shall be sent in place of a stale one.
 
-    RFC 8767 section 4: NOERROR and NXDOMAIN are; with `prefer_positive` an answer alone.
+    RFC 8767 section 4: NOERROR and NXDOMAIN are; with `prefer_positive` only an answer is.
     """
     if response.flags & TC:
         return False
@@ -90,14 +90,14 @@ def bounded(response: Response, ttl: int) -> Response:
 
 
 def with_ttl(section: tuple[RR, ...], ttl: int) -> tuple[RR, ...]:
-    """Return records that all have this TTL."""
+    """Return records with this TTL."""
     if not section or (len(section) == 1 and section[0].ttl == ttl):
         return section
     return tuple([RR(r.owner, r.rtype, ttl, r.rdata, r.rclass) for r in section])
 
 
 def spelled(question: Question, answer: tuple[RR, ...], ttl: int) -> tuple[RR, ...]:
-    """Return records with this TTL, and the question's name as this client spells it."""
+    """Return records with this TTL, and the question's name in the client's letter case."""
     qname, folded = question.qname, question.folded
     return tuple(
         [
@@ -108,7 +108,7 @@ def spelled(question: Question, answer: tuple[RR, ...], ttl: int) -> tuple[RR, .
 
 
 def stale_edns(rcode: int) -> Edns:
-    """Return the OPT that tells a client that knows EDNS of a stale answer (RFC 8914)."""
+    """Return the OPT that marks a stale answer (RFC 8914)."""
     return extended_error(_STALE_NXDOMAIN if rcode == rr.NXDOMAIN else _STALE_ANSWER)
 
 

@@ -1,4 +1,4 @@
-"""The replies that one `cache` keeps, and which of them may answer a question.
+"""The replies that one `cache` keeps, and the lookup of a reply to a question.
 
 (CoreDNS: plugin/cache/cache.go, handler.go)
 
@@ -19,8 +19,8 @@ from clusterdns.wire import name, reading, rr
 from clusterdns.wire.message import Question
 from clusterdns.wire.response import Response, response_of
 
-FIRST_FAILURE_S = 1  # RFC 9520 section 3.2: one second at the least, five minutes at the most
-FAILURES_APART_S = 30  # at most between the end of one and the next that counts as the same
+FIRST_FAILURE_S = 1  # RFC 9520 section 3.2: between one second and five minutes
+FAILURES_APART_S = 30  # a failure within this time of the last one's end doubles its time
 _UNANSWERED = Response(rr.SERVFAIL, flags=0, unanswered=True)
 
 
@@ -35,25 +35,25 @@ class Found(NamedTuple):
 
 
 class Renewed(NamedTuple):
-    """What a refresh has brought: the response, and the item it became, if any."""
+    """The result of a refresh: the response, and the item it became, if any."""
 
     response: Response
     item: Item | None
 
 
 class Shelf:
-    """Successes and denials, those that were asked for again and those that were not."""
+    """Successes and denials, both those asked for again and those asked for once."""
 
     def __init__(self, options: CacheOptions, counts: Counts) -> None:
         self._options = options
         self._counts = counts
         stale_s = math.inf if options.prefers_positive else options.stale.up_to_s
         self.kept = {k: Kept(limits.capacity, stale_s) for k, limits in options.limits.items()}
-        self.is_relayed = False  # what comes while the chain does not look is filed in ``fresh``
+        self.is_relayed = False  # whether the relay files replies in ``fresh``
         self.fresh = {k: Fresh(limits.capacity) for k, limits in options.limits.items()}
 
     def find(self, question: Question, now: float) -> Found | None:
-        """Return the kept reply to a question; a denial first, but SERVFAIL gives way."""
+        """Return the kept reply to a question: a denial, else a success, else SERVFAIL."""
         key = key_of(question)
         if self.is_relayed:
             self._adopt(question, key)
@@ -71,7 +71,7 @@ class Shelf:
         return None if item is None else Found(cache_type, key, item, now, item.left(now))
 
     def _denial(self, key: CacheKey, now: float) -> Item | None:
-        """Return the denial kept for a key, if it may be used: a failure not once it has ended."""
+        """Return the usable denial of a key; a failure is never used stale."""
         denial = self.kept[DENIAL].get(key)
         if denial is None:
             return None
@@ -80,9 +80,9 @@ class Shelf:
         return denial if denial.is_usable(now, stale_s) else None
 
     def keep_failure(self, question: Question, now: float) -> None:
-        """Keep that nobody answered: a second at first, twice as long each time it comes again.
+        """Keep a failure without reply: for a second at first, doubled each time it repeats.
 
-        The longest time is that of `servfail`. A denial that still holds stays.
+        The longest time is that of `servfail`. A denial whose TTL lasts is not replaced.
         """
         if self._is_disabled(DENIAL, question):
             return
@@ -108,16 +108,16 @@ class Shelf:
     ) -> Renewed:
         """Return a reply with its TTLs bounded, and keep it if it may be kept.
 
-        ``renews`` says that it was asked for to take the place of one.
+        ``renews`` tells that it was requested to replace a kept one.
         """
         outcome = rules.outcome(question, response, opcode)
         ttl = rules.ttl_of(outcome, response, self._options)
         response = rules.bounded(response, ttl)
         cache_type = rules.kept_as(outcome, question, response)
         if response.lifetime_s == math.inf or response.facts:
-            cache_type = None  # from memory, and never stale
-        # A refresh that denies what is kept takes its place even where denials are not to be kept:
-        # else what is gone would be served for as long as stale replies are (seen on CoreDNS).
+            cache_type = None  # from memory, so never stale
+        # A denial replaces the reply it refreshes even if denials are not kept; otherwise a removed
+        # name would be served as long as stale replies are (seen on CoreDNS).
         is_kept = cache_type and ttl > 0 and (renews or not self._is_disabled(cache_type, question))
         if not cache_type or not is_kept:
             return Renewed(response, None)
@@ -142,7 +142,7 @@ class Shelf:
         return bool(zones) and name.is_within_any(question.folded, zones)
 
     def _adopt(self, question: Question, key: CacheKey) -> None:
-        """Keep as items what came for a question while the chain did not look."""
+        """Keep the replies to a question that the relay filed, as items."""
         for cache_type, fresh in self.fresh.items():
             raw = fresh.take(key)
             if raw is None:
@@ -154,7 +154,7 @@ class Shelf:
                 self._put(cache_type, key, Item(response, raw.stored_at, raw.ttl, answers=answers))
 
     def count(self) -> dict[str, int]:
-        """Return how many successes and denials are kept, and count what the relay pushed out."""
+        """Return how many successes and denials are kept; count evictions of the relay."""
         found = dict[str, int]()
         for cache_type, fresh in self.fresh.items():
             self._counts.add("evictions", cache_type, fresh.evictions())

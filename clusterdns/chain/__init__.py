@@ -1,1 +1,1 @@
-"""What a plugin is, and how plugins make up a server block."""
+"""Plugins, and how they make up a server block."""

@@ -1,10 +1,10 @@
-"""Answers that take questions of their own, and how they are driven in both folds of a chain.
+"""Answers that need further questions, in both folds of a chain.
 
-A plugin writes a generator that yields each question it has, is sent the response to it, and
-returns its own response. ``from_memory`` drives it without waiting, ``waiting`` waits where it
-must, so both folds of the chain say the same. ``answer_by`` and ``handle_by`` ask the whole
-listener, for names outside a plugin's zone; a generator that returns None lets the plugins behind
-speak. A walk along a search path asks the plugins behind, see ``searchpath``.
+A plugin writes a generator that yields each question, is sent its response, and returns the
+response of the plugin. ``from_memory`` drives it without waiting, ``waiting`` waits if it must, so
+both folds of the chain give the same response. ``answer_by`` and ``handle_by`` ask the whole
+listener, for names outside a plugin's zone; if a generator returns None, the next plugin answers. A
+walk along a search path asks the next plugins, see ``searchpath``.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from clusterdns.wire.response import Response, failure, fit
 T = TypeVar("T")
 Steps = Generator[Question, Response, Response | None]
 
-MAX_DEPTH = 9  # a question and eight within it (CoreDNS: plugin/file/lookup.go LoopKey)
+MAX_DEPTH = 9  # a question and eight nested in it (CoreDNS: plugin/file/lookup.go LoopKey)
 _CIRCLE = failure(rr.SERVFAIL, "aliases lead around in a circle")
 
 
 def from_memory(
     steps: Generator[Question, Response, T], ask: Callable[[Question], Response | None]
 ) -> tuple[T] | None:
-    """Return, in a tuple, what the steps come to; None where ``ask`` does not know."""
+    """Return the result of the steps in a tuple; None if ``ask`` does not know."""
     try:
         asked = steps.__next__()  # `next` is the chain here
         while True:
@@ -43,7 +43,7 @@ def from_memory(
 async def waiting(
     steps: Generator[Question, Response, T], ask: Callable[[Question], Awaitable[Response]]
 ) -> T:
-    """Return what the steps come to."""
+    """Return the result of the steps."""
     try:
         asked = steps.__next__()
         while True:
@@ -56,14 +56,14 @@ async def waiting(
 def answer_by(
     steps: Steps, question: Question, resolver: Resolver | None, next: AnswerNext
 ) -> Response | None:
-    """Return what the steps come to from memory, None where memory does not know."""
+    """Return the result of the steps from memory, None if memory does not know."""
     if question.depth >= MAX_DEPTH:
         return _CIRCLE
 
     def ask(asked: Question) -> Response | None:
         inner = asked._replace(depth=question.depth + 1)
         found = resolver.answer(inner) if resolver else None
-        # How much of a long response is used depends on the client's limit.
+        # The client's limit decides how much of a long response is used.
         is_whole = found is not None and fit(found, asked, MIN_UDP_OCTETS) is found
         return found if is_whole else None
 
@@ -76,7 +76,7 @@ def answer_by(
 async def handle_by(
     steps: Steps, query: Query, resolver: Resolver | None, next: HandleNext
 ) -> Response:
-    """Return what the steps come to, asking the listener about names outside."""
+    """Return the result of the steps; ask the listener about names outside."""
     depth = query.question.depth if query.question else 0
     if depth >= MAX_DEPTH:
         return _CIRCLE

@@ -16,24 +16,24 @@ from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
 
-if TYPE_CHECKING:  # ssl is not needed by who has no TLS
+if TYPE_CHECKING:  # without TLS nothing imports ssl
     from clusterdns.host.encryption import Encryption
 
 T = TypeVar("T")
 
 
 class Resolver(Protocol):
-    """Where a plugin asks again: the listener a block belongs to, with all its blocks."""
+    """Answers further questions of plugins: the listener of a block, with all its blocks."""
 
     def answer(self, question: Question) -> Response | None:
-        """Return what the listener says from memory, or None."""
+        """Return the response from memory, or None."""
 
     async def handle(self, query: Query) -> Response:
-        """Return what the listener says, waiting if it must."""
+        """Return the response, waiting if necessary."""
 
 
 class StreamBounds(NamedTuple):
-    """What `timeouts` sets for TCP connections, None for what it does not; 0 queries is any."""
+    """Settings of `timeouts` for TCP connections, None if not set; 0 queries is no limit."""
 
     first_s: float | None = None
     idle_s: float | None = None
@@ -41,7 +41,7 @@ class StreamBounds(NamedTuple):
 
 
 class WebBounds(NamedTuple):
-    """What `https` sets for HTTP connections, None for what it does not; 0 is no bound of its own.
+    """Settings of `https` for HTTP connections, None if not set; 0 is no limit.
 
     The defaults are those of CoreDNS (core/dnsserver/server_https.go).
     """
@@ -75,7 +75,7 @@ class Block:
         self.zones = tuple(zones)
         self.file = file
         self.ports: tuple[int, ...] = ()
-        self.schemes: tuple[str, ...] = ()  # "dns", "tls" or "https", of each zone as the ports are
+        self.schemes: tuple[str, ...] = ()  # "dns", "tls" or "https", for each zone
         self.encryption: Encryption | None = None  # `tls`
         self.debug = False
         self.streams = StreamBounds()
@@ -83,7 +83,7 @@ class Block:
         self.workers = 1  # `multisocket`: processes that read the sockets
         self.view = ""  # `view`: metric label
         self.resolver: Resolver | None = None  # set when the block's listener is known
-        self.local_addresses: tuple[str, ...] = ()  # what `NS` and `ns.dns` name, see plugins/bind
+        self.local_addresses: tuple[str, ...] = ()  # addresses of `ns.dns`, see plugins/bind
         self.server = ""  # metric label of the block's first listener, such as `dns://:53`
         self.make_what_provides: Callable[[type[object]], None] = lambda _type: None
         self._shared: dict[type[object], object] = {}

@@ -1,8 +1,8 @@
-"""Plugins of one thought: what is asked, or what is answered, is all they look at.
+"""Bases of plugins that depend only on the question or on the response.
 
-``Knowing`` answers some questions from what it knows and lets the plugins behind answer the others;
-``Changing`` rewrites what they say. Both say the same by either method, so what they say
-may be remembered, and neither minds which name it is about. ``Passing`` looks at nothing.
+``Knowing`` answers some questions itself, and the next plugin answers the others; ``Changing``
+rewrites the next plugin's response. Both give the same response by either method, so it may be
+kept, and treat all names alike. ``Passing`` changes nothing.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from clusterdns.wire.response import Response
 
 
 class Passing(Passive):
-    """Stands in the chain, and is there for what it tells others of its block or of a query."""
+    """In the chain, but only gives other plugins data of the block or of a query."""
 
     handles = True
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: no name matters here."""
+        """Return True: all names are treated alike."""
         return True
 
 
 class Knowing(Plugin):
-    """Answers what it knows, whoever asks."""
+    """Answers some questions itself, equally for every client."""
 
     def respond(self, question: Question) -> Response | None:
-        """Return the answer, or None to let the plugins behind speak."""
+        """Return the response, or None to ask the next plugin."""
         raise NotImplementedError
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what is known here, or what the plugins behind say."""
+        """Return our response, or that of the next plugin."""
         response = self.respond(question)
         return next(question) if response is None else response
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what is known here, or what the plugins behind say."""
+        """Return our response, or that of the next plugin."""
         response = None if query.question is None else self.respond(query.question)
         return await next(query) if response is None else response
 
 
 class Changing(Plugin):
-    """Changes the messages of the plugins behind; bare return codes are none."""
+    """Changes the messages of the next plugin; a bare return code is not a message."""
 
     def changed(self, question: Question, response: Response) -> Response:
-        """Return what is said instead of ``response``, a message."""
+        """Return the response to send instead of ``response``, a message."""
         raise NotImplementedError
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say, changed."""
+        """Return the response of the next plugin, changed."""
         response = next(question)
         return None if response is None else self._change(question, response)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say, changed."""
+        """Return the response of the next plugin, changed."""
         response = await next(query)
         return response if query.question is None else self._change(query.question, response)
 
@@ -65,9 +65,9 @@ class Changing(Plugin):
         return self.changed(question, response)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: no name matters here."""
+        """Return True: all names are treated alike."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Say no, unless a subclass knows that plain replies stay as they are."""
+        """Return False; a subclass that does not change plain replies may return True."""
         return False

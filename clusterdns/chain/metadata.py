@@ -1,9 +1,9 @@
-"""Labels of a query: what plugins say about it for other plugins, such as ``kubernetes/service``.
+"""Labels of a query: values that plugins provide to other plugins, as ``kubernetes/service``.
 
-A server block that names `metadata` gives each query in its zones a registry of labels. Providers
-are the block's plugins (``Plugin.labels``), asked when somebody wants the first label, and about
-the question as the client put it, whatever has been rewritten since. Consumers are `log`,
-`rewrite`, `template` and `view`: they answer through ``handle``, since labels tell clients apart.
+A server block with `metadata` gives each query in its zones a registry of labels. Providers are the
+block's plugins (``Plugin.labels``), called when the first label is read, with the question of the
+client, before any rewriting. Consumers are `log`, `rewrite`, `template` and `view`: they answer
+through ``handle``, since labels differ between clients.
 (CoreDNS: plugin/metadata/provider.go)
 
 Pure: no sockets, clock, threads or randomness.
@@ -18,7 +18,7 @@ from clusterdns.wire.message import Query
 from clusterdns.wire.name import WireName
 
 Value = Callable[[], str]
-Provide = Callable[[Query], Mapping[str, Value]]  # what a plugin says of a query
+Provide = Callable[[Query], Mapping[str, Value]]  # the labels a plugin provides for a query
 
 
 class Metadata:
@@ -32,16 +32,16 @@ class Metadata:
         self._said: dict[str, Value] | None = None
 
     def value(self, label: str) -> str | None:
-        """Return what a label stands for, None if nobody has said so."""
+        """Return the value of a label, None if it has none."""
         found = self._labels().get(label)
         return None if found is None else found()
 
     def put(self, label: str, value: Value) -> None:
-        """Let a label stand for what ``value`` returns; it replaces what was said before."""
+        """Give a label the value that ``value`` returns, in place of an earlier one."""
         self._labels()[label] = value
 
     def names(self) -> list[str]:
-        """Return all labels there are, in the order in which they were said."""
+        """Return all labels, in the order in which they were set."""
         return list(self._labels())
 
     def _labels(self) -> dict[str, Value]:
@@ -53,7 +53,7 @@ class Metadata:
 
 
 class Collector:
-    """What `metadata` is: a plugin whose block has labels for queries in ``label_zones``."""
+    """The base of `metadata`: its block has labels for queries in ``label_zones``."""
 
     label_zones: tuple[WireName, ...] = ()
 

@@ -1,10 +1,10 @@
-"""What a plugin is: one Corefile directive, one file under ``plugins/``, found by its name.
+"""The base of plugins: one Corefile directive, one file under ``plugins/``, found by its name.
 
-A block's plugins are put in CoreDNS's fixed order and folded twice: ``answer`` is synchronous, from
-memory and the same for every client, so what it says may be remembered; ``handle`` runs once per
-query, may wait and may look at the client. A plugin that knows nothing about a question lets the
-next one speak. ``answer`` says None for "cannot know without waiting", and the query takes the
-other fold. Either way exactly one ``Response`` comes out, or ``DROP``.
+A block's plugins are put in CoreDNS's fixed order and folded into two chains: ``answer`` is
+synchronous, from memory and equal for every client, so its response may be kept; ``handle`` runs
+once for each query, may wait and may look at the client. A plugin without a response asks the next
+one. If ``answer`` returns None, it cannot know without waiting, and the query takes ``handle``.
+Both return exactly one ``Response``, or ``DROP``.
 
 Plugins are made by the supervisor, which checks the configuration by making them, and are inherited
 by the workers it forks. ``supervise`` runs in the supervisor, ``start`` and ``stop`` in a worker.
@@ -50,14 +50,14 @@ Respond = Callable[[], Awaitable[tuple[int, str, bytes]]]
 
 
 class Supervisor(Protocol):
-    """What the supervisor lends to a plugin."""
+    """The part of the supervisor that plugins use."""
 
     def serve(self, address: str, path: str, respond: Respond) -> None:
         """Answer GET of ``path`` at ``address`` with what ``respond`` returns."""
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the process is about to end."""
+        """Whether the process is stopping."""
 
     def not_ready(self) -> list[str]:
         """Return the names of the plugins that are not ready, sorted."""
@@ -73,7 +73,7 @@ class Supervisor(Protocol):
 
 
 class Worker(Protocol):
-    """What a worker lends to a plugin; it is the ``number``-th, from 0, of ``workers``."""
+    """The part of a worker that plugins use; ``number`` counts from 0, below ``workers``."""
 
     number: int
     workers: int
@@ -85,11 +85,11 @@ class Worker(Protocol):
         """Return the store fed from ``source``, once it is filled or ``timeout_s`` have passed."""
 
     def forget_all(self) -> None:
-        """Forget every remembered answer."""
+        """Remove all answers from the tables."""
 
 
 class Repeats(enum.Enum):
-    """What it means that a directive stands more than once in a server block, as in CoreDNS."""
+    """The meaning of a directive that is repeated in a server block, as in CoreDNS."""
 
     NEVER = "a mistake"
     FIRST = "only the first one counts"
@@ -103,22 +103,22 @@ class Plugin:
     name: ClassVar[str] = ""  # the file's name, set by `load`
     order: ClassVar[float] = 0  # place in CoreDNS's fixed order, set by `load`
     depth: ClassVar[int] = 0  # of directives placed by others; `load` sets it with the order
-    after: ClassVar[str] = ""  # not in CoreDNS: the directive that it is right behind,
-    before: ClassVar[str] = ""  # or right in front of
+    after: ClassVar[str] = ""  # not in CoreDNS: the directive directly before it,
+    before: ClassVar[str] = ""  # or directly after it
     families: ClassVar[Mapping[str, Family]] = {}  # of its metrics, by the names in `samples`
     # Types of what is complete once this is made, for plugins that ask ``Block.shared`` for it.
     provides: ClassVar[tuple[type[object], ...]] = ()
     # True for what has metrics that CoreDNS exports, at 0, also where nobody uses the plugin.
     always_shown: ClassVar[bool] = False
     repeats: ClassVar[Repeats] = Repeats.NEVER
-    handles: ClassVar[bool] = True  # false for setup-only directives, which are in no chain
-    denies: ClassVar[bool] = False  # true for what fills in ``Response.denies``
+    handles: ClassVar[bool] = True  # false for setup-only directives, in no chain
+    denies: ClassVar[bool] = False  # true if it sets ``Response.denies``
     opens_classes: ClassVar[bool] = False  # true for what has questions of all classes let in
     answers_zones: ClassVar[bool] = False  # true for what answers from whole zones
-    reads_options: ClassVar[bool] = False  # true for what has to see queries with EDNS options
-    reads_signatures: ClassVar[bool] = False  # true for what has to see queries with TSIG records
-    slow: str = ""  # for `check`: why queries take the chain whose answers could be repeated
-    most_octets: int = MAX_OCTETS  # of datagrams that are replies, whatever clients allow
+    reads_options: ClassVar[bool] = False  # true if it needs queries with EDNS options
+    reads_signatures: ClassVar[bool] = False  # true if it needs queries with TSIG records
+    slow: str = ""  # for `check`: why it keeps queries off the table
+    most_octets: int = MAX_OCTETS  # limit of replies over UDP
 
     def __init__(self, directive: Directive, block: Block) -> None:
         """Read the directive. Raises ConfigError."""
@@ -128,7 +128,7 @@ class Plugin:
         """Return the plugins of all occurrences of the directive in one block.
 
         Raises:
-            ConfigError: the directive is wrong, or stands more than once.
+            ConfigError: the directive is invalid or repeated.
         """
         if len(directives) == 1 or cls.repeats is Repeats.FIRST:
             return [cls(directives[0], block)]
@@ -143,88 +143,88 @@ class Plugin:
         return [cls(whole, block)]
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return the response known from memory, or None to have ``handle`` asked."""
+        """Return the response from memory, or None to call ``handle``."""
         return None
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return the response; by default the one of the plugins behind."""
+        """Return the response; by default that of the next plugin."""
         return await next(query)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether this gives all names below ``cut``, which are denied, the same answer."""
+        """Tell whether all names below ``cut``, which are denied, get the same answer here."""
         return False
 
     def relay(self, route: Route) -> bool:
-        """Enter what this does to plain queries of a zone, or say that it has to see them."""
+        """Enter into the route what this does to plain queries; return False to see them all."""
         return False
 
     def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:
-        """Return what this says of a query to other plugins; asked where there is `metadata`."""
+        """Return the labels it provides for a query; called in a block with `metadata`."""
         return {}
 
     def supervise(self, supervisor: Supervisor) -> None:
-        """Take up this plugin's duties in the supervisor, once the configuration is in force."""
+        """Start its work in the supervisor, once the configuration is in force."""
 
     def sources(self) -> list[Source]:
-        """Return the Kubernetes sources this plugin needs to be fed from."""
+        """Return the Kubernetes sources this plugin needs."""
         return []
 
     async def start(self, worker: Worker) -> None:
-        """Take up this plugin's duties in a worker, before its first query."""
+        """Start its work in a worker, before the first query."""
 
     async def stop(self) -> None:
-        """Leave the worker: close what ``start`` opened."""
+        """Stop its work in a worker."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether this plugin answers truly by now (CoreDNS: plugin/ready)."""
+        """Whether this plugin can answer correctly (CoreDNS: plugin/ready)."""
         return True
 
     def samples(self) -> list[Sample]:
-        """Return what this plugin has counted in this worker; a name without ``coredns_``."""
+        """Return its metrics in this worker; names are without ``coredns_``."""
         return []
 
 
 class Observer(Plugin):
-    """A plugin that looks at queries with their responses, and changes nothing.
+    """A plugin that observes queries with their responses, and changes nothing.
 
-    Its ``answer`` passes on what the plugins behind say, or says None for a query that it has to
-    see in the chain. The others it is told of: by ``told`` when the chain has answered from memory,
-    and by ``tell``, some time later, when the table has repeated an answer.
+    Its ``answer`` returns the next plugin's response, or None for a query that it has to see in
+    ``handle``. Other queries are reported: by ``told`` when the chain has answered from memory, and
+    by ``tell``, a little later, when the table has repeated an answer.
     """
 
-    wants_replies: bool = False  # the octets of replies, in ``tell``
+    wants_replies: bool = False  # whether ``tell`` gets the octets of replies
 
     def note(self, question: Question, response: Response) -> Note | None:
-        """Return what has to be known of a response when it is repeated; None: `tell` of none."""
+        """Return the note to keep with a response for ``tell``, None not to be told."""
         raise NotImplementedError
 
     def told(self, query: Query, response: Response, seconds: float) -> None:
-        """Look at a query that was answered from memory."""
+        """Observe a query that was answered from memory."""
         raise NotImplementedError
 
     def tell(
         self, records: Sequence[Record], transport: str, bound: Callable[[Query], None]
     ) -> None:
-        """Look at queries that the table has answered; ``bound`` does to them what `bufsize` does.
+        """Observe queries that the table has answered; ``bound`` applies `bufsize` to a query.
 
-        The notes are those that ``note`` has returned.
+        The notes are those that ``note`` returned.
         """
         raise NotImplementedError
 
 
 class Passive(Plugin):
-    """A plugin that has nothing to say about any question."""
+    """A plugin that answers no question."""
 
     handles = False
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say."""
+        """Return the response of the next plugin."""
         return next(question)
 
 
 def no_arguments(directive: Directive) -> None:
-    """Check that a directive is a lone word.
+    """Check that a directive has no arguments and no block.
 
     Raises:
         ConfigError: it has arguments or a block.
@@ -236,7 +236,7 @@ def no_arguments(directive: Directive) -> None:
 
 
 def no_next(plugin: Plugin | None) -> Response:
-    """Return what falls off the end of a chain (CoreDNS: plugin.go NextOrFailure, file.go)."""
+    """Return the response behind the last plugin (CoreDNS: plugin.go NextOrFailure, file.go)."""
     if plugin is not None and plugin.answers_zones:
         return NO_ZONE
     word = plugin.name if plugin is not None else ""
@@ -244,7 +244,7 @@ def no_next(plugin: Plugin | None) -> Response:
 
 
 def fold(plugins: Sequence[Plugin]) -> tuple[AnswerNext, HandleNext]:
-    """Return the two folds of a chain: what answers from memory, and what may wait."""
+    """Return the two folds of a chain: from memory, and waiting."""
     last = no_next(plugins[-1] if plugins else None)
 
     def answer_end(_question: Question) -> Response | None:

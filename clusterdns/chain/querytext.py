@@ -1,6 +1,6 @@
-"""What formats say of a query and its response, by token: `log` lines, `extra` of `dnstap`.
+"""Formats with tokens for a query and its response: `log` lines, `extra` of `dnstap`.
 
-A format is cut into tokens and what stands between them once; ``value`` is asked for each of these.
+A format is split once into tokens and the text between them; ``value`` returns each part's text.
 (CoreDNS: plugin/pkg/replacer)
 
 Pure: no sockets, clock, threads or randomness.
@@ -31,7 +31,7 @@ _OF_RESPONSES = frozenset(("{rcode}", "{>rflags}", "{rsize}", "{duration}"))
 
 
 class Said(NamedTuple):
-    """What is told of a response; ``flags`` are those of its header, but for RD and CD."""
+    """The facts of a response for a format; ``flags`` are its header's without RD and CD."""
 
     wrote: int
     rcode: int
@@ -41,7 +41,7 @@ class Said(NamedTuple):
 
     @classmethod
     def by(cls, question: Question, response: Response) -> Said:
-        """Return what is told of a response to a question."""
+        """Return the facts of a response to a question."""
         flags = message.QR | response.flags | response.rcode
         octets = uncompressed_octets(question, response)
         return cls(response is not DROP, response.rcode, flags, octets, response.verbatim)
@@ -51,17 +51,17 @@ _NO_RESPONSE = Said(False, 0, 0, 0, False)
 
 
 def parts(format: str) -> tuple[str, ...]:
-    """Return the tokens of a format, and what is between them, in their order."""
+    """Return the tokens of a format and the text between them, in order."""
     return tuple(part for part in _TOKEN.split(format) if part)
 
 
 def varies(parts: Sequence[str]) -> bool:
-    """Tell whether equal queries of one client may be told of in different words."""
+    """Tell whether equal queries of one client may get different texts."""
     return any(part.startswith("{/") or part == LOCAL for part in parts)
 
 
 def value(part: str, query: Query, said: Said | None, elapsed_s: float) -> str:
-    """Return the value of a token, or what stands between tokens.
+    """Return the value of a token, or the text between tokens.
 
     ``said`` is None before there is a response.
     """
@@ -81,7 +81,7 @@ def _in_brackets(address: str) -> str:
 
 
 def bufsize(query: Query) -> int:
-    """Return the octets of UDP payload that a client takes, of a message over TCP."""
+    """Return the payload size of a client over UDP, of a message over TCP, in octets."""
     if query.transport == "tcp":
         return message.MAX_OCTETS
     return max(512, query.edns.size if query.edns else 512)
@@ -122,5 +122,5 @@ def rcode(said: Said) -> str:
 
 
 def _asked(query: Query) -> Question:
-    assert query.question is not None  # what has none is not logged
+    assert query.question is not None  # queries without a question are not logged
     return query.question

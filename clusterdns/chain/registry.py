@@ -1,8 +1,8 @@
-"""Which plugins there are, and the place of each in the chain.
+"""The plugins, and the place of each in the chain.
 
 A plugin of ours is a file under ``plugins/``, one of another package an entry point. CoreDNS's
-directives have its order; any other plugin says in its own file which one it stands ``after`` or
-``before``.
+directives have its order; any other plugin names, in its own file, the directive it is placed
+``after`` or ``before``.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ def always_shown() -> dict[str, Family]:
 def load(word: str) -> type[Plugin]:
     """Return the plugin class of a directive: the one that ``plugins/<word>.py`` defines.
 
-    Else it is the one that an installed package has under the entry point ``word``.
+    Otherwise it is the entry point ``word`` of an installed package.
 
     Raises:
-        PluginError: that package is broken.
+        PluginError: that package cannot be loaded.
     """
     return _load(word, ())
 
 
 def _load(word: str, dependents: tuple[str, ...]) -> type[Plugin]:
-    """Return the class of a directive, whose place ``dependents`` is relative to."""
+    """Return the class of a directive, which the places of ``dependents`` refer to."""
     if word in own():
         module = importlib.import_module(f"clusterdns.plugins.{word}")
         return _placed(word, _class_in(module), dependents)
@@ -94,9 +94,9 @@ def _load(word: str, dependents: tuple[str, ...]) -> type[Plugin]:
         if not (isinstance(found, type) and issubclass(found, Plugin)):
             raise TypeError(f"{entry.value} is no plugin")
         return _placed(word, found, dependents)
-    except PluginError:  # one that this is to stand beside
+    except PluginError:  # of the directive it is placed beside
         raise
-    except (Exception, SystemExit) as error:  # it is not ours, and may raise anything
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
         raise PluginError(f"cannot load {entry.value}: {type(error).__name__}: {error}") from error
 
 
@@ -140,7 +140,7 @@ def _placed(word: str, found: type[Plugin], dependents: tuple[str, ...]) -> type
         order, depth = neighbor.order, neighbor.depth
     else:
         raise TypeError(f"wants `after` or `before` of a directive, and {anchor!r} is none")
-    # Halves within halves: what stands beside a directive stays on its side of all others.
+    # Each step halves the distance, so a plugin stays between its directive and the next.
     found.depth = depth + 1
     found.order = order + (1 if found.after else -1) * 0.5**found.depth
     return found

@@ -1,7 +1,7 @@
-"""What has to be known of a chain to send plain queries of a zone on without it.
+"""What the relay needs to know of a chain to forward plain queries of a zone without it.
 
-``relay.py`` asks each plugin of a server block in turn to enter what it would do
-(``Plugin.relay``); one that has to see every query says so, and then all take the chain.
+``relay.py`` calls ``Plugin.relay`` of each plugin of a server block, which enters what it would do.
+If a plugin has to see every query, all queries take the chain.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -19,27 +19,27 @@ from clusterdns.wire.name import WireName
 
 
 class Route:
-    """The way of plain queries for names in ``zone``, but for those in ``claimed``."""
+    """The route of plain queries for names in ``zone``, except names in ``claimed``."""
 
     def __init__(self, zone: WireName) -> None:
         self.zone = zone
-        self.claimed: list[WireName] = []  # what is below is for the chain
-        # Names for the chain, and names directly below which all are; both may change all the time.
+        self.claimed: list[WireName] = []  # names below take the chain
+        # Names that take the chain, and parents whose children do; both may change at any time.
         self.held: list[tuple[Mapping[WireName, object], Mapping[WireName, object]]] = []
-        self.left = 0  # the type that is for the chain, 0 for none
-        self.starts: bytes | None = None  # names that begin with these octets are for the chain
-        self.passed: list[Callable[[int], None]] = []  # told how many have gone this way
+        self.left = 0  # the type that takes the chain, 0 for none
+        self.starts: bytes | None = None  # names that begin with these octets take the chain
+        self.passed: list[Callable[[int], None]] = []  # called with the number of relayed queries
         self.shuffles = False
         self.cached: Cached | None = None
         self.forwarded: Forwarded | None = None
 
     def claim(self, zones: tuple[WireName, ...]) -> bool:
-        """Leave names in ``zones`` to the chain; tell whether that leaves anything."""
+        """Leave names in ``zones`` to the chain; tell whether other names remain."""
         self.claimed += [zone for zone in zones if name.is_within(zone, self.zone)]
         return not name.is_within_any(self.zone, zones)
 
     def leave(self, qtype: int) -> bool:
-        """Leave questions of type A or AAAA to the chain; tell whether that leaves anything."""
+        """Leave questions of type A or AAAA to the chain; tell whether one type remains."""
         is_left = self.left in (0, qtype)
         self.left = qtype
         return is_left
@@ -47,14 +47,14 @@ class Route:
     def hold(self, names: Mapping[WireName, object], below: Mapping[WireName, object]) -> None:
         """Leave ``names`` to the chain, and names with one label more than one of ``below``.
 
-        The mappings are dicts whose keys count at the time of each query: they may be changed, not
+        The mappings are dicts that are read at the time of each query: they may be changed, not
         replaced.
         """
         self.held.append((names, below))
 
 
 class Cached:
-    """What `cache` enters: what is known, where to keep replies, and their TTLs."""
+    """The part of `cache` in a route: kept replies, where to keep more, and their TTLs."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Cached:
         kept: Mapping[str, Kept],
         fresh: Mapping[str, Fresh],
     ) -> None:
-        # By question: the second until which it is known, or a tuple that begins with it.
+        # By question: the monotonic second of its end, or a tuple that begins with it.
         self.known: tuple[dict[bytes, Any], ...] = (
             *(each.until for each in kept.values()),
             *(part for each in fresh.values() for part in (each.young, each.old)),
@@ -74,15 +74,15 @@ class Cached:
         for cache_type, limits in options.limits.items():
             self.keeps[cache_type] = route.claim(limits.disabled)
         self.stale_s = options.stale.up_to_s
-        self.misses = 0  # that the chain has not seen
+        self.misses = 0  # not seen by the chain
 
 
 class Forwarded:
-    """What `forward` enters: its servers, how long to wait for a reply, and ``room``.
+    """The part of `forward` in a route: its servers, time limit of a reply, and ``room``.
 
-    ``pool`` is a forwarding.flight.Pool, which the relay uses and this module must not know.
-    ``room`` says how many queries may be under way just now besides those of the chain, None that
-    all have to take it. ``refuse`` is told how many were refused for want of room.
+    ``pool`` is a forwarding.flight.Pool, which this module must not import. ``room`` returns how
+    many queries may be under way besides those of the chain, or None if all must take the chain.
+    ``refuse`` is called with the number of queries refused for lack of room.
     """
 
     def __init__(

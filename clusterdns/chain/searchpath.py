@@ -1,11 +1,11 @@
-"""Search paths walked by the server: from the first name a client asks to the one it means.
+"""Walks along a client's search path, done by the server.
 
-A stub resolver puts the domains of its search path behind a short name, one after the other, until
-a name exists (resolv.conf(5)). A plugin that does the walk for the client writes a generator that
-yields each question, is sent the response of the plugins behind, and returns the response to its
-own question. ``answer_walk`` drives it from memory, ``handle_walk`` waits where it must, so both
-folds say the same. Unlike ``answer_by``, which asks the whole listener, a walk asks the rest of its
-own chain, as CoreDNS does: access rules behind it see every name of the walk.
+A stub resolver appends the domains of its search path to a short name, one after the other, until a
+name exists (resolv.conf(5)). A plugin that does this walk for the client writes a generator that
+yields each question, is sent the response of the next plugins, and returns the response to the
+client's question. ``answer_walk`` drives it from memory, ``handle_walk`` waits if necessary, so
+both folds give the same response. Unlike ``answer_by``, which asks the whole listener, a walk asks
+the rest of its own chain, as CoreDNS does, so access rules behind it see every name of the walk.
 
 Pure but for ``of_host``: no sockets, clock, threads or randomness.
 """
@@ -29,8 +29,8 @@ _RESOLV_CONF = Path("/etc/resolv.conf")
 
 Walk = Generator[Question, Response, Response]
 
-# Takes a client's address and a folded name; returns the folded domains that this client's resolver
-# would put behind a short name, the root last, or () if nothing is known of the client.
+# Takes a client's address and a folded name; returns the folded domains that the client's resolver
+# would append to a short name, the root last, or () for an unknown client.
 SearchPath = Callable[[str, WireName], tuple[WireName, ...]]
 
 
@@ -41,7 +41,7 @@ class SearchPaths:
         self._knowers: dict[str, SearchPath] = {}
 
     def add(self, plugin: str, path: SearchPath) -> None:
-        """Take in a plugin that knows them."""
+        """Add a plugin that knows them."""
         self._knowers[plugin] = path
 
     def __contains__(self, plugin: str) -> bool:
@@ -49,12 +49,12 @@ class SearchPaths:
         return plugin in self._knowers
 
     def of(self, plugin: str, client: str, folded: WireName) -> tuple[WireName, ...]:
-        """Return what a plugin that knows them says of a client; see ``SearchPath``."""
+        """Return the search path of a client by a plugin; see ``SearchPath``."""
         return self._knowers[plugin](client, folded)
 
 
 def answer_walk(walk: Walk, question: Question, next: AnswerNext) -> Response | None:
-    """Return what a walk for ``question`` comes to from memory, None where it does not know."""
+    """Return the result of a walk from memory, None if memory does not know."""
     passed: list[Response] = []
 
     def ask(asked: Question) -> Response | None:
@@ -68,7 +68,7 @@ def answer_walk(walk: Walk, question: Question, next: AnswerNext) -> Response | 
 
 
 async def handle_walk(walk: Walk, query: Query, next: HandleNext) -> Response:
-    """Return what a walk comes to, waiting for the plugins behind."""
+    """Return the result of a walk, waiting for the next plugins."""
     passed: list[Response] = []
     depth = query.question.depth if query.question else 0
 
@@ -81,10 +81,9 @@ async def handle_walk(walk: Walk, query: Query, next: HandleNext) -> Response:
 
 
 def _decided_by(passed: list[Response], response: Response) -> Response:
-    """Return ``response`` as decided from all that was passed on the way to it.
+    """Return ``response`` combined with the responses passed on the way to it.
 
-    It holds no longer than the shortest-lived of them, depends on the facts of each, and moves the
-    counters of each when it is repeated.
+    It has the shortest of their lifetimes, the facts of all, and the counters of all.
     """
     if len(passed) < 2 or response is DROP:
         return response
@@ -98,7 +97,7 @@ def _decided_by(passed: list[Response], response: Response) -> Response:
 
 
 def below(question: Question, prefix: bytes, domain: bytes) -> Question | None:
-    """Return the question about the labels of ``prefix`` below ``domain``, None if it is no name.
+    """Return the question about ``prefix`` below ``domain``, None if that is too long.
 
     ``prefix`` is part of a name in wire form, without a root label.
     """
@@ -109,9 +108,9 @@ def below(question: Question, prefix: bytes, domain: bytes) -> Question | None:
 
 
 def with_alias(response: Response, question: Question) -> Response:
-    """Return ``response`` as the answer to ``question``: in front an alias to the name it is of.
+    """Return ``response`` as the answer to ``question``, with an alias as the first record.
 
-    That is the owner of the first record of another name, and the alias has its TTL (CoreDNS:
+    The alias points to the owner of the first record with another name, and has its TTL (CoreDNS:
     plugin/autopath/cname.go).
     """
     for record in response.answer:
@@ -124,7 +123,7 @@ def with_alias(response: Response, question: Question) -> Response:
 
 
 def domains(texts: Iterable[str]) -> tuple[tuple[WireName, ...], list[str]]:
-    """Return search domains in wire form, each once, and the texts that are no domain names."""
+    """Return search domains in wire form, each once, and the texts that are not names."""
     found, bad = dict[WireName, None](), []
     for text in texts:
         try:
@@ -135,12 +134,12 @@ def domains(texts: Iterable[str]) -> tuple[tuple[WireName, ...], list[str]]:
 
 
 def of_resolv_conf(text: str) -> tuple[tuple[WireName, ...], list[str]]:
-    """Return the search domains of a resolv.conf, and those that are no domain names."""
+    """Return the search domains of a resolv.conf, and the texts that are not names."""
     return domains(resolvconf.parse(text).search)
 
 
 def of_host() -> tuple[WireName, ...]:
-    """Return the search domains of the machine we run on, () where it does not say."""
+    """Return the search domains of this host's resolv.conf, () if it has none."""
     try:
         found, _ = of_resolv_conf(_RESOLV_CONF.read_text("utf-8", "replace"))
     except OSError:

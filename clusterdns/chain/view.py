@@ -1,8 +1,8 @@
-"""Server blocks as they answer: a view is one block, a router one listener with all its views.
+"""Server blocks at run time: a view is one block, a router one listener with all its views.
 
 A question goes to the block with the longest zone that it lies in (CoreDNS: core/dnsserver
-server.go); for DS to the shortest zone that is not the root, since the parent side of a cut answers
-it. What no block wants is refused.
+server.go); a DS question to the shortest zone other than the root, since the parent zone answers
+it. A question in no zone is refused.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -48,17 +48,17 @@ class View:
         self._zone_labels = [(zone, name.text(zone)) for zone in longest_first]
 
     async def handle(self, query: Query) -> Response:
-        """Return what the chain says, waiting if it must."""
+        """Return the response of the chain, waiting if necessary."""
         self.collect(query)
         return await self._handle(query)
 
     def bound(self, query: Query) -> None:
-        """Lower the payload size that a query's OPT names to what `bufsize` allows."""
+        """Lower the payload size in a query's OPT to the limit of `bufsize`."""
         if query.edns is not None and query.edns.size > self.most_octets:
             query.edns = query.edns._replace(size=self.most_octets)
 
     def may_know(self, query: Query) -> bool:
-        """Tell whether a query is to be answered from memory, as far as that can."""
+        """Tell whether to try to answer a query from memory."""
         has_options = query.edns is not None and query.edns.options
         is_read = (has_options and self.reads_options) or (query.signed and self.reads_signatures)
         return query.opcode == OPCODE_QUERY and not is_read
@@ -69,9 +69,9 @@ class View:
             self._collector.collect(query, self._providers)
 
     def _label_of_writer(self) -> str:
-        """Return the metric label ``plugin``, which is no fact about the writer.
+        """Return the metric label ``plugin``, which does not name the plugin that answered.
 
-        CoreDNS 1.15.0 names the handler behind `prometheus` (seen on the real one), and dashboards
+        CoreDNS 1.15.0 names the handler behind `prometheus` (seen in its metrics), and dashboards
         group by it.
         """
         order = next((p.order for p in self.plugins if p.name == "prometheus"), None)
@@ -80,7 +80,7 @@ class View:
         return next((p.name for p in self.chain if p.order > order), "")
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether names below ``cut``, all of them denied, get the same answer."""
+        """Tell whether names below ``cut``, which are denied, get the same answer."""
         for plugin in self.chain:
             if not plugin.treats_alike(cut):
                 return False
@@ -99,10 +99,10 @@ class View:
 
 
 class Choice(NamedTuple):
-    """The view that a question belongs to, None for nobody.
+    """The view that a question belongs to, None if refused.
 
-    It ``is_shared`` where every client gets the same one, and ``is_plain`` where no name below
-    would get another, for all that the conditions of `view` say.
+    ``is_shared`` if every client gets the same view; ``is_plain`` if the conditions of `view` give
+    the names below the same view.
     """
 
     view: View | None
@@ -111,7 +111,7 @@ class Choice(NamedTuple):
 
 
 class Router:
-    """One listener: which view a question belongs to. A plugin asks again through it."""
+    """Chooses the view of a question on one listener; plugins ask further questions of it."""
 
     def __init__(self, views: dict[WireName, list[View]]) -> None:
         self.views = views
@@ -120,23 +120,23 @@ class Router:
         self._is_filtered = any(view.filter is not None for view in all_views)
         most = [view.most_octets for view in all_views] or [MAX_OCTETS]
         self.streams = StreamBounds()
-        for view in all_views:  # the last to set something counts
+        for view in all_views:  # the last setting wins
             said = {k: v for k, v in view.block.streams._asdict().items() if v is not None}
             self.streams = self.streams._replace(**said)
         self.web = WebBounds()
-        for view in reversed(all_views):  # the first to set something counts; see `https`
+        for view in reversed(all_views):  # the first setting wins; see `https`
             said = {k: v for k, v in view.block.web._asdict().items() if v is not None}
             self.web = self.web._replace(**said)
-        self.bounds = (min(most), max(most))  # of the octets that replies to some may have
+        self.bounds = (min(most), max(most))  # least and most octets of replies in its blocks
         self.reads_options = any(view.reads_options for view in all_views)
         self.observed = [view for view in all_views if view.observers]
         self.keeps_replies = any(each.wants_replies for v in all_views for each in v.observers)
 
     def note(self, view: View, question: Question, response: Response) -> Note | None:
-        """Return what the observers of a view are told when a response is repeated.
+        """Return the note for the observers of a view when a response is repeated.
 
         It is the number of the view in ``observed``, and the note of each observer; None if no
-        observer wants to be told.
+        observer has one.
         """
         notes = [observer.note(question, response) for observer in view.observers]
         if all(note is None for note in notes):
@@ -144,7 +144,7 @@ class Router:
         return (self.observed.index(view), *notes)
 
     def choose(self, question: Question, query: Query | None = None) -> Choice:
-        """Return the view that answers ``question``; of no use unless shared without a query."""
+        """Return the view of ``question``; without a query it is valid only if shared."""
         if not self._is_filtered:
             return Choice(self.route(question))
         found: View | None = None
@@ -160,12 +160,12 @@ class Router:
                 elif not view.chain and zone == ROOT:
                     continue
                 found = view
-                if question.qtype != rr.DS:  # of which the last in the file has it
+                if question.qtype != rr.DS:  # of several, the last in the file
                     return Choice(view, is_shared, is_plain)
         return Choice(found, is_shared, is_plain)
 
     def route(self, question: Question) -> View | None:
-        """Return the view that answers ``question`` where `view` is not used, None for nobody."""
+        """Return the view of ``question`` without conditions, None if refused."""
         found: View | None = None
         for zone in name.parents(question.folded):
             if zone == ROOT and found is not None:
@@ -186,18 +186,18 @@ class Router:
         return not any(name.is_within(zone, cut) for zone in self.views)
 
     def answer(self, question: Question) -> Response | None:
-        """Return what the view of ``question`` says from memory, or None."""
+        """Return the response of the view of ``question`` from memory, or None."""
         view, is_shared, _ = self.choose(question)
         if not is_shared:
             return None  # it depends on the client
         if view is None or not view.chain:
             return REFUSED
         if view.observers:
-            return None  # which see questions of our own in the chain
+            return None  # they see our own questions in the chain
         return view.answer(question)
 
     async def handle(self, query: Query) -> Response:
-        """Return what the view of ``query`` says, waiting if it must."""
+        """Return the response of the view of ``query``, waiting if necessary."""
         view = self.choose(query.question, query).view if query.question else None
         if view is None or not view.chain:
             return REFUSED

@@ -1,11 +1,11 @@
-"""Which of several upstream servers is asked, and in which turn.
+"""The choice of the upstream server for a query, and of the next ones.
 
 ``order`` is the policy of one query, ``Round`` goes through it past servers that are down, and
-``Pace`` keeps the measured speed of a server. With `policy fastest` servers are put in bands of
-speed: within the first band they share the load, and now and then another is asked as well, so that
-one that has become fast again is found out. (CoreDNS: plugin/forward/policy.go, forward.go)
+``Pace`` keeps the measured speed of a server. `policy fastest` puts servers into bands of speed:
+those of the first band share the load, and from time to time another server is asked as well, to
+notice when it has become fast again. (CoreDNS: plugin/forward/policy.go, forward.go)
 
-Pure: no sockets, clock, threads or randomness; all of it comes as arguments.
+Pure: no sockets, clock, threads or randomness; they are arguments.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Protocol
 
 FASTEST = "fastest"
 POLICIES = ("random", "round_robin", "sequential", FASTEST)
-BAND = 1.5  # as slow as this times the fastest is as good as the fastest,
-BAND_S = 0.01  # and so is a difference that nobody notices
-EXPLORE = 0.02  # of the queries go to a server at random as well
+BAND = 1.5  # the first band: up to this factor of the fastest,
+BAND_S = 0.01  # or this difference, which nobody notices
+EXPLORE = 0.02  # share of the queries that another, random server is asked as well
 HEDGE_LEAST_S = 0.1
 HEDGE_FACTOR = 4  # times the smoothed round trip: beyond the 99th percentile of most servers
 _GAIN = 0.125  # RFC 6298 section 2
-_LATE_GAIN = 0.5  # one that does not reply is left soon
+_LATE_GAIN = 0.5  # of a lost reply: leave a silent server soon
 
 
 class Random(Protocol):
@@ -38,7 +38,7 @@ class Random(Protocol):
 
 
 class Pace:
-    """How long a server takes, smoothed; ``seconds`` is None until it has replied or been late."""
+    """The smoothed time a server takes; ``seconds`` is None before the first result."""
 
     __slots__ = ("seconds",)
 
@@ -46,12 +46,12 @@ class Pace:
         self.seconds: float | None = None
 
     def replied(self, seconds: float) -> None:
-        """Take in the round trip of a reply."""
+        """Add the round trip of a reply."""
         known = self.seconds
         self.seconds = seconds if known is None else known + _GAIN * (seconds - known)
 
     def late(self, seconds: float) -> None:
-        """Take in that there was no reply for so long."""
+        """Add a time without reply."""
         known = self.seconds
         if known is None:
             self.seconds = seconds
@@ -60,7 +60,7 @@ class Pace:
 
 
 def hedge_s(paces: Iterable[Pace]) -> float:
-    """Return after how many seconds another server is asked as well: the best sets the measure."""
+    """Return the seconds after which another server is asked as well, by the fastest pace."""
     best = min((pace.seconds or 0.0 for pace in paces), default=0.0)
     return max(HEDGE_LEAST_S, HEDGE_FACTOR * best)
 
@@ -86,7 +86,7 @@ def order(policy: str, count: int, turn: int, rng: Random, paces: Sequence[Pace]
 def _by_pace(indexes: list[int], rng: Random, seconds: list[float]) -> list[int]:
     """Return the first band in random order, then the others, the fastest first.
 
-    A server that nothing is known of counts as fast: that is how something becomes known of it.
+    A server without a pace counts as fast, so that it gets one.
     """
     rng.shuffle(indexes)
     best = min(seconds[i] for i in indexes)
@@ -95,11 +95,11 @@ def _by_pace(indexes: list[int], rng: Random, seconds: list[float]) -> list[int]
 
 
 class Round:
-    """Which servers one query is sent to, one after the other (CoreDNS: forward.go ServeDNS).
+    """The servers of one query, one after the other (CoreDNS: forward.go ServeDNS).
 
-    ``turns`` is gone through again and again, past servers that are down: those that have failed
-    more than ``max_fails`` checks in a row, if that is not 0. Where all are down, the checks are
-    not believed and any of them is taken, or none if the round ``fails_fast``.
+    It repeats ``turns`` without the servers that are down: those with more than ``max_fails``
+    failed checks in a row, unless that is 0. If all are down, it ignores the checks and takes any
+    server, or none if it ``fails_fast``.
     """
 
     __slots__ = ("_down", "_fails_fast", "_max_fails", "_next", "_random", "_turns", "broken")
@@ -114,11 +114,11 @@ class Round:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last server was taken and the next is the first again."""
+        """Whether every server had its turn and the next is the first again."""
         return self._next >= len(self._turns)
 
     def begin_with(self, index: int) -> None:
-        """Take note that this server has been asked first."""
+        """Note that this server was asked first."""
         self._turns.remove(index)
         self._turns.insert(0, index)
         self._next = 1

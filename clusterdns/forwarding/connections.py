@@ -1,7 +1,7 @@
 """TCP and TLS connections to one upstream server, kept for the next query.
 
-A connection carries one query at a time (RFC 7766, RFC 7858; CoreDNS: plugin/pkg/proxy). One that
-the server has closed meanwhile is no failure: the query goes out again over a new one.
+A connection carries one query at a time (RFC 7766, RFC 7858; CoreDNS: plugin/pkg/proxy). A
+connection that the server closed in the meantime is no failure: the query is sent over a new one.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Hear = Callable[[tuple[str, int]], None]
 
 
 class TlsSettings(NamedTuple):
-    """How a server is known to be the right one: whose word counts, and the name it proves."""
+    """How a server is authenticated: the context with its CAs, and its name."""
 
     context: ssl.SSLContext
     server_name: str
 
 
 class Idle(NamedTuple):
-    """How long connections are kept, in seconds, and how many; 0 is no limit of its own."""
+    """How long idle connections are kept, in seconds, and how many; 0 is the default limit."""
 
     expire_s: float = 10.0
     max_age_s: float = 0.0
@@ -46,9 +46,9 @@ class Idle(NamedTuple):
 
 
 def tls_context(files: tuple[str, ...], line: Directive, root: Path) -> ssl.SSLContext:
-    """Return how servers are verified: ``[CA]`` or ``CERT KEY [CA]``, the system's CAs otherwise.
+    """Return the context for ``[CA]`` or ``CERT KEY [CA]``; the default is the system's CAs.
 
-    TLS 1.2 is the least, and no name counts but those in the SAN (RFC 9525 section 2).
+    It requires TLS 1.2 and a name in the SAN (RFC 9525 section 2).
     (CoreDNS: plugin/pkg/tls) Raises ConfigError.
     """
     if len(files) > 3:
@@ -98,15 +98,15 @@ class Connections:
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def exchange(self, out: Exchange, timeout_s: float, hear: Hear | None = None) -> Reply:
-        """Return the reply to a query, over a connection kept from before or a new one.
+        """Return the reply to a query, over an idle or a new connection.
 
         ``hear`` is told our end of the connection.
 
         Raises:
-            Mismatch: nothing came in time but replies to other questions, which are passed over.
-            TimeoutError: nothing came at all.
+            Mismatch: only replies to other questions came in time.
+            TimeoutError: no reply came in time.
             FormError: the reply cannot be read.
-            OSError: the network (or TLS, ssl.SSLError) says why; or IncompleteReadError.
+            OSError: the network failed, or TLS (ssl.SSLError); or IncompleteReadError.
         """
         kept = self._kept()
         if kept is not None:
@@ -116,12 +116,12 @@ class Connections:
             except TimeoutError:
                 raise
             except (OSError, asyncio.IncompleteReadError):
-                pass  # the server has closed it meanwhile: that is no failure
+                pass  # the server closed an idle connection: no failure
         self._dials["misses", self.proto] += 1
         return await self._talk(await self._dial(), out, timeout_s, hear)
 
     def close(self) -> None:
-        """Close idle connections now, and the others when they have done their work."""
+        """Close idle connections now, and the others when their query is done."""
         self._is_closed = True
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
@@ -130,7 +130,7 @@ class Connections:
             self._idle.pop().writer.close()
 
     def reopen(self) -> None:
-        """Keep connections again."""
+        """Keep idle connections again."""
         self._is_closed = False
 
     async def _dial(self) -> _Connection:
@@ -182,7 +182,7 @@ class Connections:
         return reply
 
     def _kept(self) -> _Connection | None:
-        """Return an idle connection that has not expired; the oldest come first."""
+        """Return an idle connection that has not expired, the oldest first."""
         limits, now = self._idle_limits, time.monotonic()
         while self._idle:
             connection = self._idle.popleft()
@@ -206,7 +206,7 @@ class Connections:
         self._sweep_timer = loop.call_later(delay_s, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what nobody has used for long, and what the server has closed."""
+        """Close connections that were idle for too long or that the server closed."""
         self._sweep_timer = None
         fresh = []
         while (connection := self._kept()) is not None:
@@ -217,7 +217,7 @@ class Connections:
 
 
 def open_socket(host: str, socket_type: int, source: str = "") -> socket.socket:
-    """Return a socket that does not block, bound to the address it shall send from."""
+    """Return a non-blocking socket bound to its source address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket_type | socket.SOCK_NONBLOCK)
     if source:
@@ -230,7 +230,7 @@ def open_socket(host: str, socket_type: int, source: str = "") -> socket.socket:
 
 
 def reason_of(error: OSError | asyncio.IncompleteReadError) -> str:
-    """Return why an exchange failed, in a few words."""
+    """Return the reason of a failed exchange."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""What is counted of a server that queries are sent to.
+"""The metrics of an upstream server.
 
 (CoreDNS: plugin/pkg/proxy/metrics.go)
 """
@@ -10,7 +10,7 @@ from clusterdns.metrics.tally import Sample
 
 
 def samples_of(upstream: Upstream) -> list[Sample]:
-    """Return CoreDNS's counts of one server, and our own."""
+    """Return CoreDNS's metrics of one server, and our own."""
     to = ("forward", upstream.text)
     found: list[Sample] = [
         ("proxy_request_duration_seconds", (*to, rcode), histogram.sample())

@@ -1,8 +1,8 @@
-"""Queries over UDP to one upstream server: a socket for each, and all of them in one epoll set.
+"""Queries over UDP to one upstream server: a socket for each, in one epoll set.
 
-Every query has a socket, and so a source port, and a random ID of its own: a forger of replies has
-to guess both (RFC 5452). Misses are the most frequent work of a worker after hits, so a query needs
-no task, no transport and no ``loop.add_reader``: the event loop watches the epoll set as one file.
+Every query has a random source port and a random ID of its own, and a forger of replies has to
+guess both (RFC 5452). After hits, misses are the most frequent work of a worker, so a query needs
+no task, no transport and no ``loop.add_reader``: the event loop polls the epoll set as one file.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from clusterdns.wire import message
 from clusterdns.wire.reading import Reply
 
 _IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h; Python has no names for them
-_BATCH = 64  # sockets read in one go, and datagrams of one socket that are no reply
+_BATCH = 64  # sockets read at once, and datagrams of one socket that are no reply
 
 Done = Callable[["Reply | UpstreamError"], None]
 
 
 class Ask:
-    """One query to one server, until ``done`` has been called or the query is canceled."""
+    """One query to one server; it ends when ``done`` is called or it is canceled."""
 
     __slots__ = (
         "began", "done", "hear", "is_mismatched", "is_out", "is_probe", "out", "proto", "sock",
@@ -44,14 +44,14 @@ class Ask:
         self.is_probe = False  # CoreDNS does not count probes
         self.sock: socket.socket | None = None
         self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None  # None: `read_timeout` ends it in its turn
+        self.timer: asyncio.TimerHandle | None = None  # None: the timer for `read_timeout` ends it
         self.is_out = True
         self.hear: Hear | None = None  # is told our end of the socket
         self.is_mismatched = False  # a reply had our ID, but answered another question
 
 
 class Datagrams:
-    """The UDP sockets of one server; ``finish`` is called once for each query that ends here.
+    """The UDP sockets of one server; ``finish`` is called once for each query.
 
     ``mismatches`` counts datagrams that answer none of our questions.
     """
@@ -66,17 +66,17 @@ class Datagrams:
         self._source = source
         self._idents = idents
         self._finish = finish
-        self._loop = asyncio.get_running_loop()  # asking each time is a system call each time
+        self._loop = asyncio.get_running_loop()  # each call of get_running_loop is a system call
         self._epoll: select.epoll | None = None
         self._readable: dict[int, Ask] = {}  # by file descriptor
 
     def send(self, ask: Ask) -> None:
-        """Send a query from a new socket. ``finish`` hears of a failure later, not from here."""
+        """Send a query from a new socket; ``finish`` is called for a failure later, not here."""
         try:
             sock = ask.sock = open_socket(self._address[0], socket.SOCK_DGRAM)
             self._idents.bind(sock, self._source)
             _hear_errors(sock)
-            sock.connect(self._address)  # keeps out datagrams of others; never waits
+            sock.connect(self._address)  # excludes datagrams of other senders; does not wait
             if ask.hear is not None:
                 ask.hear(sock.getsockname()[:2])
             sock.send(ask.out.packet)
@@ -94,7 +94,7 @@ class Datagrams:
             ask.sock = None
 
     def close(self) -> None:
-        """Close the epoll set; the caller has forgotten all queries."""
+        """Close the epoll set; all queries must be forgotten before."""
         if self._epoll is not None:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
@@ -106,10 +106,10 @@ class Datagrams:
         return self._epoll
 
     def _drain(self) -> None:
-        """Read the sockets that hold a datagram; the kernel removes closed ones from the set."""
+        """Read the readable sockets; the kernel removes closed ones from the set."""
         if self._epoll is None:
             return
-        if len(self._readable) == 1:  # no need to ask which
+        if len(self._readable) == 1:  # no need to poll
             self._read(*self._readable.values())
             return
         for number, _ in self._epoll.poll(0, _BATCH):
@@ -118,7 +118,7 @@ class Datagrams:
                 self._read(ask)
 
     def _read(self, ask: Ask) -> None:
-        """Take datagrams until one is the reply."""
+        """Read datagrams until one is the reply."""
         sock, out = ask.sock, ask.out
         if sock is None:
             return
@@ -142,7 +142,7 @@ class Datagrams:
 
 
 def _hear_errors(sock: socket.socket) -> None:
-    """Have every ICMP error end the wait, also that a host or network is unreachable (ip(7))."""
+    """Let every ICMP error end the wait, also for an unreachable host or network (ip(7))."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
     else:

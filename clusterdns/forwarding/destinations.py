@@ -1,4 +1,4 @@
-"""Where a ``forward`` sends queries: the words of its TO, read and looked up.
+"""The servers of a ``forward``: the words of its TO, parsed and looked up.
 
 A word is an address (``dns://``, ``tls://`` or ``https://``), a host name, which is looked up once,
 or a file such as ``/etc/resolv.conf``, whose name servers are taken and taken anew when it changes.
@@ -32,7 +32,7 @@ _log = plugin_logger("forward")
 
 
 class Destination(NamedTuple):
-    """An upstream server; ``server_name`` is what it proves to be, if not its address."""
+    """An upstream server; ``server_name`` is the name in its certificate, "" for its address."""
 
     host: str
     port: int
@@ -54,9 +54,9 @@ class ServerFile:
         self._stamp: Stamp | None = None
 
     def refresh(self) -> bool:
-        """Read the file if it has changed; tell whether it names other servers now.
+        """Read the file if it has changed; tell whether its servers have changed.
 
-        The last good ones stay if it names none, or cannot be read.
+        The last good servers stay in force if it names none or cannot be read.
         """
         try:
             status = self.path.stat()
@@ -83,14 +83,14 @@ class ServerFile:
         self._stamp = stamp
 
 
-Servers = tuple[Destination, ...] | ServerFile  # what one word of TO stands for
+Servers = tuple[Destination, ...] | ServerFile  # of one word of TO
 
 
 def read_words(directive: Directive, resolvers: tuple[str, ...]) -> list[Servers]:
-    """Return what the words of TO stand for, host names asked of ``resolvers``, if any.
+    """Return the servers of the words of TO; ``resolvers``, if any, look up host names.
 
     Raises:
-        ConfigError: a word is none of what it may be, or no server comes of them.
+        ConfigError: a word is invalid, or there is no server.
     """
     found: list[Servers] = []
     for text in directive.args[1:]:
@@ -115,9 +115,9 @@ def read_words(directive: Directive, resolvers: tuple[str, ...]) -> list[Servers
 
 
 def all_of(entries: Iterable[Servers]) -> list[Destination]:
-    """Return the servers of all entries; of equal ones the first counts.
+    """Return the servers of all entries; of equal ones the first.
 
-    They are equal in transport, address, port, and server name, whatever its case.
+    Equal servers have the same transport, address, port, and server name in any letter case.
     """
     found: dict[Destination, Destination] = {}
     for entry in entries:
@@ -127,7 +127,7 @@ def all_of(entries: Iterable[Servers]) -> list[Destination]:
 
 
 def is_ourselves(destination: Destination, hosts: Sequence[str], ports: Collection[int]) -> bool:
-    """Tell whether a packet sent there reaches a listener on ``hosts`` (none: all of them)."""
+    """Tell whether a destination is a listener on ``hosts`` (empty: all addresses)."""
     if destination.port not in ports:
         return False
     try:
@@ -142,12 +142,12 @@ def is_ourselves(destination: Destination, hosts: Sequence[str], ports: Collecti
 
 
 def read_server_name(text: str, line: Directive) -> str:
-    """Return the name or address that a server has to prove over TLS, without a last dot.
+    """Return the name or address that a TLS server's certificate must have, without last dot.
 
     A name in a certificate has no last dot (RFC 9525 section 2); one in a Corefile may.
 
     Raises:
-        ConfigError: no certificate can prove it.
+        ConfigError: no certificate can have it.
     """
     found = text.removesuffix(".")
     with contextlib.suppress(ValueError):
@@ -171,7 +171,7 @@ def check_resolvers(line: Directive) -> tuple[str, ...]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long for one
+    except OSError:  # a name too long for a path
         return False
 
 
@@ -180,7 +180,7 @@ def _name_servers(text: str, path: Path) -> list[str]:
     for word in resolvconf.nameservers(text):
         try:
             found.append(str(ipaddress.ip_address(word)))
-        except ValueError:  # nobody who starts a server in a Pod can mend the node's file
+        except ValueError:  # who starts a server in a Pod cannot repair the node's file
             _log.warning("%s: nameserver %.50s is no address and is not asked", path, word)
     if len(found) > MAX_FILE_SERVERS:
         _log.warning("%s: only the first %d servers are asked", path, MAX_FILE_SERVERS)

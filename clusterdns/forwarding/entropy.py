@@ -1,4 +1,4 @@
-"""What a forger has to guess: random IDs and source ports (RFC 5452, RFC 6056)."""
+"""Random IDs and source ports, which a forger has to guess (RFC 5452, RFC 6056)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import socket
 
 MIN_PORT = 1024
-PORT_TRIES = 3  # then the kernel chooses, from half as many
+PORT_TRIES = 3  # then the kernel chooses, out of half as many ports
 _AT_ONCE = 256  # IDs taken from the kernel at one time: 0.05 µs each, 1.2 one by one
 
 
 class Idents:
-    """Random numbers of 16 bits. Made in the worker that uses them: a fork would repeat them."""
+    """Random 16-bit numbers. Make it in the worker: after a fork, both would repeat them."""
 
     def __init__(self) -> None:
         self._octets = b""
@@ -26,10 +26,10 @@ class Idents:
         return ident
 
     def bind(self, sock: socket.socket, host: str) -> None:
-        """Give a socket a port at random, at an address or at any ("").
+        """Bind a socket to a random port, at an address or at any ("").
 
         Raises:
-            OSError: the address is none of ours.
+            OSError: the address is not of this host.
         """
         for _ in range(PORT_TRIES):
             port = self.take()

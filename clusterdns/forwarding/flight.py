@@ -1,13 +1,13 @@
-"""Queries of one ``forward`` on their way to its servers, and who waits for the reply.
+"""Queries of one ``forward`` on their way to its servers, and the clients that wait for replies.
 
-``Pool.ask`` gives each client's query a future. Equal queries share one ``Flight``: what is sent
-upstream is the same to the bit but for ID and letter case, and so is the reply. A flight asks one
-server after the other, as the policy says, until one replies; it belongs to nobody who waits, so
-one who goes away takes nothing from the others. It is driven by what its servers call back: there
-is no task in it. (CoreDNS: plugin/forward/forward.go ServeDNS)
+``Pool.ask`` returns a future for each client's query. Equal queries share one ``Flight``: the
+octets sent upstream differ only in ID and letter case, and so do the replies. A flight asks one
+server after the other, in the order of the policy, until one replies. No client owns it, so one
+that cancels does not affect the others. Callbacks of the servers drive it; it has no task.
+(CoreDNS: plugin/forward/forward.go ServeDNS)
 
-Sharing also takes from a forger the chance to have many queries with one name, and so many IDs, out
-at one time (RFC 5452 section 5).
+Sharing also denies a forger many simultaneous queries for one name, and so many IDs to hit (RFC
+5452 section 5).
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
     from clusterdns.serving._drain import Lane
 
 DEADLINE_S = 5.0
-STALE_S, MAX_ARRIVED = 1.0, 1024  # replies to queries of the relay, kept for the chain
-FAILED_S = 1.0  # how slow a server counts that fails, however fast it says so
-LAME_S = 0.5  # and one whose SERVFAIL or REFUSED another server knew better than
-PAUSE_S = 0.05  # between rounds whose number is unlimited
-FLAP_S = 0.1  # between the others, if the last server failed at once: routes may come back
-MAX_WAITERS = 1024  # of one flight: more start another, so that no single reply frees a flood
+STALE_S, MAX_ARRIVED = 1.0, 1024  # of the replies to relayed queries, kept for the chain
+FAILED_S = 1.0  # pace of a failed query, even if it failed at once
+LAME_S = 0.5  # pace of a SERVFAIL or REFUSED where another server answered
+PAUSE_S = 0.05  # between rounds if attempts are unlimited
+FLAP_S = 0.1  # between rounds otherwise, if the last server failed at once: routes may return
+MAX_WAITERS = 1024  # of one flight; more start another, so that no reply wakes too many
 ATTEMPTS_PER_SERVER = 2
-_ELSEWHERE = frozenset((rr.SERVFAIL, rr.REFUSED))  # `fastest`: another server may know better
+_ELSEWHERE = frozenset((rr.SERVFAIL, rr.REFUSED))  # `fastest`: ask another server
 
 _Key = tuple[WireName, int, int, int, Edns | None, str]
 
 
 class Rules(NamedTuple):
-    """What one ``forward`` says about whom to ask and how."""
+    """How one ``forward`` chooses and asks servers."""
 
     policy: str = "random"
     max_fails: int = 2
@@ -59,7 +59,7 @@ class Rules(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """What came, after ``seconds``, of a query sent without a flight; ``at`` is monotonic."""
+    """The result, after ``seconds``, of a query sent without a flight; ``at`` is monotonic."""
 
     upstream: Upstream
     found: Reply | UpstreamError
@@ -68,7 +68,7 @@ class Arrival(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """An exchange of a flight with a server; ``local`` is our end, if it came to that."""
+    """An exchange of a flight with a server; ``local`` is our address, if it was sent."""
 
     upstream: Upstream
     proto: str
@@ -91,9 +91,9 @@ class Pool:
         self.random = random.Random()
         self.broken = self.joined = 0
         self.hedges: Counter[str] = Counter()  # by server
-        self.loop = asyncio.get_running_loop()  # asking each time is a system call each time
+        self.loop = asyncio.get_running_loop()  # each call of get_running_loop is a system call
         self._turn = 0
-        self.lanes: list[Lane] = []  # where plain queries go by themselves, see relay.py
+        self.lanes: list[Lane] = []  # lanes for plain queries, see relay.py
         self._arrived: dict[_Key, Arrival] = {}
         self._flights: dict[_Key, Flight] = {}
         self._all: set[Flight] = set()
@@ -101,9 +101,9 @@ class Pool:
     def ask(
         self, query: Query, question: Question, tell: Tell | None = None
     ) -> asyncio.Future[Response]:
-        """Return the future of the reply to a client's query; it may be cancelled.
+        """Return the future of the reply to a client's query; it may be canceled.
 
-        ``tell`` is told of each exchange with a server that this query causes.
+        ``tell`` is called for each exchange with a server that this query causes.
         """
         rules = self.rules
         proto = "tcp" if rules.force_tcp else "udp" if rules.prefer_udp else query.transport
@@ -113,7 +113,7 @@ class Pool:
         if flight is None or len(flight.waiters) >= MAX_WAITERS:
             flight = Flight(self, key, question, tell)
             self._all.add(flight)
-            if question.qtype != rr.HINFO:  # each probe of `loop` has to be seen
+            if question.qtype != rr.HINFO:  # each probe of `loop` must be sent
                 self._flights[key] = flight
             future = flight.join(question.qname)
             arrival = self._arrived.pop(key, None)
@@ -127,11 +127,11 @@ class Pool:
 
     @property
     def relayed(self) -> int:
-        """How many queries are under way besides the flights."""
+        """The number of queries under way in the relay."""
         return sum(lane.busy for lane in self.lanes)
 
     def _is_relayed(self, question: Question, key: _Key) -> bool:
-        """Tell whether an equal query is under way by itself; if so, have its reply brought."""
+        """Tell whether the relay has an equal query under way; if so, request its reply."""
         *_, flags, edns, proto = key
         if proto != "udp" or not self.lanes:
             return False
@@ -144,22 +144,22 @@ class Pool:
         return False
 
     def arrive(self, query: Query, question: Question, flags: int, arrival: Arrival) -> None:
-        """Take what came of a query that was under way by itself, and will now be asked here.
+        """Take the result of a relayed query that is handed over to the chain.
 
-        Who joined it has the outcome at once; the query itself is on its way through the chain.
+        Queries that joined it get the result at once; the query itself comes through the chain.
         """
         flags &= HEADER_FLAGS
         key = (question.folded, question.qtype, question.qclass, flags, query.edns, "udp")
-        if len(self._arrived) >= MAX_ARRIVED:  # they are asked for in the same turn of the loop
+        if len(self._arrived) >= MAX_ARRIVED:  # they are taken in the same turn of the loop
             self._arrived.clear()
         flight = self._flights.get(key)
         if flight is not None and not flight.has_begun:
             flight.arrive(arrival)
-        if self._flights.get(key) is None:  # else it joins that
+        if self._flights.get(key) is None:  # else the query joins that flight
             self._arrived[key] = arrival
 
     def turns(self, upstreams: Sequence[Upstream]) -> Round:
-        """Return the round of one more query."""
+        """Return the round of a new query."""
         rules = self.rules
         paces = [upstream.pace for upstream in upstreams] if rules.policy == FASTEST else ()
         self._turn += 1
@@ -171,7 +171,7 @@ class Pool:
         )
 
     def landed(self, flight: Flight) -> None:
-        """Let a flight go: the next equal query is a new one."""
+        """Forget a flight: the next equal query starts a new one."""
         self._all.discard(flight)
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
@@ -198,33 +198,33 @@ class Flight:
         self._question = question
         self._loop = pool.loop
         self._deadline = time.monotonic() + DEADLINE_S
-        self._upstreams = pool.upstreams  # a new list of servers is for the queries after it
+        self._upstreams = pool.upstreams  # later queries see a new list of servers
         self._turns = pool.turns(self._upstreams) if self._upstreams else None
         most = pool.rules.max_attempts
         if most is None:
             most = ATTEMPTS_PER_SERVER * len(self._upstreams)
-        self._attempts: float = most or math.inf  # that are left
+        self._attempts: float = most or math.inf  # left
         self._exchange: Exchange | None = None
         self._error = "no healthy proxies" if self._upstreams else "no upstream server is known"
         self._last: Response | None = None
-        self._lame: list[Upstream] = []  # another server was asked to better their replies
+        self._lame: list[Upstream] = []  # their failure led to another server
         self._out = 0  # exchanges under way
         self._hedge: asyncio.TimerHandle | None = None
         self._is_over = False
 
     def join(self, qname: bytes) -> asyncio.Future[Response]:
-        """Return the future of one more client, who spells the name as ``qname``."""
+        """Return the future of one more client, which spells the name as ``qname``."""
         future: asyncio.Future[Response] = self._loop.create_future()
         self.waiters.append((future, qname))
         return future
 
     @property
     def has_begun(self) -> bool:
-        """Whether a server has been asked, or has not because there was none."""
+        """Whether a server has been asked, or none was available."""
         return self._exchange is not None or self._is_over
 
     def arrive(self, arrival: Arrival) -> None:
-        """Begin with what a server has said, or has not, to an equal query."""
+        """Start with the result of an equal query."""
         if self._turns is None:
             self._give_up()
             return
@@ -235,7 +235,7 @@ class Flight:
         self._done(arrival.upstream, "udp", arrival.found, arrival.seconds)
 
     def begin(self) -> None:
-        """Ask the next server, or end where there is none to ask."""
+        """Ask the next server, or end if there is none."""
         if self._is_over:
             return
         left_s = self._deadline - time.monotonic()
@@ -281,7 +281,7 @@ class Flight:
     def _done(
         self, upstream: Upstream, proto: str, found: Reply | UpstreamError, seconds: float
     ) -> None:
-        """Take what came of an exchange."""
+        """Take the result of an exchange."""
         self._out -= 1
         if isinstance(found, Reply):
             self._replied(upstream, proto, found, seconds)
@@ -293,7 +293,7 @@ class Flight:
             self._failed(upstream, found, seconds)
 
     def _failed(self, upstream: Upstream, error: UpstreamError, seconds: float) -> None:
-        """Go on to the next server (CoreDNS: an attempt, and a reason to check its health)."""
+        """Ask the next server, and probe the failed one."""
         if self._pool.rules.max_fails:
             upstream.suspect()
         upstream.pace.late(max(seconds, FAILED_S))
@@ -304,18 +304,18 @@ class Flight:
         self._next(seconds)
 
     def _next(self, seconds: float = FLAP_S) -> None:
-        """Ask another server, unless all have had their turn and one has replied.
+        """Ask another server, unless every server had its turn and one has replied.
 
-        ``seconds`` is how long the last one took to fail.
+        ``seconds`` is the time in which the last one failed.
         """
         assert self._turns is not None
-        if self._out:  # one is being asked already
+        if self._out:  # another exchange is under way
             return
         if self._turns.is_over:
             if self._last is not None:
                 self._give_up()
                 return
-            if self._attempts == math.inf:  # one that refuses at once would be asked 5 s long
+            if self._attempts == math.inf:  # a server that refuses at once would be asked for 5 s
                 self._loop.call_later(PAUSE_S, self.begin)
                 return
             if seconds < FLAP_S and self._attempts > 0:
@@ -347,14 +347,14 @@ class Flight:
         self._next()
 
     def _explore(self, asked: Upstream, left_s: float) -> None:
-        """Ask another server as well, to learn how fast it is; nobody waits for it."""
+        """Ask another server as well, to measure it; no client waits for it."""
         most = self._pool.rules.max_fails
         others = [u for u in self._upstreams if u is not asked and (not most or u.fails <= most)]
         if others:
             self._send(self._pool.random.choice(others), self.key[5], left_s)
 
     def _plan_hedge(self, upstream: Upstream) -> None:
-        """Have the next server asked as well if this one takes much longer than it used to."""
+        """Schedule a query to the next server if this one takes much longer than usual."""
         if self._hedge is not None:
             self._hedge.cancel()
         most = self._pool.rules.max_fails
@@ -370,12 +370,12 @@ class Flight:
         self.begin()
 
     def _give_up(self) -> None:
-        """End with the last reply, or with the last error."""
+        """End with the last reply or the last error."""
         failed = failure(rr.SERVFAIL, self._error)._replace(unanswered=True)
         self._land(self._last or failed)
 
     def _land(self, response: Response) -> None:
-        """Give everybody who waits the reply."""
+        """Give the reply to all waiting clients."""
         if self._is_over:
             return
         self._is_over = True
@@ -392,9 +392,9 @@ class Flight:
 
 
 def _spelled(response: Response, asked: bytes, qname: bytes) -> Response:
-    """Return a response with the name as another client spells it, where a server repeats ours.
+    """Return a response with the name in another client's letter case, where it has ours.
 
-    Records whose owner is a pointer to the question come out in the spelling of the question.
+    Records whose owner is a pointer to the question have the letter case of the question.
     """
     if not any(record.owner == asked for section in response.sections for record in section):
         return response

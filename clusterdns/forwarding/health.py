@@ -1,4 +1,4 @@
-"""Probes of one upstream server, which tell when a server that failed replies again.
+"""Probes of one upstream server, which notice when a failed server replies again.
 
 A failed query starts the probes, and the first reply ends them. In between, each probe without a
 reply counts as one failure. (CoreDNS: plugin/pkg/up, plugin/pkg/proxy/health.go)
@@ -15,14 +15,14 @@ from clusterdns.forwarding.exchange import Mismatch
 from clusterdns.wire.reading import Reply
 
 PROBE_TIMEOUT_S = 1.0
-MAX_PROBES = 2  # under way at one time: a reply that comes late is still a sign of life
+MAX_PROBES = 2  # under way at one time: a late reply counts, too
 
 
 class UpstreamHealth:
     """The health of one server: ``fails`` counts failed probes in a row, ``failures`` all of them.
 
-    ``send`` sends a probe, whose ``done`` is called within ``PROBE_TIMEOUT_S``; ``cancel`` takes
-    one back.
+    ``send`` sends a probe, whose ``done`` is called within ``PROBE_TIMEOUT_S``; ``cancel`` cancels
+    one.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class UpstreamHealth:
             self._probing.cancel()
 
     async def _probe(self) -> None:
-        """Send one probe each interval until any of them gets a reply of any kind.
+        """Send one probe each interval until one of them gets any reply.
 
-        An interval does not wait for the probe before it: a server that has come back is noticed
-        within one interval.
+        A probe does not wait for the one before it, so a server that works again is noticed within
+        one interval.
         """
         is_alive = asyncio.Event()
         out = set[Ask]()
@@ -56,7 +56,7 @@ class UpstreamHealth:
         def send() -> None:
             def done(found: Reply | UpstreamError) -> None:
                 out.discard(ask)
-                if isinstance(found, Reply | Mismatch):  # any reply is a sign of life
+                if isinstance(found, Reply | Mismatch):  # even a reply to another question
                     self.fails = 0
                     is_alive.set()
                 else:

@@ -1,7 +1,7 @@
-"""Asking for the addresses of upstream servers that are given as host names, at the start.
+"""Lookup of upstream servers that are given as host names, at the start.
 
 ``addresses_of`` asks the resolvers that `resolver` names, or else the hosts file and the system.
-Nothing here is on the packet path: it waits.
+Its functions block; none is on the packet path.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MAX_HOSTS_CHARACTERS = 1_000_000
 
 
 def addresses_of(host: str, directive: Directive, resolvers: tuple[str, ...]) -> list[str]:
-    """Return the addresses of a host name, which is absolute whether or not it ends in a dot.
+    """Return the addresses of a host name, which is absolute with or without the last dot.
 
-    The hosts file is read first, where names have no dot at their end. (CoreDNS: resolve.go)
+    The hosts file is read first; names in it have no last dot. (CoreDNS: resolve.go)
 
     Raises:
-        ConfigError: it has none, or nobody says so.
+        ConfigError: it has no address, or no resolver replied.
     """
     reason = "it has no address"
     try:
@@ -63,10 +63,10 @@ def addresses_of(host: str, directive: Directive, resolvers: tuple[str, ...]) ->
 
 
 def ask(address: tuple[str, int], out: Exchange, timeout_s: float) -> Reply:
-    """Return a name server's reply over UDP, waiting for it: at the start, not on the packet path.
+    """Return a name server's reply over UDP; blocks, so not for the packet path.
 
     Raises:
-        OSError: there is none in time, or the network says why.
+        OSError: no reply came in time, or the network failed.
     """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
@@ -87,7 +87,7 @@ def _addresses_in(reply: Reply, rtype: int) -> list[str]:
 
 
 def _in_hosts_file(host: str) -> list[str]:
-    """Return the addresses that the hosts file has for a name (hosts(5)); none without a file."""
+    """Return the addresses of a name in the hosts file (hosts(5)), if there is one."""
     wanted, found = host.removesuffix(".").lower(), list[str]()
     try:
         with HOSTS_FILE.open(encoding="utf-8", errors="replace") as file:

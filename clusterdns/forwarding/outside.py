@@ -1,7 +1,8 @@
-"""Names outside, as the plugins of one server block tell each other of them.
+"""What `forward`, the relay and `loop` of one server block share.
 
-`forward` enters its servers, the relay the queries that are under way without the chain, and `loop`
-whether a forwarding loop is known. None of them knows the others, or who was made first.
+`forward` enters its servers, the relay its queries under way, and `loop` whether it has found a
+forwarding loop. None of them knows the others, and the order in which they are made does not
+matter.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -18,23 +19,23 @@ class Outside:
     """The servers that a block forwards to, the queries under way to them, and their loop."""
 
     def __init__(self) -> None:
-        self.upstreams: set[str] = set()  # `forward`: addresses that names are forwarded to
-        self.is_looping = False  # `loop` found that what is forwarded comes back
-        self.is_suspect = False  # it did, and does not know yet that the loop is gone
-        self.probes: Counter[bytes] = Counter()  # names that `loop` tests with, under way here
+        self.upstreams: set[str] = set()  # addresses of `forward`'s servers
+        self.is_looping = False  # `loop` found that forwarded queries return
+        self.is_suspect = False  # it found so, and the loop may still be there
+        self.probes: Counter[bytes] = Counter()  # names of `loop`'s probes under way
         self.refresh_relay: Callable[[], None] = lambda: None
-        self._relayed: list[Container[bytes]] = []  # questions under way, for each pool of servers
+        self._relayed: list[Container[bytes]] = []  # questions under way, by pool of servers
 
     def is_broken(self, question: Question) -> bool:
-        """Tell whether a query for this must not go out: it would come back."""
+        """Tell whether a query must not be forwarded, since it would return."""
         return self.is_looping and question.folded not in self.probes
 
     def add_relayed(self, questions: Container[bytes]) -> None:
-        """Take in the questions that the relay has under way to one pool, kept up by the relay."""
+        """Add the questions under way to one pool, which the relay keeps up to date."""
         if not any(questions is known for known in self._relayed):
             self._relayed.append(questions)
 
     def is_relayed(self, question: Question) -> bool:
-        """Tell whether the relay has an equal question under way, to whichever pool."""
+        """Tell whether the relay has an equal question under way to any pool."""
         asked = question.folded_wire
         return any(asked in questions for questions in self._relayed)

@@ -1,7 +1,7 @@
 """The servers of one `forward` in a worker, while the file that names them changes.
 
-A server that stays keeps its state. One that is named no more goes on with what is under way, and
-is kept for its counts, and for the day it is named again.
+A server that stays keeps its state. A removed server completes its queries under way, and is kept
+for its counts and in case it is named again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from clusterdns.forwarding.destinations import Destination
 from clusterdns.forwarding.upstream import Upstream
 
-MAX_RETIRED = 64  # servers that are asked no more, kept for their counts
+MAX_RETIRED = 64  # removed servers, kept for their counts
 
 
 class Roster:
-    """Who is asked, and who was: ``make`` opens a server, in the running loop."""
+    """The present and the removed servers; ``make`` opens a server in the running loop."""
 
     def __init__(
         self, servers: Iterable[Destination], make: Callable[[Destination], Upstream]
@@ -31,11 +31,11 @@ class Roster:
 
     @property
     def known(self) -> tuple[Upstream, ...]:
-        """The same, and those that are asked no more."""
+        """The same, and removed servers."""
         return (*self.asked, *self._retired.values())
 
     def replace(self, servers: Iterable[Destination]) -> None:
-        """Ask these servers from now on."""
+        """Replace the servers that are asked."""
         before, self._asked = self._asked, {}
         for one in servers:
             if one in self._retired:
@@ -50,6 +50,6 @@ class Roster:
             self._retired.pop(one).close()
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all servers."""
         for upstream in self.known:
             upstream.close()

@@ -1,4 +1,4 @@
-"""What a `forward` directive sets, read from its arguments and its block.
+"""The settings of a `forward` directive, read from its arguments and its block.
 
 (CoreDNS: plugin/forward/setup.go)
 """
@@ -26,7 +26,7 @@ _RCODES = {text: rcode for rcode, text in rr.RCODE_TEXT.items()} | {"BADSIG": rr
 
 
 class ForwardSettings:
-    """Which names one `forward` is for, whom it asks about them, and how."""
+    """The names one `forward` is for, its servers, and how it asks them."""
 
     def __init__(self, directive: Directive, root: Path) -> None:
         """Read a directive, whose paths are relative to ``root``. Raises ConfigError."""
@@ -37,7 +37,7 @@ class ForwardSettings:
         self.zone = arguments.zone_names(directive.args[:1], directive)[0]
         self.excepted: list[WireName] = []
         self.max_concurrent = MAX_COUNT
-        self.next: set[int] = set()  # RCODEs that lead to the `forward` behind
+        self.next: set[int] = set()  # RCODEs after which the next `forward` is asked
         self.next_on_nodata = False
         self.rules = Rules()
         self.options = UpstreamOptions()
@@ -52,13 +52,13 @@ class ForwardSettings:
         if 0 < idle.max_age_s < idle.expire_s:
             raise directive.error("max_age must be at least as long as expire")
         self.options = self.options._replace(probe_tcp=self.rules.force_tcp)
-        if self.rules.max_attempts == 1:  # a lone attempt has all the time there is
+        if self.rules.max_attempts == 1:  # a single attempt may use all the time
             self.options = self.options._replace(tls_dial_timeout_s=DEADLINE_S)
         self.entries: list[Servers] = destinations.read_words(directive, self._resolvers)
         self._check_tls(destinations.all_of(self.entries))
 
     def tls_of(self, one: Destination) -> TlsSettings | None:
-        """Return how a server is asked over TLS, None if it is not."""
+        """Return the TLS settings of a server, None without TLS."""
         if not one.is_tls:
             return None
         context = self._web_tls if one.scheme == HTTPS else self.tls
@@ -70,20 +70,20 @@ class ForwardSettings:
         return self._web_method if one.scheme == HTTPS else ""
 
     def is_for(self, qname: WireName) -> bool:
-        """Tell whether a folded name is one of those that are forwarded."""
+        """Tell whether a folded name is forwarded."""
         if not name.is_within(qname, self.zone):
             return False
         return qname == self.zone or not name.is_within_any(qname, self.excepted)
 
     @property
     def is_simple(self) -> bool:
-        """Whether a query may be passed on as it is: to one server, over UDP, whatever it says."""
+        """Whether queries may be relayed: to one server, over UDP, with any reply passed on."""
         rules = self.rules
         is_plain = not (self.tls or rules.force_tcp or rules.failover)
         return is_plain and rules.policy != FASTEST and not (self.next or self.next_on_nodata)
 
     def _read(self, line: Directive) -> None:
-        """Take in one line of the directive's block. Raises ConfigError."""
+        """Apply one line of the directive's block. Raises ConfigError."""
         match line.name:
             case "except":
                 self.excepted += arguments.zone_names(arguments.some(line), line)
@@ -124,7 +124,7 @@ class ForwardSettings:
 
 
 def _rules(line: Directive, rules: Rules) -> Rules | None:
-    """Return the rules with one line of the block taken in, None if it is not about them."""
+    """Return the rules with one line of the block applied, None if it is of another option."""
     match line.name:
         case "policy":
             return rules._replace(policy=arguments.word(line, *POLICIES))
@@ -147,7 +147,7 @@ def _rules(line: Directive, rules: Rules) -> Rules | None:
 
 
 def _options(line: Directive, options: UpstreamOptions) -> UpstreamOptions:
-    """Return the options with one line of the block taken in. Raises ConfigError."""
+    """Return the options with one line of the block applied. Raises ConfigError."""
     idle = options.idle
     match line.name:
         case "max_idle_conns":

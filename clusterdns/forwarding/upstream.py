@@ -1,8 +1,8 @@
 """One upstream server, asked from one worker: its queries under way, its health, its counts.
 
-``Upstream.send`` begins an exchange and returns at once; its ``done`` is called with the reply or
+``Upstream.send`` starts an exchange and returns at once; its ``done`` is called with the reply or
 an ``UpstreamError``. ``ask`` does the same, and waits. At most ``MAX_SOCKETS`` exchanges are under
-way; later ones wait in a queue. One timer ends those that wait for all of `read_timeout`.
+way; later ones wait in a queue. One timer serves all exchanges with the full `read_timeout`.
 (CoreDNS: plugin/pkg/proxy)
 """
 
@@ -105,7 +105,7 @@ class Upstream:
         """Return the reply to a query.
 
         Raises:
-            UpstreamError: there is none in time, or the network says why.
+            UpstreamError: no reply came in time, or the network failed.
         """
         future: asyncio.Future[Reply | UpstreamError] = self._loop.create_future()
 
@@ -136,10 +136,10 @@ class Upstream:
     ) -> Ask:  # fmt: skip
         """Send a query; ``done`` is called once, later, within ``timeout_s`` and what a dial takes.
 
-        ``hear`` is told the address and port that it leaves from.
+        ``hear`` is called with the address and port it is sent from.
 
-        Replies that are not ours are dropped until then. ``Mismatch`` is what ``done`` gets if one
-        of them had our ID and nothing else has come: the caller says FORMERR, as CoreDNS does.
+        Other replies are dropped until then. If one of them had our ID and no other came, ``done``
+        gets ``Mismatch``, and the caller returns FORMERR, as CoreDNS does.
         """
         if self._is_tls:
             proto = self._connections.proto
@@ -175,21 +175,21 @@ class Upstream:
 
     @property
     def fails(self) -> int:
-        """Probes failed in a row, 0 for a server that is well."""
+        """Probes failed in a row, 0 for a healthy server."""
         return self.health.fails
 
     @property
     def source(self) -> str:
-        """The address that queries leave from, "" for any."""
+        """The source address of queries, "" for any."""
         return self._options.source
 
     def cancel(self, ask: Ask) -> None:
-        """Forget a query; its ``done`` is not called any more."""
+        """Cancel a query; its ``done`` is not called."""
         if ask.is_out:
             self._end(ask)
 
     def suspect(self) -> None:
-        """Begin to check the server's health, until it is good again."""
+        """Start probes, until the server replies again."""
         if not self._is_retired:
             self.health.suspect()
 
@@ -204,18 +204,18 @@ class Upstream:
         self.datagrams.close()
 
     def retire(self) -> None:
-        """Stop the probes and keep no connection any more; queries under way go on."""
+        """Stop the probes and close idle connections; queries under way continue."""
         self._is_retired = True
         self.health.stop()
         self._connections.close()
 
     def revive(self) -> None:
-        """Take back that the server was retired."""
+        """Undo ``retire``."""
         self._is_retired = False
         self._connections.reopen()
 
     def _start(self, ask: Ask) -> None:
-        """Put a query on the wire, over UDP at once, otherwise in a task of its own."""
+        """Send a query: over UDP at once, otherwise in a task of its own."""
         self._under_way.add(ask)
         if ask.proto != "udp":
             ask.task = self._loop.create_task(self._exchange(ask))
@@ -225,7 +225,7 @@ class Upstream:
         self.datagrams.send(ask)
 
     async def _exchange(self, ask: Ask) -> None:
-        """Ask over a connection. Nothing is raised but what ends the task."""
+        """Ask over a connection; raises only what ends the task."""
         found: Reply | UpstreamError
         try:
             found = await self._connections.exchange(ask.out, ask.timeout_s, ask.hear)
@@ -241,10 +241,10 @@ class Upstream:
         self._finish(ask, found)
 
     def _expect(self, ask: Ask) -> None:
-        """Have a query end after `read_timeout`.
+        """Let a query end after `read_timeout`.
 
-        All of these end in the order in which they begin, so one timer serves them: it is set for
-        the oldest, whose like have mostly been answered when it fires.
+        Such queries end in the order of their start, so one timer, set for the oldest, serves all
+        of them.
         """
         expected = self._expected
         while expected and not expected[0].is_out:
@@ -254,7 +254,7 @@ class Upstream:
             self._timer = self._loop.call_at(ask.began + self._options.read_timeout_s, self._expire)
 
     def _expire(self) -> None:
-        """End queries that waited too long, and set the timer for the others."""
+        """End queries that waited too long, and set the timer for the next."""
         self._timer = None
         now, expected = time.monotonic(), self._expected
         while expected:
@@ -262,7 +262,7 @@ class Upstream:
             if ask.is_out:
                 until = ask.began + self._options.read_timeout_s
                 if until > now:
-                    if self._timer is not None:  # set meanwhile, by a query sent in place of one
+                    if self._timer is not None:  # set by a query sent in the meantime
                         self._timer.cancel()
                     self._timer = self._loop.call_at(until, self._expire)
                     return
@@ -280,7 +280,7 @@ class Upstream:
         return UpstreamError(f"read {ask.proto} {self.text}: i/o timeout")
 
     def _finish(self, ask: Ask, found: Reply | UpstreamError) -> None:
-        """End an exchange and tell what came of it."""
+        """End an exchange and call its ``done``."""
         if not ask.is_out:
             return
         self._end(ask)
@@ -289,7 +289,7 @@ class Upstream:
         ask.done(found)
 
     def _end(self, ask: Ask) -> None:
-        """Free what a query holds, and let the next one have its place."""
+        """Free the resources of a query, and start the next one."""
         ask.is_out = False
         if ask.timer is not None:
             ask.timer.cancel()
@@ -305,7 +305,7 @@ class Upstream:
             self._queue.remove(ask)
 
     def _send_probe(self, done: Done) -> Ask:
-        """Ask for the name servers of the probe's name."""
+        """Send a probe: an NS query for the probe's name."""
         options = self._options
         question = Question(options.probe_name, options.probe_name, rr.NS)
         exchange = self.begin(question, message.RD if options.probe_recursion else 0, None)
