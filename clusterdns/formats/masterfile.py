@@ -296,7 +296,8 @@ def _include_nothing(_by: str, file: str) -> tuple[str, str]:
 def _filled(word: str, number: int) -> str:
     """Return a word of a $GENERATE with the number inserted.
 
-    It replaces ``$`` and ``${offset,width,base}``; ``$$`` and an escaped ``$`` stand for a dollar sign.
+    It replaces ``$`` and ``${offset,width,base}``; ``$$`` and an escaped ``$`` stand for a dollar
+    sign.
     """
 
     def fill(place: re.Match[str]) -> str:
