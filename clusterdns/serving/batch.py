@@ -1,10 +1,10 @@
-"""Datagrams of a socket, up to 64 with one system call each way, where no C was compiled.
+"""Datagrams of a socket, up to 64 with one system call each way, without the C extension.
 
-Python has no function for recvmmsg(2) and sendmmsg(2), so they are called in the C library. Of a
-query that is answered only the octets become an object: its reply goes out with the very header
-that the kernel has filled in, so to the same client, and from the address that the query came to. A
-query and its reply cost 3.8 µs here on a socket of all addresses. With recvmsg and sendmsg it was
-5.9, and on a socket of one address, with recvfrom and sendto, 4.6.
+Python has no recvmmsg(2) and sendmmsg(2), so they are called in the C library. For an answered
+query only its octets become an object: the reply is sent with the header that the kernel filled in,
+so to the same client and from the address of the query. A query and its reply take 3.8 µs on a
+socket of all addresses. With recvmsg and sendmsg it was 5.9, and on a socket of one address, with
+recvfrom and sendto, 4.6.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from clusterdns.serving.table import AnswerTable
 
 BATCH = 64
-# CoreDNS receives into 512 octets: a longer query is cut, and fails to parse (miekg/dns UDPSize).
+# CoreDNS receives 512 octets: a longer query is cut and fails to parse (miekg/dns UDPSize).
 RECEIVE_OCTETS = 512
 IP_PKTINFO = 8  # linux/in.h
 _ANY_INTERFACES = memoryview(bytes(4 * BATCH)).cast("I")
-_PKTINFO = socket.CMSG_LEN(0)  # where a control message has its data
+_PKTINFO = socket.CMSG_LEN(0)  # offset of the data in a control message
 _V4_ADDRESS, _V6_ADDRESS = 16, 28  # octets of struct sockaddr_in, sockaddr_in6
 _V4_CONTROL, _V6_CONTROL = socket.CMSG_SPACE(12), socket.CMSG_SPACE(20)  # of in_, in6_pktinfo
 
@@ -41,7 +41,7 @@ class _Piece(ctypes.Structure):
 
 
 class _Head(ctypes.Structure):
-    """A msghdr, as the kernel has it."""
+    """A msghdr of the kernel."""
 
     _fields_ = (
         ("address", ctypes.c_void_p),
@@ -78,7 +78,7 @@ class Batch:
         self._controls = _room(self._control_octets)
         self._replies = _room(message.MAX_UDP_OCTETS)
         self._replies_start = _address(self._replies)
-        # What the kernel overwrites; the first `_used` do not look as before the first batch.
+        # Fields that the kernel overwrites; those of the first `_used` messages must be reset.
         self._messages, self._pieces = _room(_MESSAGE), _room(_PIECE)
         heads = (_Message * BATCH).from_buffer(self._messages)
         pieces = (_Piece * BATCH).from_buffer(self._pieces)
@@ -91,7 +91,7 @@ class Batch:
         self._lengths = _column(self._messages, "I", _Message.octets.offset, _MESSAGE)
         self._controlled = _column(self._messages, "L", _Head.control_octets.offset, _MESSAGE)
         if self._control_octets:
-            at = _PKTINFO + (16 if self._is_v6 else 0)  # which interface
+            at = _PKTINFO + (16 if self._is_v6 else 0)  # index of the interface
             self._interfaces = _column(self._controls, "I", at, self._control_octets)
         self._places = memoryview(self._pieces)[: BATCH * _PIECE].cast("L")
         self._recvmmsg, self._sendmmsg = libc.datagram_calls()
@@ -109,10 +109,10 @@ class Batch:
     def drain(
         self, table: AnswerTable, now: float, hits: list[int], observed: Observed
     ) -> tuple[int, list[Left]]:
-        """Answer what the table can; return how many that were, and what is left.
+        """Answer the hits; return their number, and the queries left.
 
-        The specification of ``drain`` in ``_drain.c``. One loop, since a call for each reply would
-        cost a tenth of what the table does.
+        This is the specification of ``drain`` in ``_drain.c``. It is one loop, since a call for
+        each reply would cost a tenth of a lookup.
         """
         lengths, reply_from_table, seen = self._receive(), table.reply, observed.seen
         queries, replies, places = self._queries, self._replies, self._places
@@ -135,7 +135,7 @@ class Batch:
         return len(lengths) - len(missed), [self._left(i, lengths[i]) for i in missed]
 
     def _receive(self) -> list[int]:
-        """Take in the datagrams that have come; return their lengths."""
+        """Receive the waiting datagrams; return their lengths."""
         messages, pieces = self._used * _MESSAGE, self._used * _PIECE
         self._messages[:messages] = self._fresh[0][:messages]
         self._pieces[:pieces] = self._fresh[1][:pieces]
@@ -146,10 +146,10 @@ class Batch:
         return self._lengths[: self._used].tolist()
 
     def _turn_around(self) -> None:
-        """Make what the kernel told of the destinations tell it the sources of the replies.
+        """Turn the destinations of the queries into the sources of the replies.
 
-        The specification of ``turn_around`` in ``_packet.c``. The interface is left to the routes,
-        but for a link-local address, which means nothing without one.
+        This is the specification of ``turn_around`` in ``_packet.c``. Routing chooses the
+        interface, except for a link-local address, which needs one.
         """
         if not self._is_v6:
             self._interfaces[:] = _ANY_INTERFACES
@@ -160,9 +160,9 @@ class Batch:
                 self._interfaces[i] = 0
 
     def _send(self, count: int, missed: Iterable[int]) -> None:
-        """Send the replies to the first ``count`` datagrams, but for those that were missed.
+        """Send the replies to the first ``count`` datagrams, except those missed.
 
-        One that cannot be sent - port 0, no route, full buffer - is as if the network had lost it.
+        A reply that cannot be sent - port 0, no route, full buffer - is lost.
         """
         start = 0
         for end in (*missed, count):
@@ -177,14 +177,14 @@ class Batch:
         return self._queries[at : at + length], self._client(i), control
 
     def _client(self, i: int) -> Client:
-        """Return who has sent the ``i``-th datagram, as Python's sockets say it."""
+        """Return the sender of the ``i``-th datagram, in the form of Python's sockets."""
         start = i * self._address_octets
         octets = self._addresses[start : start + self._address_octets]
         port = int.from_bytes(octets[2:4], "big")
         if not self._is_v6:
             return socket.inet_ntoa(octets[4:8]), port
         flow, scope = int.from_bytes(octets[4:8], "big"), int.from_bytes(octets[24:], sys.byteorder)
-        # Only a socket reads the last two.
+        # Only sockets read the last two.
         host = socket.inet_ntop(socket.AF_INET6, octets[8:24])
         return host, port, flow, scope  # type: ignore[return-value]
 
@@ -195,12 +195,12 @@ def has_all_addresses(sock: socket.socket) -> bool:
 
 
 def _room(octets: int) -> mmap.mmap:
-    """Return room for so many octets of each datagram; no page is taken until it is written to."""
+    """Return a buffer with so many octets for each datagram; untouched pages take no memory."""
     return mmap.mmap(-1, BATCH * max(1, octets), mmap.MAP_PRIVATE)
 
 
 def _column(room: mmap.mmap, format: Literal["I", "L"], offset: int, stride: int) -> memoryview:
-    """Return the numbers that stand at an offset in what there is for each datagram."""
+    """Return a view of the numbers at an offset in the structures of all datagrams."""
     numbers = memoryview(room)[: BATCH * stride].cast(format)
     return numbers[offset // numbers.itemsize :: stride // numbers.itemsize]
 

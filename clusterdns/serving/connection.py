@@ -1,14 +1,13 @@
 """Connections of one listening socket: each a stream of queries, all within common bounds.
 
-``Crowd.answer`` looks up what has come, in C where ``_drain.c`` was compiled. Queries of one
-connection are answered as they are done, not in turn: a slow one does not hold up the others (RFC
-7766 section 6.2.1.1). One that sends no whole query for ten seconds, or does not read its replies,
-is over.
+``Crowd.answer`` answers received queries, in C if ``_drain.c`` was compiled. Queries of one
+connection are answered in the order of completion: a slow one does not delay the others (RFC 7766
+section 6.2.1.1). A connection that sends no whole query for ten seconds, or does not read its
+replies, is closed.
 
-What clients do not read costs the others little: what all connections hold together is bounded,
-and those that hold most are closed. Where one has to make room, it is the one that has been quiet
-for longest, of a client that has more than its share if there is one; never one whose query is
-under way.
+The octets that all connections hold together are bounded, and those that hold most are closed. When
+a connection has to make room, it is the one quiet for longest, of a client with more than its share
+if there is one, and never one with a query under way.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from clusterdns.serving.framing import end_of, frame, skip
 from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import LATER, Listener
 
-SHARE = 64  # connections of a client that do not give way to those of others
-MAX_HELD_OCTETS = 16 * 2**20  # of all connections: queries that are not whole, unsent replies
-# Connections looked after at a stretch, and hits of one: then the others get their turn.
+SHARE = 64  # connections of a client beyond which they make room first
+MAX_HELD_OCTETS = 16 * 2**20  # of all connections: partial queries, unsent replies
+# Connections served in one turn, and hits of one.
 BATCH = 64
-MISSES = 4  # of one connection at a stretch: a miss costs ten hits and more
-MAX_IN_FLIGHT = 64  # queries of one connection that wait at one time
+MISSES = 4  # of one connection in one turn: a miss costs more than ten hits
+MAX_IN_FLIGHT = 64  # queries of one connection under way
 FIRST_TIMEOUT_S = 3.0
 IDLE_TIMEOUT_S = 10.0
 _READ_OCTETS = 16 * 1024
-REPLY_OCTETS = 256 * 1024  # replies put together, but for the last; ROOM in _drain.c
+REPLY_OCTETS = 256 * 1024  # replies collected before the last one; ROOM in _drain.c
 
 
 class Crowd:
@@ -49,8 +48,8 @@ class Crowd:
         self.by_host: dict[str, OrderedDict[int, Connection]] = {}  # likewise
         self.crowded: dict[str, None] = {}  # hosts with more than their share
         self.held = 0  # octets, see Connection.weigh
-        self.replied = 0  # octets that were sent or kept, ever
-        self.due: deque[tuple[Connection, int]] = deque()  # with what epoll has said of it
+        self.replied = 0  # octets sent or kept so far
+        self.due: deque[tuple[Connection, int]] = deque()  # with its epoll events
         self.observed = Observed(server, "tcp")
         self.poll = select.epoll()
         limits = server.router.streams
@@ -63,14 +62,14 @@ class Crowd:
             self.answer = functools.partial(in_c, server.table.maps(self.hits, self.observed.seen))
 
     def go_on_with(self, connection: Connection) -> None:
-        """Look after what a connection has sent already, when it is its turn."""
+        """Serve the queries a connection has sent already, in its turn."""
         raise NotImplementedError
 
     def answer_hits(self, octets: bytes, at: int, most: int, now: float) -> tuple[bytes, int, int]:
-        """Answer messages from ``at`` on, up to the first that is not whole or that is no hit.
+        """Answer messages from ``at`` on, up to the first that is partial or a miss.
 
-        Return the framed replies, where the rest begins, and how many there are. The specification
-        of what ``_drain.c`` does.
+        Return the framed replies, the offset of the rest, and the number of replies. This is the
+        specification of the function in ``_drain.c``.
         """
         replies, answered, size = list[bytes](), 0, 0
         reply_from_table, hits, seen = self.server.table.reply, self.hits, self.observed.seen
@@ -86,7 +85,7 @@ class Crowd:
         return b"".join(replies), at, answered
 
     def enter(self, connection: Connection) -> None:
-        """Take in a connection."""
+        """Add a connection."""
         number, host = connection.number, connection.host
         self.connections[number] = connection
         same = self.by_host.setdefault(host, OrderedDict())
@@ -106,12 +105,12 @@ class Crowd:
             del self.by_host[host]
 
     def is_active(self, connection: Connection) -> None:
-        """Take in that a connection was not quiet."""
+        """Note that a connection was active."""
         self.connections.move_to_end(connection.number)
         self.by_host[connection.host].move_to_end(connection.number)
 
     def make_room(self) -> bool:
-        """Close the quietest connection whose queries are answered; tell whether there was one."""
+        """Close the quietest connection without queries under way; tell whether there was one."""
         crowd = self.by_host[next(iter(self.crowded))] if self.crowded else self.connections
         for connection in itertools.islice(crowd.values(), BATCH):
             if not connection.is_busy:
@@ -120,7 +119,7 @@ class Crowd:
         return False
 
     def lighten(self) -> None:
-        """Close the connections that hold most: an eighth goes at once, so that this is rare."""
+        """Close the connections that hold most; frees an eighth of the bound, so it is rare."""
         heaviest = sorted(self.connections.values(), key=lambda each: each.weight)
         while heaviest and self.held > MAX_HELD_OCTETS * 7 // 8:
             heaviest.pop().close()
@@ -136,24 +135,24 @@ class Connection:
         self._sock = sock
         self.number = sock.fileno()
         self.host = client[0]
-        self.weight = 0  # octets it held when it was last weighed
+        self.weight = 0  # octets it held at the last `_weigh`
         self._client = client
         self._address = sock.getsockname()[:2]
-        self._rest = bytearray()  # what has come and is not answered
-        self._waiting = -1  # octets that the client had not taken when it was last looked at
-        self._unsent = bytearray()  # while there is any, no more queries are taken
+        self._rest = bytearray()  # received octets not answered yet
+        self._waiting = -1  # octets in the socket that the client had not read
+        self._unsent = bytearray()  # not empty: no more queries are read
         self._in_flight = 0
         self._most_in_flight = MAX_IN_FLIGHT
-        self._emptied: list[asyncio.Future[None]] = []  # who waits until all is sent
-        self._queries = 0  # that have been taken, if their number is bounded
-        self._events = select.EPOLLIN  # that are watched for
-        self._is_finishing = False  # no more will be read
-        self._is_due = False  # a call that goes on with the rest is
+        self._emptied: list[asyncio.Future[None]] = []  # waiters for all being sent
+        self._queries = 0  # read so far, if their number is bounded
+        self._events = select.EPOLLIN  # registered with epoll
+        self._is_finishing = False  # no more is read
+        self._is_due = False  # whether a call to continue is scheduled
         self._is_closed = False
 
     def proceed(self, events: int, now: float) -> int:
-        """Read and write what can be; return how many queries were answered."""
-        if self._is_closed:  # while it was due
+        """Read and write as far as possible; return the number of queries answered."""
+        if self._is_closed:  # since it was scheduled
             return 0
         if events & (select.EPOLLERR | select.EPOLLHUP):  # reset: nobody reads replies
             self.close()
@@ -169,13 +168,13 @@ class Connection:
         except OSError:
             self.close()
             return 0
-        if not octets:  # half-closed is not gone: it gets the replies that are outstanding
+        if not octets:  # half-closed: the client still gets its replies
             self.finish()
             return 0
         return self._receive(octets, now)
 
     def _receive(self, octets: bytes, now: float) -> int:
-        """Answer what is whole of what has come; return how many queries that were."""
+        """Answer the whole queries received; return their number."""
         if self._rest:
             self._rest += octets
             if end_of(self._rest, 0):
@@ -185,20 +184,20 @@ class Connection:
         return self._answer(octets, now)
 
     def finish(self) -> None:
-        """Close once the queries that have come are answered."""
+        """Close once the received queries are answered."""
         self._is_finishing = True
         self._settle()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a query of its has come whole and is not answered."""
+        """Whether a whole query is received and not answered."""
         return bool(self._in_flight) or self._is_due
 
     def is_over(self, now: float) -> bool:
-        """Tell whether it has been quiet for too long; a query under way is not its fault.
+        """Tell whether it has been quiet for too long, without a query under way.
 
-        Who reads slowly reads: the kernel tells of room only when a third of its buffer is free,
-        so the octets that wait there are looked at. It stays among those who make room for others.
+        A slow reader is not quiet: the kernel reports room only when a third of its buffer is free,
+        so the octets in the buffer are compared. It may still have to make room for others.
         """
         if self.deadline > now or (self.is_busy and not self._unsent):
             return False
@@ -211,7 +210,7 @@ class Connection:
         return False
 
     def _weigh(self) -> None:
-        """Tell how much it holds, which may be the end of it."""
+        """Update the octets it holds; this may close it."""
         if self._is_closed:
             return
         weight = self._octets_held()
@@ -224,7 +223,7 @@ class Connection:
         return len(self._rest) + len(self._unsent)
 
     def _has_more(self) -> bool:
-        """Tell whether a query has come whole that is not looked at."""
+        """Tell whether a whole query is waiting in the received octets."""
         return end_of(self._rest, 0) > 0
 
     def close(self) -> None:
@@ -237,7 +236,7 @@ class Connection:
             self.weight = 0
             self._wake()
             self._streams.leave(self)
-            self._sock.close()  # which takes it out of the epoll, too
+            self._sock.close()  # epoll removes it, too
 
     def _answer_rest(self, now: float) -> int:
         octets = bytes(self._rest)
@@ -245,7 +244,7 @@ class Connection:
         return self._answer(octets, now)
 
     def _answer(self, octets: bytes, now: float) -> int:
-        """Answer what may be of ``octets`` now, and keep the rest; return how many were."""
+        """Answer as many queries as allowed, and keep the rest; return their number."""
         most = self._streams.most_queries
         if most:
             octets = octets[: skip(octets, most - self._queries)[0]]
@@ -258,7 +257,7 @@ class Connection:
                 self._streams.observed.take(self._client)
             answered += more
             size += len(replies)
-            end = end_of(octets, at)  # of what is no hit
+            end = end_of(octets, at)  # of the miss
             has_room = self._in_flight < MAX_IN_FLIGHT and size < REPLY_OCTETS
             if not end or answered >= BATCH or missed >= MISSES or not has_room:
                 break
@@ -291,14 +290,14 @@ class Connection:
         return answered
 
     async def _more(self, message: bytes) -> bool:
-        """Send a message that others follow; return when all is sent, False if nobody reads it.
+        """Send a message that is not the last; return when all is sent, False if closed.
 
-        Who takes nothing for as long as an idle connection may stay is closed by the sweep.
+        The sweep closes a connection whose client reads nothing for the idle timeout.
         """
         self._send(frame(message))
         self._weigh()
         self._settle()
-        await asyncio.sleep(0)  # others get their turn first
+        await asyncio.sleep(0)  # others have their turn first
         while self._unsent and not self._is_closed:
             emptied = asyncio.get_running_loop().create_future()
             self._emptied.append(emptied)
@@ -307,31 +306,31 @@ class Connection:
         return not self._is_closed
 
     def _wake(self) -> None:
-        """Let go on who waits until all is sent."""
+        """Wake the waiters for all being sent."""
         waiting, self._emptied = self._emptied, []
         for emptied in waiting:
             if not emptied.done():
                 emptied.set_result(None)
 
     def _done(self, reply: bytes | None) -> None:
-        """Send the reply to a query that had to wait."""
+        """Send the reply of a query that waited."""
         if self._is_wanted() and reply is not None:
             self._send(frame(reply))
             self._weigh()
         self._settle()
 
     def _is_wanted(self) -> bool:
-        """Take in that a query is done; tell whether there is still somebody to get the reply."""
+        """Note that a query is done; tell whether the connection is still open."""
         self._in_flight -= 1
         if self._is_closed:
             return False
-        if not self._in_flight:  # it has not been quiet, we have (RFC 7766 section 6.2.3)
+        if not self._in_flight:  # it was we who were quiet (RFC 7766 section 6.2.3)
             self.deadline = self._server.clock() + self._streams.idle_s
             self._streams.is_active(self)
         return True
 
     def _send(self, octets: bytes) -> None:
-        """Send, or keep what the socket does not take."""
+        """Send octets, and keep those that the socket does not take."""
         if self._is_closed:
             return
         sent = 0
@@ -348,7 +347,7 @@ class Connection:
             self._unsent += octets[sent:]
 
     def _flush(self) -> None:
-        """Send what is unsent as far as the socket takes it."""
+        """Send unsent octets as far as the socket takes them."""
         try:
             sent = self._sock.send(self._unsent)
         except BlockingIOError:
@@ -364,14 +363,14 @@ class Connection:
         self._settle()
 
     def _settle(self) -> None:
-        """Read on, wait until some queries are done, come back soon, or close."""
+        """Decide whether to read on, wait for queries under way, continue soon, or close."""
         if self._is_closed:
             return
         is_held = bool(self._unsent) or self._in_flight >= self._most_in_flight
         if not is_held and self._has_more():
             if not self._is_due:
                 self._is_due = True
-                self._streams.go_on_with(self)  # others get their turn first
+                self._streams.go_on_with(self)  # others have their turn first
         elif self._is_finishing and not self._in_flight and not self._unsent:
             self.close()
             return
@@ -386,7 +385,7 @@ class Connection:
             self._streams.poll.modify(self.number, events)
 
     def go_on(self, now: float) -> int:
-        """Answer more of what has come; return how many queries that were."""
+        """Answer more of the received queries; return their number."""
         self._is_due = False
         if self._is_closed or self._unsent:
             return 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def end_of(octets: bytes | bytearray, at: int) -> int:
-    """Return where the message that begins ``at`` ends, 0 while it is not whole."""
+    """Return the end of the message that starts ``at``, 0 if it is not whole."""
     if len(octets) < at + 2:
         return 0
     end = at + 2 + (octets[at] << 8 | octets[at + 1])
@@ -15,7 +15,7 @@ def end_of(octets: bytes | bytearray, at: int) -> int:
 
 
 def skip(octets: bytes, most: int) -> tuple[int, int]:
-    """Return where ``most`` messages end, or all octets, and how many whole messages that is."""
+    """Return the end of the first ``most`` whole messages, and their number."""
     at = found = 0
     while found < most:
         end = end_of(octets, at)
@@ -27,5 +27,5 @@ def skip(octets: bytes, most: int) -> tuple[int, int]:
 
 
 def frame(reply: bytes) -> bytes:
-    """Return a message with its length in front."""
+    """Return a message with its length before it."""
     return len(reply).to_bytes(2, "big") + reply

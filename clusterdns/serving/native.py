@@ -1,7 +1,7 @@
-"""The extension module, where it was compiled: ``_drain.c`` and the C files beside it.
+"""The loader of the C extension: ``_drain.c`` and the C files beside it.
 
-Without it all is done in Python, with the same outcome; ``CLUSTERDNS_PURE=1`` in the environment
-leaves it aside.
+Without it, Python does all work with the same result. ``CLUSTERDNS_PURE=1`` in the environment
+disables it.
 """
 
 from __future__ import annotations

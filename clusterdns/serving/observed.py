@@ -1,9 +1,9 @@
-"""Hits that observers such as `log` are told of, after their replies have been sent.
+"""Hits that are reported to observers, as `log`, after their replies have been sent.
 
 The table has a note for each hit of a view with observers (table.py). The engine of a transport,
 or ``_drain.c``, collects it here with the query and the client, and with the reply if an observer
-wants that. Every ``TELL_S`` seconds, or when there are ``MANY`` (``MANY_REPLIES`` with replies),
-the observers are told of all of them at once.
+wants it. Every ``TELL_S`` seconds, or when there are ``MANY`` (``MANY_REPLIES`` with replies), all
+of them are reported together.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from clusterdns.serving.server import Listener
 from clusterdns.serving.table import Seen
 from clusterdns.wire.response import Note
 
-TELL_S = 0.02  # nobody who reads a log notices; 50 times a second costs nothing
-MANY = 1024  # a megabyte at most: queries of a batch come on top of it
-MANY_REPLIES = 64  # 8 MiB at most, with a batch more, of replies that are as long as can be
+TELL_S = 0.02  # delay of a log line; 50 reports a second cost nothing
+MANY = 1024  # a megabyte at most, besides those of one batch
+MANY_REPLIES = 64  # 8 MiB at most with the longest replies and one batch more
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +27,7 @@ class Observed:
     """The hits of one socket, or of the connections of one listening socket."""
 
     def __init__(self, server: Listener, transport: str) -> None:
-        self.seen: Seen = []  # by the table, of the client that is looked after
+        self.seen: Seen = []  # appended by the table, for the present client
         self.records: list[Record] = []
         self._server = server
         self._transport = transport
@@ -36,12 +36,12 @@ class Observed:
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, client: tuple[str, int]) -> None:
-        """Take what the table has seen: it came from ``client``."""
+        """Take the hits the table has noted for ``client``."""
         self._batch += [(note, packet, client, reply) for note, packet, reply in self.seen]
         self.seen.clear()
 
     def settle(self, began: float, answered: int) -> None:
-        """Note how long a batch took, and tell of it soon."""
+        """Note the time of a batch, and report it soon."""
         if self._batch:
             seconds = max(0.0, self._server.clock() - began) / max(1, answered)
             self.records += [
@@ -55,12 +55,12 @@ class Observed:
             self._timer = asyncio.get_running_loop().call_later(TELL_S, self.tell)
 
     def tell(self) -> None:
-        """Tell the observers now."""
+        """Report to the observers now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         records = self.records[:]
-        self.records.clear()  # `_drain.c` has this list
+        self.records.clear()  # `_drain.c` holds this list
         for number, some in groupby(records, _number_of_view):
             view, same = self._server.router.observed[number], [*some]
             for place, observer in enumerate(view.observers, 1):
@@ -71,7 +71,7 @@ class Observed:
                 ]
                 try:
                     observer.tell(told, self._transport, view.bound)
-                except Exception:  # a bug of ours must cost no reply
+                except Exception:  # a bug in an observer shall cost no reply
                     _log.exception("plugin/%s: cannot tell of queries", observer.name)
 
 

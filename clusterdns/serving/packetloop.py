@@ -1,11 +1,11 @@
 """The event loop of a worker: asyncio's, but its wait for events answers queries.
 
-Where each query is a wake-up of its own, going around asyncio's loop once costs more than its
-answer: a handle, its context, timers, the time. ``PacketSelector.wait`` waits on the same epoll and
-looks after what is in ``readers`` by itself, in C where ``_drain.c`` was compiled; it returns when
-something has been scheduled, when another descriptor is ready, or when it is time. A query for a
-Service costs 1.18 times what it does the echo server of the benchmarks at 5,000 a second, and 1.10
-times at 20,000; it was 1.63 and 1.34.
+At low rates each query wakes the process, and one turn of asyncio's loop costs more than the
+answer: a handle, its context, timers, the clock. ``PacketSelector.wait`` waits on the same epoll
+and serves the descriptors in ``readers`` itself, in C if ``_drain.c`` was compiled. It returns when
+something is scheduled, another descriptor is ready, or a timer is due. A query for a Service takes
+1.18 times the time of the echo server of the benchmarks at 5,000 a second, and 1.10 times at
+20,000; before it was 1.63 and 1.34.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
     from clusterdns.serving._drain import Reader, RelayReader
 
-BATCH = 64  # descriptors looked after at a stretch
+BATCH = 64  # descriptors served in one turn
 Ts = TypeVarTuple("Ts")
 _log = logging.getLogger(__name__)
 
 
 class PacketSelector(selectors.EpollSelector):
-    """asyncio's selector; ``readers`` says how descriptors are looked after meanwhile.
+    """asyncio's selector; ``readers`` has the readers of the descriptors it serves itself.
 
-    What is read in Python has a function that tells whether asyncio has something to do then; what
-    is read in C has its arguments, and such a function for what is left over.
+    A reader in Python is a function that tells whether asyncio has work afterwards; one in C is a
+    tuple of its arguments, and of such a function for the packets left over.
     """
 
     def __init__(self) -> None:
@@ -51,26 +51,26 @@ class PacketSelector(selectors.EpollSelector):
             self._wait = functools.partial(native.compiled.wait, self._epoll.fileno())
 
     def close(self) -> None:
-        """Let go of both descriptors."""
+        """Close both descriptors."""
         self._epoll.close()
         super().close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready of asyncio's own."""
+        """Return asyncio's own descriptors that are ready."""
         if not self.readers or (timeout is not None and timeout <= 0):
             return super().select(timeout)
         try:
             wait_s = math.inf if timeout is None else timeout
             self._wait(wait_s, self.readers)
-        except Exception:  # a bug of ours: from now on asyncio calls for each event
+        except Exception:  # a bug of ours: from now on asyncio handles each event
             _log.exception("packet loop")
             self.readers.clear()
         return super().select(0)
 
     def wait(self, timeout_s: float, readers: Mapping[int, Callable[[], bool]]) -> list[int]:
-        """Wait until there is something for asyncio; return the descriptors that have ended it.
+        """Wait until asyncio has work; return its descriptors that are ready.
 
-        The specification of what ``_drain.c`` does, and what runs where it was not compiled.
+        This is the specification of the function in ``_drain.c``, and runs if it was not compiled.
         """
         found, now = list[int](), time.monotonic()
         end = now + timeout_s
@@ -86,7 +86,7 @@ class PacketSelector(selectors.EpollSelector):
         return found
 
     def call(self, read: Callable[[], None]) -> bool:
-        """Read, and tell whether asyncio has something to do now."""
+        """Call ``read``; tell whether asyncio has work now."""
         self.has_work = False
         try:
             read()
@@ -109,7 +109,7 @@ class PacketLoop(asyncio.SelectorEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        """Do as asyncio does, and end the wait."""
+        """As in asyncio, and end the wait."""
         self.packets.has_work = True
         return super().call_soon(callback, *args, context=context)
 
@@ -120,13 +120,13 @@ class PacketLoop(asyncio.SelectorEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Do as asyncio does, and end the wait: it may have been for longer."""
+        """As in asyncio, and end the wait, which may be for longer."""
         self.packets.has_work = True
         return super().call_at(when, callback, *args, context=context)
 
 
 def register(sock: FileDescriptorLike, read: Callable[[], None]) -> None:
-    """Call ``read`` when a socket is readable, while the loop waits if it is a worker's."""
+    """Call ``read`` when a socket is readable; a ``PacketLoop`` calls it while it waits."""
     loop = asyncio.get_running_loop()
     loop.add_reader(sock, read)
     if isinstance(loop, PacketLoop):

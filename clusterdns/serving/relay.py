@@ -1,12 +1,12 @@
-"""Plain queries for names outside, sent on and answered in C: which may be, and the rest of them.
+"""The relay in C for plain queries: which queries it may take, and those it hands over.
 
-Most queries that miss are alike: an address is asked for, over UDP, of a name in nobody's zone, and
-one server's reply is passed on. ``_relay.c`` does that. Here each zone of a server block whose
-chain would do no more than that (``Plugin.relay``) gets a ``Lane``, with all that the C side needs
-to know; what it hands over - another kind of reply, none, an error, a second client with the same
-question - goes on through the chain, with what has come so far (``Pool.arrive``).
+Most misses are alike: address queries over UDP, for names outside our zones, whose upstream reply
+is passed on. ``_relay.c`` does that. Each zone of a server block whose chain would do only that
+(``Plugin.relay``) gets a ``Lane`` with all that the C side needs. What C hands over - another form
+of reply, no reply, an error, a second client with the same question - continues through the chain,
+with the result so far (``Pool.arrive``).
 
-A reply is counted when somebody asks for the counts: the C side only adds up what is equal.
+Replies are counted when metrics are collected: the C side only adds up equal ones.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from clusterdns.wire.reading import Reply
 if TYPE_CHECKING:
     from clusterdns.serving._drain import HandedOver, Lane
 
-MAX_TICK_S = 0.25  # between looks for what waits for too long, and for servers that are up or down
-TICKS = 10  # in the time a reply is waited for
-MAX_COUNTS = 4096  # until they are added up
-MAX_UPSTREAMS = 65_535  # of one worker's life: their number has 16 bits
-_MOST = 1 << 20  # queries under way where there is no limit: more than the C side takes
+MAX_TICK_S = 0.25  # between checks for expired queries and for servers up or down
+TICKS = 10  # within the time limit of a reply
+MAX_COUNTS = 4096  # then they are added up
+MAX_UPSTREAMS = 65_535  # in the life of a worker: numbers have 16 bits
+_MOST = 1 << 20  # queries under way without a limit: more than the C side takes
 _POLICIES = {"sequential": 0, "round_robin": 1, "random": 2}
 _COUNT = struct.Struct("=iHHHHHBBBxxx")  # struct count
-# What waited too long is taken over a few at a time: each is asked anew, others have their turn.
+# Expired queries are taken over a few at a time: each is asked again, and others have their turn.
 _EXPIRED, _PAUSE_S = 16, 0.005
 _MISMATCH = struct.Struct("=H")
-_NOBODY = 65_535  # the server of what was refused
+_NOBODY = 65_535  # the server of a refused query
 
 
 class _Track:
-    """A lane, and whose queries are on it."""
+    """A lane, and the listener, view and zone of its queries."""
 
     def __init__(self, lane: Lane, server: Listener, view: View, route: Route) -> None:
         assert route.forwarded is not None
@@ -80,13 +80,13 @@ class Relay:
         self._targets: dict[Upstream, bytes] = {}
         self._fresh: list[Fresh] = []
         self._under_way: dict[Pool, dict[bytes, bytes | bool]] = {}
-        self._left: list[HandedOver] = []  # while the loop waited
+        self._left: list[HandedOver] = []  # handed over while the loop waited
         self._expired: deque[HandedOver] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = MAX_TICK_S
 
     def start(self) -> None:
-        """Open the lanes, if there is anything to relay with, and somewhere to."""
+        """Open the lanes, if C was compiled and a chain can be relayed."""
         if native.compiled is None:
             return
         for server in self._servers:
@@ -104,11 +104,11 @@ class Relay:
 
     @property
     def busy(self) -> int:
-        """How many queries are under way."""
+        """The number of queries under way."""
         return sum(track.lane.busy for track in self._tracks) + len(self._expired)
 
     async def finish(self, timeout_s: float) -> None:
-        """Return when none is, or after ``timeout_s``."""
+        """Return when no query is under way, or after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while self.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end only
             await asyncio.sleep(0.02)
@@ -118,7 +118,7 @@ class Relay:
     # ---- lanes
 
     def _zones(self, server: Listener) -> dict[bytes, Lane | None]:
-        """Return the lane of each zone of a listener; None for what takes the chain."""
+        """Return the lane of each zone of a listener; None for zones that take the chain."""
         router, found = server.router, dict[bytes, "Lane | None"]()
         claimed: list[tuple[WireName, View]] = []
         for zone, views in router.views.items():
@@ -170,12 +170,12 @@ class Relay:
             self._refresh(track)
 
     def _refresh(self, track: _Track) -> None:
-        """Tell a lane which servers are up, and how many queries may be under way."""
+        """Set the servers of a lane that are up, and its limit of queries under way."""
         pool, lane = track.pool, track.lane
         room = track.forwarded.room()
         others = pool.relayed - lane.busy
         lane.most = max(0, min((room or 0) - others, _MOST))
-        lane.refuses = False  # the first of each tick is refused by the chain, which logs it
+        lane.refuses = False  # the chain refuses and logs the first of each tick
         most = pool.rules.max_fails
         healthy = [each for each in pool.upstreams if not most or each.fails <= most]
         targets = [self._target(each) for each in healthy]
@@ -183,12 +183,12 @@ class Relay:
             lane.targets[:] = targets
 
     def _target(self, upstream: Upstream) -> bytes:
-        """Return a server as the C side knows it: struct target."""
+        """Return a server in the form of the C side: struct target."""
         found = self._targets.get(upstream)
         if found is None:
             number = len(self._upstreams)
             if number >= MAX_UPSTREAMS:
-                return b""  # none: the chain asks it
+                return b""  # the chain asks it
             self._upstreams.append(upstream)
             to = sockaddr(upstream.host, upstream.port)
             source = upstream.source or ("::" if ":" in upstream.host else "0.0.0.0")
@@ -199,7 +199,7 @@ class Relay:
     # ---- replies
 
     def _collect(self) -> None:
-        """Pass on what has come."""
+        """Pass on the replies received."""
         assert native.compiled is not None
         left = self._left + native.compiled.collect(time.monotonic())
         self._left.clear()
@@ -210,7 +210,7 @@ class Relay:
                 fresh.age()
 
     def _tick(self) -> None:
-        """Give up what has waited for too long, and look after the lanes."""
+        """Take over expired queries, and refresh the lanes."""
         assert native.compiled is not None
         self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
         is_idle = not self._expired
@@ -229,9 +229,9 @@ class Relay:
             asyncio.get_running_loop().call_later(_PAUSE_S, self._take_over_expired)
 
     def _take_over(self, left: list[HandedOver]) -> None:
-        """Let queries go on through the chain, with what has come of them."""
+        """Continue queries in the chain, with their results so far."""
         for lane, packet, client, source, listener, server, seconds, octets, error in left:
-            if listener in self._engines:  # first: those who joined it find its reply in the cache
+            if listener in self._engines:  # first: joined queries find its reply cached
                 self._engines[listener].take((packet, client, source))
             query, upstream = reading.read_query(packet), self._upstreams[server]
             if isinstance(query, Query) and query.question is not None:
@@ -247,7 +247,7 @@ class Relay:
     # ---- counts
 
     def add_up(self) -> None:
-        """Count what has been passed on, where the chain would have counted it."""
+        """Count relayed replies as the chain would have."""
         for track in self._tracks:
             self._add_up(track)
 
@@ -282,7 +282,7 @@ class Relay:
 
 
 def _route_of(view: View, zone: WireName) -> Route | None:
-    """Return the route of a zone, None if a plugin has to see its queries or nobody is asked."""
+    """Return the route of a zone, None if a plugin needs its queries or none forwards."""
     route = Route(zone)
     for plugin in view.chain:
         if not plugin.relay(route):
@@ -304,7 +304,7 @@ def _found(
     octets: bytes | None,
     error: int,
 ) -> Reply | UpstreamError:
-    """Return what has come of a query: a reply, or why there is none."""
+    """Return the result of a query: a reply or an error."""
     if octets is not None:
         ident = int.from_bytes(octets[:2], "big")
         exchange = Exchange.begin(ident, question, flags, query.edns)
@@ -317,6 +317,6 @@ def _found(
 
 
 def _pool_of(forwarded: Forwarded) -> Pool:
-    """Return the servers, of which a route knows no more than that there are some."""
+    """Return the pool of a route, which has it as an opaque object."""
     assert isinstance(forwarded.pool, Pool)
     return forwarded.pool

@@ -1,9 +1,9 @@
-"""DNS over TLS (RFC 7858): the connections of ``tcp``, whose octets are encrypted.
+"""DNS over TLS (RFC 7858): encrypted connections of ``tcp``.
 
-The handshake is done in steps, whenever the client has sent something, so it never holds up the
-loop; the turns of ``Streams`` bound how many are done at a stretch. A client must be through with
-it, and with its first query, by the deadline of any new connection.
-(CoreDNS: core/dnsserver/server_tls.go)
+The handshake is done in steps, each when the client has sent something, so it never blocks the
+loop; the turns of ``Streams`` bound how many steps are done in one turn. A client must complete it,
+and send its first query, within the time limit of any new connection. (CoreDNS:
+core/dnsserver/server_tls.go)
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from clusterdns.serving.tcp import Streams
 
 
 class SecureSocket(ssl.SSLSocket):
-    """A TLS socket that says it would block as any other socket does."""
+    """A TLS socket that raises BlockingIOError like any other socket."""
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """Return decrypted octets, at most one record.
 
         Raises:
-            BlockingIOError: nothing has come.
-            OSError: the connection is of no use any more. So is one whose client wants new keys,
-                and does not read what we say to that.
+            BlockingIOError: nothing was received.
+            OSError: the connection is broken, or the client requests new keys and does not read
+                our part of that.
         """
         try:
             return super().recv(buflen, flags)
@@ -43,15 +43,15 @@ class SecureSocket(ssl.SSLSocket):
             raise BlockingIOError from error
 
     def close(self) -> None:
-        """Say that no more follows (RFC 8446 section 6.1), and close."""
-        # Nobody waits for the client's part, nor for room to say ours.
+        """Send close_notify (RFC 8446 section 6.1), and close."""
+        # Without waiting for the client's close_notify, or for room to send ours.
         with contextlib.suppress(OSError, ValueError):
             self.unwrap()
         super().close()
 
 
 def secured(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """Return a TLS socket that has not begun the handshake; ``sock`` is used up."""
+    """Return a TLS socket before the handshake; it takes over ``sock``."""
     context.sslsocket_class = SecureSocket
     return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
@@ -78,17 +78,17 @@ class SecureConnection(Connection):
         self._is_secure = False
 
     def proceed(self, events: int, now: float) -> int:
-        """Go on with the handshake, or with queries; return how many were answered."""
+        """Continue the handshake or queries; return the number of queries answered."""
         if self._is_secure:
             return super().proceed(events, now)
         if events & (select.EPOLLERR | select.EPOLLHUP):
             self.close()
-        elif not self._is_closed:  # while it was due
+        elif not self._is_closed:  # since it was scheduled
             self._shake_hands()
         return 0
 
     def finish(self) -> None:
-        """Close once the queries that have come are answered; none has before the handshake."""
+        """Close once the received queries are answered; before the handshake at once."""
         if self._is_secure:
             super().finish()
         else:
@@ -101,7 +101,7 @@ class SecureConnection(Connection):
             self._set_events(select.EPOLLIN)
         except ssl.SSLWantWriteError:
             self._set_events(select.EPOLLOUT)
-        except (OSError, ValueError):  # not TLS, no certificate, or gone
+        except (OSError, ValueError):  # not TLS, no certificate, or closed
             self.close()
         else:
             self._is_secure = True
@@ -109,4 +109,4 @@ class SecureConnection(Connection):
             self._begin()
 
     def _begin(self) -> None:
-        """Do what comes after the handshake."""
+        """Start reading queries after the handshake."""

@@ -1,9 +1,9 @@
 """One listener of a worker: from the octets of a query to those of the reply.
 
-``table`` is in front and answers what may be repeated; its callers are the engines of the
-transports. What it misses comes to ``resolve``: the gate, the checks of the core, the view's chain
-from memory, and the reply rendered and remembered. What memory does not know takes the chain that
-may wait, as a task whose number is bounded. (CoreDNS: core/dnsserver/server.go)
+The engines of the transports ask ``table`` first, which repeats answers. Misses come to
+``resolve``: the gate, the checks of the core, the view's chain from memory, then the reply is
+rendered and kept. A query that memory cannot answer takes the chain that may wait, as a task; their
+number is bounded. (CoreDNS: core/dnsserver/server.go)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clusterdns.wire.message import Edns, Query
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure, render_reply, uncompressed_octets
 
-MAX_WAITING = 8192  # queries that wait for a chain at one time, a few kilobytes each
+MAX_WAITING = 8192  # queries waiting for a chain, a few kilobytes each
 _SERVFAIL = failure(rr.SERVFAIL)
 _BADVERS_OPT = message.write_opt(Edns(0, 0, 0), rr.BADVERS)  # CoreDNS: pkg/edns, size 0
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Listener:
         address: tuple[str, int] = ("", 0),
         table_octets: int = MAX_TABLE_OCTETS,
     ) -> None:
-        self.address = (address[0] or "::", address[1])  # what Go says of a socket of all addresses
+        self.address = (address[0] or "::", address[1])  # Go's name for a socket of all addresses
         self.table = AnswerTable(
             octets=table_octets,
             bounds=router.bounds,
@@ -68,9 +68,9 @@ class Listener:
         address: tuple[str, int] | None = None,
         more: Callable[[bytes], Awaitable[bool]] | None = None,
     ) -> bytes | None:
-        """Return the reply to a query the table has missed, None for silence, or ``LATER``.
+        """Return the reply to a query the table missed, None to send none, or ``LATER``.
 
-        ``LATER`` means that the chain has to wait: ``send`` is called with the reply, or with None.
+        ``LATER`` means that the chain waits, and ``send`` is called with the reply or None.
         ``hits`` are the slots to count in, ``address`` is ours on a stream, ``more`` as
         in ``Query``. Never raises.
         """
@@ -89,17 +89,17 @@ class Listener:
         address: tuple[str, int] | None = None,
         more: Callable[[bytes], Awaitable[bool]] | None = None,
     ) -> bytes | None:
-        """Do as ``resolve`` with a query that has passed the gate."""
+        """As ``resolve``, for a query that has passed the gate."""
         query.client, query.transport = client[:2], transport
         query.server, query.more = address or self.address, more
         try:
             return self._resolve(query, hits, send)
-        except Exception:  # a bug of ours: SERVFAIL, counted, and the traceback once
+        except Exception:  # a bug of ours: SERVFAIL, counted, one traceback
             self.note_panic()
             return self._write(query, None, _SERVFAIL, hits)
 
     def note_batch(self, began: float, answered: int) -> None:
-        """Note how long queries took that were answered together since ``began``."""
+        """Note the time of a batch answered since ``began``."""
         if answered:
             self.tally.batches.observe((self.clock() - began) / answered, answered)
 
@@ -125,7 +125,7 @@ class Listener:
         if response is DROP:
             return None
         profile = self._profile(query, view, response)
-        answer = self._remember(query, response, choice, profile)  # and so rendered already
+        answer = self._remember(query, response, choice, profile)  # already rendered
         reply = None if answer is None else reply_to(query, answer)
         if reply is None:
             return self._write(query, view, response, hits, profile)
@@ -135,7 +135,7 @@ class Listener:
     def _remember(
         self, query: Query, response: Response, choice: Choice, profile: Profile
     ) -> Answer | None:
-        """Put the response into the table, if it may be repeated; return what is there then."""
+        """Put the response into the table if it may be repeated; return its answer there."""
         question, view = query.question, choice.view
         if question is None or not choice.is_shared:
             return None
@@ -144,7 +144,7 @@ class Listener:
             is_plain = choice.is_plain and view is not None and view.treats_alike(cut)
             if not (is_plain and self.router.is_whole(cut)):
                 response = response._replace(denies=b"")
-        size = message.HEADER_OCTETS + len(question.wire)  # of the queries that will be hits
+        size = message.HEADER_OCTETS + len(question.wire)  # of the queries that hit
         answer = self.table.remember(
             question,
             response,
@@ -165,7 +165,7 @@ class Listener:
         hits: list[int],
         profile: Profile | None = None,
     ) -> bytes | None:
-        """Return the reply that says ``response``, and count it."""
+        """Return the rendered reply, and count it."""
         if response is DROP:
             return None
         profile = profile or self._profile(query, view, response)
@@ -192,7 +192,7 @@ class Listener:
         return Profile(zone, view.block.view, rtype, rcode, plugin, do, size, reply_size)
 
     def _wait(self, query: Query, view: View, hits: list[int], send: Send) -> bytes | None:
-        """Start the chain that may wait; refuse when too many wait already."""
+        """Start the chain that may wait; refuse if too many queries wait."""
         if len(self._waiting) >= MAX_WAITING:
             return self._write(query, view, _SERVFAIL, hits)
         task = asyncio.get_running_loop().create_task(self._handle(query, view, hits, send))
@@ -216,12 +216,12 @@ class Listener:
         send(reply)
 
     async def finish(self, timeout_s: float) -> None:
-        """Return when no query waits any more, or after ``timeout_s``."""
+        """Return when no query waits, or after ``timeout_s``."""
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=timeout_s)
 
     def note_panic(self) -> None:
-        """Count a bug and log its traceback the first time it shows at a place."""
+        """Count a bug, and log its traceback once for each place in the code."""
         self.panics += 1
         text = traceback.format_exc()
         place = text.rpartition("\n  File ")[2].partition("\n")[0]
@@ -231,9 +231,9 @@ class Listener:
 
 
 async def _send_all_but_last(query: Query, response: Response) -> Response:
-    """Send the messages of a reply, each when there is room for it; return the last one.
+    """Send the messages of a reply, each when there is room; return the last one.
 
-    A client that has gone gets no more.
+    Stops if the client has closed.
     """
     for section in response.following or ():
         part = render_reply(query, response, query.limit)

@@ -1,30 +1,30 @@
-"""The table of answers that may be repeated: what is asked leads to the rest of the message.
+"""The table of answers that may be repeated: from a question to the rest of its reply.
 
-``AnswerTable.reply`` is the fast path and its specification: it is total on all octets, builds no
-object per hit but the reply and its parts, and says None for a miss.
+``AnswerTable.reply`` is the fast path, and the specification of the one in C: it accepts any
+octets, builds no object but the reply and its parts, and returns None for a miss.
 
-An answer depends on the folded name, type and class, DO and CD: together they are its key. So all
-spellings of a name find one answer, and the reply repeats the question as it was asked. What the
-client takes decides whether the reply is sent from here. Nothing else in a query matters, so any
-OPT passes whose options get no answer: client subnet, EXPIRE, COOKIE, TCP keepalive, padding.
+The key of an answer is the folded name, type, class, DO and CD. All letter cases of a name find one
+answer, and the reply repeats the question as asked. A reply that is too long for the client is a
+miss. Nothing else in a query matters, so an OPT is accepted if its options get no answer: client
+subnet, EXPIRE, COOKIE, TCP keepalive, padding.
 
-A remembered answer is a plain tuple ``(until, slot, heads, is_free, spared, body, ...)``: the
-monotonic second it ends at, where its hits are counted, the header behind the ID for each kind of
-plain query, whether it holds however the question is spelled, and the octets behind the question,
-once per order ``loadbalance`` asks for. A body points into the question or into itself only, so the
-ID does not matter to it. Where a plugin observes the hits (`log`), a 17th head is the note it is
-told for each, see observed.py. The garbage collector stops tracking such tuples: a large table
-costs no pauses. What is not free holds for a question in lower case; a spelling of its own has a
-key of its own.
+An answer is a plain tuple ``(until, slot, heads, is_free, spared, body, ...)``: the monotonic
+second of its end, the slot its hits are counted in, the header behind the ID for each form of plain
+query, whether it holds for any letter case of the question, and the octets behind the question, one
+body for each order of ``loadbalance``. Pointers in a body lead into the question or the body, so
+the ID does not matter. If a plugin observes the hits (`log`), a 17th head is the note for each hit,
+see observed.py. The garbage collector does not track such tuples, so a large table causes no
+pauses. An answer that is not free holds for a question in lower case; other letter cases have keys
+of their own.
 
-Below a name that does not exist, no name does (RFC 8020). What denied one name is kept under the
-name it is due to, its cut, and answers for all others below it: `www.example.com` on a Pod's search
-path is one of them, below `com.my-namespace.svc.cluster.local`. Where the pointers of the body lead
-depends on how long the question is, so a cut has an answer for each length and type. Names that
-begin with the octets ``spared`` are not denied.
+Below a name that does not exist, no name exists (RFC 8020). A denial is kept under the topmost name
+that does not exist, its cut, and answers for all names below: with a Pod's search path,
+`com.my-namespace.svc.cluster.local` denies `www.example.com` below that namespace, and all other
+names in `com`. Pointers in the body depend on the length of the question, so a cut has an answer
+for each length and type. Names that begin with the octets ``spared`` are not denied.
 
-The serial of an SOA moves every second in a cluster that changes all the time, and is in every
-answer that denies something. It is replaced there, see ``Renewal``, and these answers stay.
+The serial of an SOA is in every denial, and moves up to once a second. It is replaced inside the
+answers, see ``Renewal``, and they stay.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -43,25 +43,24 @@ from clusterdns.wire.response import Note, Response, render
 
 Answer = tuple[Any, ...]  # (until, slot, heads, is_free, spared, body, ...), see above
 Heads = tuple[Any, ...]  # 16 times octets, and a Note if there is an observer
-# Hits to tell observers of: note, query, and the reply if somebody wants it.
+# Hits to report to observers: note, query, and the reply if an observer wants it.
 Seen = list[tuple[Note, bytes, bytes | None]]
-# The answers that last, those that pass, those below cuts, where hits are counted, the bounds of
-# the payload size, whether EDNS options pass, where hits are noted that somebody observes, and
-# whether with their replies.
+# Lasting answers, passing answers, answers below cuts, hit counters, bounds of the payload size,
+# whether EDNS options are accepted, the list of observed hits, and whether these have replies.
 Maps = tuple[
     dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer], list[int], int, int, bool,
     list[Any] | None, bool,
 ]  # fmt: skip
 
-MAX_TABLE_OCTETS = 64 * 2**20  # of the bodies that a worker remembers
+MAX_TABLE_OCTETS = 64 * 2**20  # of all bodies in a worker
 _UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _BODY = range(6)
 
-# The header behind the ID of a plain query: opcode QUERY, one question, RD, AD and CD as they like,
-# no other flag, and at most one additional record. The number is RD + 2 AD + 4 OPT + 8 CD. Who sets
-# DO understands AD as well, so a query with DO counts as one with AD.
+# The form of a plain query, by its header behind the ID: opcode QUERY, one question, any of RD, AD
+# and CD, no other flag, and at most one additional record. It is RD + 2 AD + 4 OPT + 8 CD. A client
+# that sets DO understands AD, so a query with DO counts as one with AD.
 _RD, _AD, _OPT, _CD = 1, 2, 4, 8
 _FORMS = range(16)
-_NOTE = 16  # in the heads
+_NOTE = 16  # index in the heads
 _FLAGS = ((_RD, RD), (_AD, AD), (_CD, CD))
 _PLAIN = {
     struct.pack(
@@ -79,25 +78,26 @@ _PLAIN_OPT_TTLS = (b"\0\0\0\0", b"\0\0\x80\0")  # version 0, and no flag but DO
 _SILENT_OPTIONS = frozenset((3, 8, 9, 10, 11, 12))
 NO_BOUNDS = (message.MAX_OCTETS, message.MAX_OCTETS)
 _LONGEST = name.MAX_NAME_OCTETS + 4  # a question
-_MAX_HEADS = 4096  # that are shared; what is more is forgotten
-_MAX_RENEWED = 4096  # answers at a time: others wait meanwhile; what is more is forgotten
-_ADDRESSES = (b"\0\1\0\1", b"\0\x1c\0\1")  # A and AAAA, IN: what may be answered by a cut
+_MAX_HEADS = 4096  # shared heads; then they are forgotten
+_MAX_RENEWED = 4096  # answers in one call, which queries wait for; the rest is dropped
+_ADDRESSES = (b"\0\1\0\1", b"\0\x1c\0\1")  # A and AAAA, IN: questions that a cut may answer
 
 
 class AnswerTable:
     """Remembered answers, by folded question, DO and CD.
 
-    Three shelves: what lasts until the cluster changes; what passes by itself, which is also where
-    names that do not exist go; and what denies all below a cut. None can push out another, and a
-    shelf that is full, of answers or of octets, starts anew. A passing answer is put on its shelf
-    when it is asked for a second time, so a flood of names never asked again does not displace what
-    is in use; nor does one of spellings, since what is not alike for all spellings passes too.
-    ``octets`` bounds the bodies of all three.
+    There are three shelves: lasting answers, which a change of the cluster ends; passing answers,
+    which end by time, and denials of single names; and denials of all names below a cut. None
+    displaces another, and a shelf that is full, in answers or in octets, is cleared. A passing
+    answer is kept when it is asked for a second time, so a flood of names asked for once does not
+    displace answers in use; nor does a flood of letter cases, as an answer that is not free is
+    passing, too. ``octets`` bounds the bodies of all three.
 
     ``bounds`` are the least and the most octets that `bufsize` allows in a server block of the
-    listener. Where they differ, what names a larger size is a miss: whose block it is for decides.
-    ``passes_options`` is false where a plugin has to see queries with EDNS options, and
-    ``keeps_replies`` is true where one observes the octets of replies.
+    listener. If they differ, a query that names more than the least is a miss: its
+    server block decides.
+    ``passes_options`` is false if a plugin has to see queries with EDNS options;
+    ``keeps_replies`` is true if one observes the octets of replies.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class AnswerTable:
         self._seen: set[int] = set()
         self._heads: dict[tuple[Any, ...], Heads] = {}
         self._has_notes = False
-        self.remembered = 0  # answers so far: none more, and a miss is one still
+        self.remembered = 0  # answers kept so far; if unchanged, a miss is still a miss
 
     def reply(
         self,
@@ -132,20 +132,20 @@ class AnswerTable:
         """Return the reply to ``packet`` or None for a miss; never raises.
 
         ``hits`` are the caller's counters, by slot; ``now`` is monotonic seconds; ``stream`` lifts
-        the limit of a datagram. What somebody observes is appended to ``seen``; without that it is
-        a miss.
+        the limit of a datagram. An observed hit is appended to ``seen``; if that is None, it is a
+        miss.
         """
         form = _PLAIN.get(packet[2:HEADER_OCTETS])
         if form is None:
             return None
-        # A label may hold a zero octet, too: such a name is found in no key.
+        # A label may hold a zero octet: no key has such a name.
         end = packet.find(0, HEADER_OCTETS) + 5
         question, opt, limit, extra, variant = packet[HEADER_OCTETS:end], b"", 512, 0, form >> 3
         if not 5 <= len(question) <= _LONGEST:
             return None
         if form & _OPT:
             opt = packet[end : end + _OPT_HEAD]
-            # Most queries have no option: two octets that are zero end them.
+            # Most queries have no option, and end with two zero octets.
             if len(packet) != end + _OPT_OCTETS or packet[-2:] != b"\0\0":
                 extra = _silent_octets(packet, end + _OPT_HEAD)
             if extra < 0 or opt[:3] != _OPT_START or opt[5:] not in _PLAIN_OPT_TTLS:
@@ -165,7 +165,7 @@ class AnswerTable:
         elif end != len(packet):
             return None
         key = question + _VARIANTS[variant]
-        # A question in lower case, the most frequent by far, is a key as it is.
+        # A question in lower case, by far the most frequent, is the key.
         answer = self._lasting.answers.get(key) or self._find(question, key)
         if answer is None or answer[_UNTIL] <= now:
             return None
@@ -186,7 +186,7 @@ class AnswerTable:
         return reply
 
     def _find(self, question: bytes, key: bytes) -> Answer | None:
-        """Return what passes, or is filed under the folded question; ``key`` is as it was asked."""
+        """Return a passing answer, or one for the folded question; ``key`` is as asked."""
         answer: Answer | None
         folded = question[:-4].lower() + key[-5:]
         if folded == key:
@@ -199,7 +199,7 @@ class AnswerTable:
         return answer if answer and answer[_IS_FREE] else self._passing.answers.get(key)
 
     def _denial(self, key: bytes) -> Answer | None:
-        """Return the answer of the cut that a question lies below, or None."""
+        """Return the denial of the cut above a question, or None."""
         if key[-5:-1] not in _ADDRESSES:
             return None
         denials, i, end = self._denials.answers, 0, len(key) - 6
@@ -216,7 +216,7 @@ class AnswerTable:
         return None
 
     def maps(self, hits: list[int], seen: list[Any] | None = None) -> Maps:
-        """Return what ``_drain.c`` looks into, and where it counts: struct Table."""
+        """Return the dicts and counters for ``_drain.c``: struct Table."""
         answers = self._lasting.answers, self._passing.answers, self._denials.answers
         bounds = self._least, self._most
         return *answers, hits, *bounds, self._passes_options, seen, self._keeps_replies
@@ -229,10 +229,10 @@ class AnswerTable:
         slot: Callable[[], int],
         note: Note | None = None,
     ) -> Answer | None:
-        """Put a response on its shelf, if it may be repeated; return the answer that is there then.
+        """Put a response on its shelf if it may be repeated; return its answer there.
 
-        ``slot`` is asked for the number that hits are counted under only when it is; ``note`` is
-        what observers are told for each hit.
+        ``slot`` returns the slot of its hits, and is called only if it is kept; ``note`` is for the
+        observers of each hit.
         """
         if response.lifetime_s <= 0 or response.edns is not None or response.rcode > 15:
             return None
@@ -254,7 +254,7 @@ class AnswerTable:
             return None
         known = shelf.answers.get(key)
         if known is not None and known[_UNTIL] > now and known[_IS_FREE] >= is_free:
-            return known  # it missed for the form of its query, or for its length
+            return known  # the query's form or the reply's length made it a miss
         compiled = self._compile(question, response, note)
         if compiled is None:
             return None
@@ -268,10 +268,10 @@ class AnswerTable:
         return answer
 
     def forget(self, facts: Iterable[Hashable]) -> None:
-        """Drop every answer that was decided from one of ``facts``, all for ``EVERYTHING``.
+        """Drop every answer that depends on one of ``facts``; all of them for ``EVERYTHING``.
 
-        Those of a ``Renewal``, which is no fact itself, are renewed: their octets replaced in each
-        body. What lacks them is dropped, and what is too much, and what is signed.
+        For a ``Renewal`` the octets are replaced in each body. Answers without these octets,
+        signed ones, and those beyond a limit are dropped.
         """
         changed = set(facts)
         if EVERYTHING in changed:
@@ -287,7 +287,7 @@ class AnswerTable:
                 left = shelf.renew(renewal, left)
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop all answers."""
         for shelf in (self._lasting, self._passing, self._denials):
             shelf.clear()
 
@@ -300,7 +300,7 @@ class AnswerTable:
         return self._lasting.octets + self._passing.octets + self._denials.octets
 
     def questions(self) -> list[bytes]:
-        """Return the octets of every question remembered, but for those with DO or CD."""
+        """Return the octets of every question kept, except those with DO or CD."""
         keys = [*self._lasting.answers, *self._passing.answers]
         return [key[:-1] for key in keys if not key[-1]]
 
@@ -317,7 +317,7 @@ class AnswerTable:
     def _compile(
         self, question: Question, response: Response, note: Note | None
     ) -> tuple[Heads, tuple[bytes, ...]] | None:
-        """Return the heads and the bodies of a response, None if no message has room for it."""
+        """Return the heads and the bodies of a response, None if it fits no message."""
         bodies = []
         for sections in response.orders or (response.sections,):
             counts, body, is_cut = render(question.qname, sections, message.MAX_OCTETS)
@@ -337,7 +337,7 @@ class AnswerTable:
 
 
 def reply_to(query: Query, answer: Answer) -> bytes | None:
-    """Return the reply that an answer makes for a query, None if it is too long for the client."""
+    """Return the reply of an answer to a query, None if it is too long for the client."""
     assert query.question is not None
     form, opt = sum(bit for bit, flag in _FLAGS if query.flags & flag), b""
     if query.edns is not None:
@@ -356,9 +356,9 @@ def _compose(answer: Answer, ident: bytes, form: int, question: bytes, opt: byte
 
 
 def _silent_octets(packet: bytes, start: int) -> int:
-    """Return the octets of the options that end a packet, -1 if they may get an answer or an error.
+    """Return the length of the options of a packet, -1 if one may get an answer or an error.
 
-    ``start`` is where their length is.
+    ``start`` is the offset of RDLENGTH.
     """
     rest = packet[start:]
     if rest == b"\0\0":
@@ -379,10 +379,10 @@ def _silent_octets(packet: bytes, start: int) -> int:
 
 
 def _is_free(qname: bytes, response: Response) -> bool:
-    """Tell whether a response is the same octets behind the question however that is spelled.
+    """Tell whether the octets behind the question are equal for every letter case of it.
 
-    Its plugin says that names follow the question's spelling; here it is seen that each owner is
-    indeed the question's name or what it ends with, so that a pointer stands for it.
+    The plugin claims so (``follows_case``); this verifies that each owner is the question's name or
+    a suffix of it, so that it is a pointer.
     """
     if not response.follows_case:
         return False
@@ -395,7 +395,7 @@ def _is_cut(cut: bytes, folded: bytes) -> bool:
 
 
 def _head(form: int, flags: int, answers: int, authorities: int, additionals: int) -> bytes:
-    """Return the header behind the ID for a kind of plain query; AD only to who understands it."""
+    """Return the header behind the ID for a form of plain query; AD only if it understands AD."""
     flags |= QR | (RD if form & _RD else 0) | (CD if form & _CD else 0)
     if not form & _AD:
         flags &= ~AD
@@ -405,8 +405,8 @@ def _head(form: int, flags: int, answers: int, authorities: int, additionals: in
 class _Shelf:
     """A bounded dict of answers, each filed under its facts.
 
-    Most facts have one answer: its key is filed bare. A key stays under its other facts when one of
-    them has dropped it, since it often comes back; what never does counts towards a bound.
+    Most facts have one answer, whose key is filed without a set. When one fact drops an answer, its
+    key stays filed under the other facts, since it often returns; a bound counts such keys.
     """
 
     __slots__ = ("_filed", "_filings", "answers", "limit", "max_octets", "octets")
@@ -441,7 +441,7 @@ class _Shelf:
             self._filings += 1
 
     def shared(self, key: bytes, bodies: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Return these bodies, or the equal ones that another variant of the question has."""
+        """Return these bodies, or equal ones of another variant of the question."""
         for variant in _VARIANTS:
             other = self.answers.get(key[:-1] + variant)
             if other is not None and other[_BODY:] == bodies:
@@ -450,7 +450,7 @@ class _Shelf:
         return bodies
 
     def forget(self, facts: set[Hashable]) -> None:
-        """Drop what is filed under any of these facts."""
+        """Drop the answers filed under any of these facts."""
         for fact in self._filed.keys() & facts:
             found = self._filed.pop(fact)
             keys = found if isinstance(found, dict) else (found,)
@@ -459,9 +459,9 @@ class _Shelf:
                 self._drop(key)
 
     def renew(self, renewal: Renewal, most: int) -> int:
-        """Replace octets in the answers of a fact; return ``most`` less the number of these.
+        """Replace octets in the answers of a fact; return ``most`` minus their number.
 
-        What lacks them is dropped, and what is more than ``most``.
+        Answers without these octets, and those beyond ``most``, are dropped.
         """
         keys = self._filed.get(renewal.fact, ())
         for key in (keys,) if isinstance(keys, bytes) else keys:

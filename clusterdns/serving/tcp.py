@@ -1,13 +1,12 @@
-"""TCP: a listening socket, and its connections in their turns (RFC 7766).
+"""TCP: a listening socket, and its connections, served in turns (RFC 7766).
 
-The connections of a listening socket are watched by an epoll of their own, which asyncio's loop
-watches in turn. One call reads every connection that has something and answers all its whole
-queries at once: a system call to receive, the look-ups, one to send. A query on each of 100
-connections costs 7.8 µs, and 9.4 without C; with asyncio's transports it was 10.0 and 10.4 (lower
-quartile of 11 rounds).
+The connections of a listening socket are in an epoll set of their own, which is registered with
+asyncio's loop. One call reads every readable connection and answers all its whole queries at once:
+a system call to receive, the lookups, one to send. A query on each of 100 connections takes 7.8 µs,
+and 9.4 without C; with asyncio's transports it was 10.0 and 10.4 (lower quartile of 11 rounds).
 
-A turn ends with so many octets or so much time, and UDP is looked after between two. If there are
-too many connections, one makes room, see ``Crowd``; one that has been quiet for too long is closed.
+A number of octets and a time bound each turn, and UDP is served between two turns. If there are too
+many connections, one makes room, see ``Crowd``; one that is quiet for too long is closed.
 (CoreDNS: core/dnsserver/server.go ReadTimeout, IdleTimeout)
 """
 
@@ -24,17 +23,17 @@ from clusterdns.serving import packetloop
 from clusterdns.serving.connection import BATCH, REPLY_OCTETS, Connection, Crowd
 from clusterdns.serving.server import Listener
 
-MAX_CONNECTIONS = 4096  # two kilobytes each; half of all descriptors at most, see `_most_of`
+MAX_CONNECTIONS = 4096  # two kilobytes each; at most half of all descriptors, see `_most_of`
 FEWEST_CONNECTIONS = 128
-TURN_S = 0.002  # a turn ends with this, or with REPLY_OCTETS
+TURN_S = 0.002  # bounds of a turn, besides REPLY_OCTETS
 _BACKLOG = 1024
-_ACCEPTS = 16  # connections accepted at a stretch
+_ACCEPTS = 16  # connections accepted in one turn
 _SWEEP_S = 1.0
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Streams(Crowd):
-    """One listening socket, and its connections in their turns."""
+    """One listening socket, and its connections, served in turns."""
 
     def __init__(self, server: Listener, sock: socket.socket, listeners: int = 1) -> None:
         super().__init__(server, sock.family)
@@ -45,7 +44,7 @@ class Streams(Crowd):
         self._sweep: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Accept connections from now on."""
+        """Start to accept connections."""
         self._sock.setblocking(False)
         self._sock.listen(_BACKLOG)
         self._listen()
@@ -53,7 +52,7 @@ class Streams(Crowd):
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._close_quiet)
 
     def stop(self) -> None:
-        """Accept no more, and close what has no query in flight."""
+        """Accept no more, and close connections without a query under way."""
         self._pause()
         self._sock.close()
         for connection in list(self.connections.values()):
@@ -61,7 +60,7 @@ class Streams(Crowd):
         self.observed.tell()
 
     def abort(self) -> None:
-        """Close everything."""
+        """Close all connections."""
         if self._sweep is not None:
             self._sweep.cancel()
         for connection in list(self.connections.values()):
@@ -71,7 +70,7 @@ class Streams(Crowd):
         self.observed.tell()
 
     def _look_after(self) -> None:
-        """Look after the connections that have something to read, or room to write."""
+        """Serve the connections that are readable or writable."""
         if not self.due:
             for number, events in self.poll.poll(0, BATCH):
                 connection = self.connections.get(number)
@@ -82,7 +81,7 @@ class Streams(Crowd):
         self._take_turn()
 
     def go_on_with(self, connection: Connection) -> None:
-        """Look after what a connection has sent already, when it is its turn."""
+        """Serve the queries a connection has sent already, in its turn."""
         self.due.append((connection, 0))
         self._come_back()
 
@@ -96,7 +95,7 @@ class Streams(Crowd):
         self._take_turn()
 
     def _take_turn(self) -> None:
-        """Look after those that are due, until it is UDP's turn."""
+        """Serve the connections that are due, until it is UDP's turn."""
         clock, due = self.server.clock, self.due
         began, answered, octets = clock(), 0, self.replied
         while due and self.replied - octets < REPLY_OCTETS:
@@ -110,13 +109,13 @@ class Streams(Crowd):
             self._come_back()
 
     def _accept(self) -> None:
-        """Enter new connections, at the price of the quietest ones if there are too many."""
+        """Accept new connections; close the quietest ones if there are too many."""
         for _ in range(_ACCEPTS):
             try:
                 sock, client = self._sock.accept()
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:  # there is no more, or it has gone already
+            except OSError as error:  # there is none, or it is closed already
                 if error.errno in _EXHAUSTED:
                     self._pause()
                 return
@@ -125,14 +124,14 @@ class Streams(Crowd):
                 continue
             try:
                 connection = self._connection(sock, client[:2])
-            except OSError:  # it has gone already
+            except OSError:  # it is closed already
                 sock.close()
                 continue
             self.enter(connection)
             self.poll.register(connection.number, select.EPOLLIN)
 
     def samples(self) -> list[Sample]:
-        """Return what only the connections of one protocol count."""
+        """Return the metrics of one protocol, none by default."""
         return []
 
     def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
@@ -144,7 +143,7 @@ class Streams(Crowd):
             self._is_listening = True
 
     def _pause(self) -> None:
-        """Let new connections wait in the kernel."""
+        """Leave new connections in the kernel's queue."""
         if self._is_listening:
             self.poll.unregister(self._sock)
             self._is_listening = False
@@ -160,7 +159,7 @@ class Streams(Crowd):
 
 
 def _most_of(listeners: int) -> int:
-    """Return how many connections a listening socket may have, one of so many in its process."""
+    """Return the limit of connections of one of ``listeners`` listening sockets in a process."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS

@@ -1,23 +1,23 @@
 """UDP: datagrams in batches, through the answer table.
 
-One call per readable event takes up to 64 datagrams, with two system calls and one look into the
-table for each. asyncio's DatagramProtocol costs five times as much, which is why the socket is read
-by hand, see batch.py. Where ``_drain.c`` was compiled, it does the same without being called
-(packetloop.py), and ``_relay.c`` sends plain misses on, see relay.py.
+One call for each readable event takes up to 64 datagrams, with two system calls, and looks each up
+in the table. asyncio's DatagramProtocol costs five times as much, so batch.py reads the socket
+itself. If ``_drain.c`` was compiled, it does the same from the packet loop (packetloop.py), and
+``_relay.c`` forwards plain misses, see relay.py.
 
-What the table misses waits in a queue, and a few at a time are given to ``Server.resolve`` between
-one look at the socket and the next: a miss costs ten times a hit and more, so a flood of names that
-are not there would else fill the socket, and what is there would be lost with it. Under 20,000
-unique names a second, four times what one worker can resolve, no query for a cluster name was lost
-in 8 s and their p99 was tens of milliseconds at most; before, half of them were lost. What
-overflows the queue is dropped, and what has waited for longer than clients do. They take turns by
-address: who asks much waits for himself, and it is his oldest that is dropped.
+Misses wait in a queue, and between two reads of the socket a few of them are resolved
+(``Listener.resolve``). A miss costs more than ten hits; otherwise a flood of misses would fill the
+socket buffer, and hits would be dropped. Under 20,000 unique names a second, four times what one
+worker can resolve, no query for a cluster name was lost in 8 s, with a p99 of tens of milliseconds
+at most; before, half of them were lost. Queries are dropped if the queue is full, or if they have
+waited for longer than clients do. Clients take turns, by address, and the oldest query of the one
+with most is dropped.
 
-A socket bound to one address replies from it. One bound to all addresses has to be told from which:
-the kernel tells the address a query was sent to beside each datagram, and is told the same beside
-the reply (RFC 1123 section 2.3; CoreDNS: miekg/dns udp.go). Its listener has no sockets of single
-addresses beside it: they would take queries from whoever else has bound such an address, another
-server block or another process, since the kernel spreads them over all that share an address.
+A socket bound to one address replies from it. For one bound to all addresses, the kernel reports
+the destination of each query beside its datagram, and takes it as the source of the reply (RFC 1123
+section 2.3; CoreDNS: miekg/dns udp.go). Its listener has no further sockets of single addresses:
+the kernel spreads queries over all sockets of an address, so they would take queries from another
+server block or process that has bound that address.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from clusterdns.serving.server import Listener
 if TYPE_CHECKING:
     from clusterdns.serving._drain import Client, Lane, Left, Reply
 
-MISSES = 4  # a batch of hits waits for so many: half a millisecond,
-TURN_S = 0.001  # or for the one that takes longer
-MAX_MISSED = 1024  # 0.1 s of work, 100 kB; a second and more if each is large
-MAX_WAIT_S = 2.0  # by then the client has asked again, or someone else
-_LOOKED_AT = 16  # clients of whom the one with most queries loses one
+MISSES = 4  # resolved between two batches of hits: half a millisecond,
+TURN_S = 0.001  # or up to this time
+MAX_MISSED = 1024  # 0.1 s of work, 100 kB; more than a second if each is large
+MAX_WAIT_S = 2.0  # by then the client has asked again, or another server
+_LOOKED_AT = 16  # clients compared to find the one with most queries
 _CONTROL_HEAD = struct.Struct("@Nii")  # struct cmsghdr: octets, level, type
 
-_Missed = tuple["Left", float, int]  # when it came, and what the table had remembered by then
+_Missed = tuple["Left", float, int]  # time of arrival, and the table's count of answers then
 
 
 class Engine:
@@ -63,17 +63,17 @@ class Engine:
         self.hits = server.tally.transport("udp", family)
         self.observed = Observed(server, "udp")
         self.number = sock.fileno()
-        self.zones: dict[bytes, Lane | None] = {}  # where misses may go by themselves, see relay.py
+        self.zones: dict[bytes, Lane | None] = {}  # lanes of the relay, see relay.py
         self.shed = 0
-        self._missed: OrderedDict[str, deque[_Missed]] = OrderedDict()  # whose turn is next first
+        self._missed: OrderedDict[str, deque[_Missed]] = OrderedDict()  # in the order of turns
         self._waiting = 0
-        # Of what was answered while the loop waited: durations by bucket, and nanoseconds in all.
+        # Of hits while the loop waited: durations by bucket, and their sum in nanoseconds.
         self._times = [0] * (len(TIME_S) + 2)
         self._left: list[Left] = []
-        self._is_behind = False  # a call that resolves the next ones is due
+        self._is_behind = False  # whether a call to resolve more is scheduled
 
     def start(self) -> None:
-        """Read datagrams from now on, in the running loop."""
+        """Start to read datagrams, in the running loop."""
         if native.compiled is None:
             packetloop.register(self._sock, self._read_batch)
         else:
@@ -82,14 +82,14 @@ class Engine:
             packetloop.register_in_c(self._sock, self._drain, arguments, self._see_to_left)
 
     def stop(self) -> None:
-        """Read no more; what has been read is still answered."""
+        """Stop reading; queries read before are still answered."""
         packetloop.unregister(self._sock)
         while self._missed:
             self._resolve(self._waiting)
         self.observed.tell()
 
     def add_up(self) -> None:
-        """Count how long queries took that were answered while the loop waited."""
+        """Count the durations of hits while the loop waited."""
         *counts, nanoseconds = self._times
         self._times[:] = [0] * len(self._times)
         batches = self.server.tally.batches
@@ -98,7 +98,7 @@ class Engine:
         batches.total += nanoseconds / 1e9
 
     def samples(self) -> list[Sample]:
-        """Return how many queries overflowed."""
+        """Return the number of queries dropped."""
         if not self.shed:
             return []
         return [("clusterdns_shed_queries_total", (self.server.tally.server,), self.shed)]
@@ -113,7 +113,7 @@ class Engine:
         self._settle(now, answered)
 
     def _drain(self) -> None:
-        """Do as ``_read_batch`` does, in C."""
+        """As ``_read_batch``, in C."""
         assert native.compiled is not None
         drain = native.compiled.drain
         maps = self.server.table.maps(self.hits, self.observed.records)
@@ -123,7 +123,7 @@ class Engine:
         self._settle(now, answered)
 
     def _see_to_left(self) -> None:
-        """Begin with what C has missed while the loop waited."""
+        """Take the misses of C while the loop waited."""
         now = self.server.clock()
         self._miss_left(now)
         self._settle(now, 0)
@@ -134,20 +134,20 @@ class Engine:
         self._left.clear()
 
     def _settle(self, began: float, answered: int) -> None:
-        """Note how long a batch took, and begin with what it has left."""
+        """Note the time of a batch, and start to resolve its misses."""
         self.server.note_batch(began, answered)
         self.observed.settle(began, answered)
         if self._missed and not self._is_behind:
             self._resolve()
 
     def take(self, left: Left) -> None:
-        """Resolve a query that has been received before."""
+        """Resolve a query that was handed over."""
         self._miss(left, self.server.clock())
         if not self._is_behind:
             self._resolve()
 
     def _miss(self, left: Left, now: float) -> None:
-        """Let a query wait for its turn to be resolved."""
+        """Queue a query for its turn to be resolved."""
         host = left[1][0]
         if self._waiting >= MAX_MISSED:
             self._shed_for(host)
@@ -159,13 +159,13 @@ class Engine:
         self._waiting += 1
 
     def _shed_for(self, host: str) -> None:
-        """Drop the oldest query of a client that has many: whose is new, or one of the next."""
+        """Drop the oldest query of the client with most: ``host``, or one of the next."""
         some = [host, *itertools.islice(self._missed, _LOOKED_AT)]
         self._pop(max(some, key=lambda each: len(self._missed.get(each, ()))))
         self.shed += 1
 
     def _pop(self, host: str) -> _Missed:
-        """Return a client's oldest query; its next is due when the others have had their turn."""
+        """Return a client's oldest query, and move the client behind the others."""
         same = self._missed[host]
         found = same.popleft()
         self._waiting -= 1
@@ -176,11 +176,11 @@ class Engine:
         return found
 
     def _resolve(self, most: int = MISSES) -> None:
-        """Resolve the first of those that wait, and come back for the others.
+        """Resolve some of the waiting queries, and schedule the others.
 
-        When the answers of hot names end, many wait for the same few: the first of each is
-        resolved, and what it has remembered answers the others. So who has waited looks into the
-        table once more, if that has remembered anything since.
+        When answers of hot names expire, many queries wait for the same names: the first of each
+        is resolved, and its answer serves the others. So each query is looked up in the table
+        again if that has kept any answer since.
         """
         missed, server, hits = self._missed, self.server, self.hits
         began, resolved = server.clock(), 0
@@ -211,7 +211,7 @@ class Engine:
             asyncio.get_running_loop().call_soon(self._resolve)
 
     def _send_all(self, replies: list[Reply]) -> None:
-        """Send replies together: each would wake a client that waits for others, too."""
+        """Send replies together: a client that waits for several is woken once."""
         if native.compiled is not None:
             native.compiled.send(self.number, replies)
             return
@@ -219,7 +219,7 @@ class Engine:
             self._send(client, source, reply)
 
     def _send(self, client: Client, source: bytes, reply: bytes | None) -> None:
-        """Send a client its reply, None for silence."""
+        """Send a client its reply, or nothing for None."""
         if reply is None:
             return
         with contextlib.suppress(OSError):
@@ -230,7 +230,7 @@ class Engine:
 
 
 def tell_destinations(sock: socket.socket) -> None:
-    """Have the kernel tell where each query was sent to, if that may be several addresses."""
+    """Let the kernel report the destination of queries, if that may be several addresses."""
     if not has_all_addresses(sock):
         return
     if sock.family == socket.AF_INET6:
@@ -241,6 +241,6 @@ def tell_destinations(sock: socket.socket) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _ancillary(source: bytes) -> tuple[tuple[int, int, bytes], ...]:
-    """Return a control message as Python's sockets take it: one for each address of ours."""
+    """Return the control messages, for Python's sockets, with our source address."""
     octets, level, type_ = _CONTROL_HEAD.unpack_from(source)
     return ((level, type_, source[_CONTROL_HEAD.size : octets]),)
