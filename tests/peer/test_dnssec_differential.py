@@ -185,3 +185,21 @@ def test_a_validator_finds_every_reply_secure(world):
     log = (world.directory / "unbound" / "unbound.log").read_text()
     failures = [line for line in log.splitlines() if "validation failure" in line]
     assert not found, "\n".join([f"{len(found)} failures", *found[:6], *failures[:6]])
+
+
+def test_what_is_counted_is_what_coredns_counts(tmp_path):
+    base, _ = signedzones.key_files(tmp_path, "k.test.")
+    beside.files(tmp_path, {"db": "@ 5 SOA a b 1 2 3 4 5\n@ 5 NS ns\nns 5 A 192.0.2.1\n"})
+    ports = {peers.clusterdns: peers.free_port(), peers.coredns: peers.free_port()}
+    found = []
+    for server, port in ports.items():
+        corefile = f"k.test {{\n prometheus 127.0.0.1:{port}\n dnssec {{\n  key file {base}\n }}\n file db\n}}\n"
+        with server(corefile, tmp_path) as running:
+            for qname in ("ns.k.test.", "ns.k.test.", "none.k.test.", "k.test.", "ns.k.test."):
+                for do in (True, False):
+                    assert peers.ask_udp(running.address, beside.query(qname, edns=1232, do=do))
+            samples = beside.samples(port, "coredns_dnssec_")
+            label = ("server", f"dns://:{running.port}")
+            found.append({tuple(w for w in k if w != label): v for k, v in samples.items()})
+    assert found[0] == found[1]
+    assert ("coredns_dnssec_cache_entries", ("type", "signature")) in found[0]

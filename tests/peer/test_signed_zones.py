@@ -6,9 +6,11 @@ that RFC 4035 section 3.1.3 asks for, so ours may have more. That they are the r
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
+import time
 from collections.abc import Iterator
 
 import beside
@@ -158,3 +160,40 @@ def test_a_validator_finds_every_answer_secure(world):
     assert not found, "\n".join(
         [f"{len(found)} failures", *found[:6], *failures[:6], str(directory)]
     )
+
+
+def test_auto_and_secondary_answer_as_file_does(world):
+    corefile, zones, _, directory, rng = world
+    for zone in zones:
+        target = directory / "auto" / f"db.{zone.apex.rstrip('.')}"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((directory / f"{zone.apex}db").read_bytes())
+    apexes = " ".join(zone.apex for zone in zones)
+    outside = " file outside.db outside.test\n"
+    automatic = f". {{\n{outside} auto {apexes} {{\n  directory auto\n }}\n}}\n"
+    primary = corefile.replace("}\n", " transfer {\n  to *\n }\n}\n")
+    with (
+        peers.clusterdns(corefile, directory) as by_file,
+        peers.clusterdns(automatic, directory) as by_auto,
+        peers.coredns(primary, directory) as source,
+        peers.clusterdns(
+            f". {{\n{outside} secondary {apexes} {{\n"
+            f"  transfer from 127.0.0.1:{source.port}\n }}\n}}\n",
+            directory,
+        ) as by_transfer,
+    ):
+        probe = beside.query(zones[-1].apex, "SOA")
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            if peers.ask_tcp(by_transfer.address, probe)[3] & 15 == 0:
+                break
+            time.sleep(0.05)
+        for zone in zones:
+            for name, qtype in itertools.islice(questions(zone, rng), 40):
+                packet = beside.query(name, qtype, edns=4096, do=True)
+                one, *others = (
+                    peers.ask_tcp(each.address, packet) for each in (by_file, by_auto, by_transfer)
+                )
+                for other in others:
+                    said = compare.difference(packet, one, other, beside.UNORDERED)
+                    assert not said, f"{name} {qtype}: {said}"
