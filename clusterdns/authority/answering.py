@@ -11,7 +11,8 @@ import math
 from collections.abc import Hashable, Iterable, Iterator
 
 from clusterdns.authority.transfers import Transfers
-from clusterdns.authority.zone import Result, Zone
+from clusterdns.authority.zone import Zone
+from clusterdns.authority.zoneanswer import Result
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin, Worker

@@ -5,24 +5,21 @@ from the closest encloser (RFC 4592), an alias is followed inside the zone. If a
 outside, ``ZoneAnswer.target`` is the name to ask about; ``Zone.join`` combines both answers.
 (CoreDNS: plugin/file/lookup.go)
 
-From a zone that is already signed, answers to queries with DO have signatures and proofs (RFC 4035
-section 3.1): RRSIG records behind each RRset, and NSEC records at the end of the authority section
-that prove a denial.
+From a zone that is already signed, answers to queries with DO have signatures and proofs, see
+proofs.py.
 
 Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Iterable, Iterator
-from enum import Enum
-from typing import NamedTuple
 
+from clusterdns.authority.proofs import Proofs, covered, covering, proofs
+from clusterdns.authority.zoneanswer import Result, RRsets, ZoneAnswer, owned
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
-from clusterdns.wire.canonical import Chain
 from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.rdata import HTTPS, NAMES, SVCB
@@ -36,33 +33,6 @@ _FOLDED = frozenset((rr.NS, rr.SOA, rr.CNAME, rr.MX, SVCB, HTTPS))
 _SIGNED_AS_SPELLED = frozenset((SVCB, HTTPS))
 NO_NSEC3 = "NSEC3 zones are not supported"
 
-RRsets = dict[int, tuple[RR, ...]]
-
-
-class Result(Enum):
-    """The result of a lookup in a zone."""
-
-    SUCCESS = "success"
-    NODATA = "no data"
-    NAME_ERROR = "name error"
-    DELEGATION = "delegation"
-    EMPTY = "empty non-terminal"
-    FAILURE = "failure"
-
-
-class ZoneAnswer(NamedTuple):
-    """The sections of an answer; ``target`` is the name outside the zone to ask about.
-
-    ``wildcard`` is the wildcard that the records were synthesized from, if any.
-    """
-
-    result: Result
-    answer: tuple[RR, ...] = ()
-    authority: tuple[RR, ...] = ()
-    additional: tuple[RR, ...] = ()
-    target: bytes = b""
-    wildcard: bytes = b""
-
 
 class Zone:
     """The records of one zone. Raises ValueError without exactly one SOA at its apex, or for NSEC3.
@@ -75,35 +45,29 @@ class Zone:
         self.apex = apex
         self._names: dict[WireName, RRsets] = {}
         self._ancestors: set[WireName] = set()  # of every owner, up to the root
-        self._top: RRsets = {rr.SOA: (), rr.NS: ()}
-        self._signatures: RRsets = {}  # of these
+        top: RRsets = {rr.SOA: (), rr.NS: ()}
+        of_top: RRsets = dict(top)  # their signatures
         for (owner, rtype), found in _rrsets(apex, records).items():
             if rtype in (rr.NSEC3, rr.NSEC3PARAM):
                 raise ValueError(NO_NSEC3)
             if owner == apex:
-                if rtype in self._top:
-                    self._top[rtype] = found
+                if rtype in top:
+                    top[rtype] = found
                     continue
-                if rtype == rr.RRSIG and not (found := self._take_signatures(found)):
-                    continue
+                if rtype == rr.RRSIG:
+                    of_top = {each: covering(found, each) for each in top}
+                    found = tuple(each for each in found if covered(each) not in top)
+                    if not found:
+                        continue
             rrsets = self._names.get(owner)
             if rrsets is None:
                 rrsets = self._names[owner] = {}
                 self._ancestors.update(name.parents(owner)[1:])
             rrsets[rtype] = found
-        self._soa, self._servers = self._top[rr.SOA], self._top[rr.NS]
+        self._soa, self._servers, self._of_top = top[rr.SOA], top[rr.NS], of_top
         if len(self._soa) != 1:
             raise ValueError(f"{len(self._soa)} SOA records at {name.text(apex)}")
-        self._is_signed = any(rr.RRSIG in rrsets for rrsets in self._names.values()) or any(
-            self._signatures.values()
-        )
-        self._chain = Chain(owner for owner, rrsets in self._names.items() if rr.NSEC in rrsets)
-
-    def _take_signatures(self, signatures: tuple[RR, ...]) -> tuple[RR, ...]:
-        """Keep the signatures of the SOA and NS records of the apex; return the others."""
-        for rtype in self._top:
-            self._signatures[rtype] = _covering(signatures, rtype)
-        return tuple(each for each in signatures if _covered(each) not in self._top)
+        self._proofs = Proofs(apex, self._names, self._ancestors, of_top)
 
     @property
     def soa(self) -> RR:
@@ -119,9 +83,9 @@ class Zone:
     def records(self) -> Iterator[RR]:
         """Yield the records in the order of a transfer: SOA, NS, the rest, and the SOA again."""
         yield self.soa
-        yield from self._signatures.get(rr.SOA, ())
+        yield from self._of_top[rr.SOA]
         yield from self._servers
-        yield from self._signatures.get(rr.NS, ())
+        yield from self._of_top[rr.NS]
         for rrsets in self._names.values():
             for found in rrsets.values():
                 yield from found
@@ -139,10 +103,11 @@ class Zone:
     def find(self, question: Question) -> ZoneAnswer:
         """Return the answer to a question about a name in the zone."""
         found = self._find(question)
-        if not question.do or not self._is_signed or found.result is Result.FAILURE:
+        if not question.do or not self._proofs or found.result is Result.FAILURE:
             return found
-        found = found._replace(authority=found.authority + self._denial(question, found))
-        return self._with_signatures(question, found)
+        denial = self._proofs.denial(question, found)
+        found = found._replace(authority=found.authority + denial)
+        return self._proofs.with_signatures(question, found)
 
     def _find(self, question: Question) -> ZoneAnswer:
         qname, qtype, do = question.folded, question.qtype, question.do
@@ -165,7 +130,7 @@ class Zone:
                 return delegation
             if node == qname:
                 return self._at(rrsets, qname, qtype, do)
-        if self._is_signed and qname in self._ancestors:
+        if self._proofs and qname in self._ancestors:
             wildcard = None  # it exists (RFC 4592 section 2.2.2); CoreDNS uses the wildcard
         if wildcard is not None and not self._is_hidden(wildcard, qname):
             found = self._at(self._names.get(wildcard, {}), qname, qtype, do)
@@ -187,11 +152,24 @@ class Zone:
         is_negative = result in (Result.NAME_ERROR, Result.NODATA)
         authority = self._soa if is_negative else self._servers
         joined = ZoneAnswer(result, (), authority, self._additional(records))
-        if question.do and self._is_signed:
-            joined = self._with_signatures(question, joined)
-            proofs = (*_proofs(found.authority), *self._proofs_behind(question, found.target))
-            joined = joined._replace(authority=(*joined.authority, *dict.fromkeys(proofs)))
+        if question.do and self._proofs:
+            joined = self._proofs.with_signatures(question, joined)
+            behind = self._proofs_behind(question, found.target)
+            proven = dict.fromkeys((*proofs(found.authority), *behind))
+            joined = joined._replace(authority=(*joined.authority, *proven))
         return joined._replace(answer=records)
+
+    def _proofs_behind(self, question: Question, target: bytes) -> tuple[RR, ...]:
+        """Return the proofs for the rest of a chain of aliases, as far as it is in this zone."""
+        proven: list[RR] = []
+        for _ in range(MAX_ALIASES):
+            folded = name.fold(target)
+            if not target or not name.is_within(folded, self.apex):
+                break
+            found = self.find(question._replace(qname=target, folded=folded))
+            proven += proofs(found.authority)
+            target = found.target
+        return tuple(proven)
 
     def _path(self, qname: WireName) -> list[WireName]:
         """Return the names from the apex down to ``qname``."""
@@ -207,75 +185,6 @@ class Zone:
             if node in self._ancestors:
                 return True
         return False
-
-    # ---- signed zones
-
-    def _with_signatures(self, question: Question, found: ZoneAnswer) -> ZoneAnswer:
-        """Return an answer with signatures behind each RRset (RFC 4035 section 3.1.1)."""
-        answer, authority, additional = (
-            self._signed(section, question.folded, found.wildcard)
-            for section in (found.answer, found.authority, found.additional)
-        )
-        return found._replace(answer=answer, authority=authority, additional=additional)
-
-    def _signed(self, section: tuple[RR, ...], qname: WireName, wildcard: bytes) -> tuple[RR, ...]:
-        records: list[RR] = []
-        for (owner, rtype), rrset in itertools.groupby(section, _owner_and_type):
-            records += rrset
-            node = WireName(wildcard) if wildcard and owner == qname else owner
-            if node == self.apex and rtype in self._top:
-                records += self._signatures.get(rtype, ())
-                continue
-            rrsets = self._names.get(node, {})
-            if all(known.rdata != records[-1].rdata for known in rrsets.get(rtype, ())):
-                continue  # synthesized from a DNAME
-            records += _owned(_covering(rrsets.get(rr.RRSIG, ()), rtype), owner)
-        return tuple(records)
-
-    def _denial(self, question: Question, found: ZoneAnswer) -> tuple[RR, ...]:
-        """Return the NSEC records that prove a denial (RFC 4035 section 3.1.3)."""
-        qname, result = question.folded, found.result
-        proven: list[WireName] = []
-        if found.wildcard:
-            proven.append(qname)  # that no closer name exists
-        if result is Result.NAME_ERROR:
-            proven += (qname, WireName(b"\1*" + self._closest_encloser(qname)))
-        elif result is Result.NODATA:
-            proven.append(WireName(found.wildcard or qname))
-        elif result is Result.EMPTY:
-            proven.append(qname)
-        elif result is Result.DELEGATION:
-            cut = found.authority[0].owner
-            if all(record.rtype != rr.DS for record in found.authority):
-                proven.append(WireName(cut))  # that there is no DS (RFC 4035 section 3.1.4)
-        elif not found.target and question.qtype != rr.CNAME:
-            last = _last_target(found.answer)
-            rrsets = None if last is None else self._names.get(last)
-            if last and rrsets and not {rr.CNAME, question.qtype} & rrsets.keys():
-                proven.append(last)  # that it has no such records
-        owners = dict.fromkeys(self._chain.at_or_before(each) for each in proven if self._chain)
-        return tuple(itertools.chain(*(self._names[owner][rr.NSEC] for owner in owners)))
-
-    def _proofs_behind(self, question: Question, target: bytes) -> tuple[RR, ...]:
-        """Return the proofs for the rest of a chain of aliases, as far as it is in this zone."""
-        proofs: list[RR] = []
-        for _ in range(MAX_ALIASES):
-            folded = name.fold(target)
-            if not target or not name.is_within(folded, self.apex):
-                break
-            found = self.find(question._replace(qname=target, folded=folded))
-            proofs += _proofs(found.authority)
-            target = found.target
-        return tuple(proofs)
-
-    def _closest_encloser(self, qname: WireName) -> WireName:
-        """Return the longest existing name that a name lies below."""
-        for node in name.parents(qname)[1:]:
-            if node in self._names or node in self._ancestors:
-                return node
-        return self.apex
-
-    # ---- what is found
 
     def _delegation(
         self, rrsets: RRsets, node: WireName, qname: WireName, qtype: int, do: bool
@@ -294,8 +203,8 @@ class Zone:
         """Return the answer of a node; a wildcard's records get the name asked for."""
         alias = rrsets.get(rr.CNAME)
         if alias and qtype != rr.CNAME:
-            return self._follow(_owned(alias, qname), qtype, do)
-        records = _owned(rrsets.get(qtype, ()), qname)
+            return self._follow(owned(alias, qname), qtype, do)
+        records = owned(rrsets.get(qtype, ()), qname)
         if not records:
             return ZoneAnswer(Result.NODATA, (), self._soa)
         return ZoneAnswer(Result.SUCCESS, records, self._servers, self._additional(records))
@@ -380,7 +289,7 @@ def _rrsets(apex: WireName, records: Iterable[RR]) -> dict[tuple[WireName, int],
         if record.rtype != rr.SRV:
             record = record._replace(owner=owner)
         if record.rtype == rr.RRSIG:
-            signed.add((owner, _covered(record)))
+            signed.add((owner, covered(record)))
         found.setdefault((owner, record.rtype), []).append(record)
     return {key: _rrset(some, is_signed=key in signed) for key, some in found.items()}
 
@@ -403,13 +312,6 @@ def _of_one_ttl(records: tuple[RR, ...]) -> tuple[RR, ...]:
     return tuple(record._replace(ttl=ttl) for record in records)
 
 
-def _owned(records: tuple[RR, ...], owner: WireName) -> tuple[RR, ...]:
-    """Return a wildcard's records with ``owner``; other records unchanged."""
-    if not records or not records[0].owner.startswith(b"\1*"):
-        return records
-    return tuple(record._replace(owner=owner) for record in records)
-
-
 def _host(record: RR) -> bytes:
     """Return the host that an MX, SRV, SVCB or HTTPS record names."""
     start = NAMES[record.rtype].before
@@ -423,30 +325,3 @@ def _folded(record: RR) -> bytes:
     for _ in range(count):
         end = name.end(record.rdata, end)
     return record.rdata[:start] + record.rdata[start:end].lower() + record.rdata[end:]
-
-
-def _covered(signature: RR) -> int:
-    """Return the type that an RRSIG record covers, 0 if it is too short."""
-    return int.from_bytes(signature.rdata[:2], "big")
-
-
-def _covering(signatures: tuple[RR, ...], rtype: int) -> tuple[RR, ...]:
-    return tuple(each for each in signatures if _covered(each) == rtype)
-
-
-def _proofs(section: tuple[RR, ...]) -> tuple[RR, ...]:
-    """Return the NSEC records of a section with their signatures."""
-    return tuple(
-        each for each in section
-        if each.rtype == rr.NSEC or (each.rtype == rr.RRSIG and _covered(each) == rr.NSEC)
-    )  # fmt: skip
-
-
-def _owner_and_type(record: RR) -> tuple[WireName, int]:
-    return name.fold(record.owner), record.rtype
-
-
-def _last_target(answer: tuple[RR, ...]) -> WireName | None:
-    """Return the target of the last alias of an answer."""
-    aliases = [record for record in answer if record.rtype == rr.CNAME]
-    return name.fold(aliases[-1].rdata) if aliases else None

@@ -12,7 +12,7 @@ import dns.rcode
 import peers
 import pytest
 
-from clusterdns.authority.zone import Result
+from clusterdns.authority.zoneanswer import Result
 from clusterdns.authority.zonefile import read
 from clusterdns.formats.masterfile import MasterFileError
 from clusterdns.wire import name, rr

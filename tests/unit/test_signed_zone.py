@@ -15,7 +15,8 @@ import pytest
 import signedzones
 
 from clusterdns.authority import zonefile
-from clusterdns.authority.zone import Result, Zone
+from clusterdns.authority.zone import Zone
+from clusterdns.authority.zoneanswer import Result
 from clusterdns.formats.masterfile import MasterFileError, Reader
 from clusterdns.wire import name, rdata, rr
 from clusterdns.wire.canonical import order_key
