@@ -21,13 +21,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from clusterdns.cluster import objects, selectors
+from clusterdns.cluster import objects, selectors, yamltext
 from clusterdns.cluster.api import versions
 from clusterdns.cluster.feed import Feeder, plain
 from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, ObjectError, ObjectId
 from clusterdns.cluster.source import Source
+from clusterdns.cluster.yamltext import YamlError
 from clusterdns.errors import ClusterDNSError
 from clusterdns.host.filetree import FileTree
 from clusterdns.host.stamp import Stamp
@@ -36,7 +35,6 @@ POLL_S = 0.5
 SETTLE_S = 0.9  # two looks later
 MAX_FILE_OCTETS = 256 * 2**20
 _SUFFIXES = frozenset((".yaml", ".yml", ".json"))
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _log = logging.getLogger(__name__)
 
 Objects = dict[ObjectId, tuple[Any, ...]]
@@ -195,13 +193,12 @@ def documents(path: Path) -> Iterator[Mapping[str, Any]]:
     if len(text) > MAX_FILE_OCTETS:
         raise ManifestError(path, f"larger than {MAX_FILE_OCTETS} octets")
     try:
-        documents = [json.loads(text)] if path.suffix == ".json" else yaml.load_all(text, _Loader)
-        for document in documents:
+        found = [json.loads(text)] if path.suffix == ".json" else yamltext.documents(text)
+        for document in found:
             yield from _flatten(document, path)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ManifestError(path, error.problem, line) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except YamlError as error:
+        raise ManifestError(path, error, error.line) from error
+    except (ValueError, RecursionError) as error:
         raise ManifestError(path, error) from error
 
 

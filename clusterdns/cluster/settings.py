@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clusterdns.cluster import selectors
+from clusterdns.cluster.api import location
 from clusterdns.cluster.objects import IMPORT_SLICES, IMPORTS, NAMESPACES, PODS, SERVICES, SLICES
 from clusterdns.cluster.records import DISABLED, INSECURE, VERIFIED, RecordOptions
 from clusterdns.cluster.respond import is_reverse
 from clusterdns.cluster.source import Source
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.errors import ApiError
 from clusterdns.host import logs
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
@@ -53,8 +55,8 @@ class Settings:
         self._scheme = "https" if has_tls else "http"
         for line in directive.block:
             self._read(line, settings, kinds)
-        if not (self.source.manifests or self.source.kubeconfig or self.source.endpoint):
-            _check_in_cluster(directive)
+        if not (self.source.manifests or self.source.kubeconfig):
+            _check_access(self.source, directive)
         if self.options.namespaces and "namespace_labels" in settings:
             raise directive.error("namespaces and namespace_labels exclude each other")
         if self.options.is_zonal and SLICES not in kinds:
@@ -120,7 +122,8 @@ class Settings:
                 if not Path(source.manifests).is_dir():
                     raise line.error(f"{source.manifests} is no directory")
             case "endpoint":
-                source = source._replace(endpoint=self._url(line))
+                endpoint, user = self._url(line)
+                source = source._replace(endpoint=endpoint, endpoint_user=user)
                 if len(args) > 1:
                     _log.warning("only the first endpoint is used, %s", args[0])
             case "tls":
@@ -130,10 +133,9 @@ class Settings:
             case "kubeconfig":
                 if len(args) not in (1, 2):
                     raise line.error("takes a file, and a context")
-                if importlib.util.find_spec("kubernetes") is None:  # a slim install
-                    raise line.error("needs the Python package kubernetes: pip install kubernetes")
                 context = args[1] if len(args) == 2 else ""
                 source = source._replace(kubeconfig=self._file(args[0], line), context=context)
+                _check_kubeconfig(source, line)
             case "apiserver_qps":
                 source = source._replace(qps=_rate(line))
             case "apiserver_burst":
@@ -170,8 +172,11 @@ class Settings:
                 )
         self.source = source
 
-    def _url(self, line: Directive) -> str:
-        """Return the URL of an API server; its scheme need not be given (client-go)."""
+    def _url(self, line: Directive) -> tuple[str, str]:
+        """Return the URL of an API server, and the user:password that stood in it.
+
+        Its scheme need not be given (client-go).
+        """
         text = arguments.some(line)[0]
         url = text if "://" in text else f"{self._scheme}://{text}"
         try:
@@ -180,11 +185,13 @@ class Settings:
         except ValueError:
             is_good = False
         if not is_good:
-            raise line.error(f"{text!r} is no URL of an API server")
-        return url.rstrip("/")
+            raise line.error("this is no URL of an API server")  # nor told: it may hold a password
+        user, _, host = parts.netloc.rpartition("@")  # the URL is logged and saved, a password not
+        return parts._replace(netloc=host).geturl().rstrip("/"), urllib.parse.unquote(user)
 
     def _path(self, text: str) -> str:
-        return str((self._root / text).resolve())
+        # Links stay: those of a mounted Secret lead elsewhere after each change.
+        return str((self._root / text).absolute())
 
     def _file(self, text: str, line: Directive) -> str:
         """Return the path of a file that can be read. Raises ConfigError."""
@@ -194,6 +201,34 @@ class Settings:
         except OSError as error:
             raise line.error(f"{path}: {error.strerror}") from error
         return path
+
+
+def _check_kubeconfig(source: Source, line: Directive) -> None:
+    """Check that a kubeconfig says enough (CoreDNS does at its start). Raises ConfigError."""
+    from clusterdns.cluster.api import kubeconfig  # and PyYAML, which nobody else needs
+
+    def has_package() -> bool:
+        return importlib.util.find_spec("kubernetes") is not None  # a slim install has not
+
+    try:
+        kubeconfig.check(Path(source.kubeconfig), source.context, has_package)
+    except ApiError as error:
+        raise line.error(str(error)) from error
+
+
+def _check_access(source: Source, directive: Directive) -> None:
+    """Check what is known of an API server without a kubeconfig. Raises ConfigError."""
+    if not source.endpoint:
+        _check_in_cluster(directive)
+    line = next((line for line in directive.block if line.name == "tls"), directive)
+    try:
+        location.proxy_of(location.url_of(source, os.environ), os.environ)
+        if source.tls and source.endpoint.startswith("https:"):
+            from clusterdns.cluster.api import identity  # and ssl, which few need here
+
+            identity.identity_of(source).context()
+    except ApiError as error:
+        raise line.error(str(error)) from error
 
 
 def _check_in_cluster(directive: Directive) -> None:

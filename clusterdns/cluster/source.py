@@ -23,6 +23,7 @@ class Source(NamedTuple):
     selector: str = ""
     namespace_selector: str = ""
     endpoint: str = ""
+    endpoint_user: str = ""  # user:password, which stood in its URL
     tls: tuple[str, ...] = ()  # files: certificate, key, CA
     kubeconfig: str = ""
     context: str = ""

@@ -76,7 +76,7 @@ def _context(
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("ascii", "replace")
+        return path.read_text("ascii", "ignore")  # comments in a bundle may have other letters
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
 

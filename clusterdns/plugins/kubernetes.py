@@ -38,11 +38,15 @@ not in CoreDNS:
 * `audit` sets how often the known objects are compared with the API server; differences are
   repaired and counted. The default is 5m; 0s turns audits off.
 
-The other options mean what they mean in CoreDNS. `apiserver_max_inflight` is accepted and has no
-effect: there is at most one request at a time for each kind of object. `multicluster` answers in
-ZONES, which must be among those served, for the ServiceImports of the multi-cluster services API;
-the ClusterRole then needs list and watch for `serviceimports` in `multicluster.x-k8s.io`. With
-`pods verified`, `autopath @kubernetes` knows the namespace of each Pod.
+The other options mean what they mean in CoreDNS. Kubeconfigs, tokens and certificates are read
+again when they have changed; if they are of no use then, the last good ones stay. Proxies are those
+of `HTTPS_PROXY` and `NO_PROXY`, without SOCKS. A kubeconfig with `exec` or `auth-provider` needs
+the Python package kubernetes, which a slim install lacks: `pip install kubernetes`.
+`apiserver_max_inflight` is accepted and has no effect: there is at most one request at a time for
+each kind of object. `multicluster` answers in ZONES, which must be among those served, for the
+ServiceImports of the multi-cluster services API; the ClusterRole then needs list and watch for
+`serviceimports` in `multicluster.x-k8s.io`. With `pods verified`, `autopath @kubernetes` knows the
+namespace of each Pod.
 
 Examples:
 

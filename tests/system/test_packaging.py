@@ -163,7 +163,7 @@ def addresses(server: peers.Server, qname: str) -> list[str]:
 
 
 def test_a_slim_install_serves_from_an_api_server(from_sdist, tmp_path):
-    """What a Pod does; whoever names a kubeconfig is told what is missing."""
+    """What a Pod does; whoever names a kubeconfig with `exec` is told what is missing."""
     assert not list(from_sdist.parent.rglob("site-packages/kubernetes"))
     manifests = [
         each
@@ -180,7 +180,11 @@ def test_a_slim_install_serves_from_an_api_server(from_sdist, tmp_path):
         with peers.running([str(from_sdist / "clusterdns")], corefile, tmp_path) as server:
             peers.wait_until_answering(server)
             assert ["10.96.1.1"] == addresses(server, QNAME)
-    (tmp_path / "config").write_text("kind: Config\n")
+    (tmp_path / "config").write_text(
+        "current-context: x\ncontexts: [{name: x, context: {cluster: c, user: u}}]\n"
+        "clusters: [{name: c, cluster: {server: 'http://192.0.2.1'}}]\n"
+        "users: [{name: u, user: {exec: {command: x}}}]\n"
+    )
     corefile = ". {\n kubernetes cluster.local {\n  kubeconfig config\n }\n}\n"
     with peers.running([str(from_sdist / "clusterdns")], corefile, tmp_path) as server:
         assert 1 == server.process.wait(10)

@@ -286,7 +286,7 @@ def test_the_audit_of_a_busy_watch_finds_nothing():
             changing.join()
         api.lose(service("s1", "10.4.4.4"))
         assert 1 == auditor.audit(reflector)
-        eventually(lambda: "10.4.4.4" in str(world.objects["a", "s1"]), 4)
+        eventually(lambda: "10.4.4.4" in str(world.objects.get(("a", "s1"))), 4)
 
 
 # Tokens and configuration
@@ -386,7 +386,7 @@ def test_a_proxy_in_the_environment(monkeypatch, no_proxy, asked):
     assert [b"CONNECT 192.0.2.7:6443" if asked else b""] == [line[:22] for line in first]
 
 
-def test_a_pod_without_its_files_or_its_environment(tmp_path, monkeypatch):
+def test_a_pod_without_its_files_or_its_environment(tmp_path, monkeypatch, certificate):
     def client() -> ApiClient:
         return ApiClient(Source("", (SERVICES,)), service_account=tmp_path)
 
@@ -397,7 +397,10 @@ def test_a_pod_without_its_files_or_its_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
     with pytest.raises(ApiError, match=r"ca\.crt"):
         client().get("/", {}, read_timeout_s=1)
-    (tmp_path / "ca.crt").write_text("no certificate")
+    (tmp_path / "ca.crt").write_text("nothing")
+    with pytest.raises(ApiError, match=r"ca\.crt: holds no certificate"):
+        client().get("/", {}, read_timeout_s=1)
+    shutil.copy(certificate.with_name("ca.crt"), tmp_path / "ca.crt")
     with pytest.raises(ApiError, match="token"):
         client().get("/", {}, read_timeout_s=1)
     (tmp_path / "token").write_text("t")

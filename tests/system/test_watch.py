@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certificates
 import dns.flags
 import dns.message
 import dns.rcode
@@ -611,9 +612,8 @@ def test_options_that_are_wrong(line, reason, monkeypatch, tmp_path):
 
 def test_the_scheme_of_an_endpoint_need_not_be_given(tmp_path):
     """It is https where there is anything to do TLS with, as in client-go."""
-    for name in ("cert", "key", "ca"):
-        (tmp_path / name).touch()
-    files = " ".join(str(tmp_path / name) for name in ("cert", "key", "ca"))
+    made = certificates.make(tmp_path)
+    files = " ".join(str(made / name) for name in ("client.pem", "client.key", "ca.pem"))
     assert ["http://api:8080"] == [found.endpoint for found in sources_of("endpoint api:8080")]
     for lines in (f"endpoint api:6443\ntls {files}", f"tls {files}\nendpoint api:6443"):
         assert ["https://api:6443"] == [found.endpoint for found in sources_of(lines)]

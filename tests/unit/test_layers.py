@@ -24,10 +24,10 @@ ONE_IMPORTER = {
     "dnslib": {"clusterdns.wire.printing"},
     "h11": {"clusterdns.doh.http1"},
     "h2": {"clusterdns.doh.http2"},
-    "kubernetes": {"clusterdns.cluster.api.kubeconfig"},
+    "kubernetes": {"clusterdns.cluster.api.login"},
     "prometheus_client": {"clusterdns.metrics.exposition"},
     "re2": {"clusterdns.languages.regexp"},
-    "yaml": {"clusterdns.cluster.manifests"},
+    "yaml": {"clusterdns.cluster.yamltext"},
 }
 
 

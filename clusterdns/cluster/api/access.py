@@ -1,42 +1,41 @@
 """The URL of a Kubernetes API server, our credentials for it, and connections to it.
 
-They come from the environment and the ServiceAccount's files of a Pod, or from `endpoint`. Both
-need urllib3 only. A kubeconfig or a proxy needs the kubernetes package (kubeconfig.py), whose
-import takes 14 MiB and 0.14 s of CPU. (CoreDNS: plugin/kubernetes/kubernetes.go getClientConfig;
-client-go: rest.InClusterConfig)
+They come from the environment and the ServiceAccount's files of a Pod, from `endpoint`, or from a
+kubeconfig. (CoreDNS: plugin/kubernetes/kubernetes.go getClientConfig; client-go:
+rest.InClusterConfig)
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import ssl
 import time
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import urllib3
 
-from clusterdns.cluster.api.server import (
-    MAX_CONNECTIONS,
-    Access,
-    ApiServer,
-    is_here,
-    socket_options,
-)
+from clusterdns.cluster.api.identity import Identity, Stamps, identity_of
+from clusterdns.cluster.api.location import proxy_of, url_of
+from clusterdns.cluster.api.server import MAX_CONNECTIONS, Access, socket_options
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
-from clusterdns.host.addresses import host_and_port
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_AGE_S = 50.0  # as in client-go: a minute less ten seconds
+_log = logging.getLogger("kubernetes")
 
 
 class TokenFile:
     """A token file that Kubernetes rewrites from time to time; the last good token is kept."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first: str = "") -> None:
         self._path = path
-        self._token = ""
+        self._token = first
         self._read_at = float("-inf")
 
     def get(self, now: float) -> str:
@@ -62,46 +61,81 @@ def find(source: Source, account: Path) -> Access:
     ``account`` is the directory of the ServiceAccount.
 
     Raises:
-        ApiError: the environment or the ServiceAccount names no server.
-        Exception: the kubernetes package or the TLS library rejects a file.
+        ApiError: nothing names a server, or a file is missing or wrong.
+        Exception: the kubernetes package, if a kubeconfig needs it, rejects something.
     """
     if source.kubeconfig:
-        from clusterdns.cluster.api import kubeconfig
-
-        return kubeconfig.find(source.kubeconfig, source.context)
+        return _of_kubeconfig(Path(source.kubeconfig), source.context)
+    url = url_of(source, os.environ)
     if source.endpoint:
-        server = ApiServer(source.endpoint, *source.tls)
-        return Access(server.url, _pool(server), dict)
-    server = _cluster_of_the_pod(account)
-    return Access(server.url, _pool(server), TokenFile(account / "token").headers)
+        return _access(url, identity_of(source), lambda: _basic(source.endpoint_user))
+    identity = Identity(authority=account / "ca.crt")
+    return _access(url, identity, TokenFile(account / "token").headers)
 
 
-def _cluster_of_the_pod(account: Path) -> ApiServer:
-    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{word}") for word in ("HOST", "PORT"))
-    if not host or not port:
-        raise ApiError("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be defined")
-    authority = account / "ca.crt"
-    if not authority.is_file():
-        raise ApiError(f"{authority}: no such file")
-    return ApiServer(f"https://{host_and_port(host, port)}", authority=str(authority))
+def _of_kubeconfig(file: Path, context: str) -> Access:
+    from clusterdns.cluster.api import kubeconfig  # and PyYAML, which nobody else needs
+
+    stamps = Stamps([file])
+    found = kubeconfig.load(file, context)
+    identity, until = found.identity, None
+    headers: Callable[[], Mapping[str, str]]
+    if found.needs_login:
+        from clusterdns.cluster.api import login  # and the kubernetes package
+
+        identity, headers, until = login.log_in(found)
+    elif found.token_file is not None:
+        headers = TokenFile(found.token_file, found.token).headers
+    elif found.token:
+        bearer = {"authorization": f"Bearer {found.token}"}
+        headers = lambda: bearer  # noqa: E731 - one of five ways to say who we are
+    else:
+        headers = lambda: _basic(found.basic)  # noqa: E731 - see above
+    access = _access(found.server, identity, headers, found.proxy)
+
+    def has_changed() -> bool:
+        has_ended = until is not None and time.time() >= until
+        return has_ended or stamps.have_changed or access.has_changed()
+
+    return access._replace(has_changed=has_changed)
 
 
-def _pool(server: ApiServer) -> urllib3.PoolManager:
-    if _has_proxy() and not is_here(server.url):
-        from clusterdns.cluster.api import kubeconfig
-
-        return kubeconfig.pool(server)
-    return urllib3.PoolManager(
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=server.authority,
-        cert_file=server.certificate,
-        key_file=server.key,
-        maxsize=MAX_CONNECTIONS,
-        socket_options=socket_options(),
-    )
+def _access(
+    url: str, identity: Identity, headers: Callable[[], Mapping[str, str]], proxy: str = ""
+) -> Access:
+    """Return the access to a URL, by the proxy named or else the one of the environment."""
+    stamps = Stamps(identity.files)
+    if not identity.is_verified:  # logged once, not at each request
+        _log.warning("plugin/kubernetes: the API server's certificate is not verified")
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    pool = _pool(url, identity, proxy or proxy_of(url, os.environ))
+    return Access(url, pool, headers, identity, lambda: stamps.have_changed)
 
 
-def _has_proxy() -> bool:
-    """Tell whether the environment names a proxy; the kubernetes package checks its use."""
-    names = {name.lower() for name, value in os.environ.items() if value}
-    return any(name.endswith("_proxy") for name in names - {"no_proxy"})
+def _pool(url: str, identity: Identity, proxy: str) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"maxsize": MAX_CONNECTIONS, "socket_options": socket_options()}
+    if url.startswith("https:"):
+        options["ssl_context"] = identity.context()
+        if identity.server_name:
+            options["server_hostname"] = identity.server_name
+    if not proxy:
+        return urllib3.PoolManager(**options)
+    parts = urllib.parse.urlsplit(proxy)
+    if parts.username:
+        user = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
+        options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=user)
+    if parts.scheme == "https":
+        options["proxy_ssl_context"] = _context_of_proxy(identity)
+    where = parts._replace(netloc=parts.netloc.rpartition("@")[2], path="", query="", fragment="")
+    return urllib3.ProxyManager(where.geturl(), **options)
+
+
+def _context_of_proxy(identity: Identity) -> ssl.SSLContext:
+    """Return how a proxy is known: by the system's CAs, or the cluster's, which Go asks alone."""
+    context = identity._replace(certificate=None, key=None, is_verified=True).context()
+    context.load_default_certs()
+    return context
+
+
+def _basic(user: str) -> Mapping[str, str]:
+    return urllib3.make_headers(basic_auth=user) if user else {}

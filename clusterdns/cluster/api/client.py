@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 import urllib.parse
@@ -33,6 +34,7 @@ MAX_RETRY_AFTER_S = 60.0  # a server may ask for an hour, which would be an outa
 _MAX_STATUS_OCTETS = 64 * 1024
 _CHUNK_OCTETS = 64 * 1024
 _JSON = "application/json"
+_log = logging.getLogger("kubernetes")
 
 
 class ApiReply:
@@ -81,6 +83,7 @@ class ApiClient:
         self._service_account = service_account
         self._lock = threading.Lock()
         self._access: Access | None = None
+        self._complaint = ""  # why it could not be read again
         self._throttle = Throttle(source.qps, source.burst)
 
     @property
@@ -105,12 +108,10 @@ class ApiClient:
         except ApiError as error:
             if error.code != 401:
                 raise
-            with self._lock:  # reads the token, or the kubeconfig and its files, again
-                self._access = None
-            found, others = self._connect()
-            if others == headers:
+            again, others = self._connect(refused=found)
+            if again is found or (others == headers and again.identity == found.identity):
                 raise
-            return self._get(found, others, path, query, read_timeout_s, accept)
+            return self._get(again, others, path, query, read_timeout_s, accept)
 
     def _get(
         self,
@@ -144,17 +145,32 @@ class ApiClient:
                 self.durations.observe(time.monotonic() - started)
         return _checked(response)
 
-    def _connect(self) -> tuple[Access, Mapping[str, str]]:
-        """Return the access to the server and our credentials. Raises ApiError."""
+    def _connect(self, refused: Access | None = None) -> tuple[Access, Mapping[str, str]]:
+        """Return the access to the server and our credentials.
+
+        They are read again when a file has changed, or the server has ``refused`` them; if that
+        fails, the last good ones are kept.
+
+        Raises:
+            ApiError: there never were any.
+        """
         with self._lock:
+            found = self._access
+            if found is not None and found is not refused and not found.has_changed():
+                return found, found.credentials()
             try:
-                if self._access is None:
-                    self._access = access.find(self._source, self._service_account)
-                return self._access, self._access.credentials()
-            except ApiError:
-                raise
+                again = access.find(self._source, self._service_account)
+                headers = again.credentials()
             except Exception as error:  # the libraries raise errors of other libraries
-                raise ApiError(f"configuration: {_reason(error)}") from error
+                text = str(error) if isinstance(error, ApiError) else _reason(error)
+                if found is None:
+                    raise ApiError(f"configuration: {text}") from error
+                if text != self._complaint:
+                    _log.error("plugin/kubernetes: the last good credentials are kept: %s", text)
+                self._complaint = text
+                return found, found.credentials()
+            self._access, self._complaint = again, ""
+            return again, headers
 
 
 class Throttle:

@@ -1,14 +1,15 @@
-"""An API server as a client sees it: its URL, certificates, and connections."""
+"""An API server as a client sees it: its URL, connections, and our credentials."""
 
 from __future__ import annotations
 
 import socket
-import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import urllib3
 from urllib3.connection import HTTPConnection
+
+from clusterdns.cluster.api.identity import Identity
 
 MAX_CONNECTIONS = 16
 # A watch may be silent for minutes, so silence proves nothing: the kernel probes the peer and ends
@@ -16,24 +17,18 @@ MAX_CONNECTIONS = 16
 _IDLE_S, _PROBE_S, _DEAD_S = 30, 15, 75
 
 
-class ApiServer(NamedTuple):
-    """An API server: its URL, and paths of our certificate, our key and its CA certificate."""
-
-    url: str
-    certificate: str | None = None
-    key: str | None = None
-    authority: str | None = None
-
-
 class Access(NamedTuple):
     """A server's URL, connections to it, and the headers that authenticate us.
 
-    ``credentials`` may raise ApiError.
+    ``credentials`` may raise ApiError. ``has_changed`` tells that all this has to be found again: a
+    file was written anew, or a login has expired.
     """
 
     url: str
     pool: urllib3.PoolManager
     credentials: Callable[[], Mapping[str, str]]
+    identity: Identity
+    has_changed: Callable[[], bool]
 
 
 def socket_options() -> list[tuple[int, int, int]]:
@@ -47,8 +42,3 @@ def socket_options() -> list[tuple[int, int, int]]:
         # Also for requests that are not acknowledged (RFC 5482, tcp(7)).
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_S * 1000),
     ]
-
-
-def is_here(url: str) -> bool:
-    """Tell whether a URL names this host; then no proxy is used, as in Go."""
-    return urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
