@@ -349,6 +349,11 @@ def test_one_protocol_for_a_load_balancer():
     assert ("LoadBalancer", "Local") == (spec["type"], spec["externalTrafficPolicy"])
 
 
+def test_encrypted_transports_are_tcp():
+    ports = only(rendered("encrypted"), "Service")["spec"]["ports"]
+    assert {"udp-53", "tcp-53", "tcp-853", "tcp-443"} == {port["name"] for port in ports}
+
+
 def test_who_scales_sets_the_replicas():
     assert 2 == server(rendered("default"))["spec"]["replicas"]
     for name in ("hpa", "autoscaler"):
@@ -513,8 +518,8 @@ def test_the_schema_names_a_mistake(value, reason):
          ['servers[0].plugins[0].name: clusterdns has no plugin "route53"; it has ',
           "livenessProbe.enabled: no server has the plugin health",
           "readinessProbe.enabled: no server has the plugin ready"]),
-        (["servers[0].plugins[0].name=errors", "servers[0].zones[0].scheme=tls://", *KEPT],
-         ["servers[0].zones[0].scheme: tls:// is not served by clusterdns yet, only dns://"]),
+        (["servers[0].plugins[0].name=errors", "servers[0].zones[0].scheme=grpc://", *KEPT],
+         ["servers[0].zones[0].scheme: grpc:// is not served by clusterdns, only dns://, tls:// and https://"]),
         (["servers[0].plugins[0].name=errors", "prometheus.service.enabled=true", *KEPT],
          ["prometheus: no server has the plugin prometheus"]),
         (["prometheus.monitor.enabled=true"], ["prometheus.monitor.enabled: there is nothing to scrape"]),

@@ -24,8 +24,8 @@ fails or a metric nobody scrapes; all of them are told at once, before anything 
 {{- end -}}
 {{- end -}}
 {{- range $j, $zone := $server.zones -}}
-{{- if not (or $isCoreDNS (eq ($zone.scheme | default "dns://") "dns://")) -}}
-{{- $wrong = append $wrong (printf "servers[%d].zones[%d].scheme: %s is not served by clusterdns yet, only dns://" $i $j $zone.scheme) -}}
+{{- if not (or $isCoreDNS (has ($zone.scheme | default "dns://") (list "dns://" "tls://" "https://"))) -}}
+{{- $wrong = append $wrong (printf "servers[%d].zones[%d].scheme: %s is not served by clusterdns, only dns://, tls:// and https://" $i $j $zone.scheme) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -82,6 +82,7 @@ The ports of `servers`, each port and protocol once, as a JSON list of
 {{- $port := .port | default 53 | int -}}
 {{- range .zones | default (list (dict)) -}}
 {{- $protocols := ternary (list "UDP") (list "UDP" "TCP") (eq (toString .use_tcp) "false") -}}
+{{- if has (.scheme | default "") (list "tls://" "https://") -}}{{- $protocols = list "TCP" -}}{{- end -}}
 {{- range $protocols -}}
 {{- $key := printf "%05d %s" $port . -}}
 {{- $entry := index $found $key | default (dict "port" $port "protocol" . "servicePort" $port) -}}
