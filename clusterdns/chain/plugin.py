@@ -155,7 +155,10 @@ class Plugin:
         return False
 
     def relay(self, route: Route) -> bool:
-        """Enter into the route what this does to plain queries; return False to see them all."""
+        """Enter into the route what this does to plain queries; return False to see them all.
+
+        ``Route.refuse`` returns False, and keeps the reason.
+        """
         return False
 
     def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:

@@ -24,6 +24,8 @@ class Route:
     def __init__(self, zone: WireName) -> None:
         self.zone = zone
         self.claimed: list[WireName] = []  # names below take the chain
+        self.is_claimed = False  # all names take the chain
+        self.reasons: list[str] = []  # why all queries take the chain, for `check`
         # Names that take the chain, and parents whose children do; both may change at any time.
         self.held: list[tuple[Mapping[WireName, object], Mapping[WireName, object]]] = []
         self.left = 0  # the type that takes the chain, 0 for none
@@ -36,7 +38,13 @@ class Route:
     def claim(self, zones: tuple[WireName, ...]) -> bool:
         """Leave names in ``zones`` to the chain; tell whether other names remain."""
         self.claimed += [zone for zone in zones if name.is_within(zone, self.zone)]
-        return not name.is_within_any(self.zone, zones)
+        self.is_claimed |= name.is_within_any(self.zone, zones)
+        return not self.is_claimed
+
+    def refuse(self, *reasons: str) -> bool:
+        """Keep why all queries take the chain; return False, as ``Plugin.relay`` then does."""
+        self.reasons += reasons
+        return False
 
     def leave(self, qtype: int) -> bool:
         """Leave questions of type A or AAAA to the chain; tell whether one type remains."""
@@ -72,7 +80,9 @@ class Cached:
         self.limits: Mapping[str, Limits] = options.limits
         self.keeps = {SUCCESS: True, DENIAL: True}
         for cache_type, limits in options.limits.items():
-            self.keeps[cache_type] = route.claim(limits.disabled)
+            self.keeps[cache_type] = not name.is_within_any(route.zone, limits.disabled)
+            if self.keeps[cache_type]:
+                route.claim(limits.disabled)
         self.stale_s = options.stale.up_to_s
         self.misses = 0  # not seen by the chain
 
@@ -80,9 +90,10 @@ class Cached:
 class Forwarded:
     """The part of `forward` in a route: its servers, time limit of a reply, and ``room``.
 
-    ``pool`` is a forwarding.flight.Pool, which this module must not import. ``room`` returns how
-    many queries may be under way besides those of the chain, or None if all must take the chain.
-    ``refuse`` is called with the number of queries refused for lack of room.
+    ``pool`` is a forwarding.flight.Pool, which this module must not import; it is None before the
+    worker starts. ``room`` returns how many queries may be under way besides those of the chain,
+    or None if all must take the chain. ``refuse`` is called with the number of queries refused for
+    lack of room.
     """
 
     def __init__(

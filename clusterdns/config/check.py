@@ -22,13 +22,17 @@ from clusterdns.chain.plugin import Plugin, Repeats
 from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.chain.route import Route
 from clusterdns.chain.view import View
-from clusterdns.config.compile import compile_blocks
+from clusterdns.config.compile import Configuration, compile_blocks
 from clusterdns.config.configmap import Subject
 from clusterdns.config.fragments import settle
 from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
+from clusterdns.wire import name
+from clusterdns.wire.name import WireName
 
 MAX_MISTAKES = 100
+MOST_ZONES = 3  # of a server block, that are named in front of a reason
+_NO_RELAY = "sees each query for a name outside, so none takes the relay in C"
 Blocks = list[ServerBlock]
 _API_SERVER = "https://kubernetes.default.svc"
 _SOURCES = ("endpoint", "kubeconfig", "manifests")
@@ -80,8 +84,7 @@ def _check(subject: Subject, port: int, found: Findings) -> None:
             found.zones.extend(configuration.zones)
             found.warnings.extend(_repeated(blocks))
             for view in configuration.views:
-                zone = configuration.first_zone(view)
-                found.slow.extend(f"{zone} {reason}" for reason in _slow(view))
+                found.slow.extend(_slow(view, configuration))
             break
     found.refused.sort(key=lambda error: (error.file, error.line))
     found.left_out.sort(key=lambda error: (error.file, error.line))
@@ -166,28 +169,48 @@ def _repeated(blocks: list[ServerBlock]) -> Iterator[str]:
             seen.add(each.name)
 
 
-def _slow(view: View) -> Iterator[str]:
-    """Yield each plugin that keeps queries of its block off a fast path, with the reason.
+def _slow(view: View, configuration: Configuration) -> Iterator[str]:
+    """Yield what keeps queries of a server block off the fast paths, with the zones in front."""
+    zones_of = dict[str, list[str]]()
+    shared = {
+        zone
+        for router in configuration.routers.values()
+        for zone, views in router.views.items()
+        if len(views) > 1
+    }
+    for zone in dict.fromkeys(view.block.zones):
+        for reason in _slow_in(view, zone, is_shared=zone in shared):
+            zones_of.setdefault(reason, []).append(name.text(zone))
+    for reason, zones in zones_of.items():
+        others = f" and {len(zones) - MOST_ZONES} more" if len(zones) > MOST_ZONES else ""
+        yield f"{' '.join(zones[:MOST_ZONES])}{others} {reason}"
 
-    What `forward` itself has set is not among the reasons.
+
+def _slow_in(view: View, zone: WireName, *, is_shared: bool) -> Iterator[str]:
+    """Yield each plugin that keeps queries of a zone off a fast path, with the reason.
+
+    For the relay there is none where no query is forwarded, or where all names of the zone are a
+    plugin's own. What stands behind `forward` is not asked.
     """
-    ahead = {each.name for each in view.chain}
-    route = Route(view.block.zones[0])
-    is_relayed = "forward" in ahead
+    route, of_relay = Route(zone), list[str]()
     denies = any(each.denies for each in view.chain)
     for each in view.chain:
         if type(each).answer is Plugin.answer:
             yield f"{each.name}: sees each query, so no answer behind it is repeated from the table"
         if each.slow:
             yield f"{each.name}: {each.slow}"
-        if each.name == "forward":
-            return
-        if is_relayed and not each.relay(route):
-            is_relayed = False  # those behind it would change nothing
-            yield f"{each.name}: sees each query for a name outside, so none takes the relay in C"
+        route.reasons.clear()
+        if not (route.is_claimed or each.relay(route) or route.is_claimed):
+            of_relay += [f"{each.name}: {reason}" for reason in route.reasons or [_NO_RELAY]]
+        if route.forwarded is not None:
+            break
         if denies and type(each).treats_alike is Plugin.treats_alike:
             yield f"{each.name}: may treat names differently, so each name error is found by itself"
         denies = denies and not each.denies
+    if route.forwarded is not None and not route.is_claimed:
+        if view.filter is not None or is_shared:
+            yield "view: depends on the query, so none for a name outside takes the relay in C"
+        yield from of_relay
 
 
 def report(subject: Subject, found: Findings) -> Iterator[str]:

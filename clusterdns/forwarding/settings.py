@@ -76,11 +76,18 @@ class ForwardSettings:
         return qname == self.zone or not name.is_within_any(qname, self.excepted)
 
     @property
-    def is_simple(self) -> bool:
-        """Whether queries may be relayed: to one server, over UDP, with any reply passed on."""
+    def against_relay(self) -> list[str]:
+        """The options that keep queries from being relayed to one server, over UDP."""
         rules = self.rules
-        is_plain = not (self.tls or rules.force_tcp or rules.failover)
-        return is_plain and rules.policy != FASTEST and not (self.next or self.next_on_nodata)
+        found = {
+            f"policy {FASTEST}": rules.policy == FASTEST,
+            "force_tcp": rules.force_tcp,
+            "failover": bool(rules.failover),
+            "next": bool(self.next),
+            "next_on_nodata": self.next_on_nodata,
+            "tls": self.tls is not None,
+        }
+        return [option for option, is_set in found.items() if is_set]
 
     def _read(self, line: Directive) -> None:
         """Apply one line of the directive's block. Raises ConfigError."""

@@ -344,7 +344,9 @@ class Cache(Plugin):
     def relay(self, route: Route) -> bool:
         """Enter what is known, and where replies are to be kept until they are asked for again."""
         if not name.is_within_any(route.zone, self._zones):
-            return not any(name.is_within(zone, route.zone) for zone in self._zones)
+            if not any(name.is_within(zone, route.zone) for zone in self._zones):
+                return True
+            return route.refuse("keeps some names of the zone only, so none takes the relay in C")
         route.cached = Cached(route, self._options, self._shelf.kept, self._shelf.fresh)
         self._relayed.append(route.cached)
         self._shelf.is_relayed = True

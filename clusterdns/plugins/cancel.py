@@ -71,4 +71,6 @@ class Cancel(Plugin):
 
     def relay(self, route: Route) -> bool:
         """Let pass if `forward` gives up no later."""
-        return self._timeout_s >= RELAYED_S
+        if self._timeout_s >= RELAYED_S:
+            return True
+        return route.refuse(f"gives up before {RELAYED_S:g}s, which the relay in C does not")

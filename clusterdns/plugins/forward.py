@@ -254,16 +254,14 @@ class Forward(Plugin):
 
     def relay(self, route: Route) -> bool:
         """Enter the servers, if all that happens to a plain query is to be asked of one of them."""
-        settings, pool = self._settings, self._pool
+        settings = self._settings
         if not name.is_within(route.zone, settings.zone):
             return route.claim((settings.zone,))
-        if pool is None or not settings.is_simple:
-            return False
-        if not route.claim(tuple(zone for zone in settings.excepted if zone != settings.zone)):
-            return False
         patience_s = settings.options.read_timeout_s
-        route.forwarded = Forwarded(pool, patience_s, self._room, self._refuse)
-        return True
+        route.forwarded = Forwarded(self._pool, patience_s, self._room, self._refuse)
+        if against := settings.against_relay:
+            return route.refuse(*(f"`{each}` is not for the relay in C" for each in against))
+        return route.claim(tuple(zone for zone in settings.excepted if zone != settings.zone))
 
     def _room(self) -> int | None:
         """Return how many more queries may be under way, but for those relayed."""

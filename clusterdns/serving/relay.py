@@ -285,7 +285,7 @@ def _route_of(view: View, zone: WireName) -> Route | None:
     """Return the route of a zone, None if a plugin needs its queries or none forwards."""
     route = Route(zone)
     for plugin in view.chain:
-        if not plugin.relay(route):
+        if not plugin.relay(route) or route.is_claimed:
             return None
         if route.forwarded is not None:
             return route

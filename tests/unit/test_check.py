@@ -204,6 +204,7 @@ def test_what_keeps_queries_off_the_fast_path_is_told():
     assert [
         ". log: logs labels",
         ". log: sees each query for a name outside",
+        ". loadbalance: sees each query for a name outside",
         "cluster.local. autopath: may treat names differently",
     ] == told
     assert 0 == done.returncode
@@ -214,6 +215,50 @@ def test_a_preference_of_addresses_keeps_names_outside_off_the_relay():
     text = ". {\n loadbalance {\n  prefer 10.0.0.0/8\n }\n forward . 192.0.2.1\n}\n"
     (told,) = lines(run("-", text=text), "slow")
     assert told.startswith(". loadbalance: sees each query for a name outside")
+
+
+SLOW = {
+    # Every zone of a block is looked at, and told of once where the reason is the same.
+    "a.test b.test {\n loadbalance {\n prefer 10.0.0.0/8\n }\n forward . 192.0.2.1\n}": [
+        f"a.test. b.test. loadbalance: {check._NO_RELAY}"
+    ],
+    "a.test b.test c.test d.test e.test {\n cancel 1s\n forward . 192.0.2.1\n}": [
+        "a.test. b.test. c.test. and 2 more cancel: "
+        "gives up before 5s, which the relay in C does not"
+    ],
+    "a.test b.a.test {\n cache 30 b.a.test\n forward . 192.0.2.1\n}": [
+        "a.test. cache: keeps some names of the zone only, so none takes the relay in C"
+    ],
+    # What `forward` itself is told, all of it.
+    ". {\n forward . tls://192.0.2.1 {\n policy fastest\n failover REFUSED\n }\n}": [
+        ". forward: `policy fastest` is not for the relay in C",
+        ". forward: `failover` is not for the relay in C",
+        ". forward: `tls` is not for the relay in C",
+    ],
+    ". {\n forward . 192.0.2.1 {\n next NXDOMAIN\n force_tcp\n next_on_nodata\n }\n}": [
+        ". forward: `force_tcp` is not for the relay in C",
+        ". forward: `next` is not for the relay in C",
+        ". forward: `next_on_nodata` is not for the relay in C",
+    ],
+    # What forwards nothing in its zones has nothing to relay.
+    ". {\n loadbalance {\n prefer 10.0.0.0/8\n }\n whoami\n}": [
+        ". whoami: sees each query, so no answer behind it is repeated from the table"
+    ],
+    "a.test {\n loadbalance {\n prefer 10.0.0.0/8\n }\n forward b.test 192.0.2.1\n}": [],
+    "cluster.local . {\n log . {remote}\n kubernetes cluster.local\n forward . 192.0.2.1\n}": [
+        f". log: {check._NO_RELAY}"
+    ],
+    # Which server block it is depends on who asks.
+    ". {\n view one {\n expr true\n }\n forward . 192.0.2.1\n}\n. {\n forward . 192.0.2.2\n}": [
+        ". view: depends on the query, so none for a name outside takes the relay in C"
+    ]
+    * 2,
+}
+
+
+@pytest.mark.parametrize("text", SLOW)
+def test_every_reason_for_the_slow_way_is_told_in_every_zone(text):
+    assert SLOW[text] == lines(run("-", text=text + "\n"), "slow")
 
 
 MISTYPED = {
