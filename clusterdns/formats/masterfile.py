@@ -286,6 +286,8 @@ def text(record: RR) -> str:
     except (dns.exception.DNSException, ValueError):  # not what its type says (RFC 3597 section 5)
         said = f"\\# {len(record.rdata)} {record.rdata.hex()}".rstrip()
     owner, shown = name.text(record.owner), rr.type_text(record.rtype)
+    if owner.startswith("$"):  # it is no directive
+        owner = "\\" + owner
     return f"{owner}\t{record.ttl}\tIN\t{shown}\t{said}"
 
 

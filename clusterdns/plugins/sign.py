@@ -1,4 +1,4 @@
-"""sign - sign zone files, again and again before their signatures end.
+"""sign - sign zone files, and sign them again before the signatures expire.
 
 Syntax:
 
@@ -18,10 +18,10 @@ KEY is what `dnssec-keygen -a ECDSAP256SHA256 -f KSK ZONE` has written, with or 
 `.private`, relative to `root`; it must have the SEP flag. `key directory` takes all keys of the
 zone in DIR, named `KZONE.+ALGORITHM+TAG`.
 
-At the start and every 5 hours, a zone is signed if there is no signed file, if the signatures of
-its SOA began more than 6 days ago, or if they end within 7. They begin 3 hours before, and up to 18
-more, and hold for 32 days, and up to 5 more. To have a zone signed at once, remove the signed file
-and send SIGUSR1. A change of DBFILE alone has nothing signed.
+At the start and every 5 hours, a zone is signed if there is no signed file, or if the inception of
+the SOA's signatures is more than 6 days ago, or their expiration less than 7 days away. Inception
+is 3 to 21 hours before the time of signing, expiration 32 to 37 days after it. To sign a zone at
+once, remove the signed file and send SIGUSR1; a change of DBFILE is not noticed.
 
 Examples:
 
@@ -33,11 +33,11 @@ Examples:
         }
     }
 
-Differences from CoreDNS: `key directory` works. Whatever lies at or below a zone cut is not signed,
-but for DS (RFC 4035 section 2.2). Signatures of the NS records at the apex have the TTL of these,
-not of the SOA. NSEC records of DBFILE are replaced. A large zone is not signed
-anew at every start, and one whose first 100 records have no signature of the SOA is. The signed
-zone may have 24 MiB and 250,000 records, which is what `file` reads. One worker signs, in a thread.
+Differences from CoreDNS: `key directory` works. At and below zone cuts only DS and NSEC are signed
+(RFC 4035 section 2.2). Signatures of the NS records at the apex have the TTL of these, not of the
+SOA. NSEC records of DBFILE are replaced. A zone of more than 100 records is not signed at every
+start; one without a signature of the SOA among its first 100 records is. The signed zone may have
+24 MiB and 250,000 records, the bounds of `file`. One worker signs, in a thread.
 """
 
 from __future__ import annotations
@@ -73,23 +73,23 @@ BEGUN_S, BEGUN_JITTER_S = 3 * 3600, 18 * 3600
 HOLDS_S, HOLDS_JITTER_S = 32 * 86400, 5 * 86400
 OLD_S = 6 * 86400  # since they began
 ENDING_S = 7 * 86400  # until they end
-LOOKED_FOR = 100  # records of a signed file that the SOA is among
-_BREAK_S = 0.0002  # between RRsets: so that another thread gets its turn
+LOOKED_FOR = 100  # records at the start of a signed file
+_BREAK_S = 0.0002  # between RRsets, for the thread that answers queries
 _log = plugin_logger("sign")
 
 
 class _Stopped(Exception):
-    """The worker is about to end."""
+    """The worker stops."""
 
 
 class Signer:
-    """One zone: its file, its keys, and where the signed file goes."""
+    """One zone: its file, its keys, and its signed file."""
 
     def __init__(self, apex: WireName, path: Path) -> None:
         self.apex, self.path = apex, path
         self.keys: list[Key] = []
         self.directory = Path(DIRECTORY)
-        # The same for all signatures of a process, so that zones are not all due at once.
+        # Jitter, so that not all zones are due at the same time.
         self.begun_s = BEGUN_S + random.uniform(0, BEGUN_JITTER_S)
         self.holds_s = HOLDS_S + random.uniform(0, HOLDS_JITTER_S)
 
@@ -99,7 +99,7 @@ class Signer:
         return self.directory / f"db.{name.text(self.apex)}signed"
 
     def why(self, now: float) -> str:
-        """Return why the zone has to be signed, "" if its signatures are valid for long enough."""
+        """Return why the zone has to be signed, "" if its signatures are valid."""
         try:
             records = zonefile.head(self.signed_path, self.apex, LOOKED_FOR)
         except MasterFileError as error:
@@ -132,7 +132,7 @@ class Signer:
         return serial
 
     def _write(self, lines: Iterable[str]) -> None:
-        """Write the signed file, whole or not at all. Raises MasterFileError, OSError."""
+        """Replace the signed file atomically. Raises MasterFileError, OSError."""
         number, path = tempfile.mkstemp(prefix="signed-", dir=self.directory)
         try:
             with open(number, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor
@@ -156,7 +156,7 @@ class Signer:
 
 
 class Sign(Passive):
-    """The zones of one master file, signed."""
+    """Signs the zones of one master file."""
 
     _task: asyncio.Task[None] | None = None
 
@@ -178,7 +178,7 @@ class Sign(Passive):
                     raise line.unknown("key", "directory")
         if not all(signer.keys for signer in self.signers):
             place = f"{directive.file}:{directive.line}"
-            _log.warning("%s: sign: no key: the signed zone has no signatures", place)
+            _log.warning("%s: no key: the signed zone has no signatures", place)
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
@@ -197,12 +197,12 @@ class Sign(Passive):
             signer.keys += [_read_key(path, line) for path in some]
 
     async def start(self, worker: Worker) -> None:
-        """Begin to look whether the zones have to be signed: in one worker."""
+        """Start to check the zones, in one worker."""
         if worker.number == 0:
             self._task = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """Sign no more."""
+        """Stop signing."""
         self._is_stopping = True
         await end(self._task)
 
@@ -222,7 +222,7 @@ class Sign(Passive):
             await asyncio.sleep(LOOKED_AT_S)
 
     async def _sign(self, signer: Signer, why: str) -> None:
-        """Sign a zone, and log what came of it."""
+        """Sign a zone, and log the result."""
         apex, began = name.text(signer.apex), time.time()
         following = _date(began + LOOKED_AT_S)
         _log.info('Signing "%s" because %s', apex, why)
@@ -262,7 +262,7 @@ def _read_key(path: Path, line: Directive) -> Key:
 
 
 def _keys_of(apex: WireName, directories: Sequence[Path], line: Directive) -> list[Path]:
-    """Return the keys of a zone in directories, by their names; there is at least one."""
+    """Return the key files of a zone in directories, at least one."""
     start = f"K{name.text(apex)}+"
     try:
         paths = [path for directory in directories for path in sorted(directory.iterdir())]

@@ -1,8 +1,7 @@
-"""Responses signed on the fly: each RRset gets its signatures, and what is denied is proven.
+"""Responses signed on the fly: signatures for each RRset, and a proof for each denial.
 
-A denial is proven by an NSEC record that is made for the question: the name that was asked for
-exists, it says, without the type, and the next name is right behind it. So no name is ever denied,
-NXDOMAIN becomes an answer without records, and nobody can walk the zone
+The proof is an NSEC record made for the question: it says that the name exists without the type,
+and that the next name directly follows it. So NXDOMAIN becomes NODATA, and nobody can walk the zone
 (draft-valsorda-dnsop-black-lies-00; CoreDNS: plugin/dnssec/black_lies.go).
 """
 
@@ -19,7 +18,7 @@ from clusterdns.wire.outcome import Outcome, has_soa, outcome_of
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
-# The types that a name is said to have, whichever it has (CoreDNS: plugin/dnssec/black_lies.go):
+# The types in the bitmap of any name, whichever it has (CoreDNS: plugin/dnssec/black_lies.go):
 # A HINFO TXT AAAA LOC SRV CERT SSHFP RRSIG NSEC TLSA HIP OPENPGPKEY SPF.
 _OF_NAMES = frozenset((1, 13, 16, 28, 29, 33, 37, 44, 46, 47, 52, 55, 61, 99))
 _OF_APEXES = _OF_NAMES | {rr.NS, rr.SOA, rr.MX, rr.DNSKEY}
@@ -33,7 +32,7 @@ def zone_of(owner: bytes, zones: Sequence[WireName]) -> WireName | None:
 
 
 class Signing:
-    """One response being signed."""
+    """Signs one response."""
 
     def __init__(
         self, question: Question, response: Response, zones: Sequence[WireName], signer: Signer
@@ -43,7 +42,10 @@ class Signing:
         self._lifetime_s = response.lifetime_s
 
     def signed(self, *, is_cut: bool) -> Response:
-        """Return the response with signatures; ``is_cut`` says that a zone is delegated at a DS."""
+        """Return the response with signatures.
+
+        ``is_cut`` says that the name of a denied DS is a zone cut.
+        """
         response = self._response
         outcome = outcome_of(self._question, response)
         if outcome is Outcome.DELEGATION:
@@ -58,18 +60,18 @@ class Signing:
         )  # fmt: skip
 
     def _finished(self, **changes: object) -> Response:
-        """Return the response with changes: how long it holds, and that its SOA is fixed."""
+        """Return the response with changes, its lifetime, and the fact that its SOA is fixed."""
         response, facts = self._response, self._response.facts
         if has_soa(response):
             facts = (*facts, *(Fixed(fact) for fact in facts))
-        # The name is not denied: what is made for one name must not answer for those below it.
+        # The proof is about one name, so the answer must not be used for the names below it.
         made = response._replace(
             lifetime_s=self._lifetime_s, facts=facts, orders=(), denies=b"", spared=b""
         )
         return made._replace(**changes)  # type: ignore[arg-type]
 
     def _denied(self, *, is_cut: bool) -> Response:
-        """Return the denial as one of the type alone."""
+        """Return the denial as NODATA with a proof."""
         response, question = self._response, self._question
         zone = zone_of(question.qname, self._zones)
         if zone is None or [each.rtype for each in response.authority] != [rr.SOA]:
@@ -82,7 +84,7 @@ class Signing:
         return self._finished(rcode=rr.NOERROR, authority=(soa, *signatures, *proof))
 
     def _of_delegation(self) -> tuple[RR, ...]:
-        """Return what proves that a delegated zone is signed, or that it is not."""
+        """Return the signed DS of a delegation, or the proof that it has none."""
         authority = self._response.authority
         cut = next(each for each in authority if each.rtype == rr.NS)
         zone = zone_of(cut.owner, self._zones)
@@ -92,14 +94,13 @@ class Signing:
             known = tuple(each for each in authority if each.rtype == rtype)
             if known:
                 return self._sign(known, zone)
-        # CoreDNS proves it of the name that was asked for, which validators do not look at.
+        # CoreDNS proves it for the qname, where validators do not look.
         return self._nsec(cut.owner, zone, cut.ttl, canonical.next_sibling(cut.owner), _OF_CUTS)
 
     def _end_of_aliases(self) -> tuple[int, tuple[RR, ...]]:
-        """Return the RCODE, and what proves that the last name has no records of the type.
+        """Return the RCODE, and the proof if the target of aliases is denied.
 
-        That is the denial of a name that aliases lead to, in one of our zones (RFC 4035 section
-        3.1.3). Otherwise nothing has to be proven.
+        It is needed if the target lies in one of our zones (RFC 4035 section 3.1.3).
         """
         response, question = self._response, self._question
         aliases = [each for each in response.answer if each.rtype == rr.CNAME]
@@ -115,9 +116,9 @@ class Signing:
         return rr.NOERROR, self._proof(last, zone, soa.ttl, is_cut=False)
 
     def _of_section(self, section: tuple[RR, ...]) -> list[RR]:
-        """Return the signatures of the RRsets of a section that are ours to sign.
+        """Return the signatures of the RRsets of a section that lie in our zones.
 
-        NS records at a zone cut are not, nor is glue (RFC 4035 section 2.2).
+        NS records at a zone cut and glue are not signed (RFC 4035 section 2.2).
         """
         rrsets: dict[tuple[WireName, int, int], list[RR]] = {}
         for each in section:
@@ -132,7 +133,7 @@ class Signing:
         return found
 
     def _is_glue(self, section: tuple[RR, ...]) -> bool:
-        """Tell whether a section is the additional one of a referral behind aliases."""
+        """Tell whether a section is the additional section of an alias into a delegation."""
         response = self._response
         return section is response.additional and any(
             each.rtype == rr.NS and name.fold(each.owner) not in self._zones
@@ -140,10 +141,10 @@ class Signing:
         )
 
     def _proof(self, owner: bytes, zone: WireName, ttl: int, *, is_cut: bool) -> tuple[RR, ...]:
-        """Return an NSEC record that says that a name has no records of the type, and signatures.
+        """Return a signed NSEC record that proves that a name lacks the type.
 
-        A DS that is denied at a zone cut says that the delegated zone is not signed. Elsewhere the
-        name must not look like a cut: what is below it would seem to need no signatures.
+        At a zone cut, NS without DS proves that the delegated zone is unsigned. Any other name must
+        not have NS: validators would accept unsigned names below it.
         """
         qtype = self._question.qtype
         if name.fold(owner) == zone:

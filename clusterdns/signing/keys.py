@@ -1,8 +1,8 @@
-"""Keys of DNSSEC, read from the pairs of files that `dnssec-keygen` writes.
+"""DNSSEC keys from the pairs of files that `dnssec-keygen` writes.
 
-``Kexample.org.+013+45330.key`` has the DNSKEY record as a master file, and the file of the same
-name that ends in ``.private`` the numbers of the private key, each on a line of its own. Whether
-the two belong together is looked at here, since nobody could validate what a wrong pair signs.
+``Kexample.org.+013+45330.key`` is a master file with the DNSKEY record, and
+``Kexample.org.+013+45330.private`` has the numbers of the private key, one a line. `read` checks
+that they belong together: signatures of a wrong pair would be bogus.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ Sign = Callable[[bytes], bytes]
 
 
 class KeyFileError(ClusterDNSError):
-    """A file that is no key; its text names the file."""
+    """A file that is no key; the message names the file."""
 
 
 class Key(NamedTuple):
-    """A DNSKEY and how to sign with it. ``record`` has the owner and the TTL of its file."""
+    """A DNSKEY, as its file has it, and the function that signs octets with it."""
 
     record: RR
     tag: int
@@ -84,7 +84,7 @@ class Key(NamedTuple):
         return int.from_bytes(self.record.rdata[:2], "big")
 
     def __str__(self) -> str:
-        """Return how it is named in logs and mistakes: by its owner and its tag."""
+        """Return its owner and its tag, for logs and errors."""
         return f"{name.text(self.record.owner)} (keyid: {self.tag})"
 
     def at(self, owner: WireName, ttl: int) -> RR:
@@ -104,7 +104,7 @@ def read(path: Path) -> Key:
     numbers = _numbers(_text(file), file)
     try:
         public, sign = _signer(record.rdata[3], numbers)
-        sign(b"")  # a modulus may be too short for the digest
+        sign(b"")  # raises if a modulus is too short for the digest
     except KeyError as error:
         raise KeyFileError(f"{file}: has no {error.args[0]}") from error
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -166,11 +166,11 @@ _IN_BASE64 = {
 
 
 def _signer(algorithm: int, numbers: dict[str, bytes]) -> tuple[bytes, Sign]:
-    """Return the public key as a DNSKEY has it, and what signs octets.
+    """Return the public key as in a DNSKEY, and the function that signs octets.
 
     Raises:
-        KeyError: a number is not there.
-        ValueError, UnsupportedAlgorithm: they are no key, or of an algorithm that is not known.
+        KeyError: a number is missing.
+        ValueError, UnsupportedAlgorithm: they are no key, or the algorithm is unknown.
     """
     if numbers["Algorithm"] != str(algorithm).encode():
         said = numbers["Algorithm"].decode() or "none"

@@ -1,9 +1,9 @@
-"""Signatures of RRsets: made with the keys of a zone, and kept as long as they hold.
+"""Signatures of RRsets, made with the keys of a zone and cached while they are valid.
 
-What is signed is the canonical form of an RRset, so one signature serves every spelling of its
-owner and every order of its records. Signatures are kept by the digest of what they cover, bounded
-in number and in octets. Those of denials, whose names are without number, have a part of their own,
-and cannot push out those of names that exist.
+A signature covers the canonical form of an RRset, so it is the same for every spelling of the owner
+and every order of the records. The cache is keyed by the digest of that form, and bounded in number
+and octets. Signatures of denials have a part of their own: their names are unlimited, and must not
+evict the signatures of names that exist.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from clusterdns.wire import canonical, rr
 from clusterdns.wire.name import WireName
 from clusterdns.wire.rr import RR
 
-# CoreDNS: plugin/dnssec/dnssec.go. Signatures begin three hours ago, so that clocks may differ,
-# hold for eight days, and are made anew two days before they end.
+# CoreDNS: plugin/dnssec/dnssec.go. Inception lies three hours back, since clocks differ; signatures
+# are valid for eight days, and replaced two days before they expire.
 BEGUN_S = 3 * 3600
 HOLDS_S = 8 * 86400
 RENEWED_S = 2 * 86400
-ORIGINAL_TTL = 3600  # who signs on the fly sees TTLs that have run
+ORIGINAL_TTL = 3600  # the plugin cannot know the original TTLs
 LEAST_KEPT = 1024  # CoreDNS: plugin/pkg/cache/cache.go: 256 parts of 4 at the least
-MAX_OCTETS = 32 * 2**20  # of kept signatures, each with what a dict needs
-_OVERHEAD_OCTETS = 300
+MAX_OCTETS = 32 * 2**20  # of all cached signatures
+_OVERHEAD_OCTETS = 300  # of an entry of a dict, with its key and tuples
 
 
 class _Kept(NamedTuple):
-    """RDATA of the RRSIG records of an RRset, and the Unix second when they are to be renewed."""
+    """The RDATA of the RRSIG records of an RRset, and the Unix second to replace them at."""
 
     rdatas: tuple[bytes, ...]
     until: float
@@ -41,17 +41,17 @@ class _Kept(NamedTuple):
 
 
 class Signed(NamedTuple):
-    """RRSIG records, and the seconds for which they may be repeated."""
+    """RRSIG records, and the seconds until they are to be replaced."""
 
     records: tuple[RR, ...]
     lifetime_s: float
 
 
 class Signer:
-    """Signs RRsets with the keys of its zones.
+    """Signs RRsets with keys.
 
-    With a KSK and a ZSK among them, KSKs sign the keys and ZSKs all else; otherwise each key signs
-    everything.
+    If there are both KSKs and ZSKs, the KSKs sign DNSKEY and the ZSKs all other RRsets; otherwise
+    each key signs every RRset.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Signer:
         self.hits = self.misses = 0
 
     def __len__(self) -> int:
-        """Return how many RRsets have signatures that are kept."""
+        """Return the number of RRsets with cached signatures."""
         return len(self._denials) + len(self._others)
 
     def sign(self, records: Sequence[RR], zone: WireName) -> Signed:
-        """Return the signatures of an RRset in ``zone``; they have its owner and its TTL."""
+        """Return the signatures of an RRset of ``zone``, with its owner and its TTL."""
         first, now = records[0], self._clock()
         octets = canonical.signed_octets(records, ORIGINAL_TTL)
         shelf = self._denials if first.rtype == rr.NSEC else self._others
@@ -108,8 +108,8 @@ def rrsig(
 ) -> bytes:
     """Return the RDATA of the RRSIG by ``key`` of an RRset.
 
-    ``first`` is a record of it, ``octets`` is what `canonical.signed_octets` says of all, and
-    ``validity`` is inception and expiration in Unix seconds.
+    ``first`` is one of its records, ``octets`` the canonical form of all (`signed_octets`), and
+    ``validity`` inception and expiration in Unix seconds.
     """
     head = canonical.rrsig_head(
         first.owner, first.rtype, key.algorithm, original_ttl, validity, key.tag
@@ -119,7 +119,7 @@ def rrsig(
 
 
 class Shelf:
-    """Kept signatures, bounded in number and octets; the least recently used make room."""
+    """Cached signatures, bounded in number and octets; the least recently used is evicted."""
 
     def __init__(self, limit: int, max_octets: int) -> None:
         self._limit, self._max_octets = limit, max_octets
@@ -130,14 +130,14 @@ class Shelf:
         return len(self._kept)
 
     def get(self, key: bytes) -> _Kept | None:
-        """Return what is kept under a key, which thereby is the most recently used."""
+        """Return the entry of a key, which becomes the most recently used."""
         found = self._kept.pop(key, None)
         if found is not None:
             self._kept[key] = found
         return found
 
     def put(self, key: bytes, kept: _Kept) -> None:
-        """Keep signatures under a key."""
+        """Cache the signatures of a key."""
         self._drop(key)
         self._kept[key] = kept
         self._octets += kept.octets

@@ -1,8 +1,7 @@
 """Whole zones signed: the keys, a chain of NSEC records, and the signatures of every RRset.
 
-What a zone does not answer for is not signed: NS records of zone cuts, and all that lies at or
-below them but DS (RFC 4035 section 2.2). Signing gives way between RRsets, since it is done in a
-thread beside one that answers queries. (CoreDNS: plugin/sign/signer.go)
+At and below zone cuts only DS and NSEC are signed (RFC 4035 section 2.2). A thread signs beside the
+one that answers queries, so it yields between RRsets. (CoreDNS: plugin/sign/signer.go)
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from clusterdns.wire import canonical, name, rr
 from clusterdns.wire.name import WireName
 from clusterdns.wire.rr import RR
 
-# Made here, so left out where they come from another signer. CoreDNS leaves NSEC in, twice then.
+# Made here, so those of another signer are left out. CoreDNS keeps NSEC, and then has it twice.
 _MADE = frozenset((rr.DNSKEY, rr.RRSIG, rr.NSEC, rr.CDS, rr.CDNSKEY))
-_OF_CUTS = frozenset((rr.NS, rr.DS))  # what a zone cut has here; DS alone is signed
+_OF_CUTS = frozenset((rr.NS, rr.DS))  # the types of a zone cut in this zone
 _SERIAL = slice(-20, -16)  # in the RDATA of an SOA
 _MINIMUM = slice(-4, None)
 
@@ -27,7 +26,7 @@ RRsets = dict[WireName, dict[int, list[RR]]]
 
 
 class Terms(NamedTuple):
-    """When signatures begin and end, and the serial of the SOA: all in Unix seconds."""
+    """Inception and expiration of signatures, and the serial of the SOA: Unix seconds."""
 
     inception: int
     expiration: int
@@ -43,7 +42,7 @@ def signed(
 ) -> Iterator[RR]:
     """Yield the records of a signed zone, the SOA first, names in canonical order.
 
-    ``pause`` is called for each RRset, and may raise what ends the work.
+    ``pause`` is called for each RRset; it may raise to stop.
 
     Raises:
         ValueError: there is no SOA at the apex.
@@ -94,7 +93,7 @@ def _is_below(owner: WireName, cuts: set[WireName]) -> bool:
 
 
 def _rank(rtype: int) -> tuple[bool, bool, int]:
-    """Return where a type stands among those of its owner: SOA, NS, the others."""
+    """Return the sort key of the types of an owner: SOA, NS, the others."""
     return rtype != rr.SOA, rtype != rr.NS, rtype
 
 
@@ -103,7 +102,7 @@ def _of_serial(rdata: bytes, serial: int) -> bytes:
 
 
 def _add_keys(types: dict[int, list[RR]], apex: WireName, keys: Sequence[Key], ttl: int) -> None:
-    """Put the keys at the apex, and what tells the parent zone of them (RFC 7344, RFC 8078)."""
+    """Add DNSKEY at the apex, and CDS and CDNSKEY for the parent zone (RFC 7344, RFC 8078)."""
     for key in keys:
         record = key.at(apex, ttl)
         types.setdefault(rr.DNSKEY, []).append(record)

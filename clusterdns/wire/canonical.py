@@ -38,7 +38,7 @@ def order_key(wire: bytes) -> bytes:
 
 
 class Chain:
-    """Names in canonical order, in a circle: the owners of the NSEC records of a zone."""
+    """Names in canonical order: the owners of the NSEC records of a zone."""
 
     __slots__ = ("_keys", "_names")
 
@@ -61,12 +61,12 @@ class Chain:
 
 
 def next_name(owner: bytes) -> bytes:
-    """Return the first name behind another in canonical order, folded."""
+    """Return the name that directly follows another in canonical order, folded."""
     return _behind(owner) if len(owner) + 2 > name.MAX_NAME_OCTETS else b"\1\0" + owner.lower()
 
 
 def next_sibling(owner: bytes) -> bytes:
-    """Return the first name behind another and all names below it, folded; not for the root."""
+    """Return the name that follows another and all below it, folded; not for the root."""
     return _behind(owner)
 
 
@@ -75,7 +75,7 @@ def _behind(owner: bytes) -> bytes:
     label, rest = folded[1 : 1 + length], folded[1 + length :]
     if length < name.MAX_LABEL_OCTETS and len(owner) < name.MAX_NAME_OCTETS:
         label += b"\0"
-    else:  # none is longer, so the last octet counts
+    else:  # it cannot be longer, so the last octet is incremented
         label = label.rstrip(b"\xff")
         if not label:
             return _behind(rest)
@@ -97,7 +97,7 @@ def rrsig_head(
 
 
 def signed_octets(records: Sequence[RR], original_ttl: int) -> bytes:
-    """Return the records of an RRset as a signature covers them (RFC 4034 section 3.1.8.1)."""
+    """Return the records of an RRset as signed, in canonical form (RFC 4034 section 3.1.8.1)."""
     owner, rtype, _, _, rclass = records[0]
     parts: list[bytes] = []
     for rdata in sorted({folded_rdata(rtype, record.rdata) for record in records}):
@@ -106,7 +106,7 @@ def signed_octets(records: Sequence[RR], original_ttl: int) -> bytes:
 
 
 def folded_rdata(rtype: int, rdata: bytes) -> bytes:
-    """Return RDATA with its names in lower case, where its type is one whose names are folded."""
+    """Return RDATA with its names in lower case, if its type is one with folded names."""
     if rtype not in _FOLDED:
         return rdata
     try:
@@ -115,12 +115,12 @@ def folded_rdata(rtype: int, rdata: bytes) -> bytes:
         for _ in range(count):
             end = name.end(rdata, end)
     except IndexError:
-        return rdata  # it is shorter than its type says: signed as it is
+        return rdata  # malformed: signed as it is
     return rdata[:start] + rdata[start:end].lower() + rdata[end:]
 
 
 def type_bitmap(types: Iterable[int]) -> bytes:
-    """Return the types of an NSEC record (RFC 4034 section 4.1.2)."""
+    """Return the type bitmap of an NSEC record (RFC 4034 section 4.1.2)."""
     windows: dict[int, bytearray] = {}
     for rtype in types:
         octets = windows.setdefault(rtype >> 8, bytearray(32))

@@ -23,6 +23,6 @@ class Renewal(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """The fact that an answer holds octets of a fact which cannot be renewed: they are signed."""
+    """The fact of an answer whose octets cannot be renewed, because they are signed."""
 
     fact: Hashable

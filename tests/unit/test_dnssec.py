@@ -30,8 +30,11 @@ from inprocess import InProcess
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
 from clusterdns.signing import keys
+from clusterdns.signing.answers import Signing
 from clusterdns.signing.signatures import HOLDS_S, LEAST_KEPT, RENEWED_S, Shelf, Signer, _Kept
 from clusterdns.wire import canonical, name, rr
+from clusterdns.wire.message import Query, Question
+from clusterdns.wire.response import Response, render_reply
 from clusterdns.wire.rr import RR
 
 ZONE = name.fold(name.parse("cluster.local"))
@@ -296,6 +299,58 @@ def test_a_fifo_is_no_key(tmp_path):
     os.mkfifo(tmp_path / "K.key")
     with pytest.raises(keys.KeyFileError, match="is no regular file"):
         keys.read(tmp_path / "K")
+
+
+# ---- what comes from upstream
+
+OWNERS = st.sampled_from(
+    [
+        name.parse(each)
+        for each in (".", "local", "cluster.local", "A.cluster.local", "b.a.Cluster.Local", "x." * 120 + "cluster.local", "example.org")
+    ]
+)  # fmt: skip
+TYPES = st.sampled_from((1, 5, 6, 2, 12, 15, 16, 28, 33, 35, 39, 41, 43, 46, 47, 65, 65280))
+# What the gate lets pass: names where it reads names, any octets elsewhere.
+WHOLE = {
+    rr.NS: OWNERS,
+    rr.CNAME: OWNERS,
+    rr.SOA: st.builds(lambda a, b: a + b + bytes(20), OWNERS, OWNERS),
+    rr.PTR: OWNERS,
+    rr.MX: OWNERS.map(lambda each: b"\0\1" + each),
+    rr.SRV: OWNERS.map(lambda each: bytes(6) + each),
+    rr.DNAME: OWNERS,
+}
+
+
+@st.composite
+def records(draw) -> RR:
+    rtype = draw(TYPES)
+    rdata = draw(WHOLE.get(rtype, st.binary(max_size=30)))
+    return RR(
+        draw(OWNERS), rtype, draw(st.integers(0, 2**31)), rdata, draw(st.sampled_from((1, 1, 3)))
+    )
+
+
+SECTIONS = st.lists(records(), max_size=3).map(tuple)
+KEYS = []
+
+
+@given(OWNERS, TYPES, st.integers(0, 5), SECTIONS, SECTIONS, SECTIONS, st.booleans())
+def test_no_response_from_upstream_is_too_much(
+    qname, qtype, rcode, answer, authority, additional, is_cut
+):
+    if not KEYS:
+        KEYS.append(
+            keys.Key(RR(ZONE, rr.DNSKEY, 5, b"\1\1\3\15" + bytes(64)), 1, lambda _: bytes(64))
+        )
+    question = Question(qname, name.fold(qname), qtype, do=True)
+    response = Response(rcode, answer=answer, authority=authority, additional=additional)
+    for zones in ((ZONE,), (name.ROOT, ZONE)):
+        made = Signing(question, response, zones, Signer(KEYS, 10)).signed(is_cut=is_cut)
+        for section in made.sections:
+            for record in section:
+                assert record.owner == name.join(name.labels(record.owner))
+        assert len(render_reply(Query(1, 0, question, None, 30), made, 65535)) <= 65535
 
 
 # ---- the canonical form

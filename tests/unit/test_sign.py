@@ -9,7 +9,7 @@ import dns.rdata
 import dns.rdatatype
 import pytest
 import signedzones
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clusterdns.authority import zonefile
@@ -176,6 +176,8 @@ def test_records_are_read_as_they_are_written(text):
     assert record == again(record)
 
 
+@example(65280, b"", b"$TTL")
+@example(65280, b"", b"@")
 @given(st.integers(65280, 65534), st.binary(max_size=20), st.binary(min_size=1, max_size=20))
 def test_any_octets_are_read_as_they_are_written(rtype, rdata, label):
     record = RR(bytes((len(label),)) + label + b"\0", rtype, 5, rdata)
