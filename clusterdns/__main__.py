@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 
-# Before anything is imported that an older Python cannot read.
+# Before the import of code that an older Python cannot parse.
 if sys.version_info < (3, 11):  # noqa: UP036 - who runs it has not installed it by pip
     sys.exit("clusterdns: wants Python 3.11 or later, this is " + sys.version.split()[0])
 if sys.platform != "linux":
@@ -155,7 +155,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 def _raise_descriptor_limit() -> None:
-    """Allow as many sockets as the system does, as Go's runtime does by itself."""
+    """Raise the limit of descriptors to the system's, as Go's runtime does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -168,7 +168,7 @@ def _version() -> list[str]:
 
 
 def _translate(arguments: list[str]) -> int:
-    """Print the Corefile that stands for a ConfigMap of kube-dns."""
+    """Print the Corefile for a ConfigMap of kube-dns."""
     parser = argparse.ArgumentParser(prog="clusterdns translate", allow_abbrev=False)
     parser.add_argument("path", metavar="PATH", type=Path,
         help="its manifest, YAML or JSON, or the directory that it is mounted to")  # fmt: skip
@@ -195,8 +195,8 @@ def _translate(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    """Print what a Corefile would serve; return 1 if it cannot be served whole, 2 if not read."""
-    from clusterdns.config import check  # and with it PyYAML, which serving does not need
+    """Print the check of a Corefile; return 1 if it has mistakes, 2 if it cannot be read."""
+    from clusterdns.config import check  # imports PyYAML, which serving does not need
 
     parser = argparse.ArgumentParser(prog="clusterdns check", allow_abbrev=False)
     parser.add_argument("path", metavar="FILE",
@@ -222,7 +222,7 @@ def _check(arguments: list[str]) -> int:
 
 
 def _lab(arguments: list[str]) -> int:
-    """Serve the lab, and say what to ask it."""
+    """Serve the lab, and print example queries."""
     parser = argparse.ArgumentParser(prog="clusterdns lab", allow_abbrev=False)
     parser.add_argument("-p", "-dns.port", "--port", dest="port", type=_port, default=0)
     port = parser.parse_args(arguments).port or lab.free_port()

@@ -1,8 +1,8 @@
-"""The errors of the project: one root, and whose fault each one is.
+"""The errors of the project: one root, and one class for each cause.
 
-``FormError`` is a peer's bytes, ``ConfigError`` the operator's text, ``UpstreamError`` the network,
-``ApiError`` a Kubernetes API server. Any other exception is our own bug: it is answered with
-SERVFAIL, counted, and logged once.
+``FormError`` is caused by a peer's octets, ``ConfigError`` by the operator's text,
+``UpstreamError`` by the network, ``ApiError`` by a Kubernetes API server. Any other exception is
+our own bug: it is answered with SERVFAIL, counted, and logged once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class ClusterDNSError(Exception):
 
 
 class FormError(ClusterDNSError):
-    """Octets or text that are no DNS name, question or message.
+    """Octets or text that are not a DNS name, question or message.
 
     ``offset`` is the octet (or character) where reading stopped.
     """
@@ -27,7 +27,7 @@ class FormError(ClusterDNSError):
 class ConfigError(ClusterDNSError):
     """A mistake in an operator's file; prints as ``file:line: word: reason``.
 
-    Line 0 is that of a whole file, and is not printed.
+    Line 0 stands for the whole file and is not printed.
     """
 
     def __init__(self, file: str, line: int, word: str, reason: str) -> None:
@@ -47,9 +47,9 @@ class UpstreamError(ClusterDNSError):
 class ApiError(ClusterDNSError):
     """A request that failed.
 
-    ``code`` is the HTTP status, 0 without one; ``is_server`` says that the server as a whole is in
-    trouble, not this request; ``retry_after_s`` is what it asks us to wait; ``is_event`` that it
-    came inside a watch; ``is_silence`` that nothing came for so long that we gave up waiting.
+    ``code`` is the HTTP status, 0 without one; ``is_server`` tells that the whole server fails, not
+    only this request; ``retry_after_s`` is the pause it asks for; ``is_event`` tells that the error
+    came inside a watch; ``is_silence`` that our time limit expired.
     """
 
     is_event = False
@@ -65,5 +65,5 @@ class ApiError(ClusterDNSError):
 
     @property
     def is_expired(self) -> bool:
-        """Whether the version or continue token asked for is not to be had, or not yet."""
+        """Whether the server does not have the requested version or continue token, or not yet."""
         return self.code == 410 or "Too large resource version" in str(self)

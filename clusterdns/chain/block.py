@@ -1,7 +1,7 @@
 """A server block as its plugins see it while they are made.
 
-What plugins tell each other is not here: each talk has an object of its own, of a type that is
-declared with its subject, and ``Block.shared`` hands it over.
+Data that plugins share with each other has classes of its own, each declared with its subject;
+``Block.shared`` returns the object of the block.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -51,14 +51,14 @@ class WebBounds(NamedTuple):
 
 
 class Directory:
-    """What `root` says: where relative paths of the server block start."""
+    """The directory of `root`, the base of relative paths in the server block."""
 
     def __init__(self) -> None:
         self.path = Path()
 
 
 class ListenHosts:
-    """What `bind` says: the addresses that the server block listens on; none is every address."""
+    """The addresses of `bind` that the server block listens on; none is every address."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -67,8 +67,8 @@ class ListenHosts:
 class Block:
     """The server block that plugins are made for.
 
-    Setup-only directives set some of its fields, which are read when all plugins are made. What a
-    plugin needs of another as it is made, it asks ``shared`` for.
+    Setup-only directives set some of its fields, which are read when all plugins are made. A plugin
+    that needs data of another while it is made calls ``shared``.
     """
 
     def __init__(self, zones: Sequence[WireName], file: str) -> None:
@@ -89,10 +89,10 @@ class Block:
         self._shared: dict[type[object], object] = {}
 
     def shared(self, type_: type[T]) -> T:
-        """Return the one object of a type through which the plugins of this block talk.
+        """Return the object of a type that the plugins of this block share.
 
-        A plugin that ``provides`` the type, and is not made yet, is made first: so it does not
-        matter which plugin is made before another.
+        If a plugin ``provides`` the type and is not made yet, it is made first, so the order in
+        which plugins are made does not matter.
         """
         self.make_what_provides(type_)
         found = self._shared.get(type_)
@@ -107,7 +107,7 @@ class Block:
 
     @property
     def root(self) -> Path:
-        """What relative paths are relative to."""
+        """The base of relative paths."""
         return self.shared(Directory).path
 
     def path(self, text: str) -> Path:

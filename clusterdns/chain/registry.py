@@ -51,7 +51,7 @@ def own() -> frozenset[str]:
 def available() -> list[str]:
     """Return the names of all plugins, ours and those of other packages, sorted.
 
-    The first time it reads what is said of every installed package, which takes 20 ms.
+    The first call reads the metadata of every installed package, which takes 20 ms.
     """
     return sorted(own() | _installed().keys())
 
@@ -60,7 +60,7 @@ def available() -> list[str]:
 def always_shown() -> dict[str, Family]:
     """Return the metric families that every exposition shows, whether their plugin is used or not.
 
-    A plugin of ours says so in its file, which is searched for that: importing all takes 0.2 s.
+    Our plugins are found by a search of their files, since importing all takes 0.2 s.
     """
     found = sorted(
         path.stem
@@ -103,7 +103,7 @@ def _load(word: str, dependents: tuple[str, ...]) -> type[Plugin]:
 def _installed() -> dict[str, EntryPoint]:
     """Return the plugins of installed packages, by the name of their directive.
 
-    Only who needs one pays for the search, and for the import, which takes 15 ms.
+    The search and its import, which takes 15 ms, are done only when needed.
     """
     from importlib.metadata import entry_points
 

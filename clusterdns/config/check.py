@@ -1,12 +1,12 @@
-"""Check a Corefile without serving it: what it would serve, and all that stands in the way.
+"""Checks a Corefile without serving it: what it would serve, and all its mistakes.
 
-``check`` compiles what `configmap` has read as a start would. A start ends at the first mistake;
-here that is noted and taken out, and what is left is compiled again, until it can be served.
-Warnings are logged at a start; here they are part of what was found, each once.
+``check`` compiles the text that `configmap` has read, as a start would. A start ends at the first
+mistake; here it is noted and removed, and the rest is compiled again, until it could be served.
+Warnings, which a start logs, are among the findings, each once.
 
-A Pod's surroundings are not here. So a `kubernetes` directive that means the cluster it runs in is
-given an API server, which nobody asks; and of a Corefile from a ConfigMap, a file or an interface
-that only the Pod may have is noted and is no mistake.
+The check may run outside the Pod. A `kubernetes` directive for the cluster it runs in therefore
+gets an API server, which is never asked; and in a Corefile from a ConfigMap, a missing file or
+interface that the Pod may have is noted and is not a mistake.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ _SOURCES = ("endpoint", "kubeconfig", "manifests")
 
 
 class Findings(NamedTuple):
-    """What a Corefile would serve, as ``zone:port``, and what was found wrong with it."""
+    """The zones a Corefile would serve, as ``zone:port``, and its mistakes."""
 
     zones: list[str]
     refused: list[ConfigError]
     unsupported: list[str]  # directives of CoreDNS among them
-    elsewhere: list[ConfigError]  # files and interfaces that are not on this machine
-    left_out: list[ConfigError]  # why files that a pattern finds would be left out
+    elsewhere: list[ConfigError]  # files and interfaces missing on this machine
+    left_out: list[ConfigError]  # mistakes for which imported files would be left out
     warnings: list[str]
-    slow: list[str]  # plugins that keep queries of their block off the fast path, and why
+    slow: list[str]  # plugins that keep queries off the fast path, with reasons
 
     @property
     def mistakes(self) -> int:
-        """How many there are."""
+        """The number of mistakes."""
         return len(self.refused) + len(self.elsewhere) + len(self.left_out)
 
 
 def check(subject: Subject, *, port: int) -> Findings:
-    """Return what serving ``subject`` would come to; ``port`` is that of keys without one."""
+    """Return the findings on ``subject``; ``port`` is that of keys without one."""
     found = Findings([], [], [], [], [], [], [])
     with _logged(found.warnings):
         _check(subject, port, found)
@@ -96,9 +96,9 @@ def _check(subject: Subject, port: int, found: Findings) -> None:
 def _blocks(
     subject: Subject, port: int, found: Findings, fragments: Fragments
 ) -> list[ServerBlock]:
-    """Return the server blocks, without fragments that have no grammar or do not fit in.
+    """Return the server blocks, without fragments that cannot be parsed or inserted.
 
-    What is wrong with other fragments is found line by line.
+    Mistakes in other fragments are found line by line.
     """
 
     def read(fragments: Fragments, broken: Callable[[ConfigError], None] | None = None) -> Blocks:
@@ -113,7 +113,7 @@ def _blocks(
             broken=broken,
         )
 
-    with contextlib.suppress(ConfigError):  # of the Corefile itself, which is told below
+    with contextlib.suppress(ConfigError):  # of the Corefile itself: reported below
         _, refused = settle(
             lambda those: compile_blocks([_with_source(each) for each in read(those)], port=port)
         )
@@ -128,7 +128,7 @@ def _blocks(
             return blocks
         (error,) = broken
         if error.file not in fragments.found or len(found.left_out) >= MAX_MISTAKES:
-            found.refused.append(error)  # what stands behind it cannot be told
+            found.refused.append(error)  # the text behind it cannot be checked
             return blocks
         found.left_out.append(error)
         fragments.left_out.add(error.file)
@@ -136,7 +136,7 @@ def _blocks(
 
 @contextlib.contextmanager
 def _logged(into: list[str]) -> Iterator[None]:
-    """Have what is logged as a warning put into a list, and nowhere else."""
+    """Collect warnings in a list instead of logging them."""
     handler = _Into(into)
     root = logging.getLogger()
     others, root.handlers = root.handlers, [handler]
@@ -156,9 +156,9 @@ class _Into(logging.Handler):
 
 
 def _repeated(blocks: list[ServerBlock]) -> Iterator[str]:
-    """Yield what it comes to that a directive stands more than once in a block.
+    """Yield the effect of each directive that is repeated in a block.
 
-    Some may, as many as there are zones or rules; these take the first, or the last word.
+    Some directives may be repeated for zones or rules; for others the first or the last counts.
     """
     for block in blocks:
         seen = set[str]()
@@ -214,7 +214,7 @@ def _slow_in(view: View, zone: WireName, *, is_shared: bool) -> Iterator[str]:
 
 
 def report(subject: Subject, found: Findings) -> Iterator[str]:
-    """Yield the lines that tell an operator what was found."""
+    """Yield the lines of the report."""
     yield subject.title
     yield from (f"  serves    {zone}" for zone in found.zones)
     yield from (f"  refused   {error}" for error in found.refused)
@@ -234,7 +234,7 @@ def report(subject: Subject, found: Findings) -> Iterator[str]:
 
 
 def _with_source(block: ServerBlock) -> ServerBlock:
-    """Return the block with an API server for what would take the cluster it runs in."""
+    """Return the block with an API server for `kubernetes` directives without one."""
     return block._replace(directives=tuple(_sourced(each) for each in block.directives))
 
 
@@ -246,7 +246,7 @@ def _sourced(directive: Directive) -> Directive:
 
 
 def _is_about_surroundings(error: ConfigError) -> bool:
-    """Tell whether a mistake is one on this machine only: a file or an interface it lacks."""
+    """Tell whether a mistake is a file or an interface that only this machine lacks."""
     if error.word == "bind" and isinstance(error.__cause__, ValueError):
         return True
     cause = error.__cause__
@@ -256,9 +256,9 @@ def _is_about_surroundings(error: ConfigError) -> bool:
 
 
 def _without(blocks: list[ServerBlock], error: ConfigError) -> list[ServerBlock]:
-    """Return the blocks without the line of the mistake, or what is left of them if there is none.
+    """Return the blocks without the line of the mistake.
 
-    That is the line of a directive's block, else a directive, else a whole server block.
+    The line is one of a directive's block, else a directive, else a whole server block.
     """
     at = (error.file, error.line)
     lines = [
@@ -278,7 +278,7 @@ def _without(blocks: list[ServerBlock], error: ConfigError) -> list[ServerBlock]
     ]
     if directives != blocks:
         return directives
-    # The last of them: where two blocks overlap, the first one stays.
+    # The last of them: of two overlapping blocks the first one stays.
     with contextlib.suppress(StopIteration):
         i = next(i for i in reversed(range(len(blocks))) if _at(blocks[i]) == at)
         return blocks[:i] + blocks[i + 1 :]

@@ -1,8 +1,8 @@
 """From a Corefile to what can be served: plugins, views and listeners.
 
-``compile_text`` parses, makes the plugins of every server block and puts them into views, and the
-views into one router per listener. The result is whole and consistent, or a ConfigError names file
-and line; nothing is bound or started yet.
+``compile_text`` parses the text, makes the plugins of every server block and puts them into views,
+and the views into one router for each listener. It returns a complete configuration, or raises a
+ConfigError with file and line; it binds and starts nothing.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from clusterdns.host import addresses, interfaces
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
-if TYPE_CHECKING:  # ssl is not needed by who has no TLS
+if TYPE_CHECKING:  # without TLS nothing imports ssl
     from clusterdns.host.encryption import Encryption
 
-SCHEMES = ("dns", "tls", "https")  # that are served
-# What CoreDNS serves when it finds no Corefile (coremain/run.go defaultLoader).
+SCHEMES = ("dns", "tls", "https")  # served
+# The default of CoreDNS without a Corefile (coremain/run.go defaultLoader).
 DEFAULT_COREFILE = ".:{port} {{\n    whoami\n    log\n}}\n"
 
 
 class ListenAddress(NamedTuple):
-    """Where to listen for queries: an IP address, or "" for all of them, a port, and how."""
+    """An address to listen on: an IP address or "" for all, a port, and a scheme."""
 
     host: str
     port: int
@@ -48,13 +48,13 @@ class ListenAddress(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """A Corefile made ready to serve. ``digest`` is of what is served of its parsed content."""
+    """A compiled Corefile. ``digest`` is that of its parsed content."""
 
     views: tuple[View, ...]
     routers: dict[ListenAddress, Router]
     digest: str
     workers: int
-    refused: tuple[ConfigError, ...] = ()  # why fragments were left out, one each
+    refused: tuple[ConfigError, ...] = ()  # one mistake for each fragment left out
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -69,7 +69,7 @@ class Configuration(NamedTuple):
 
     @property
     def zones(self) -> list[str]:
-        """What is served, as ``zone:port``, in the order of the file."""
+        """The zones served, as ``zone:port``, in the order of the file."""
         return [
             f"{'' if scheme == 'dns' else scheme + '://'}{name.text(zone)}:{port}"
             for view in self.views
@@ -102,7 +102,7 @@ def compile_text(
     warn: Callable[[str], None],
     files: Files | None = None,
 ) -> Configuration:
-    """Return the configuration that a Corefile stands for; ``port`` is that of keys without one.
+    """Return the configuration of a Corefile; ``port`` is that of keys without one.
 
     Fragments with a mistake are left out, see `fragments`.
 
@@ -129,7 +129,7 @@ def compile_text(
 
 
 def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
-    """Return the configuration that parsed server blocks stand for. Raises ConfigError."""
+    """Return the configuration of parsed server blocks. Raises ConfigError."""
     known = _known(blocks)
     check_directives(blocks, known, [word for word in COREDNS_ORDER if word not in known])
     _check_schemes(blocks)
@@ -142,7 +142,7 @@ def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
 
 
 def _known(blocks: list[ServerBlock]) -> Collection[str]:
-    """Return the names of the plugins there are; of other packages only if there is need."""
+    """Return the names of plugins; those of other packages only if necessary."""
     used = {directive.name for block in blocks for directive in block.directives}
     return registry.own() if used <= registry.own() else registry.available()
 
@@ -158,7 +158,7 @@ def _check_schemes(blocks: list[ServerBlock]) -> None:
 def _views(blocks: list[ServerBlock], port: int, classes: Sequence[type[Plugin]]) -> list[View]:
     """Return the view of each server block.
 
-    The order of ``classes`` decides only which of several mistakes is told.
+    The order of ``classes`` decides only which of several mistakes is reported.
     """
     makings = [_Making(block, _block(block, port), classes) for block in blocks]
     for class_ in classes:
@@ -174,7 +174,7 @@ def _views(blocks: list[ServerBlock], port: int, classes: Sequence[type[Plugin]]
 
 
 class _Making:
-    """The plugins of one server block as they are made, each when it is needed or has its turn."""
+    """Makes the plugins of one server block, each when it is needed or in its turn."""
 
     def __init__(self, block: ServerBlock, body: Block, classes: Sequence[type[Plugin]]) -> None:
         self.body = body
@@ -184,7 +184,7 @@ class _Making:
         body.make_what_provides = self._make_what_provides
 
     def make(self, class_: type[Plugin]) -> None:
-        """Make the plugins of a directive, unless they are, or are being made."""
+        """Make the plugins of a directive, unless that is done or under way."""
         if class_ in self._waiting:
             del self._waiting[class_]
             self.made += class_.setup(self._directives[class_], self.body)
@@ -214,7 +214,7 @@ def _load(directive: Directive) -> type[Plugin]:
 
 
 def _place(plugin: Plugin | type[Plugin]) -> tuple[float, str]:
-    """Return the place of a plugin in the chain; of two beside one directive the name decides."""
+    """Return the place of a plugin in the chain; the name decides between equal places."""
     return plugin.order, plugin.name
 
 
@@ -259,7 +259,7 @@ def _check_listeners(blocks: list[ServerBlock], views: list[View]) -> None:
 
 
 def _conflict(block: Block, other: Block) -> str:
-    """Return what keeps two blocks from sharing a listener of TLS, "" if nothing does."""
+    """Return why two blocks cannot share a TLS listener, "" if they can."""
     if block.encryption is None or other.encryption is None:
         is_same = block.encryption is other.encryption
         return "" if is_same else "TLS is configured for only one server block"

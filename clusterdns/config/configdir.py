@@ -1,12 +1,12 @@
-"""kube-dns's ConfigMap in a directory that kubelet keeps: read again and again, and served.
+"""kube-dns's ConfigMap in a mounted directory, polled for changes.
 
-``ConfigDir`` is a ``Loader`` for the supervisor. ``read`` brings what the directory holds, and the
-addresses of the host names in it, as one text; the supervisor has it compiled when it has changed.
-So a mistake is reported once, and the last good configuration stays in force.
+``ConfigDir`` is a ``Loader`` for the supervisor. ``read`` returns the content of the directory, and
+the addresses of the host names in it, as one text; the supervisor compiles it when it has changed.
+A mistake is reported once, and the last good configuration stays in force.
 
-Host names of stub domains' servers (kube-dns: pkg/dnsmasq/nanny.go): one of the cluster is asked of
-ourselves, as soon as we serve, and followed when it changes; any other is asked of the node's
-resolver, until it is known.
+Host names of stub domains' servers (kube-dns: pkg/dnsmasq/nanny.go): a name of the cluster is
+looked up in ourselves, once we serve, and again when it changes; another name is looked up by the
+node's resolver, until it is known.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EDNS = message.Edns(4096, 0, 0)  # a headless Service has many addresses
 
 
 class ConfigDir:
-    """The configuration that a directory stands for; ``own`` reads the operator's Corefile."""
+    """The configuration of a directory; ``own`` reads the operator's Corefile."""
 
     def __init__(
         self,
@@ -53,21 +53,21 @@ class ConfigDir:
         self._is_first = True
 
     def read(self) -> str:
-        """Return all that the configuration is made of, as JSON text. Raises OSError."""
+        """Return all parts of the configuration as JSON text. Raises OSError."""
         own = self._own() if self._own else ""
         try:
             entries = {
                 key: entry.value for key, entry in configmap.from_directory(self._directory).items()
             }
-        except OSError as error:  # told by `corefile`, so that it is told once
+        except OSError as error:  # `corefile` reports it, once
             return json.dumps({"error": f"{self._directory}: {error.strerror or error}"})
-        with contextlib.suppress(ConfigError):  # told by `corefile`
+        with contextlib.suppress(ConfigError):  # reported by `corefile`
             self._look_up(self._settings(entries, lambda _: None).names())
         self._is_first = False
         return json.dumps({"own": own, "entries": entries, "addresses": self._addresses})
 
     def corefile(self, text: str) -> str:
-        """Return the Corefile of what ``read`` returned.
+        """Return the Corefile of a text from ``read``.
 
         Raises:
             ClusterDNSError: the directory cannot be read, or an entry has a mistake.
@@ -79,7 +79,7 @@ class ConfigDir:
         return self._translate(settings, found["own"], found["addresses"])
 
     def defaults(self, text: str) -> str:
-        """Return the Corefile of an empty directory, and of the ``own`` that ``text`` has."""
+        """Return the Corefile of an empty directory and the ``own`` of ``text``."""
         return self._translate(kubedns.KubeDnsSettings({}, ()), json.loads(text).get("own", ""), {})
 
     def _settings(self, entries: Mapping[str, str], warn: kubedns.Warn) -> kubedns.KubeDnsSettings:
@@ -98,7 +98,7 @@ class ConfigDir:
         )  # fmt: skip
 
     def _look_up(self, names: list[str]) -> None:
-        """Bring the addresses of ``names`` up to date; what cannot be had stays as it was."""
+        """Update the addresses of ``names``; keep those that cannot be looked up."""
         deadline = time.monotonic() + ASK_ALL_TIMEOUT_S
         known, self._addresses = self._addresses, {}
         for host in names:
@@ -114,7 +114,7 @@ class ConfigDir:
 
 
 def ask(server: tuple[str, int], host: str) -> list[str] | None:
-    """Return the addresses that a name server has for ``host``, sorted; None if it does not say."""
+    """Return the addresses of ``host`` by a name server, sorted; None without a reply."""
     found: list[str] = []
     for qtype, family in ((rr.A, socket.AF_INET), (rr.AAAA, socket.AF_INET6)):
         wire = name.parse(host)
@@ -122,18 +122,18 @@ def ask(server: tuple[str, int], host: str) -> list[str] | None:
         try:
             out = Exchange.begin(secrets.randbits(16), question, message.RD, _EDNS)
             reply = lookup.ask(server, out, ASK_TIMEOUT_S)
-            is_unread = reply.flags & message.TC and not reply.answer  # cut short, or garbled
+            is_unread = reply.flags & message.TC and not reply.answer  # truncated or malformed
             if is_unread or reply.rcode not in (rr.NOERROR, rr.NXDOMAIN):
                 return None
             rdata = [record.rdata for record in reply.answer if record.rtype == qtype]
             found += [socket.inet_ntop(family, octets) for octets in rdata]
-        except (OSError, ValueError):  # no reply, or RDATA that is no address
+        except (OSError, ValueError):  # no reply, or RDATA that is not an address
             return None
     return sorted(found)
 
 
 def _system_addresses(host: str) -> list[str] | None:
-    """Return what the node's resolver has for ``host``, sorted; None if it has nothing."""
+    """Return the addresses of ``host`` by the node's resolver, sorted; None if it has none."""
     try:
         found = socket.getaddrinfo(f"{host}.", None, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):

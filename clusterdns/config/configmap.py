@@ -20,8 +20,8 @@ from clusterdns.corefile.lexer import DiskFiles, Files
 from clusterdns.errors import ClusterDNSError, ConfigError
 
 KEY = "Corefile"
-MOUNT = "/etc/coredns"  # where kubeadm's Deployment mounts the ConfigMap
-CUSTOM = "coredns-custom"  # a second ConfigMap of AKS and k3s, mounted to ``custom`` in there
+MOUNT = "/etc/coredns"  # mount path in kubeadm's Deployment
+CUSTOM = "coredns-custom"  # a second ConfigMap of AKS and k3s, mounted to its ``custom``
 CONFIGMAP = "kube-dns"
 MAX_ENTRIES = 100
 READ_ATTEMPTS = 3
@@ -29,7 +29,7 @@ _MANIFEST_STARTS = ("apiVersion:", "kind:")
 
 
 class Subject(NamedTuple):
-    """A Corefile to check; ``file`` is its name in messages; ``is_mounted``: out of a ConfigMap."""
+    """A Corefile to check; ``file`` is its name in messages; ``is_mounted`` if of a ConfigMap."""
 
     text: str
     file: str
@@ -39,12 +39,12 @@ class Subject(NamedTuple):
 
 
 def read(path: Path, called: str = "") -> Subject:
-    """Return the Corefile in a file, or in the one ConfigMap among its manifests that has it.
+    """Return the Corefile in a file, or in the one ConfigMap among its manifests that has one.
 
-    ``called`` is what messages call the file, if not by its path.
+    ``called`` is the name of the file in messages, by default its path.
 
     Raises:
-        ClusterDNSError: it is neither.
+        ClusterDNSError: the file has neither.
         OSError: it cannot be read.
     """
     text = DiskFiles().read(str(path))
@@ -60,7 +60,7 @@ def read(path: Path, called: str = "") -> Subject:
 
 
 def _is_manifest(text: str) -> bool:
-    """Tell manifests from a Corefile, in which no line begins like that, and no text with ``{``."""
+    """Tell whether a text is a manifest: a Corefile has no such line, and no ``{`` at its start."""
     lines = text.splitlines()
     return text.lstrip()[:1] == "{" or any(line.startswith(_MANIFEST_STARTS) for line in lines)
 
@@ -94,9 +94,9 @@ def _from_manifests(path: Path, whole: str, file: str) -> Subject:
 
 
 def _line_in(whole: str, text: str) -> int | None:
-    """Return how many lines of ``whole`` stand before ``text``, None if it is not there as lines.
+    """Return the number of lines of ``whole`` before ``text``, None if it has no such lines.
 
-    Text in quotes is not, and neither is JSON.
+    Quoted text and JSON have none.
     """
     outer = [line.strip() for line in whole.split("\n")]
     inner = [line.strip() for line in text.rstrip("\n").split("\n")]
@@ -107,11 +107,11 @@ def _line_in(whole: str, text: str) -> int | None:
 
 
 class MountedFiles:
-    """The entries of ConfigMaps as files where they would be mounted; all others are the disk's."""
+    """The entries of ConfigMaps as files where they would be mounted, and the files on disk."""
 
     def __init__(self, entries: Mapping[str, str], base: str) -> None:
         self._entries = entries
-        self._base = base  # what relative paths begin with: the directory of the manifest
+        self._base = base  # base of relative paths: the directory of the manifest
         self._disk = DiskFiles()
 
     def glob(self, pattern: str) -> list[str]:
@@ -139,17 +139,17 @@ class MountedFiles:
 
 
 def from_directory(directory: Path) -> dict[str, ConfigEntry]:
-    """Return the entries that kubelet has put into ``directory``; none if there is no such thing.
+    """Return the entries that kubelet has put into ``directory``; none if there is no directory.
 
-    Files whose name begins with a dot are none, as in kube-dns (pkg/dns/config/sync_dir.go).
+    Files whose name begins with a dot are ignored, as in kube-dns (pkg/dns/config/sync_dir.go).
 
     Raises:
-        OSError: it is no directory, or a file cannot be read.
+        OSError: it is not a directory, or a file cannot be read.
     """
     if not directory.exists():
         return {}
-    # All files of one version: `..data` is a link that kubelet exchanges for another. It removes
-    # the old files after that, so what was read is whole if the link is still the same.
+    # All files must be of one version. Kubelet replaces the link `..data`, then removes the old
+    # files: the files belong together if the link is the same afterwards.
     version = directory / "..data"
     for _ in range(READ_ATTEMPTS):
         root = version.resolve() if version.exists() else directory
@@ -177,7 +177,7 @@ def from_manifest(path: Path) -> dict[str, ConfigEntry]:
     """Return the entries of the one ConfigMap `kube-dns` in a file of YAML or JSON.
 
     Raises:
-        ClusterDNSError: it is no manifest, there is not exactly one, or it holds other than text.
+        ClusterDNSError: not a manifest, not exactly one ConfigMap, or a value is not text.
         OSError: it cannot be read.
     """
     from clusterdns.cluster import manifests  # and with it PyYAML, which serving does not need

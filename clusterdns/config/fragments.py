@@ -1,10 +1,10 @@
-"""Fragments: files that a pattern in an `import` finds, each left out if it is mistaken.
+"""Fragments: files found by a pattern in an `import`, left out if they have a mistake.
 
-In k3s and AKS the Corefile imports what users put into a second ConfigMap, `custom/*.override` and
-`custom/*.server`. A mistake in one of them costs its own lines and nothing else: ``settle`` tries
-without the file that an error names. If that is none of the fragments - two directives that exclude
-each other may stand in different files - it tries without any, and takes them in one by one in the
-order of their import, which is that of their names.
+In k3s and AKS the Corefile imports files of a second ConfigMap, `custom/*.override` and
+`custom/*.server`, which users write. A mistake in one leaves out only that file: ``settle`` tries
+again without the file that an error names. If the error names no fragment - two directives that
+exclude each other may be in different files - it starts without any, and adds them one by one in
+the order of their import, which is that of their names.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -22,12 +22,12 @@ _T = TypeVar("_T")
 
 
 def settle(attempt: Callable[[Fragments], _T]) -> tuple[_T, tuple[ConfigError, ...]]:
-    """Return what ``attempt`` makes, and the mistakes for which fragments were left out.
+    """Return the result of ``attempt``, and the mistakes for which fragments were left out.
 
-    Each error names the fragment that was left out as its file.
+    Each mistake has the fragment as its file.
 
     Raises:
-        ConfigError: of ``attempt``; no fragment is to blame, or too many are.
+        ConfigError: of ``attempt``; no fragment causes it, or too many do.
     """
     fragments, refused = Fragments(), dict[str, ConfigError]()
     while True:
@@ -45,10 +45,10 @@ def settle(attempt: Callable[[Fragments], _T]) -> tuple[_T, tuple[ConfigError, .
 def _search(
     attempt: Callable[[Fragments], _T], fragments: Fragments, refused: dict[str, ConfigError]
 ) -> dict[str, ConfigError]:
-    """Return the mistakes of fragments that do not fit together with those before them.
+    """Return the mistakes of fragments that conflict with earlier ones.
 
     Raises:
-        ConfigError: it does not even do without any.
+        ConfigError: it fails without any fragment.
     """
     left_out = set(fragments.found)
     fragments.left_out = left_out

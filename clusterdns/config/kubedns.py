@@ -1,13 +1,14 @@
-"""From kube-dns's ConfigMap to the Corefile that means the same.
+"""From kube-dns's ConfigMap to an equivalent Corefile.
 
-``read`` checks the entries `stubDomains` and `upstreamNameservers`, JSON text each, as kube-dns
-does and more strictly; ``translate`` makes of them what kubeadm made when it took a cluster from
-kube-dns to CoreDNS: kubeadm's Corefile, `forward .` to the upstream servers in it, and a server
-block for each stub domain. Of a Corefile of the operator's own the words ``UPSTREAMS`` and ``ZONE``
-are replaced, as NodeLocal DNSCache does, and the stub domains follow it, with its first `bind`.
+``read`` checks the entries `stubDomains` and `upstreamNameservers`, each JSON text, more strictly
+than kube-dns; ``translate`` makes of them the Corefile that kubeadm made when it migrated a cluster
+from kube-dns to CoreDNS: kubeadm's Corefile with `forward .` to the upstream servers, and a server
+block for each stub domain. In a Corefile of the operator the words ``UPSTREAMS`` and ``ZONE`` are
+replaced, as in NodeLocal DNSCache, and the stub domains follow with its first `bind`.
 
-In kube-dns the cluster's own zones win over a stub domain that contains one (`local` and
-`cluster.local`); they get keys of their own, because CoreDNS asks the block with the longest key.
+In kube-dns the cluster's zones win over a stub domain that contains one (`local` and
+`cluster.local`); here they get keys of their own, because CoreDNS asks the block with the longest
+key.
 
 Sources: kubernetes/dns pkg/dns/config and pkg/dnsmasq, cmd/node-cache; kubernetes
 cmd/kubeadm/app/phases/addons/dns.
@@ -41,7 +42,7 @@ MAX_SERVERS = 15  # of one `forward` (CoreDNS: plugin/forward/setup.go)
 REVERSE_ZONES = ("in-addr.arpa", "ip6.arpa")
 RESOLV_CONF = "/etc/resolv.conf"
 
-# What kubeadm installs; the first line is ``_keys``'s.
+# kubeadm's Corefile; ``_keys`` makes the first line.
 _KUBEADM = f"""    errors
     health {{
         lameduck 5s
@@ -74,7 +75,7 @@ Warn = Callable[[str], None]
 
 
 class ConfigEntry(NamedTuple):
-    """One entry of the ConfigMap; ``whole`` is the text of the file it stands in."""
+    """One entry of the ConfigMap; ``whole`` is the text of its file."""
 
     key: str
     value: str
@@ -82,14 +83,14 @@ class ConfigEntry(NamedTuple):
     whole: str
 
     def error(self, found: str, reason: str) -> ConfigError:
-        """Return the mistake at the first line that has ``found``, else at the entry's."""
+        """Return the error at the first line with ``found``, else at the entry's."""
         start = max(self.whole.find(self.key), 0)
         at = max(self.whole.find(found, start), start)
         return ConfigError(self.file, self.whole.count("\n", 0, at) + 1, self.key, reason)
 
 
 class StubServer(NamedTuple):
-    """Where to ask: ``host:port`` as `forward` takes it; ``name`` if the host is no address."""
+    """A server: ``host:port`` as in `forward`; ``name`` if the host is a name."""
 
     text: str
     name: str = ""
@@ -97,7 +98,7 @@ class StubServer(NamedTuple):
 
 
 class KubeDnsSettings(NamedTuple):
-    """What the ConfigMap says; no upstream server means the node's."""
+    """The settings of the ConfigMap; no upstream server means the node's."""
 
     stub_domains: dict[str, tuple[StubServer, ...]]
     upstreams: tuple[StubServer, ...]
@@ -109,7 +110,7 @@ class KubeDnsSettings(NamedTuple):
 
 
 def is_domain(text: str) -> bool:
-    """Tell whether kube-dns takes ``text`` for a domain: RFC 1123 labels, in lower case."""
+    """Tell whether kube-dns accepts a domain: RFC 1123 labels, in lower case."""
     return len(text) <= 253 and _DOMAIN.fullmatch(text) is not None
 
 
@@ -119,10 +120,10 @@ def is_within(domain: str, zone: str) -> bool:
 
 
 def read(entries: Mapping[str, ConfigEntry], *, zone: str, warn: Warn) -> KubeDnsSettings:
-    """Return what the ConfigMap says; ``zone`` is the cluster's.
+    """Return the settings of the ConfigMap; ``zone`` is the cluster's.
 
     Raises:
-        ConfigError: an entry is no JSON text, or names what can be no domain or no server.
+        ConfigError: an entry is not JSON, or has an invalid domain or server.
     """
     for key in entries:
         if key == FEDERATIONS:
@@ -221,7 +222,7 @@ def _server(text: object, entry: ConfigEntry, stub: str = "") -> StubServer:
         return StubServer(text)
     if _is_address(host, versions=(4,)):
         return StubServer(text)
-    # A name that ends in a number is an address gone wrong (RFC 3696 section 2).
+    # A name whose last label is a number is a mistyped address (RFC 3696 section 2).
     if not is_domain(host) or host.rpartition(".")[2].isdigit():
         raise wrong
     return StubServer(text, host, port)
@@ -247,12 +248,12 @@ def translate(
     own: str = "",
     addresses: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """Return the Corefile that ``settings`` stand for; ``own`` is the operator's, if there is one.
+    """Return the Corefile for ``settings``; ``own`` is the operator's, if there is one.
 
-    With ``addresses`` the servers' host names are replaced by them, and a stub domain without any
-    keeps a block that refuses. Without, a name below ``zone`` is left out with a warning, because
-    `forward` looks names up before there is anybody to answer for that zone; a stub domain of such
-    names only is left out, as kubeadm did.
+    ``addresses`` replace the servers' host names, and a stub domain without any gets a block that
+    refuses. Without ``addresses``, a name below ``zone`` is left out with a warning, because
+    `forward` looks names up before the zone is served; a stub domain with only such names is left
+    out, as in kubeadm.
     """
     servers = {
         domain: _texts(domain, found, zone, addresses, warn)
@@ -265,7 +266,7 @@ def translate(
         _check_own(own, settings, zone, warn)
     text = own or f"{_keys(zone, port, servers)} {{\n{_KUBEADM}"
     text = text.replace(UPSTREAMS, upstreams).replace(ZONE, zone)
-    bind = _BIND.search(own)  # a block without it would be a listener that hears nothing
+    bind = _BIND.search(own)  # a block without `bind` would be another listener
     first = [f"bind {bind[1]}"] if bind else []
     return "\n".join([text, *(_block(f"{d}:{port}", first, servers[d]) for d in servers)])
 
@@ -279,7 +280,7 @@ def _keys(zone: str, port: int, stub_domains: Mapping[str, object]) -> str:
 
 
 def _check_own(own: str, settings: KubeDnsSettings, zone: str, warn: Warn) -> None:
-    """Warn of what cannot be put into a Corefile that is not ours."""
+    """Warn of settings that cannot be put into the operator's Corefile."""
     if settings.upstreams and UPSTREAMS not in own:
         warn(f"{UPSTREAM_NAMESERVERS}: not used, the Corefile has no {UPSTREAMS}")
     for domain in settings.stub_domains:
@@ -295,7 +296,7 @@ def _texts(
     addresses: Mapping[str, Sequence[str]] | None,
     warn: Warn,
 ) -> list[str]:
-    """Return the servers of a stub domain as `forward` takes them, each once."""
+    """Return the servers of a stub domain for `forward`, each once."""
     found: list[str] = []
     at = f"{STUB_DOMAINS}: {domain}: server"
     for server in servers:
@@ -326,6 +327,6 @@ def _with_port(address: str, port: str) -> str:
 def _block(key: str, first: Sequence[str], servers: Sequence[str]) -> str:
     """Return the server block of a stub domain, as kubeadm wrote it behind ``first``."""
     lines = [*first]
-    if servers:  # else names are REFUSED, and asked of nobody who does not know them
+    if servers:  # without servers the names are refused, not forwarded elsewhere
         lines += ["errors", "cache 30", "loop", f"forward . {' '.join(servers)}"]
     return f"{key} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n"

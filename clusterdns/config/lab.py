@@ -1,4 +1,4 @@
-"""The lab: a cluster of manifests that comes with clusterdns, to be served anywhere."""
+"""The lab: a cluster of manifests, shipped with clusterdns, that can be served anywhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 import sysconfig
 from pathlib import Path
 
-PORT = 1053  # the first that is tried
+PORT = 1053  # the first port tried
 QUESTIONS = (
     "web.uit.svc.cluster.local A",
     "_http._tcp.web.uit.svc.cluster.local SRV",
@@ -15,10 +15,10 @@ QUESTIONS = (
 
 
 def directory() -> Path:
-    """Return where zones/ is: beside the package in a checkout, else where it was installed to.
+    """Return the directory zones/: in a checkout, else where it was installed.
 
     Raises:
-        OSError: it is in neither place.
+        OSError: neither exists.
     """
     checkout = Path(__file__).resolve().parents[2] / "zones"
     installed = Path(sysconfig.get_path("data")) / "share" / "clusterdns" / "zones"

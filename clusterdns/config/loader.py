@@ -1,7 +1,7 @@
-"""Where the configuration comes from: a Corefile, standard input, or kube-dns's ConfigMap.
+"""Sources of the configuration: a Corefile, standard input, or kube-dns's ConfigMap.
 
-A ``Loader`` reads the text again whenever the supervisor asks, and compiles it. What is wrong with
-a text is told by its error; the supervisor decides what stays in force.
+A ``Loader`` reads the text whenever the supervisor asks, and compiles it. It raises an error for a
+bad text; the supervisor decides which configuration stays in force.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 class Loader(NamedTuple):
-    """Where the configuration comes from; ``read`` and ``compile`` raise ConfigError or OSError.
+    """A source of the configuration; ``read`` and ``compile`` raise ConfigError or OSError.
 
-    ``imports`` are the files that it imported when it was compiled last. ``fallback`` makes a text
-    that can be served of one that cannot, if there is such a thing.
+    ``imports`` are the files imported by the last compilation. ``fallback``, if there is one,
+    returns a text that can be served in place of a bad one.
     """
 
     read: Callable[[], str]
@@ -40,7 +40,7 @@ class Loader(NamedTuple):
         """Return the configuration to start with.
 
         Raises:
-            ClusterDNSError: there is none.
+            ClusterDNSError: no text can be served.
         """
         try:
             return self.compile(text)
@@ -64,7 +64,7 @@ def from_corefile(conf: str, port: int) -> Loader:
 
     def read() -> str:
         if not conf and not path.exists():
-            return ""  # CoreDNS then serves its default configuration
+            return ""  # then the default configuration is served, as in CoreDNS
         with path.open("rb") as file:
             octets = file.read(MAX_COREFILE_OCTETS + 1)
         if len(octets) > MAX_COREFILE_OCTETS:
@@ -77,8 +77,8 @@ def from_corefile(conf: str, port: int) -> Loader:
 def from_config_dir(directory: Path, conf: str, *, zone: str, port: int) -> Loader:
     """Return the loader of kube-dns's ConfigMap, mounted at ``directory``.
 
-    With ``conf`` it goes into that Corefile. A mistake in that ConfigMap never cost a cluster its
-    DNS (kube-dns: pkg/dnsmasq/nanny.go): the fallback does without it.
+    With ``conf`` it is translated into that Corefile. In kube-dns a mistake in the ConfigMap never
+    stopped DNS (pkg/dnsmasq/nanny.go), so the fallback leaves it out.
     """
     own = from_corefile(conf, port)
     mounted = ConfigDir(

@@ -1,4 +1,4 @@
-"""Readers of the arguments that plugins' directives and options have in common.
+"""Readers for common arguments of directives and options.
 
 Each takes a Directive, returns a value, and raises ConfigError with its file and line.
 """
@@ -48,7 +48,7 @@ def flag(line: Directive) -> bool:
 
 
 def ignore_block(directive: Directive) -> None:
-    """Warn that the block of a directive means nothing, as CoreDNS ignores it."""
+    """Warn that the block of a directive is ignored, as in CoreDNS."""
     if directive.block:
         _log.warning(
             "%s:%d: %s: its block is ignored", directive.file, directive.line, directive.name
@@ -56,14 +56,14 @@ def ignore_block(directive: Directive) -> None:
 
 
 def some(line: Directive) -> tuple[str, ...]:
-    """Return the arguments, of which there must be at least one."""
+    """Return the arguments, at least one."""
     if not line.args:
         raise line.error("needs an argument")
     return line.args
 
 
 def word(line: Directive, *words: str) -> str:
-    """Return the only argument, which is one of ``words``."""
+    """Return the only argument, one of ``words``."""
     if one(line) not in words:
         raise line.error(f"wants one of {', '.join(words)}, got {line.args[0]!r}")
     return line.args[0]
@@ -83,7 +83,7 @@ def number(line: Directive, *, least: int = 0, most: int = MAX_NUMBER) -> int:
 
 
 def seconds(line: Directive, *, is_positive: bool = False) -> float:
-    """Return the only argument as a duration in seconds, which is not negative."""
+    """Return the only argument as a duration in seconds, not negative."""
     found = duration_s(one(line), line)
     if found < 0 or (is_positive and not found):
         raise line.error(f"wants a positive duration, got {line.args[0]!r}")
@@ -93,7 +93,7 @@ def seconds(line: Directive, *, is_positive: bool = False) -> float:
 def first_seconds(line: Directive) -> float:
     """Return the first argument as a duration that is not negative; others are ignored.
 
-    Some plugins of CoreDNS read it so (plugin/file/setup.go).
+    As in some plugins of CoreDNS (plugin/file/setup.go).
     """
     found = duration_s(some(line)[0], line)
     if found < 0:
@@ -112,7 +112,7 @@ def address(line: Directive) -> str:
 def listen_address(directive: Directive, default: str) -> str:
     """Return the only argument, or the default: ``host:port`` to listen at, the host may be "".
 
-    A host in brackets is an IPv6 address. Names are looked up when they are listened at.
+    A host in brackets is an IPv6 address. Names are looked up when binding.
     """
     if not directive.args:
         return default
@@ -150,7 +150,7 @@ def server(text: str, line: Directive, port: str = "53") -> tuple[str, int]:
 
 
 def network(text: str, line: Directive) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Return an IP network in CIDR notation, an address alone as a network of one."""
+    """Return an IP network in CIDR notation; a single address is a network of one."""
     length = text.partition("/")[2]
     try:
         if "%" in text or ("/" in text and not length.isdigit()):
@@ -168,10 +168,10 @@ def zone_names(texts: tuple[str, ...] | list[str], line: Directive) -> tuple[Wir
 def zones(texts: Iterable[str], directive: Directive) -> list[str]:
     """Return zone arguments in lower case, absolute, CIDR text as its reverse zones.
 
-    A scheme and a port are allowed, and mean nothing (CoreDNS: plugin.Host.NormalizeExact).
+    A scheme and a port are allowed and ignored (CoreDNS: plugin.Host.NormalizeExact).
 
     Raises:
-        ConfigError: one is no zone. CoreDNS skips it in silence.
+        ConfigError: one is not a zone; CoreDNS skips it silently.
     """
     found: list[str] = []
     for text in texts:
@@ -183,10 +183,10 @@ def zones(texts: Iterable[str], directive: Directive) -> list[str]:
 
 
 def duration_s(text: str, directive: Directive) -> float:
-    """Return the seconds of a duration as Go writes it (time.ParseDuration): `1h2m`, `1.5s`, `0`.
+    """Return the seconds of a duration in Go's notation (time.ParseDuration): `1h2m`, `1.5s`, `0`.
 
     Raises:
-        ConfigError: it is none, or longer than 292 years.
+        ConfigError: it is invalid, or longer than 292 years.
     """
     if len(text) > _MAX_DURATION_CHARACTERS or not _DURATION.fullmatch(text):
         raise directive.error(f"{shorten(text)!r} is no duration, such as 30s or 1m30s")

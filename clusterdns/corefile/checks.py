@@ -1,4 +1,4 @@
-"""What is checked of all server blocks together.
+"""Checks that need all server blocks.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -12,7 +12,7 @@ from clusterdns.corefile.lexer import shorten
 from clusterdns.corefile.parser import ServerBlock, did_you_mean
 from clusterdns.errors import ConfigError
 
-# Directives that CoreDNS has had, or has, and that this is not going to have, with the reason.
+# Directives of CoreDNS, past or present, that are not planned here, with the reason.
 _REFUSED = {
     "azure": "reads zones from Azure DNS, which clusterdns does not",
     "clouddns": "reads zones from Google Cloud DNS, which clusterdns does not",
@@ -31,7 +31,7 @@ _REFUSED = {
     "trace": "sends traces of the plugins of CoreDNS, which clusterdns does not",
     "upstream": "CoreDNS has removed it, and nothing takes its place",
 }
-# Options likewise, by directive and option.
+# The same for options, by directive and option.
 _REFUSED_OPTIONS = {
     ("kubernetes", "resyncperiod"): "CoreDNS has removed it; leave it out",
     ("kubernetes", "upstream"): "CoreDNS has removed it; leave it out, names outside are "
@@ -46,8 +46,8 @@ def check_directives(
     """Check that every directive is one of ``known``.
 
     Raises:
-        ConfigError: it is one of ``unsupported``, with the reason where there is one, or none at
-            all, with the nearest one; or one of its options is gone.
+        ConfigError: it is one of ``unsupported``, with the reason if there is one; or unknown, with
+            the most similar one; or one of its options is not supported.
     """
     for block in blocks:
         for directive in block.directives:
@@ -67,7 +67,7 @@ def check_directives(
 def check_overlaps(
     blocks: Sequence[ServerBlock], default_port: int, hosts: Sequence[Sequence[str]] = ()
 ) -> None:
-    """Check that no two blocks serve one zone at one place; ``hosts[i]`` are `bind`'s of block i.
+    """Check that no two blocks serve a zone at one address; ``hosts[i]`` are `bind`'s of block i.
 
     No hosts is every address, which overlaps any other. Blocks with a `view` share their zone with
     other blocks (CoreDNS: core/dnsserver/address.go).
@@ -101,7 +101,7 @@ def _overlap(
     if host in at:
         return None if is_view else "it is already defined"
     if at and not host:
-        other = list(at)[-1]  # the one that CoreDNS names
+        other = list(at)[-1]  # the block that CoreDNS names
     elif "" in at:
         other = ""
     else:

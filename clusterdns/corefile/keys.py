@@ -1,4 +1,4 @@
-"""Zones as a Corefile spells them: keys of server blocks, CIDR text, zone arguments.
+"""Zones in a Corefile: keys of server blocks, CIDR text, zone arguments.
 
 ``parse_key`` reads ``[scheme://]zone[:port]``; a zone in CIDR notation becomes the reverse zones
 that cover it. CoreDNS: core/dnsserver/register.go, plugin/normalize.go, plugin/pkg/cidr.
@@ -15,18 +15,18 @@ from typing import NamedTuple
 from clusterdns.errors import FormError
 from clusterdns.wire import name
 
-# The port of a key that names none (CoreDNS: plugin/pkg/transport); "dns" has the default port.
+# The port of a key without one (CoreDNS: plugin/pkg/transport); "dns" has the default port.
 SCHEME_PORTS = {"tls": 853, "quic": 853, "grpc": 443, "https": 443, "https3": 443}
 SCHEMES = ("dns", *SCHEME_PORTS)
 MAX_ZONE_CHARACTERS = 255
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # Go's strconv.Atoi; longer ones are no port either way
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # Go's strconv.Atoi; longer ones are not ports
 _CIDR = re.compile(r"[0-9A-Fa-f:.]+/[0-9]{1,3}")
 # CoreDNS: core/dnsserver/onstartup.go; RFC 1035 section 2.3.1.
 _PREFERRED = re.compile(r"(?:[a-z](?:[a-z0-9-]*[a-z0-9])?\.)+")
 
 
 class Key(NamedTuple):
-    """One key of a server block: a zone and where it is served. ``text`` is as written."""
+    """One key of a server block: a zone, scheme and port. ``text`` is as written."""
 
     scheme: str
     zone: str
@@ -34,7 +34,7 @@ class Key(NamedTuple):
     text: str
 
     def served(self, default_port: int, host: str = "") -> str:
-        """Return what CoreDNS calls this key in its messages."""
+        """Return the name of this key in CoreDNS's messages."""
         port = self.effective_port(default_port)
         return f"{self.scheme}://{self.zone}:{port}" + (f" on {host}" if host else "")
 
@@ -46,10 +46,10 @@ class Key(NamedTuple):
 
 
 def parse_key(text: str) -> list[Key]:
-    """Return the keys that ``text`` stands for: one, or the reverse zones of a CIDR text.
+    """Return the keys of ``text``: one, or the reverse zones of a CIDR text.
 
     Raises:
-        ValueError: it is no key; says why.
+        ValueError: it is not a key, with the reason.
     """
     scheme, rest = "dns", text
     for word in (*SCHEMES, "unix"):
@@ -67,7 +67,7 @@ def parse_key(text: str) -> list[Key]:
 
 
 def _split_port(text: str) -> tuple[str, int | None]:
-    """Return the zone and the port. What follows the last colon is a port if it is a number."""
+    """Return the zone and the port, which is a number behind the last colon."""
     zone, colon, digits = text.rpartition(":")
     if not colon:
         return text, None
@@ -92,7 +92,7 @@ def _absolute(zone: str) -> str:
 def _reverse_zones(text: str) -> list[str]:
     """Return the reverse zones of CIDR text, the empty list for any other text.
 
-    A prefix within an octet (IPv4) or nibble (IPv6) stands for all zones of the next border.
+    A prefix that ends within an octet (IPv4) or nibble (IPv6) stands for all zones it covers.
     """
     if not _CIDR.fullmatch(text):
         return []
@@ -105,7 +105,7 @@ def _reverse_zones(text: str) -> list[str]:
     step = 8 if network.version == 4 else 4
     prefix = -(-network.prefixlen // step) * step
     unnamed = (network.max_prefixlen - prefix) // step  # labels of host digits
-    # An address in full: reverse_pointer of a network is not what its zone is called.
+    # Of an address: reverse_pointer of a network is not the name of its zone.
     return [
         subnet.network_address.reverse_pointer.split(".", unnamed)[unnamed] + "."
         for subnet in network.subnets(new_prefix=prefix)

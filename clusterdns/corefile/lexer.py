@@ -1,7 +1,7 @@
-"""From the text of a Corefile to its words, and from the names of files to their texts.
+"""From the text of a Corefile to its words, and the reading of imported files.
 
-``lex`` cuts a text into words that know their file and line; ``expand`` puts the environment into
-one word; ``Files`` is where the texts of imported files come from. CoreDNS: caddy
+``lex`` splits a text into words with their file and line; ``expand`` replaces environment variables
+in a word; ``Files`` provides the texts of imported files. CoreDNS: caddy
 caddyfile/lexer.go and caddyfile/parse.go.
 
 Pure but for ``DiskFiles`` and ``TrackedFiles``: no sockets, clock, threads or randomness.
@@ -18,15 +18,15 @@ from typing import NamedTuple, Protocol
 
 from clusterdns.errors import ConfigError
 
-# What Go's unicode.IsSpace takes as space, but for the carriage return, which vanishes. Python's
-# own \s has U+001C to U+001F as well.
+# Space of Go's unicode.IsSpace without the carriage return, which is dropped. Python's \s has
+# U+001C to U+001F as well.
 _SPACE = "\t\n\v\f \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _WORD = re.compile(
     rf'(?P<skip>[\r{_SPACE}]+|\#[^\n]*)|"(?P<quoted>[^"\\]*(?:\\.[^"\\]*)*)(?P<end>"|\\?\Z)'
     rf"|(?P<bare>[^{_SPACE}\#]+)(?:\#[^{_SPACE}]*)?",
     re.DOTALL,
 )
-# A value may refer to further variables, so replacing may go on for ever. CoreDNS hangs then.
+# A value may refer to further variables, even in a circle. CoreDNS hangs then.
 _MAX_REPLACEMENTS = 1000
 _MAX_EXPANDED_CHARACTERS = 65536
 _MAX_SHOWN_CHARACTERS = 80
@@ -34,7 +34,7 @@ _MAX_FILE_OCTETS = 8 << 20  # far above the 1 MiB of a ConfigMap
 
 
 class Word(NamedTuple):
-    """A word as written, its quotes removed; the environment has not been put in."""
+    """A word as written, without its quotes; variables are not yet replaced."""
 
     text: str
     file: str
@@ -42,19 +42,19 @@ class Word(NamedTuple):
     starts_line: bool
 
     def error(self, reason: str) -> ConfigError:
-        """Return the mistake at this word."""
+        """Return an error at this word."""
         return ConfigError(self.file, self.line, shorten(self.text), reason)
 
 
 def lex(text: str, file: str) -> list[Word]:
     r"""Return the words of ``text``. Never raises; linear in the length of the text.
 
-    A word that begins with a quote runs to the next quote, over line ends too, or to the end of the
-    text; ``\"`` is its only escape. A ``#`` within a word hides the rest of that word only; CoreDNS
-    goes on reading behind the next space, and so does this.
+    A word that begins with a quote ends at the next quote, also on another line, or at the end of
+    the text; ``\"`` is its only escape. A ``#`` within a word hides only the rest of that word, as
+    in CoreDNS.
     """
     words: list[Word] = []
-    line, last_line = 1, 0  # last_line: where the previous word ends
+    line, last_line = 1, 0  # last_line: the line of the end of the previous word
     for match in _WORD.finditer(text.removeprefix("\ufeff")):
         group = match.lastgroup
         if group == "skip":
@@ -75,11 +75,11 @@ def lex(text: str, file: str) -> list[Word]:
 def expand(word: Word, environ: Mapping[str, str]) -> str:
     """Return the text of ``word`` with ``{%NAME%}``, then ``{$NAME}``, replaced from ``environ``.
 
-    An unset variable is empty text; values are looked through again. An empty name leaves the rest
-    of the word as it is.
+    An unset variable is empty; variables in values are replaced, too. An empty name leaves the rest
+    of the word unchanged.
 
     Raises:
-        ConfigError: the variables refer to each other without end.
+        ConfigError: the variables refer to each other in a circle.
     """
     if "{%" not in word.text and "{$" not in word.text:
         return word.text
@@ -106,12 +106,12 @@ def shorten(text: str) -> str:
 
 
 class Files(Protocol):
-    """Where imported files come from."""
+    """The source of imported files."""
 
     def glob(self, pattern: str) -> list[str]:
         """Return the paths that match ``pattern`` (one ``*``, one ``?``), sorted.
 
-        A pattern without either is a path; the result is empty if there is no such file.
+        A pattern without either is a path; the result is empty if it does not exist.
         """
 
     def read(self, path: str) -> str:
@@ -119,7 +119,7 @@ class Files(Protocol):
 
 
 class DiskFiles:
-    """Files as they lie on the disk; relative paths start from the working directory."""
+    """Files on disk; relative paths are relative to the working directory."""
 
     def glob(self, pattern: str) -> list[str]:
         """Return the paths that match ``pattern``, hidden ones too, as Go's filepath.Glob does."""
@@ -127,12 +127,12 @@ class DiskFiles:
         return sorted(glob.glob(pattern, include_hidden=True))  # noqa: PTH207
 
     def read(self, path: str) -> str:
-        """Return the text of a regular file, octets that are no UTF-8 replaced.
+        """Return the text of a regular file, with invalid UTF-8 replaced.
 
         Raises:
-            OSError: it cannot be read, is no regular file or is too long.
+            OSError: it cannot be read, is not a regular file or is too long.
         """
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would stall the start
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would block the start
             raise OSError(f"{path} is no regular file")
         with Path(path).open("rb") as file:
             octets = file.read(_MAX_FILE_OCTETS + 1)
@@ -142,7 +142,7 @@ class DiskFiles:
 
 
 class TrackedFiles(DiskFiles):
-    """Files on the disk that remember what was found of them, to tell when that changes."""
+    """Files on disk that remember their matches and texts, to tell when they change."""
 
     def __init__(self) -> None:
         self._matches: dict[str, list[str]] = {}
@@ -160,13 +160,13 @@ class TrackedFiles(DiskFiles):
         return found
 
     def forget(self) -> None:
-        """Begin anew to remember."""
+        """Forget all matches and texts."""
         self._matches.clear()
         self._texts.clear()
 
     @property
     def have_changed(self) -> bool:
-        """Whether a file is there, gone or different that was found or looked for."""
+        """Whether a file that was read or looked for has appeared, vanished or changed."""
         if any(super(TrackedFiles, self).glob(p) != paths for p, paths in self._matches.items()):
             return True
         return any(self._now(path) != text for path, text in self._texts.items())

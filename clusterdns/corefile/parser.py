@@ -1,10 +1,10 @@
 """From the words of a Corefile to server blocks: imports, snippets, keys, directives.
 
-``parse`` reads words (`corefile_lexer`) from a stack of frames: the Corefile at the bottom, and on
-top of it what is being imported. It holds the grammar and no meaning: which directives there are
-and what they take is for `corefile` and the plugins. CoreDNS: caddy caddyfile/parse.go.
+``parse`` reads words (lexer.py) from a stack of frames: the Corefile at the bottom, and imported
+texts above it. It knows only the grammar: checks.py and the plugins know the directives and their
+arguments. CoreDNS: caddy caddyfile/parse.go.
 
-Whatever the text: server blocks or a ConfigError come out, in bounded time and memory.
+Any text results in server blocks or a ConfigError, in bounded time and memory.
 
 Pure: no sockets, clock, threads or randomness; files come in through ``Files``.
 """
@@ -21,13 +21,13 @@ from clusterdns.corefile.keys import Key, is_preferred, parse_key
 from clusterdns.corefile.lexer import Files, Word, expand, lex, shorten
 from clusterdns.errors import ConfigError
 
-# CoreDNS's own limits; it has none for the depth and the amount.
+# CoreDNS has no limits for depth and amount.
 MAX_SNIPPET_IMPORTS = 10_000
 MAX_FILE_IMPORTS = 100_000
-MAX_DEPTH = 100  # files and snippets that import each other go round for ever
-MAX_IMPORTED_WORDS = 500_000  # a snippet of ten imports of a snippet of ten imports ...
-MAX_KEYS = 65_536  # CIDR text stands for up to 128 keys
-_MAX_GUESSED_CHARACTERS = 40  # no word of a Corefile's own is as long; keeps guessing cheap
+MAX_DEPTH = 100  # files and snippets may import each other
+MAX_IMPORTED_WORDS = 500_000  # nested imports multiply
+MAX_KEYS = 65_536  # a CIDR text has up to 128 keys
+_MAX_GUESSED_CHARACTERS = 40  # longer than any known word; keeps guessing cheap
 
 
 class Directive(NamedTuple):
@@ -41,12 +41,12 @@ class Directive(NamedTuple):
     has_block: bool
 
     def error(self, reason: str, word: str | None = None) -> ConfigError:
-        """Return the mistake on this line, at ``word`` or at its first word."""
+        """Return an error on this line, at ``word`` or at its first word."""
         shown = shorten(self.name if word is None else word)
         return ConfigError(self.file, self.line, shown, reason)
 
     def unknown(self, *known: str) -> ConfigError:
-        """Return the mistake that this line is none of the properties ``known`` of a plugin."""
+        """Return the error for an unknown property; ``known`` are those of the plugin."""
         return self.error(f"unknown property{did_you_mean(self.name, known)}")
 
 
@@ -75,8 +75,8 @@ def parse(
 ) -> list[ServerBlock]:
     """Return the server blocks of a Corefile; the empty list if it has none.
 
-    With ``fragments``, files that a pattern finds must be whole, and may be left out. With
-    ``broken``, a mistake is told to it, and the blocks in front of it are returned.
+    With ``fragments``, files found by a pattern must be complete, and may be left out. ``broken``,
+    if given, is called with a mistake, and the blocks before it are returned.
 
     Raises:
         ConfigError: the text, or a file it imports, has a mistake.
@@ -102,7 +102,7 @@ def parse(
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the hint with the one of ``known`` that ``word`` most likely stands for, or ""."""
+    """Return a hint with the word of ``known`` that is most similar to ``word``, or ""."""
     if len(word) > _MAX_GUESSED_CHARACTERS:
         return ""
     found = difflib.get_close_matches(word.lower(), known, n=1)
@@ -110,10 +110,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 class Fragments:
-    """Files that a pattern in an `import` finds, so that nobody can know of each.
+    """Files found by a pattern in an `import`.
 
-    ``found`` are their paths in the order of their import; ``left_out`` those that are read, so
-    that changes are noticed, and not taken in.
+    ``found`` are their paths in the order of their import; ``left_out`` those that are read, to
+    notice changes, but not used.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Fragments:
 
 
 class _Frame:
-    """Words still to come from one text: the Corefile, an imported file or a snippet."""
+    """The remaining words of one text: the Corefile, an imported file or a snippet."""
 
     __slots__ = ("at", "words")
 
@@ -163,20 +163,20 @@ class _Parser:
             self._frames.pop()
 
     def _on_line(self) -> Word | None:
-        """Return the next word if it is on the line of the last one; ends no frame."""
+        """Return the next word if it is on the line of the last one and in its frame."""
         frame = self._frames[-1]
         if frame.at < len(frame.words) and not frame.words[frame.at].starts_line:
             return frame.words[frame.at]
         return None
 
     def _take(self, word: Word) -> str:
-        """Go past ``word``, which is next, and return its text with the environment put in."""
+        """Consume ``word``, the next one; return its text with variables replaced."""
         self._frames[-1].at += 1
         self._last = word
         return expand(word, self._environ)
 
     def block(self) -> ServerBlock | None:
-        """Read a server block or a snippet; None if nothing is to be served by it."""
+        """Read a server block or a snippet; None for a snippet."""
         keys = self._keys()
         start = self.peek()
         if start is not None and len(keys) == 1:
@@ -249,7 +249,7 @@ class _Parser:
         if opening is not None and has_brace:
             if self._last.text != "}":
                 raise opening.error("is not closed before the end of the file")
-            # CoreDNS takes the brace of the last directive for the one of the server block.
+            # As in CoreDNS, the brace of the last directive also ends the server block.
             self._warn(f"{opening.file}:{opening.line}: server block lacks its closing brace")
         return directives
 
@@ -334,9 +334,9 @@ class _Parser:
         self._snippets[name] = words
 
     def _import(self, head: Word, *, is_outside: bool = False) -> None:
-        """Put the words of a snippet, file or pattern of files in front of those still to come.
+        """Insert the words of a snippet, a file or a pattern of files before the next word.
 
-        ``is_outside`` tells that it stands outside of server blocks.
+        ``is_outside`` tells that the import is outside of server blocks.
         """
         self._take(head)
         argument = self._on_line()
@@ -365,7 +365,7 @@ class _Parser:
         self._frames.append(_Frame(words))
 
     def _read(self, target: str, word: Word, is_outside: bool) -> list[Word]:
-        """Return the words of the files that ``target`` means, relative to the file of ``word``."""
+        """Return the words of the files of ``target``, a path relative to the file of ``word``."""
         pattern = posixpath.join(posixpath.dirname(word.file), target)
         if pattern in self._imported:
             return self._imported[pattern]
@@ -386,7 +386,7 @@ class _Parser:
                 else:
                     words += self._whole_file(path)
                 if len(words) > MAX_IMPORTED_WORDS:
-                    break  # the caller complains
+                    break  # the caller raises the error
         except (OSError, ValueError) as error:
             reason = f"cannot read {shorten(target)!r}: {error}"
             raise ConfigError(word.file, word.line, "import", reason) from error
@@ -398,15 +398,15 @@ class _Parser:
         return words
 
     def _whole_file(self, path: str) -> list[Word]:
-        if not path.isprintable():  # messages name it
+        if not path.isprintable():  # it appears in messages
             raise ValueError("the name of the file is not printable")
         return lex(self._files.read(path), path)
 
     def _fragment(self, path: str, fragments: Fragments, is_outside: bool) -> list[Word]:
-        """Return the words of a file that a pattern has found, none if it is to be left out.
+        """Return the words of a file found by a pattern, none if it is left out.
 
-        Its braces must be paired, and outside of server blocks it must end with one: else it would
-        end, or swallow, what is around it.
+        Its braces must be paired, and outside of server blocks it must end with a brace; otherwise
+        it would change the blocks around it.
         """
         fragments.found[path] = None
         try:

@@ -1,7 +1,7 @@
 """The servers of a ``forward``: the words of its TO, parsed and looked up.
 
 A word is an address (``dns://``, ``tls://`` or ``https://``), a host name, which is looked up once,
-or a file such as ``/etc/resolv.conf``, whose name servers are taken and taken anew when it changes.
+or a file like ``/etc/resolv.conf``, whose name servers are read, and read again when it changes.
 (CoreDNS: plugin/forward/setup.go, resolve.go, plugin/pkg/parse)
 """
 
@@ -23,7 +23,7 @@ from clusterdns.host.stamp import Stamp
 
 MAX_WORDS = 15
 MAX_FILE_OCTETS = 65_536
-MAX_FILE_SERVERS = 64  # CoreDNS knows no bound; a resolver takes three
+MAX_FILE_SERVERS = 64  # CoreDNS has no limit; resolvers use three
 DNS, TLS, HTTPS = "dns", "tls", "https"
 _PORTS = {DNS: 53, TLS: 853, HTTPS: 443}
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -190,7 +190,7 @@ def _name_servers(text: str, path: Path) -> list[str]:
 def _resolve(
     text: str, scheme: str, directive: Directive, resolvers: tuple[str, ...]
 ) -> tuple[Destination, ...]:
-    """Return the servers that one word stands for; a host name is looked up."""
+    """Return the servers of one word; a host name is looked up."""
     server_name = ""
     plain = text
     if scheme != DNS and "%" in text:  # 192.0.2.1%dns.test:853, [2001:db8::1%dns.test]:853

@@ -39,7 +39,7 @@ from clusterdns.wire.reading import Reply
 if TYPE_CHECKING:
     from clusterdns.forwarding.web import WebConnections
 
-MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others wait their turn
+MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others are queued
 
 
 class UpstreamOptions(NamedTuple):
@@ -75,7 +75,7 @@ class Upstream:
         self.dials: Counter[tuple[str, str]] = Counter()  # (hits or misses, proto)
         self._options = options
         self._is_tls = tls is not None
-        self._loop = asyncio.get_running_loop()  # asking each time is a system call each time
+        self._loop = asyncio.get_running_loop()  # each call of get_running_loop is a system call
         self._connections = self._made_connections(tls, web_method)
         self._idents = Idents()
         self.datagrams = Datagrams(

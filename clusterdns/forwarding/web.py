@@ -1,9 +1,9 @@
 """HTTPS connections to one upstream server (RFC 8484), kept for the next query.
 
-A server that speaks HTTP/2 is asked many queries over one connection; while that is opened, they
-wait for it. One that speaks HTTP/1.1 is asked one at a time over each. What the server closes, or
-says that it has not looked at, is asked again over another connection, unless that was a new one.
-(CoreDNS: plugin/pkg/proxy/connect.go lookupDoH)
+A connection of HTTP/2 carries many queries; while it is opened, queries wait for it. One of
+HTTP/1.1 carries one query at a time. If the server closes a connection, or refuses a query
+unprocessed, the query is sent again over another connection, unless that one was new. (CoreDNS:
+plugin/pkg/proxy/connect.go lookupDoH)
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from clusterdns.wire import message
 from clusterdns.wire.reading import Reply
 
 _READ_OCTETS = 65_536
-_STEPS = 16  # of what a server has sent, at a stretch
-_MAX_DIALS = 8  # at one time, to a server of HTTP/1.1
-_HTTP_ID = 0  # with it equal queries are equal for HTTP caches, too (RFC 8484 section 4.1)
+_STEPS = 16  # of received octets, in one turn
+_MAX_DIALS = 8  # dials under way to a server of HTTP/1.1
+_HTTP_ID = 0  # makes equal queries equal for HTTP caches (RFC 8484 section 4.1)
 _log = logging.getLogger(__name__)
 
 
 class WebConnections:
-    """Connections to one server: what ``connections.Connections`` is for TCP and TLS."""
+    """Connections to one server, like ``connections.Connections`` for TCP and TLS."""
 
     proto = "https"
-    dial_timeout_s = 0.0  # beside what an exchange has: there is one time for all of it
+    dial_timeout_s = 0.0  # no separate limit: an exchange has one limit for all
 
     def __init__(
         self, address: tuple[str, int], idle: Idle, tls: TlsSettings, method: str, source: str = ""
@@ -59,16 +59,16 @@ class WebConnections:
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def exchange(self, out: Exchange, timeout_s: float, hear: Hear | None = None) -> Reply:
-        """Return the reply to a query, within ``timeout_s`` for all that it takes.
+        """Return the reply to a query within ``timeout_s``, with the dial.
 
-        ``hear`` is told our end of the connection.
+        ``hear`` is called with our address of the connection.
 
         Raises:
             Mismatch: the reply is to another question.
-            UpstreamError: the server has none.
-            TimeoutError: nothing came.
+            UpstreamError: the server sent an HTTP error.
+            TimeoutError: no reply came in time.
             FormError: the reply cannot be read.
-            OSError: the network (or TLS, ssl.SSLError) says why.
+            OSError: the network failed, or TLS (ssl.SSLError).
         """
         out = out.again(_HTTP_ID)
         authority = self._tls.server_name or self._text
@@ -79,14 +79,14 @@ class WebConnections:
             raise UpstreamError(f"{self.proto} {self._text}: HTTP status {found.status}")
         if found.body is None or len(found.body) < message.HEADER_OCTETS:
             raise UpstreamError(f"{self.proto} {self._text}: no DNS message")
-        # The ID is for nothing here; a server that caches may have that of another query.
+        # The ID has no use here; a caching server may send that of another query.
         reply = out.read_whole(out.packet[:2] + found.body[2:])
         if reply is None or not out.is_answered_by(reply):
             raise Mismatch(f"{self.proto} {self._text}: a reply to another question")
         return reply
 
     def close(self) -> None:
-        """Close idle connections now, and the others when they have done their work."""
+        """Close idle connections now, and the others when their queries are done."""
         self._is_closed = True
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
@@ -96,7 +96,7 @@ class WebConnections:
         self._close_idle()
 
     def reopen(self) -> None:
-        """Keep connections again."""
+        """Keep idle connections again."""
         self._is_closed = False
 
     async def _ask(self, query: Asked, hear: Hear | None) -> Delivery:
@@ -104,7 +104,7 @@ class WebConnections:
             channel = self._free()
             if channel is None:
                 channel = await self._dialed()
-                if not channel.room:  # others were faster
+                if not channel.room:  # other queries took the room
                     continue
             if hear is not None:
                 hear(channel.address)
@@ -127,7 +127,7 @@ class WebConnections:
         return None
 
     async def _dialed(self) -> _Channel:
-        """Return a new connection, which others that have waited for it may have, too."""
+        """Return a new connection, which other waiting queries may share."""
         if len(self._dialing) < self._most_dials:
             task = asyncio.get_running_loop().create_task(self._dial())
             task.add_done_callback(self._forget)
@@ -140,7 +140,7 @@ class WebConnections:
         return done.pop().result()
 
     def _forget(self, task: asyncio.Task[_Channel]) -> None:
-        """Take in that a dial is over, though nobody may have waited so long."""
+        """Forget a dial that is over, even if no query waits for it any more."""
         self._dialing.discard(task)
         if not task.cancelled():
             task.exception()
@@ -167,7 +167,7 @@ class WebConnections:
         return channel
 
     def _close_idle(self) -> None:
-        """Close what is over, and idle connections that are too old, or too many."""
+        """Close ended connections, and idle ones that are too old or too many."""
         limits, now = self._idle_limits, time.monotonic()
         most = 0 if self._is_closed else limits.most or MAX_IDLE_CONNECTIONS
         kept, idle = list[_Channel](), 0
@@ -187,7 +187,7 @@ class WebConnections:
         self._sweep_timer = loop.call_later(delay_s, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what nobody has used for long."""
+        """Close connections that were idle for too long."""
         self._sweep_timer = None
         self._close_idle()
         if self._channels:
@@ -195,7 +195,7 @@ class WebConnections:
 
 
 class _Channel:
-    """One connection: its session, and who waits for which reply."""
+    """One connection: its session, and the waiters for its replies."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: ClientSession
@@ -209,12 +209,12 @@ class _Channel:
 
     @property
     def room(self) -> int:
-        """How many more queries may be under way now."""
+        """The number of further queries it may take now."""
         return self._session.room
 
     @property
     def address(self) -> tuple[str, int]:
-        """Our end of the connection."""
+        """Our address and port of the connection."""
         found: tuple[str, int] = self._writer.get_extra_info("sockname")[:2]
         return found
 
@@ -225,11 +225,11 @@ class _Channel:
 
     @property
     def is_over(self) -> bool:
-        """Whether no query will be taken any more."""
+        """Whether it takes no further query."""
         return self._session.is_over or (self.is_idle and not self._session.room)
 
     async def ask(self, query: Asked) -> Delivery:
-        """Return what becomes of a request; one that nobody waits for is taken back."""
+        """Return the result of a request; it is canceled if nobody waits for it."""
         number = self._session.ask(query)
         future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
@@ -250,7 +250,7 @@ class _Channel:
         self._end()
 
     async def _read(self) -> None:
-        """Deliver what comes, until nothing more does."""
+        """Deliver replies until the connection ends."""
         try:
             while not self._session.is_over:
                 octets = await self._reader.read(_READ_OCTETS)
@@ -260,7 +260,7 @@ class _Channel:
                     break
         except OSError:
             pass
-        except Exception:  # a bug of ours, or of a package: it must cost one connection alone
+        except Exception:  # a bug of ours or of a package ends this connection only
             _log.exception("plugin/forward: a reply over HTTPS")
         self._end()
 
@@ -270,7 +270,7 @@ class _Channel:
             self._deliver()
             steps += 1
             if steps % _STEPS == 0:
-                await asyncio.sleep(0)  # others get their turn
+                await asyncio.sleep(0)  # others have their turn
         self._deliver()
         self._send()
 
@@ -287,7 +287,7 @@ class _Channel:
             self._writer.write(octets)
 
     def _end(self) -> None:
-        """Let everybody know who still waits."""
+        """Fail all queries that still wait."""
         self._writer.close()
         waiting, self._waiting = self._waiting, {}
         for number, future in waiting.items():

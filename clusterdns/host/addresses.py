@@ -1,4 +1,4 @@
-"""``host:port`` as text: one reader, one printer.
+"""Parsing and printing of ``host:port``.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -16,10 +16,10 @@ def host_and_port(host: str, port: int | str) -> str:
 def split(text: str) -> tuple[str, str | None]:
     """Return the host of ``host[:port]`` and the text of its port, None if there is no colon.
 
-    An IPv6 address with a port is in brackets; without a port it may be. Neither part is checked.
+    An IPv6 address with a port is in brackets; without a port it may be. The parts are not checked.
 
     Raises:
-        ValueError: something other than a port is behind the bracket.
+        ValueError: the text behind the bracket is not a port.
     """
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")

@@ -1,8 +1,8 @@
 """Messages between processes of this program: frames over a local socket.
 
-A frame is four octets of length and a ``marshal`` dump of one tuple, whose first item says what it
-is. Both ends are this program under one user. A ``Channel`` is one end of a socket pair, between
-the supervisor and a process it has forked; a feed to the workers is made of the same frames.
+A frame is four octets of length and a ``marshal`` dump of one tuple, whose first item is its type.
+Both ends are this program under one user. A ``Channel`` is one end of a socket pair, between the
+supervisor and a process it has forked; a feed to the workers is made of the same frames.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def frame(message: Message) -> bytes:
-    """Return a message with its length in front."""
+    """Return a message as a frame."""
     octets = marshal.dumps(message)
     return _LENGTH.pack(len(octets)) + octets
 
@@ -48,16 +48,16 @@ class Channel:
 
     @classmethod
     async def open(cls, sock: socket.socket) -> Channel:
-        """Return the channel over ``sock``, which it owns from now on."""
+        """Return the channel over ``sock``, which it then owns."""
         return cls(*await asyncio.open_connection(sock=sock))
 
     def send(self, message: Message) -> None:
-        """Send a message; to an end that has gone, it is lost."""
+        """Send a message; it is lost if the other end is closed."""
         if not self._writer.is_closing():
             self._writer.write(frame(message))
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Yield what the other end sends, until it goes."""
+        """Yield the messages of the other end, until it closes."""
         while True:
             try:
                 yield await read(self._reader)
@@ -65,17 +65,17 @@ class Channel:
                 return
 
     async def close(self) -> None:
-        """Close this end once everything is sent."""
+        """Close this end once all messages are sent."""
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
 
 class Frames(asyncio.Protocol):
-    """Hands on messages as they come, one a turn of the loop, so that others get theirs.
+    """Passes messages to ``take``, one in each turn of the loop, so that others have their turns.
 
-    ``ended`` is done when the connection is; one over which ``take`` raises ends, too. A reader of
-    streams would take three turns of the loop for a message.
+    ``ended`` is done when the connection ends, also if ``take`` raises. A StreamReader would need
+    three turns of the loop for a message.
     """
 
     def __init__(self, take: Callable[[Message], None]) -> None:
@@ -87,23 +87,23 @@ class Frames(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note of a new connection."""
+        """Keep the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Take octets in."""
+        """Add received octets."""
         self._held += data
         self._hand_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take note of the end."""
+        """End ``ended``."""
         self._transport = None
         if not self.ended.done():
             self.ended.set_result(None)
 
     def _hand_on(self) -> None:
-        """Hand on a message, and read no more while there may be another one."""
+        """Pass on a message, and pause reading while there may be another one."""
         if self._transport is None:
             return
         held = self._held

@@ -1,6 +1,6 @@
-"""How a listener proves who it is, and whom it lets in: what `tls` says of a server block.
+"""TLS of a listener: its certificate, and the authentication of clients, as set by `tls`.
 
-TLS is agreed on before a name is known, so all server blocks of a listener must say the same.
+The handshake precedes the question, so all server blocks of a listener must have the same TLS.
 (CoreDNS 1.15.0: core/dnsserver/tls.go)
 """
 
@@ -19,16 +19,16 @@ CLIENT_AUTH = tuple(_MODES)
 
 
 class Encryption(NamedTuple):
-    """The TLS of a server block. Holds no key but in the contexts."""
+    """The TLS of a server block. Only the contexts hold keys."""
 
     context: ssl.SSLContext  # of DNS over TLS
-    web: ssl.SSLContext  # of DNS over HTTPS: it agrees on a version of HTTP, too
+    web: ssl.SSLContext  # of DNS over HTTPS: with ALPN
     client_auth: str
-    authorities: frozenset[bytes] | None  # DER, of clients' certificates; None is the system's
-    chain: str  # the file of our own certificates, PEM
+    authorities: frozenset[bytes] | None  # CAs of clients, in DER; None is the system's
+    chain: str  # the file of our certificates, PEM
 
     def conflict(self, other: Encryption) -> str:
-        """Return what keeps two server blocks from sharing a listener, "" if nothing does."""
+        """Return why two server blocks cannot share a listener, "" if they can."""
         if self.client_auth != other.client_auth:
             return "client authentication policies differ"
         if self.authorities != other.authorities:
@@ -39,15 +39,15 @@ class Encryption(NamedTuple):
 
 
 def load(certificate: Path, key: Path, authority: Path | None, client_auth: str) -> Encryption:
-    """Return the TLS that some PEM files stand for; TLS 1.2 is the least.
+    """Return the TLS of some PEM files; it requires TLS 1.2.
 
     Raises:
-        ValueError: a file is missing or cannot be used; names the file, says why.
+        ValueError: a file is missing or unusable; names the file and the reason.
     """
     chain = _text(certificate)
     _text(key)
     context, web = [_context(certificate, key, authority, client_auth) for _ in range(2)]
-    web.set_alpn_protocols(["h2", "http/1.1"])  # RFC 7301; the first one that a client speaks
+    web.set_alpn_protocols(["h2", "http/1.1"])  # RFC 7301; the first that the client supports
     authorities = None if authority is None else frozenset(context.get_ca_certs(binary_form=True))
     return Encryption(context, web, client_auth, authorities, chain)
 
@@ -60,7 +60,7 @@ def _context(
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.verify_mode = _MODES[client_auth]
     try:
-        # An encrypted key is refused: nobody is there to type its password.
+        # An encrypted key is refused: nobody can type its password.
         context.load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:
         raise ValueError(f"{certificate} {key}: {_reason(error)}") from error

@@ -1,7 +1,7 @@
-"""The files below a directory, links followed: one bad entry costs itself and nothing else.
+"""The files below a directory, with links followed; a bad entry does not affect the others.
 
-A mounted ConfigMap is made of links, also of links to directories. Each directory is entered once,
-whatever leads to it, so a circle of links ends; hidden entries are left out.
+A mounted ConfigMap consists of links, also to directories. Each directory is entered once, so a
+circle of links ends; hidden entries are left out.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from pathlib import Path
 
 from clusterdns.host.stamp import Stamp
 
-MAX_ENTRIES = 100_000  # of all directories together
+MAX_ENTRIES = 100_000  # in all directories together
 MAX_DEPTH = 32
 
 
 class FileTree:
-    """What was found below a directory: files with their stamps, and what cannot be looked at.
+    """The files below a directory with their stamps, and the unreadable entries.
 
-    ``unread`` says why, by path: there may be a file at or below it.
+    ``unread`` has the reasons by path: there may be a file at or below it.
     """
 
     def __init__(self, root: Path, suffixes: Collection[str]) -> None:
-        """Look at all of it. Raises OSError if ``root`` cannot be listed."""
+        """Read the whole tree. Raises OSError if ``root`` cannot be listed."""
         self.files: dict[Path, Stamp] = {}
         self.unread: dict[Path, str] = {}
         self._suffixes = suffixes
@@ -40,7 +40,7 @@ class FileTree:
         if (status.st_dev, status.st_ino) in self._entered:
             return
         self._entered.add((status.st_dev, status.st_ino))
-        # By name: of two ways to one directory the same is taken each time.
+        # By name, so that of two paths to one directory the same one is always taken.
         for path in sorted(directory.iterdir()):
             self._entries += 1
             if self._entries > MAX_ENTRIES:
@@ -60,6 +60,6 @@ class FileTree:
             elif stat.S_ISREG(status.st_mode) and path.suffix in self._suffixes:
                 self.files[path] = Stamp.of(status)
         except FileNotFoundError:
-            pass  # removed in the meantime, or a link that leads nowhere
+            pass  # removed in the meantime, or a dangling link
         except OSError as error:
             self.unread[path] = error.strerror or str(error)

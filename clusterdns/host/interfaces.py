@@ -1,4 +1,4 @@
-"""The IP addresses of this host's network interfaces, and socket addresses, as Linux has them."""
+"""The IP addresses of this host's network interfaces, and socket addresses of Linux."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MOST_INTERFACES = 512
 
 
 def sockaddr(host: str, port: int) -> bytes:
-    """Return a socket address as the kernel has it, in 28 octets (netinet/in.h).
+    """Return a socket address in the form of the kernel, 28 octets (netinet/in.h).
 
     Raises:
-        OSError: it is none, or its zone is no interface.
+        OSError: it is not an address, or its zone is not an interface.
     """
     address, _, scope = host.partition("%")
     if ":" not in host:
@@ -32,7 +32,7 @@ def sockaddr(host: str, port: int) -> bytes:
 
 
 def octets_to_send(descriptor: int) -> int:
-    """Return how many octets a TCP peer has not acknowledged (SIOCOUTQ). Raises OSError."""
+    """Return the number of octets a TCP peer has not acknowledged (SIOCOUTQ). Raises OSError."""
     room = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
     return int.from_bytes(room, sys.byteorder)
 
@@ -72,7 +72,7 @@ def _ipv4() -> list[tuple[str, str]]:
 
 
 def _address_of(room: bytearray) -> int:
-    import ctypes  # the kernel writes the list to a place it is told
+    import ctypes  # the kernel writes the list to a given address
 
     return ctypes.addressof((ctypes.c_char * len(room)).from_buffer(room))
 

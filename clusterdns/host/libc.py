@@ -1,4 +1,4 @@
-"""Calls of the C library that Python has no function for; it is opened at the first of them."""
+"""Calls of the C library without a Python function; the library is opened at the first call."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _M_ARENA_MAX = -8  # malloc.h
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends (prctl(2))."""
+    """Let the kernel kill this process when its parent ends (prctl(2))."""
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def share_one_heap() -> None:
-    """Have all threads allocate from one heap; nothing happens without glibc (mallopt(3))."""
+    """Let all threads allocate from one heap; no effect without glibc (mallopt(3))."""
     call = getattr(_libc(), "mallopt", None)
     if call is not None:
         call(_M_ARENA_MAX, 1)
 
 
 def return_free_memory() -> None:
-    """Give free memory back to the kernel; nothing happens without glibc (malloc_trim(3))."""
+    """Return free memory to the kernel; no effect without glibc (malloc_trim(3))."""
     call = getattr(_libc(), "malloc_trim", None)
     if call is not None:
         call(0)
@@ -33,7 +33,7 @@ def return_free_memory() -> None:
 def datagram_calls() -> tuple[Callable[..., int], Callable[..., int]]:
     """Return recvmmsg(2) and sendmmsg(2); structures are given by their addresses.
 
-    They return -1 for an error, whatever it is.
+    They return -1 for any error.
     """
     receive, send = _libc().recvmmsg, _libc().sendmmsg
     number, address = ctypes.c_int, ctypes.c_void_p

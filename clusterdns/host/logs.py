@@ -1,9 +1,9 @@
-"""Log lines as CoreDNS prints them, and a sink that never makes a query wait.
+"""Log lines in CoreDNS's format, and a handler that never delays a query.
 
-``[INFO] plugin/kubernetes: ...`` goes to standard output without a timestamp, or one JSON object a
-line with one (``-log-format json``). A line is written
-only when the pipe has room for it: a reader that stopped reading costs lines, which are counted,
-and never a reply. Lines about queries may be written many at a time (`bulk`).
+``[INFO] plugin/kubernetes: ...`` is written to standard output without a timestamp, or one JSON
+object in each line with one (``-log-format json``). A line is written only if the pipe has room for
+it: if the reader stops reading, lines are dropped and counted, and replies are not delayed. Lines
+about queries may be written many at once (`bulk`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 TEXT, JSON = "text", "json"
-MAX_LINE_OCTETS = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking
-MAX_WRITE_OCTETS = 256 * 1024  # to a file, which takes everything
+MAX_LINE_OCTETS = 4096  # PIPE_BUF: a writable pipe takes so much without blocking
+MAX_WRITE_OCTETS = 256 * 1024  # to a file, which never blocks
 QUERY_HEAD = "[INFO] "  # of a line of text about a query
 
 _NAMED = re.compile(r"plugin/(\w+): ")
@@ -48,7 +48,7 @@ class LogSink(logging.Handler):
             else:
                 self.dropped += 1
         except OSError:
-            self.dropped += 1  # standard output is closed: nobody is left to tell
+            self.dropped += 1  # standard output is closed
 
     @property
     def is_json(self) -> bool:
@@ -57,14 +57,14 @@ class LogSink(logging.Handler):
 
     @property
     def has_room(self) -> bool:
-        """Whether a line would be written just now."""
+        """Whether a line would be written now."""
         try:
             return bool(self._poll.poll(0))
         except OSError:
             return False
 
     def write(self, lines: Sequence[str]) -> None:
-        """Write finished lines, each shorter than MAX_LINE_OCTETS, as far as they do not block."""
+        """Write complete lines, each shorter than MAX_LINE_OCTETS, without blocking."""
         written = 0
         try:
             for text, count in _chunks(lines, self._most_octets):
@@ -80,11 +80,12 @@ class LogSink(logging.Handler):
 class JsonFormatter(logging.Formatter):
     """One object a line: time, level, msg, plugin and the record's fields (CoreDNS: pkg/log).
 
-    ``time`` is RFC 3339 in UTC. A message that is too long for a line is cut, not the object.
+    ``time`` is RFC 3339 in UTC. A message that is too long for a line is cut; the object stays
+    complete.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object that stands for a record."""
+        """Return the JSON object of a record."""
         text, plugin = super().format(record), getattr(record, "plugin", "")
         named = _NAMED.match(text)
         if named and not plugin:
@@ -116,7 +117,7 @@ def start(debug: bool = False, format: str = TEXT) -> None:
 
 
 def fatal(message: str, format: str) -> None:
-    """Say on standard error why the process ends: as text, or as an object of level FATAL."""
+    """Write to standard error why the process ends: as text, or as an object of level FATAL."""
     line = f"clusterdns: {message}"
     if format == JSON:
         line = _object({"time": _rfc3339(time.time()), "level": "FATAL", "msg": message})
@@ -129,19 +130,19 @@ def plugin_logger(plugin: str) -> logging.LoggerAdapter[logging.Logger]:
 
 
 def log_query(logger: logging.LoggerAdapter[logging.Logger], line: str, fields: Fields) -> None:
-    """Log a line about a query; ``fields`` are those of its JSON object, in their order."""
+    """Log a line about a query; ``fields`` are those of its JSON object, in order."""
     logger.logger.info("%s", line, extra={**(logger.extra or {}), "fields": fields})
 
 
 def bulk() -> LogSink | None:
-    """Return the sink that takes lines about queries at once, None if each has to be logged."""
+    """Return the handler for many lines at once, None if each has to be logged."""
     handlers = logging.getLogger().handlers
     sink = handlers[0] if len(handlers) == 1 else None
     return sink if isinstance(sink, LogSink) else None
 
 
 def dropped() -> int:
-    """Return how many lines of this process were dropped because nobody read them."""
+    """Return the number of lines of this process dropped for lack of room."""
     return sum(each.dropped for each in logging.getLogger().handlers if isinstance(each, LogSink))
 
 
@@ -152,12 +153,12 @@ def query_object(message: str, plugin: str, fields: Fields, moment: str) -> str:
 
 
 def timestamp() -> str:
-    """Return the time as JSON lines have it."""
+    """Return the time in the form of JSON lines."""
     return _rfc3339(time.time())
 
 
 def is_json() -> bool:
-    """Tell whether the process logs JSON, so that somebody needs the fields of a query."""
+    """Tell whether the process logs JSON, and so needs the fields of a query."""
     handlers = logging.getLogger().handlers
     return any(isinstance(each.formatter, JsonFormatter) for each in handlers)
 
@@ -168,7 +169,7 @@ class _PluginLog(logging.LoggerAdapter[logging.Logger]):
 
 
 def _most_octets(descriptor: int) -> int:
-    """Return what a descriptor that polls writable takes at once."""
+    """Return how many octets a writable descriptor takes without blocking."""
     try:
         mode = os.fstat(descriptor).st_mode
     except OSError:
@@ -178,7 +179,7 @@ def _most_octets(descriptor: int) -> int:
 
 
 def _chunks(lines: Sequence[str], most: int) -> Iterator[tuple[bytes, int]]:
-    """Yield lines joined while that is not more than ``most`` octets, with their number."""
+    """Yield joined lines, at most ``most`` octets each, with the number of lines."""
     whole = _encoded(lines)
     if len(whole) <= most:
         yield whole, len(lines)

@@ -1,9 +1,9 @@
-"""What a stub resolver asks: resolv.conf, and the names that glibc, musl and Go make of one.
+"""resolv.conf, and the names that the stub resolvers of glibc, musl and Go ask for.
 
-``parse`` reads the file, ``names`` lists what is asked in order, ``walk`` asks until the resolver
-in question would stop. They differ: musl asks for a name with enough dots only as it is, and stops
-at the first reply that is not NXDOMAIN; glibc and Go go on after NODATA and SERVFAIL. After REFUSED
-or a timeout glibc leaves the search list for the bare name, while Go goes on.
+``parse`` reads the file, ``names`` lists the names in order, ``walk`` asks until the resolver would
+stop. The resolvers differ: musl asks for a name with enough dots only without search list, and
+stops at the first reply that is not NXDOMAIN; glibc and Go continue after NODATA and SERVFAIL.
+After REFUSED or a timeout glibc leaves the search list for the bare name, while Go continues.
 
 Sources: glibc resolv/res_query.c and res_init.c, musl src/network/lookup_name.c and resolvconf.c,
 Go net/dnsclient_unix.go and dnsconfig_unix.go, resolv.conf(5).
@@ -25,7 +25,7 @@ MAX_NAMESERVERS = 3  # glibc MAXNS, musl MAXNS; Go asks three as well
 
 
 class SearchOutcome(Enum):
-    """What came of asking for one name."""
+    """The outcome of one name of a search."""
 
     ANSWER = "answer"
     NODATA = "no data"
@@ -43,18 +43,18 @@ class ResolvConf(NamedTuple):
     ndots: int = 1
     timeout_s: int = 5
     attempts: int = 2
-    options: tuple[str, ...] = ()  # those that are neither of the three above
+    options: tuple[str, ...] = ()  # other than the three above
 
 
 def parse(text: str) -> ResolvConf:
-    """Return what a resolv.conf says; lines and options that make no sense are passed over."""
+    """Return the content of a resolv.conf; invalid lines and options are ignored."""
     conf = ResolvConf(tuple(nameservers(text))[:MAX_NAMESERVERS])
     for line in text.splitlines():
         words = line.split("#")[0].split(";")[0].split()
         if len(words) < 2:
             continue
         keyword, values = words[0], tuple(words[1:])
-        if keyword in ("search", "domain"):  # the last of them counts
+        if keyword in ("search", "domain"):  # the last one counts
             conf = conf._replace(search=values if keyword == "search" else values[:1])
         elif keyword == "options":
             for option in values:
@@ -63,7 +63,7 @@ def parse(text: str) -> ResolvConf:
 
 
 def nameservers(text: str) -> list[str]:
-    """Return the words behind `nameserver`, all of them, whether or not they are addresses."""
+    """Return all words behind `nameserver`, whether or not they are addresses."""
     lines = map(str.split, text.splitlines())
     return [
         words[1]
@@ -87,13 +87,13 @@ def _with_option(conf: ResolvConf, option: str) -> ResolvConf:
 def pod_search(
     namespace: str, zone: str = "cluster.local", *, server: str = "10.96.0.10"
 ) -> ResolvConf:
-    """Return what kubelet gives a Pod whose dnsPolicy is ClusterFirst."""
+    """Return the search list of a Pod with dnsPolicy ClusterFirst."""
     search = (f"{namespace}.svc.{zone}", f"svc.{zone}", zone)
     return ResolvConf((server,), search, ndots=5)
 
 
 def names(conf: ResolvConf, host: str, resolver: Resolver) -> list[str]:
-    """Return the absolute names that are asked for ``host``, in order, until one answers."""
+    """Return the absolute names to ask for ``host``, in order."""
     if host.endswith("."):
         return [host]
     if not host or len(host) > MAX_NAME_LENGTH:
@@ -106,7 +106,7 @@ def names(conf: ResolvConf, host: str, resolver: Resolver) -> list[str]:
         return [bare] if has_dots else [*found, bare]
     if has_dots:
         return [bare, *(name for name in found if name != bare)]
-    # A search list that holds the root has asked for the bare name already (glibc root_on_list).
+    # A search list with the root has the bare name already (glibc root_on_list).
     return found if bare in found else [*found, bare]
 
 
@@ -116,14 +116,14 @@ def continues(resolver: Resolver, outcome: SearchOutcome) -> bool:
         return False
     if resolver == "musl":
         return outcome is SearchOutcome.NXDOMAIN
-    # glibc gives up the search list on these, but asks for the bare name still: see `walk`.
+    # After these glibc leaves the search list, but asks for the bare name: see `walk`.
     return resolver == "go" or outcome not in (SearchOutcome.REFUSED, SearchOutcome.TIMEOUT)
 
 
 def walk(
     conf: ResolvConf, host: str, resolver: Resolver, ask: Callable[[str], SearchOutcome]
 ) -> list[tuple[str, SearchOutcome]]:
-    """Ask for each name in turn as ``resolver`` does; return what was asked and what came of it."""
+    """Ask for the names as ``resolver`` does; return the names and their outcomes."""
     asked: list[tuple[str, SearchOutcome]] = []
     left = names(conf, host, resolver)
     while left:
@@ -134,7 +134,7 @@ def walk(
             break
         bare = f"{host}."
         if resolver == "glibc" and name == bare:
-            continue  # asked first, it is followed by the search list whatever came of it
+            continue  # the bare name asked first: the search list follows in any case
         if not continues(resolver, outcome):
             left = [bare] if resolver == "glibc" and bare in left else []
     return asked

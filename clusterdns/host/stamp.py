@@ -1,7 +1,7 @@
-"""Whether a file has changed: its stamp is another one, older ones included.
+"""Stamps of files: a file has changed if its stamp differs.
 
-A file that is restored from a backup has an earlier time, and one that is replaced may have the
-same time and size: so all of it is compared, for inequality.
+A file restored from a backup has an earlier time, and a replaced one may have the same time and
+size, so all fields are compared for inequality.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Stamp(NamedTuple):
-    """What tells one version of a file from another; all 0 for a file that was never read."""
+    """The status fields that identify a version of a file; all 0 for a file never read."""
 
     mtime_ns: int = 0
     inode: int = 0

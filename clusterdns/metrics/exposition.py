@@ -1,7 +1,7 @@
-"""The exposition: metric families, filled from samples when somebody scrapes, sorted by name.
+"""The exposition: metric families, filled from samples at each scrape, sorted by name.
 
-A family says of a metric what it is and how its labels are called. ``FAMILIES`` are those of no
-plugin; each plugin declares its own (``Plugin.families``). A sample is a name without prefix, label
+A family has the help, type and label names of a metric. ``FAMILIES`` are those of no plugin; each
+plugin declares its own (``Plugin.families``). A sample is a name without prefix, label
 values in that order, and a number or a histogram's counts. This is the only importer of
 prometheus_client, and runs in the supervisor alone. (CoreDNS: plugin/metrics/vars/vars.go)
 """
@@ -97,8 +97,7 @@ def exposition(
 class _Samples(Collector):
     """Turns samples into families; those without labels exist from the start, at 0.
 
-    A sample that nobody has declared, or not like that, is left out and logged: it must not cost
-    the operator all the others.
+    A sample without a matching declaration is left out and logged, so that all others are shown.
     """
 
     def __init__(self, samples: Iterable[Sample], families: Mapping[str, Family]) -> None:
@@ -144,7 +143,7 @@ def _metric(name: str, family: Family, samples: list[Sample]) -> Metric:
 
 
 def _buckets(bounds: tuple[float, ...], counts: tuple[float, ...]) -> list[tuple[str, float]]:
-    """Return the buckets with everything up to their bound."""
+    """Return the buckets with cumulative counts."""
     found, so_far = [], 0.0
     for bound, count in zip([*map(_bound_text, bounds), "+Inf"], counts[:-1], strict=True):
         so_far += count
@@ -157,9 +156,9 @@ def _bound_text(bound: float) -> str:
 
 
 class _Processes(Collector):
-    """The standard process metrics, added up over the process tree; the oldest start counts.
+    """The standard process metrics, added up over the process tree, with the oldest start.
 
-    Resident memory is what the tree holds: a page that its processes share counts once (PSS).
+    Resident memory counts a page shared by its processes once (PSS).
     """
 
     def __init__(self, pids: Sequence[int]) -> None:
@@ -186,7 +185,7 @@ class _Processes(Collector):
 
 
 def _held_octets(pid: int) -> int:
-    """Return the memory of a process, of shared pages its part; 0 if the kernel does not tell."""
+    """Return the memory of a process with its share of shared pages; 0 if unknown."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

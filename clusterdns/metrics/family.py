@@ -1,4 +1,4 @@
-"""One metric family: what the exposition says of a metric besides its numbers.
+"""Metric families: the description of metrics.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 class Family(NamedTuple):
     """One metric: its help, label names, and bucket bounds if it is a histogram.
 
-    A gauge is a state of a living process: it goes when the process ends. If processes share it,
+    A gauge belongs to a living process: it is removed when the process ends. If processes share it,
     the largest value counts, not the sum.
     """
 

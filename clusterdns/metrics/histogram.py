@@ -1,6 +1,6 @@
 """Histograms as plain integers: counts per bucket and a sum.
 
-They are turned into metric families only when somebody scrapes (metrics.py). Bounds are CoreDNS's.
+They become metric families at a scrape (exposition.py). Bounds are CoreDNS's.
 
 Pure: no sockets, clock, threads or randomness.
 """

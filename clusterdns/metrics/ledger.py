@@ -1,4 +1,4 @@
-"""Samples of many processes added up, with what those that have ended had counted.
+"""Samples of many processes added up, with the counts of ended processes.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -14,7 +14,7 @@ from clusterdns.metrics.tally import Sample
 def add_up(samples: Iterable[Sample], families: Mapping[str, Family]) -> list[Sample]:
     """Return one sample for each metric and labels; histograms are added bucket by bucket.
 
-    ``families`` are by the names in samples; a metric of none is counted like a counter.
+    ``families`` are by the names in samples; a metric without one is a counter.
     """
     sums: dict[tuple[str, tuple[str, ...]], float | tuple[float, ...]] = {}
     for metric, labels, value in samples:
@@ -33,7 +33,7 @@ def add_up(samples: Iterable[Sample], families: Mapping[str, Family]) -> list[Sa
 class Ledger:
     """The counts of processes that have ended: a counter must not fall when one does.
 
-    ``families`` tell counts from states; more of them may come while the ledger is in use.
+    ``families`` distinguish counters from gauges; more may be added later.
     """
 
     def __init__(self, families: Mapping[str, Family]) -> None:
@@ -41,12 +41,12 @@ class Ledger:
         self._samples: list[Sample] = []
 
     def close(self, samples: Iterable[Sample]) -> None:
-        """Enter the last samples of a process."""
+        """Add the last samples of an ended process."""
         counts = [sample for sample in samples if not self._is_state(sample[0])]
         self._samples = add_up([*self._samples, *counts], self._families)
 
     def total(self, samples: Iterable[Sample]) -> list[Sample]:
-        """Return ``samples`` of living processes with those that have been entered."""
+        """Return ``samples`` of living processes plus those of ended ones."""
         return add_up([*self._samples, *samples], self._families)
 
     def _is_state(self, metric: str) -> bool:

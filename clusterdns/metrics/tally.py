@@ -1,4 +1,4 @@
-"""What a listener has answered, counted in plain integers.
+"""The counts of a listener, as plain integers.
 
 A ``Profile`` holds all that the metrics tell of a query and its reply. Each profile that the table
 repeats has four slots in lists of integers, one list per transport and address family: replies to
@@ -6,8 +6,8 @@ queries without OPT, with a bare OPT, with an OPT that has options, and the octe
 The fast path adds to a slot; a reply that is sent once is counted by its profile.
 ``samples`` turns both into CoreDNS's request and response metrics.
 
-Durations on the packet path are taken per drained batch, so ``samples`` shares them out among the
-zones by how many queries each had. (CoreDNS: plugin/metrics/vars/report.go)
+Durations on the packet path are measured for each batch, so ``samples`` divides them among the
+zones in proportion to their queries. (CoreDNS: plugin/metrics/vars/report.go)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -38,7 +38,7 @@ Sample = tuple[str, tuple[str, ...], float | tuple[float, ...]]
 
 
 class Transport(NamedTuple):
-    """How a query came: ``udp`` or ``tcp``, family ``1`` (IPv4) or ``2`` (IPv6)."""
+    """The transport of a query: ``udp`` or ``tcp``, family ``1`` (IPv4) or ``2`` (IPv6)."""
 
     proto: str
     family: str
@@ -94,7 +94,7 @@ class Tally:
 
     @property
     def is_full(self) -> bool:
-        """Whether slots are used up: `restart` after forgetting all that names a slot."""
+        """Whether slots are used up; then `restart`, once no answer refers to a slot."""
         return len(self._slots) >= MAX_PROFILES
 
     def slot(self, profile: Profile) -> int:
@@ -118,12 +118,12 @@ class Tally:
         self._time((zone, view)).observe(seconds)
 
     def took(self, zone: str, view: str, times: int) -> Histogram:
-        """Return the durations in which so many queries are to be counted likewise."""
+        """Return the histogram of durations to add ``times`` queries to."""
         self._waited[zone, view] += times
         return self._time((zone, view))
 
     def restart(self) -> None:
-        """Give every slot back."""
+        """Free all slots."""
         self._fold()
         self._slots.clear()
         for counts in self.hits.values():
@@ -151,7 +151,7 @@ class Tally:
                     self._add(profile, transport, profile.size, bare)
                 if opt:
                     self._add(profile, transport, profile.size + OPT_OCTETS, opt)
-                if more:  # options of queries for one name are most often of one length
+                if more:  # options of queries for one name mostly have one length
                     self._add(profile, transport, profile.size + OPT_OCTETS + octets / more, more)
         for (profile, number, has_opt), times in self._singles.items():
             size = profile.size + has_opt * OPT_OCTETS
@@ -187,9 +187,9 @@ class Tally:
         return found
 
     def _share_out_batches(self) -> None:
-        """Give each zone its part of the durations of batches, so that its count comes out right.
+        """Give each zone its part of the durations of batches, so that its count is right.
 
-        What waited has a duration of its own already.
+        Queries that waited have durations of their own already.
         """
         shares = self._in_batches
         shares.subtract(self._waited)

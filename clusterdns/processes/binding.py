@@ -1,12 +1,12 @@
 """The sockets of a listener: bound once by the supervisor, read by the workers that inherit them.
 
 Each worker has UDP and TCP sockets of its own under ``SO_REUSEPORT``, so the kernel spreads the
-clients. A new generation of workers takes over the very sockets of the old one: what waits in them
-is answered by whoever reads it.
+clients. A new generation of workers takes over the same sockets from the old one, and answers the
+queries that wait in them.
 
-A listener on all addresses has one socket for each family, and none of single addresses. So what
-is bound to one address, by another server block or another process, gets all that is sent there:
-the kernel prefers the most specific socket, and spreads queries over those that are equally so.
+A listener on all addresses has one socket for each family, and none of single addresses. A socket
+bound to one address, by another server block or another process, gets all queries sent there: the
+kernel prefers the most specific socket, and spreads queries over equally specific ones.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from clusterdns.config.compile import ListenAddress
 from clusterdns.errors import ClusterDNSError
 from clusterdns.host import addresses
 
-BUFFER_OCTETS = 4 * 2**20  # the kernel gives what net.core.rmem_max allows
+BUFFER_OCTETS = 4 * 2**20  # the kernel limits it to net.core.rmem_max
 BACKLOG = 1024
 _ALL = ("0.0.0.0", "::")
 
 
 class BindError(ClusterDNSError):
-    """A listen address that cannot be had."""
+    """A listen address that cannot be bound."""
 
 
-Bound = Mapping[tuple[str, int], list[socket.socket]]  # sockets by what they are bound to
+Bound = Mapping[tuple[str, int], list[socket.socket]]  # sockets by host and port
 
 
 def bind(
     endpoint: ListenAddress, taken: Collection[str] = (), old: Bound | None = None
 ) -> list[socket.socket]:
-    """Return the sockets one worker reads for a listener, those of ``old`` where there are such.
+    """Return the sockets of one worker for a listener, reused from ``old`` if they are there.
 
-    ``taken`` are the hosts of all listeners on the same port: one on all addresses leaves a whole
-    family to one that names it.
+    ``taken`` are the hosts of all listeners on the same port: a listener on all addresses leaves
+    out a family whose wildcard address another one names.
 
     Raises:
         BindError: an address is taken, missing, or not allowed.

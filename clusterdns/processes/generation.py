@@ -26,7 +26,7 @@ from clusterdns.processes.worker import Worker
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 7.0  # a little longer than a worker takes to finish
-STALLED_S = 15.0  # a worker that has not beaten for so long is stuck
+STALLED_S = 15.0  # a worker without a beat for so long hangs
 SAMPLES_TIMEOUT_S = 3.0
 _log = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ Sockets = dict[ListenAddress, list[socket.socket]]
 
 
 class GenerationError(ClusterDNSError):
-    """Workers that did not come to serve."""
+    """The workers did not start to serve."""
 
 
 class ChildProcess:
-    """A worker or watcher as the supervisor sees it: its beats and samples over a channel."""
+    """The supervisor's view of a worker or watcher: beats and samples from a channel."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class ChildProcess:
         self._run = run
         self._stalled_s = stalled_s
         self._ledger = ledger
-        self._samples: list[Sample] = []  # as last told
+        self._samples: list[Sample] = []  # as last received
         self._answered = asyncio.Event()
         self._beat_at = time.monotonic()
         self._channel: Channel | None = None
@@ -69,7 +69,7 @@ class ChildProcess:
         return pid
 
     async def _listen(self, sock: socket.socket) -> None:
-        """Take in what one life of the process says, until it has gone."""
+        """Receive the messages of one run of the process, until it ends."""
         self._channel = opened = await Channel.open(sock)
         async for message in opened.messages():
             if message[0] == "beat":
@@ -87,7 +87,7 @@ class ChildProcess:
         await opened.close()
 
     async def samples(self) -> list[Sample]:
-        """Return what the process has counted, as last told if it does not answer in time."""
+        """Return the metrics of the process, the last known ones if it does not answer in time."""
         if self._channel is not None:
             self._answered.clear()
             self._channel.send(("samples",))
@@ -96,14 +96,14 @@ class ChildProcess:
         return self._samples
 
     def kill_if_stalled(self) -> None:
-        """End a process whose loop does not turn any more."""
+        """Kill the process if its beats have stopped."""
         if self.child.pid and time.monotonic() - self._beat_at > self._stalled_s:
             _log.error("%s does not beat any more: killing it", self.child.name)
             self._beat_at = time.monotonic()
             self.child.kill()
 
     async def stop(self, timeout_s: float) -> None:
-        """Have it finish and end, or kill it when it takes too long."""
+        """Tell it to finish, and kill it if it takes too long."""
         self.child.is_wanted = False
         if self.child.pid and self._channel is not None and timeout_s:
             self._channel.send(("stop",))
@@ -115,13 +115,13 @@ class ChildProcess:
 
 
 async def _samples(processes: Iterable[ChildProcess]) -> list[Sample]:
-    """Return what some processes have counted."""
+    """Return the metrics of some processes."""
     found = await asyncio.gather(*(process.samples() for process in processes))
     return [sample for samples in found for sample in samples]
 
 
 class Watchers:
-    """One watcher for each Kubernetes source in use, whatever generation uses it."""
+    """One watcher for each Kubernetes source in use, shared by all generations."""
 
     def __init__(self, nursery: Nursery, ledger: Ledger) -> None:
         self._nursery = nursery
@@ -129,14 +129,14 @@ class Watchers:
         self._running: dict[Source, tuple[socket.socket, ChildProcess]] = {}
 
     def address_of(self, source: Source) -> str | bytes:
-        """Return where a source's events are to be had, starting its watcher if need be."""
+        """Return the address of a source's feed; start its watcher if necessary."""
         if source not in self._running:
             listener = feed.listen()
 
             def run(theirs: socket.socket) -> int:
                 return _fork_watcher(source, listener, theirs)
 
-            # Nothing bounds how long a directory of manifests takes to be parsed.
+            # Parsing a directory of manifests may take any time.
             stalled_s = float("inf") if source.manifests else STALLED_S
             watcher = ChildProcess(
                 f"watcher of {source.title}", run, self._ledger, stalled_s=stalled_s
@@ -155,18 +155,18 @@ class Watchers:
             listener.close()
 
     async def samples(self) -> list[Sample]:
-        """Return what all watchers have counted."""
+        """Return the metrics of all watchers."""
         return await _samples(w for s, (_, w) in self._running.items() if not s.manifests)
 
     def kill_stalled(self) -> None:
-        """End the watchers that do not beat any more; they are started again."""
+        """Kill watchers whose beats have stopped; they are started again."""
         for _, watcher in self._running.values():
             watcher.kill_if_stalled()
 
 
 def _fork_watcher(source: Source, listener: socket.socket, theirs: socket.socket) -> int:
     def main() -> Coroutine[Any, Any, None]:
-        from clusterdns.cluster import watcher  # and what it needs, which nobody else does
+        from clusterdns.cluster import watcher  # imports packages that only watchers need
 
         return watcher.run(source, listener, theirs)
 
@@ -187,10 +187,10 @@ class Generation:
         self._workers: list[ChildProcess] = []
 
     def bind(self, old: list[Sockets]) -> None:
-        """Get the sockets of every worker, those of ``old`` where they serve the same listener.
+        """Bind the sockets of every worker, or reuse those of ``old`` for the same listener.
 
         Raises:
-            BindError: one cannot be had.
+            BindError: one cannot be bound.
         """
         for i in range(self.configuration.workers):
             theirs = old[i].values() if i < len(old) else ()
@@ -203,7 +203,7 @@ class Generation:
                 self.sockets[i][endpoint] = bind(endpoint, taken, bound)
 
     def unbind(self, kept: list[Sockets]) -> None:
-        """Close the sockets that ``kept`` does not hold."""
+        """Close the sockets that are not in ``kept``."""
         held = {sock for some in kept for group in some.values() for sock in group}
         for some in self.sockets:
             for group in some.values():
@@ -215,7 +215,7 @@ class Generation:
         """Fork the workers, and the watchers they need."""
         gc.unfreeze()
         gc.collect()
-        gc.freeze()  # the collector would write to pages that are shared until somebody does
+        gc.freeze()  # the collector would write to pages shared with the workers
         feeds = {s: self._watchers.address_of(s) for s in self.configuration.sources}
         for i, sockets in enumerate(self.sockets):
 
@@ -243,7 +243,7 @@ class Generation:
         await asyncio.gather(*(worker.stop(timeout_s) for worker in self._workers))
 
     async def samples(self) -> list[Sample]:
-        """Return what all workers have counted."""
+        """Return the metrics of all workers."""
         return await _samples(self._workers)
 
     def configuration_samples(self) -> list[Sample]:
@@ -258,13 +258,13 @@ class Generation:
         return found
 
     def not_ready(self) -> list[str]:
-        """Return the names of the plugins that some worker says are not ready, sorted."""
+        """Return the names of the plugins that are not ready in some worker, sorted."""
         found = {name for worker in self._workers for name in worker.not_ready}
         if not found and not all(worker.is_serving.is_set() for worker in self._workers):
-            found = {"clusterdns"}  # no plugin's fault: the sockets are not read yet
+            found = {"clusterdns"}  # the sockets are not read yet
         return sorted(found)
 
     def kill_stalled(self) -> None:
-        """End the workers whose loop does not turn any more; they are started again."""
+        """Kill workers whose beats have stopped; they are started again."""
         for worker in self._workers:
             worker.kill_if_stalled()

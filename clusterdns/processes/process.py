@@ -1,7 +1,7 @@
 """Processes forked from the supervisor: how one starts, how its end is noticed.
 
-A child inherits code, configuration and sockets by fork, drops what is the supervisor's alone, and
-never returns from ``fork``. A ``Child`` is the supervisor's view of it.
+A child inherits code, configuration and sockets by fork, closes the supervisor's own descriptors,
+and never returns from ``fork``. A ``Child`` is the supervisor's view of it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 def fork(main: Callable[[], Coroutine[Any, Any, None]], keep: Iterable[int]) -> int:
     """Start a child that runs ``main`` in a loop of its own; return its process ID.
 
-    Of all descriptors the child holds standard input and output and ``keep``: its copy of the
-    supervisor's end of a channel would keep that channel open for ever.
+    The child keeps standard input and output and ``keep`` open, and closes all other descriptors:
+    its copy of the supervisor's end of a channel would keep that channel open forever.
     """
     parent = os.getpid()
     child = os.fork()
@@ -43,7 +43,7 @@ def fork(main: Callable[[], Coroutine[Any, Any, None]], keep: Iterable[int]) -> 
         with asyncio.Runner(loop_factory=PacketLoop) as runner:
             runner.run(main())
         status = 0
-    except BaseException:  # whatever it was: say so, and do not fall back into the supervisor
+    except BaseException:  # log any error, and never return into the supervisor's code
         with contextlib.suppress(Exception):
             _log.error("process %d ends: %s", os.getpid(), traceback.format_exc())
     finally:
@@ -54,16 +54,16 @@ def _become_child(keep: frozenset[int], parent: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in _HANDLED:
         signal.signal(number, signal.SIG_DFL)
-    # The terminal's ^C reaches the whole group; the supervisor decides what becomes of it.
+    # The terminal's ^C reaches the whole process group; only the supervisor handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     libc.die_with_parent()
     if os.getppid() != parent:
-        os._exit(1)  # it died between fork and prctl
-    # asyncio forgets by itself that the supervisor's loop runs: in 3.11 by the process ID, from
-    # 3.12 on at the fork (test_fork.py). It is on the stack still, its objects own descriptors;
-    # they must not be collected here and close numbers that have been given out anew. Nor are
-    # their pages copied.
+        os._exit(1)  # the supervisor died between fork and prctl
+    # asyncio itself forgets the supervisor's running loop: in 3.11 by the process ID, from 3.12 on
+    # at the fork (test_fork.py). The loop is still on the stack, and its objects own descriptors:
+    # they must not be collected here, since that would close reused descriptor numbers and copy
+    # their pages.
     gc.freeze()
     for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
         if int(entry) not in keep:
@@ -72,11 +72,11 @@ def _become_child(keep: frozenset[int], parent: int) -> None:
 
 
 class Child:
-    """A process the supervisor keeps alive: started again, ever more slowly, when it ends."""
+    """A process the supervisor keeps alive: restarted, with growing delays, when it ends."""
 
     FIRST_DELAY_S = 0.05
     MAX_DELAY_S = 5.0
-    SETTLED_S = 10.0  # who lives that long may start again at once
+    SETTLED_S = 10.0  # a process that lived so long is restarted at once
 
     def __init__(self, name: str, start: Callable[[], int]) -> None:
         self.name = name
@@ -94,7 +94,7 @@ class Child:
         self.pid = self._start()
 
     def on_exit(self, status: int) -> None:
-        """Take note that it has ended, and start it again if it is still wanted."""
+        """Handle its end: restart it if it is still wanted."""
         pid, self.pid = self.pid, 0
         self.ended.set()
         if not self.is_wanted:
@@ -107,7 +107,7 @@ class Child:
         self._delay_s = min(self._delay_s * 2, self.MAX_DELAY_S)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -116,28 +116,28 @@ class Child:
         if self.is_wanted and not self.pid:
             try:
                 self.start()
-            except OSError as error:  # no memory or no processes left just now
+            except OSError as error:  # out of memory or processes
                 _log.error("%s: cannot fork: %s", self.name, error)
                 asyncio.get_running_loop().call_later(self._delay_s, self._restart)
 
 
 class Nursery:
-    """All children, so that an exit finds its own."""
+    """All children, by process ID."""
 
     def __init__(self) -> None:
         self._children: list[Child] = []
 
     def start(self, child: Child) -> None:
-        """Start a child and keep it going until it is no longer wanted."""
+        """Start a child and keep it running while it is wanted."""
         self._children.append(child)
         child.start()
 
     def pids(self) -> list[int]:
-        """Return the process IDs of the children that live."""
+        """Return the process IDs of the living children."""
         return [child.pid for child in self._children if child.pid]
 
     def reap(self) -> None:
-        """Collect every process that has ended; as process 1 also those of others."""
+        """Collect every ended process; as process 1, also orphans of others."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)

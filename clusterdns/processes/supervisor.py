@@ -2,8 +2,8 @@
 
 ``Supervisor.run`` starts a ``Generation`` - the workers and watchers of one configuration - and
 waits for signals. A reload starts the next generation on the same sockets, waits until it serves,
-and only then stops the old one, so that every moment has somebody who answers. Whatever is wrong
-with a new configuration ends the reload and nothing else. (CoreDNS: coremain/run.go, caddy.go)
+and only then stops the old one, so that queries are answered at every moment. An error in the new
+configuration ends only the reload. (CoreDNS: coremain/run.go, caddy.go)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Duties:
-    """What the plugins of one generation ask of the supervisor (plugin.Supervisor)."""
+    """The requests of the plugins of one generation to the supervisor (plugin.Supervisor)."""
 
     def __init__(self, supervisor: Supervisor, generation: Generation) -> None:
         self.paths: dict[str, dict[str, Respond]] = {}  # HTTP address -> path -> responder
@@ -41,7 +41,7 @@ class Duties:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the process is about to end."""
+        """Whether the process is stopping."""
         return self._supervisor.is_stopping
 
     def serve(self, address: str, path: str, respond: Respond) -> None:
@@ -73,7 +73,7 @@ class Supervisor:
         self._loader = loader
         self._text = text
         self._nursery = Nursery()
-        self._families: dict[str, Family] = {}  # also those of plugins that a reload took away
+        self._families: dict[str, Family] = {}  # also of plugins removed by a reload
         self._ledger = Ledger(self._families)
         self._watchers = Watchers(self._nursery, self._ledger)
         self._generation = self._generation_of(configuration)
@@ -119,14 +119,14 @@ class Supervisor:
         self._spawn(self._poll_configuration())
 
     async def reload(self) -> None:
-        """Take up the configuration if it has changed; on any mistake keep the one in force."""
+        """Load the configuration if it has changed; after an error keep the one in force."""
         async with self._reloading:
             try:
                 loop = asyncio.get_running_loop()
                 text = await loop.run_in_executor(None, self._loader.read)
                 if text == self._text and not await loop.run_in_executor(None, self._imports_moved):
                     return
-                self._text = text  # what fails is not tried again until it changes
+                self._text = text  # a failed text is not tried again until it changes
                 compiled = await loop.run_in_executor(None, self._loader.compile, text)
                 self._fragments_refused = len(compiled.refused)
                 if compiled.digest == self._generation.configuration.digest:
@@ -149,7 +149,7 @@ class Supervisor:
     async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""
         from clusterdns.metrics import (
-            exposition,  # its library is the largest there is, and only read here
+            exposition,  # imports a large library, used only here
         )
 
         living = await asyncio.gather(self._generation.samples(), self._watchers.samples())
@@ -167,7 +167,7 @@ class Supervisor:
         """Start the next generation on the sockets of this one, then stop this one.
 
         Raises:
-            ClusterDNSError: the next one cannot start; this one goes on.
+            ClusterDNSError: the next one cannot start; this one stays in force.
         """
         old, new = self._generation, self._generation_of(configuration)
         duties = Duties(self, new)
@@ -192,7 +192,7 @@ class Supervisor:
         return Generation(configuration, self._nursery, self._watchers, self._ledger)
 
     async def _take_up(self, generation: Generation, duties: Duties) -> None:
-        """Do what the plugins of a generation ask for. Raises AddressError."""
+        """Apply the requests of the plugins of a generation. Raises AddressError."""
         for plugin in generation.configuration.plugins:
             plugin.supervise(duties)
         added: dict[str, Web] = {}
@@ -251,7 +251,7 @@ class Supervisor:
             self._watchers.kill_stalled()
 
     async def _poll_configuration(self) -> None:
-        """Reload now and then, if the configuration in force asks for it."""
+        """Reload at intervals, if the configuration in force asks for it."""
         while True:
             await asyncio.sleep(self._duties.interval_s or 30.0)
             if self._duties.interval_s:

@@ -1,9 +1,10 @@
 """The HTTP endpoints of the supervisor: health, readiness, metrics.
 
-One request a connection, GET or HEAD, head of at most 8 KiB within one second, all within five:
-enough for a kubelet and a scraper. A new connection always gets in. If there are too many, of its
-address or of all, the one goes that has waited for longest without having asked: a probe asks at
-once, and who fills the places with connections that ask nothing evicts himself.
+Each connection has one request, GET or HEAD, with a head of at most 8 KiB within one second, and
+ends within five seconds: enough for a kubelet and a scraper. A new connection is always accepted.
+If there are too many, of its address or in all, the one that has waited longest without a request
+is closed: a probe sends its request at once, and idle connections of one client displace only each
+other.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ HEAD_TIMEOUT_S = 1.0
 MAX_HEAD_OCTETS = 8192
 MAX_CONNECTIONS = 128
 MAX_BY_ADDRESS = 32
-BACKLOG = 1024  # that wait in the kernel while a burst is taken in
+BACKLOG = 1024  # connections that wait in the kernel in a burst
 _log = logging.getLogger(__name__)
 
 
 class AddressError(ClusterDNSError):
-    """An HTTP address that cannot be listened on."""
+    """An HTTP address cannot be bound."""
 
 
 class _Visit:
@@ -47,7 +48,7 @@ class Web:
         self.address = address
         self.paths: dict[str, Respond] = {}
         self._servers: list[asyncio.Server] = []
-        self._visits: list[_Visit] = []  # the longest first
+        self._visits: list[_Visit] = []  # the oldest first
 
     async def start(self) -> None:
         """Listen. Raises AddressError."""
@@ -70,7 +71,7 @@ class Web:
         return [sock.fileno() for server in self._servers for sock in server.sockets]
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -82,7 +83,7 @@ class Web:
             visit.has_asked = True
             await asyncio.wait_for(self._answer(head, writer), TIMEOUT_S)
         except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
-            pass  # a client that is too slow, too long, or gone: nobody is left to tell
+            pass  # the client is too slow, its request too long, or it has closed
         except asyncio.LimitOverrunError:
             pass
         except Exception:
@@ -93,7 +94,7 @@ class Web:
             writer.close()
 
     def _enter(self, writer: asyncio.StreamWriter) -> _Visit:
-        """Note a new connection, at the price of another one if there are too many."""
+        """Add a new connection, and close another one if there are too many."""
         visit = _Visit(writer)
         same = [each for each in self._visits if each.host == visit.host]
         if len(same) >= MAX_BY_ADDRESS:
@@ -104,7 +105,7 @@ class Web:
         return visit
 
     def _evict(self, some: list[_Visit]) -> None:
-        """Break off the first that has asked nothing yet, or the first."""
+        """Close the first connection without a request, or else the first."""
         visit = next((each for each in some if not each.has_asked), some[0])
         self._visits.remove(visit)
         visit.transport.abort()
@@ -136,7 +137,7 @@ def split_address(address: str) -> tuple[str, int]:
     """Return the host, "" for all, and the port of ``host:port``.
 
     Raises:
-        AddressError: there is no port, or it is no number.
+        AddressError: the port is missing or not a number.
     """
     try:
         host, port = addresses.split(address)

@@ -1,9 +1,10 @@
 """One worker process: sockets, tables, stores and the plugins of every view.
 
-``run`` is the life of a worker: start the plugins, read the sockets, beat, and at the word ``stop``
-finish what was taken and leave. It inherits configuration and bound sockets from the supervisor by
-fork and talks to it over a channel: beats and samples up, ``samples`` and ``stop`` down. A channel
-that breaks means that the supervisor has gone, and the worker goes too.
+``run`` is the life of a worker: it starts the plugins, reads the sockets, sends beats, and at
+``stop`` answers the queries it has received and ends. It inherits configuration and bound sockets
+from the supervisor by fork, and talks to it over a channel: it sends beats and samples, and
+receives ``samples`` and ``stop``. It ends when the channel breaks, since then the supervisor has
+ended.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """What plugins see of their worker, and the life of the process."""
+    """The life of a worker process, and what plugins use of it."""
 
     def __init__(
         self,
@@ -91,19 +92,19 @@ class Worker:
         return subscription.store
 
     def forget_all(self) -> None:
-        """Forget every remembered answer."""
+        """Remove all answers from the tables."""
         for server in self._servers.values():
             server.table.clear()
 
     async def run(self, channel_socket: socket.socket) -> None:
-        """Live until told to stop, or until the supervisor has gone."""
+        """Serve until told to stop, or until the supervisor has ended."""
         self._dropped = logs.dropped()  # by the supervisor
         channel = await Channel.open(channel_socket)
         listening = asyncio.create_task(self._listen(channel))
         beating = asyncio.create_task(self._beat(channel))
         plugins = self._configuration.plugins
         await asyncio.gather(*(plugin.start(self) for plugin in plugins))
-        for streams in self._streams:  # before UDP: who gets an answer there may come here next
+        for streams in self._streams:  # before UDP: a truncated answer there leads here
             await streams.start()
         self._relay.start()
         for engine in self._engines:
@@ -122,7 +123,7 @@ class Worker:
         listening.cancel()
 
     def samples(self) -> list[Sample]:
-        """Return everything this worker has counted."""
+        """Return all metrics of this worker."""
         self._relay.add_up()
         for engine in self._engines:
             engine.add_up()
@@ -153,34 +154,34 @@ class Worker:
         return subscription
 
     def _forget(self, facts: list[Fact]) -> None:
-        """Drop what was answered from facts that have changed."""
+        """Drop the answers that depend on changed facts."""
         for server in self._servers.values():
             server.table.forget(facts)
 
     async def _listen(self, channel: Channel) -> None:
-        """Do what the supervisor says."""
+        """Follow the messages of the supervisor."""
         async for message in channel.messages():
             if message[0] == "samples":
                 channel.send(("samples", self.samples()))
             elif message[0] == "stop":
                 self._stop.set()
-        self._stop.set()  # the supervisor has gone: nobody would restart or reload us
+        self._stop.set()  # the supervisor has ended: nothing would restart or reload us
 
     async def _beat(self, channel: Channel) -> None:
-        """Tell the supervisor again and again that the loop turns, and what is not ready."""
+        """Send beats to the supervisor, with the plugins that are not ready."""
         while True:
             is_settled = self._beat_once(channel)
             await asyncio.sleep(BEAT_S if is_settled else STARTING_BEAT_S)
 
     def _beat_once(self, channel: Channel) -> bool:
-        """Send one beat; tell whether everything is served and ready."""
+        """Send one beat; tell whether all listeners serve and all plugins are ready."""
         plugins = self._configuration.plugins
         waiting = sorted({plugin.name for plugin in plugins if not plugin.is_ready})
         channel.send(("beat", self._is_serving, waiting))
         return self._is_serving and not waiting
 
     async def _finish(self) -> None:
-        """Let others read the sockets, and answer what has been taken already."""
+        """Stop reading the sockets, and answer the queries received."""
         for engine in self._engines:
             engine.stop()
         for streams in self._streams:
@@ -202,8 +203,8 @@ def _streams(
     scheme: str,
     encryption: Encryption | None,
 ) -> Streams:
-    """Return what looks after the connections of a listening socket."""
-    # What is imported here, ssl and HTTP, nobody else needs.
+    """Return the connections of a listening socket, by its scheme."""
+    # Imported here: ssl and HTTP, which nothing else needs.
     if scheme == "https":
         from clusterdns.serving.https import WebStreams
 
