@@ -54,7 +54,7 @@ class Tree:
 
     def faults(self) -> list[str]:
         """Every import that breaks a rule, in a sentence."""
-        return [*self._upward(), *self._circles(), *self._impure()]
+        return [*self._upward(), *self._circles(), *self._folder_circles(), *self._impure()]
 
     def _upward(self) -> Iterator[str]:
         for module in sorted(self.paths.keys() - {TOP}):
@@ -75,6 +75,18 @@ class Tree:
         for module in sorted(self.paths):
             if module in self.reached(module):
                 yield f"{module} imports itself in a circle"
+
+    def _folder_circles(self) -> Iterator[str]:
+        """Folders of which each needs the other, if by different modules."""
+        needs = {
+            (_folder(module), _folder(other))
+            for module in self.paths
+            for other in self.within(module)
+            if _folder(module) and _folder(other)
+        }
+        for one, other in sorted(needs):
+            if one < other and (other, one) in needs:
+                yield f"{one}/ and {other}/ import one another"
 
     def _impure(self) -> Iterator[str]:
         """What says that it is pure, and reaches sockets, a clock, threads or randomness."""
@@ -107,6 +119,12 @@ def _room(module: str) -> str:
     return module if parts[1] == "plugins" or len(parts) < 3 else parts[1]
 
 
+def _folder(module: str) -> str:
+    """The folder of a module, "" for one at the top."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 2 else ""
+
+
 def _imports(path: Path) -> Iterator[str]:
     """Yield the dotted name of every import, also those inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -124,11 +142,10 @@ def _is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def drawn() -> tuple[dict[str, int], set[str]]:
-    """The tree in DESIGN.md: the floor of each folder and file at the top, and all paths."""
-    text = (ROOT / "DESIGN.md").read_text()
-    block = text[text.index("## The tree") :].split("```")[2 - 1]
-    floors, paths = dict[str, int](), set[str]()
+def drawn(design: str) -> tuple[dict[str, int], dict[str, bool]]:
+    """The tree in DESIGN.md: the floor of each folder and file at the top, paths, and which are pure."""
+    block = design[design.index("## The tree") :].split("```")[2 - 1]
+    floors, paths = dict[str, int](), dict[str, bool]()
     folders: list[tuple[int, str]] = []
     for line in block.splitlines():
         found = re.match(r"(\d| ) ( *)(\S+)", line)
@@ -141,11 +158,35 @@ def drawn() -> tuple[dict[str, int], set[str]]:
             floors[entry.rstrip("/").removesuffix(".py")] = int(found[1])
         if entry.endswith("/"):
             folders.append((depth, entry))
-        paths.add(path)
+        paths[path] = line.endswith(" Pure")
     return floors, paths
 
 
-REAL = Tree(ROOT, drawn()[0])
+def misdrawn(root: Path, design: str) -> list[str]:
+    """What is there and not in the tree, and the other way round; what is said to be pure, and not.
+
+    Plugins are not drawn one by one: a file there is a directive.
+    """
+    files = [*(root / TOP).rglob("*.py"), *(root / TOP).rglob("*.c")]
+    there = {
+        str(path.relative_to(root / TOP)): "\nPure: " in path.read_text()
+        for path in files
+        if path.name != "__init__.py" and path.parent.name != "plugins"
+    }
+    paths = {path: pure for path, pure in drawn(design)[1].items() if not path.endswith("/")}
+    return [
+        *(f"{path} is not drawn" for path in sorted(there.keys() - paths)),
+        *(f"{path} is drawn and not there" for path in sorted(paths - there.keys())),
+        *(
+            f"{path} is pure, or drawn so, and not both"
+            for path, is_pure in sorted(there.items())
+            if path in paths and is_pure != paths[path]
+        ),
+    ]
+
+
+DESIGN = (ROOT / "DESIGN.md").read_text()
+REAL = Tree(ROOT, drawn(DESIGN)[0])
 
 
 def test_floors_circles_and_purity():
@@ -153,13 +194,7 @@ def test_floors_circles_and_purity():
 
 
 def test_the_design_draws_every_module_and_no_other():
-    """Plugins are not drawn one by one: a file there is a directive."""
-    there = {
-        str(path.relative_to(ROOT / TOP))
-        for path in [*(ROOT / TOP).rglob("*.py"), *(ROOT / TOP).rglob("*.c")]
-        if path.name != "__init__.py" and path.parent.name != "plugins"
-    }
-    assert there == {path for path in drawn()[1] if not path.endswith("/")}
+    assert [] == misdrawn(ROOT, DESIGN)
 
 
 @pytest.mark.parametrize("package", sorted(ONE_IMPORTER))
@@ -191,6 +226,15 @@ VIOLATIONS = {
     "an arrow to the neighbor": (
         {"caching/kept.py": "import clusterdns.forwarding.flight", "forwarding/flight.py": ""},
         "clusterdns.caching.kept (floor 4) imports clusterdns.forwarding.flight (floor 4)",
+    ),
+    "a circle between folders": (
+        {
+            "wire/name.py": "",
+            "wire/rr.py": "from clusterdns.corefile.keys import Key",
+            "corefile/keys.py": "class Key: pass",
+            "corefile/lexer.py": "def late():\n    from clusterdns.wire import name",
+        },
+        "corefile/ and wire/ import one another",
     ),
     "a circle inside a folder": (
         {
@@ -226,3 +270,17 @@ def test_a_violation_of_each_kind_is_found(kind, tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(textwrap.dedent(text))
     assert fault in Tree(tmp_path, REAL.floors).faults()
+
+
+def test_a_tree_that_is_not_the_folders_is_found(tmp_path):
+    design = "## The tree\n```\nclusterdns/\n1 errors.py  x\n1 host/  x\n    gone.py  x\n"
+    design += f"    logs.py  {'x':<40} Pure\n```\n"
+    for path in ("__init__.py", "errors.py", "host/new.c", "host/logs.py", "plugins/any.py"):
+        file = tmp_path / TOP / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    assert [
+        "host/new.c is not drawn",
+        "host/gone.py is drawn and not there",
+        "host/logs.py is pure, or drawn so, and not both",
+    ] == misdrawn(tmp_path, design)
