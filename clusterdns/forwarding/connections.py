@@ -167,7 +167,7 @@ class Connections:
                 while True:
                     (length,) = struct.unpack("!H", await reader.readexactly(2))
                     reply = out.read_whole(await reader.readexactly(length))
-                    if reply is not None and out.is_answered_by(reply):
+                    if reply is not None and out.accepts(reply):
                         break
                     is_wrong = is_wrong or reply is not None
         except TimeoutError as error:

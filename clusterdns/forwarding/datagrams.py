@@ -130,7 +130,7 @@ class Datagrams:
             except OSError as error:  # an ICMP error, such as "port unreachable"
                 self._finish(ask, self._failure(error))
                 return
-            if reply is not None and out.is_answered_by(reply):
+            if reply is not None and out.accepts(reply):
                 self._finish(ask, reply)
                 return
             self.mismatches += 1

@@ -1,5 +1,11 @@
 """One query to an upstream server, and the recognition of its reply.
 
+``Asked`` is what of a client's query is sent upstream. An OPT record is between two hosts that talk to
+each other (RFC 6891 section 6.1.1), so ours has our own payload size, DO, and none of the
+client's options; of the header flags RD, CD and AD are sent. So equal questions make equal queries,
+which share one flight. Otherwise a forger who sends 1,000 EDNS sizes or cookies would have 1,000 IDs
+and ports to hit at one time.
+
 ``Exchange.read`` decodes received octets; ``is_answered_by`` tells whether they answer our
 question. A reply with our ID and another question is not of an honest server: the caller drops it
 and waits, so that a forged reply does not win by being first.
@@ -10,11 +16,13 @@ Pure: no sockets, clock, threads or randomness; the ID is an argument.
 from __future__ import annotations
 
 import struct
+from collections.abc import Set
 from typing import NamedTuple
 
 from clusterdns.errors import FormError, UpstreamError
 from clusterdns.wire import message, reading, rr
-from clusterdns.wire.message import Edns, Question
+from clusterdns.wire.message import AD, CD, EDNS_DO, OPCODE_QUERY, RD, Edns, Query, Question
+from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.rr import RR
 
@@ -22,6 +30,37 @@ _POINTER = b"\xc0\x0c"  # to the name in the question
 _RR_HEAD = struct.Struct("!HHIH")
 _ADDRESS_OCTETS = {rr.A: 4, rr.AAAA: 16}
 HEADER_FLAGS = 0x7FF0  # everything but QR and RCODE
+REFUSALS = frozenset((rr.FORMERR, rr.NOTIMP))  # of who does not know EDNS (RFC 2671 section 5.3)
+
+
+class Asked(NamedTuple):
+    """What is sent of a query: alike for all who ask the same."""
+
+    name: WireName
+    qtype: int
+    qclass: int
+    flags: int
+    edns: Edns | None
+    proto: str
+
+    @classmethod
+    def of(
+        cls, query: Query, question: Question, proto: str, octets: int, options: Set[int]
+    ) -> Asked:
+        """Return what is sent of a client's query, with the options whose codes are given."""
+        flags, edns = query.flags & HEADER_FLAGS, query.edns
+        if query.opcode == OPCODE_QUERY:
+            # AD: the server shall say whether it has validated (RFC 6840 section 5.7).
+            flags = flags & (RD | CD) | AD
+            kept = _kept(edns, options) if edns is not None and options else b""
+            edns = Edns(octets, 0, EDNS_DO if question.do else 0, kept)
+        return cls(question.folded, question.qtype, question.qclass, flags, edns, proto)
+
+
+def _kept(edns: Edns, codes: Set[int]) -> bytes:
+    """Return the options of an OPT whose codes are among ``codes``."""
+    options = message.options(edns.options)
+    return b"".join(message.write_option(*each) for each in options if each[0] in codes)
 
 
 class Mismatch(UpstreamError):
@@ -40,10 +79,6 @@ class Exchange(NamedTuple):
         """Return a new exchange with an ID; ``flags`` are those of the client's query."""
         packet = message.write_query(ident, flags & HEADER_FLAGS, question, edns)
         return cls(ident, question, packet)
-
-    def again(self, ident: int) -> Exchange:
-        """Return the same query under another ID."""
-        return Exchange(ident, self.question, ident.to_bytes(2, "big") + self.packet[2:])
 
     def read(self, packet: bytes) -> Reply | None:
         """Return the reply in a datagram, None if it is not one to this query.
@@ -103,6 +138,24 @@ class Exchange(NamedTuple):
         question = (self.question.qname, self.question.qtype, self.question.qclass)
         flags |= message.TC
         return Reply(self.ident, flags, flags & 15, (question,), (), (), (), None)
+
+    def accepts(self, reply: Reply) -> bool:
+        """Tell whether a reply ends the wait for one."""
+        return self.is_answered_by(reply) or self.is_refused_by(reply)
+
+    @property
+    def has_opt(self) -> bool:
+        """Whether the query has an OPT record."""
+        return len(self.packet) > message.HEADER_OCTETS + len(self.question.wire)
+
+    def is_refused_by(self, reply: Reply) -> bool:
+        """Tell whether a server does not know the OPT record: it says so in a reply without one.
+
+        Such a reply may lack the question.
+        """
+        is_ours = not reply.questions or self.is_answered_by(reply)
+        is_refusal = self.has_opt and reply.edns is None and reply.rcode in REFUSALS
+        return is_refusal and is_ours and bool(reply.flags & message.QR)
 
     def is_answered_by(self, reply: Reply) -> bool:
         """Tell whether a reply is to our question, and of its opcode (CoreDNS: Match)."""

@@ -4,7 +4,7 @@
 octets sent upstream differ only in ID and letter case, and so do the replies. A flight asks one
 server after the other, in the order of the policy, until one replies. No client owns it, so one
 that cancels does not affect the others. Callbacks of the servers drive it; it has no task.
-(CoreDNS: plugin/forward/forward.go ServeDNS)
+``exchange.Asked`` says what is sent. (CoreDNS: plugin/forward/forward.go ServeDNS)
 
 Sharing also denies a forger many simultaneous queries for one name, and so many IDs to hit (RFC
 5452 section 5).
@@ -17,16 +17,16 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING, NamedTuple
 
 from clusterdns.errors import UpstreamError
 from clusterdns.forwarding.choice import EXPLORE, FASTEST, Round, hedge_s, order
-from clusterdns.forwarding.exchange import HEADER_FLAGS, Exchange, Mismatch
+from clusterdns.forwarding.exchange import REFUSALS, Asked, Exchange, Mismatch
+from clusterdns.forwarding.outside import OWN_OCTETS
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.wire import message, rr
 from clusterdns.wire.message import Edns, Query, Question
-from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.response import Response, failure, response_of
 
@@ -39,11 +39,13 @@ FAILED_S = 1.0  # pace of a failed query, even if it failed at once
 LAME_S = 0.5  # pace of a SERVFAIL or REFUSED where another server answered
 PAUSE_S = 0.05  # between rounds if attempts are unlimited
 FLAP_S = 0.1  # between rounds otherwise, if the last server failed at once: routes may return
-MAX_WAITERS = 1024  # of one flight; more start another, so that no reply wakes too many
+# Of one flight; more start another. At most 8192 queries wait in a worker, so there are at most three
+# flights for a question, and a forger has to send 2^29 replies (RFC 5452 section 7).
+MAX_WAITERS = 4096
+MAX_PROBES = 16  # equal HINFO queries under way: loop.MAX_PASSED
+_CHAIN = b""  # a flight, in `under_way`
 ATTEMPTS_PER_SERVER = 2
 _ELSEWHERE = frozenset((rr.SERVFAIL, rr.REFUSED))  # `fastest`: ask another server
-
-_Key = tuple[WireName, int, int, int, Edns | None, str]
 
 
 class Rules(NamedTuple):
@@ -85,17 +87,25 @@ Tell = Callable[[Attempt], None]
 class Pool:
     """The servers of one ``forward`` in one worker, and the flights under way."""
 
-    def __init__(self, rules: Rules, upstreams: Sequence[Upstream]) -> None:
+    def __init__(
+        self, rules: Rules, upstreams: Sequence[Upstream],
+        octets: int = OWN_OCTETS, options: Set[int] = frozenset(),
+    ) -> None:  # fmt: skip
         self.rules = rules
         self.upstreams = tuple(upstreams)
+        self.octets = octets  # of replies, as our OPT says
+        self.edns = Edns(octets, 0, 0)
+        self.under_way: dict[bytes, bytes | bool] = {}  # questions, see relay.py
         self.random = random.Random()
         self.broken = self.joined = 0
         self.hedges: Counter[str] = Counter()  # by server
         self.loop = asyncio.get_running_loop()  # each call of get_running_loop is a system call
         self._turn = 0
         self.lanes: list[Lane] = []  # lanes for plain queries, see relay.py
-        self._arrived: dict[_Key, Arrival] = {}
-        self._flights: dict[_Key, Flight] = {}
+        self._options = options
+        self._arrived: dict[Asked, Arrival] = {}
+        self._flights: dict[Asked, Flight] = {}
+        self._probes: Counter[Asked] = Counter()
         self._all: set[Flight] = set()
 
     def ask(
@@ -107,56 +117,69 @@ class Pool:
         """
         rules = self.rules
         proto = "tcp" if rules.force_tcp else "udp" if rules.prefer_udp else query.transport
-        flags = query.flags & HEADER_FLAGS
-        key = (question.folded, question.qtype, question.qclass, flags, query.edns, proto)
-        flight = self._flights.get(key)
-        if flight is None or len(flight.waiters) >= MAX_WAITERS:
-            flight = Flight(self, key, question, tell)
-            self._all.add(flight)
-            if question.qtype != rr.HINFO:  # each probe of `loop` must be sent
-                self._flights[key] = flight
-            future = flight.join(question.qname)
-            arrival = self._arrived.pop(key, None)
-            if arrival is not None and arrival.at > time.monotonic() - STALE_S:
-                flight.arrive(arrival)
-            elif not self._is_relayed(question, key):
-                flight.begin()
-            return future
-        self.joined += 1
-        return flight.join(question.qname)
+        asked = Asked.of(query, question, proto, self.octets, self._options)
+        flight = self._flights.get(asked)
+        if flight is not None and not self._needs_its_own(asked, flight):
+            self.joined += 1
+            return flight.join(question.qname, query.limit)
+        flight = self._flights[asked] = Flight(self, asked, question, tell)
+        self._all.add(flight)
+        if asked.qtype == rr.HINFO:
+            self._probes[asked] += 1
+        future = flight.join(question.qname, query.limit)
+        arrival = self._arrived.pop(asked, None)
+        wire = question.folded_wire if self._is_plain(asked) else b""
+        if arrival is not None and arrival.at > time.monotonic() - STALE_S:
+            if wire:
+                self.under_way.setdefault(wire, _CHAIN)
+            flight.arrive(arrival)
+        elif not (wire and self._is_relayed(wire, asked)):
+            flight.begin()
+        return future
+
+    def _needs_its_own(self, asked: Asked, flight: Flight) -> bool:
+        """Tell whether a query must not join an equal flight: each probe of `loop` must be sent."""
+        if asked.qtype == rr.HINFO and self._probes[asked] < MAX_PROBES:
+            return True
+        return len(flight.waiters) >= MAX_WAITERS
 
     @property
     def relayed(self) -> int:
         """The number of queries under way in the relay."""
         return sum(lane.busy for lane in self.lanes)
 
-    def _is_relayed(self, question: Question, key: _Key) -> bool:
-        """Tell whether the relay has an equal query under way; if so, request its reply."""
-        *_, flags, edns, proto = key
-        if proto != "udp" or not self.lanes:
-            return False
-        asked = question.folded_wire
-        sent = flags.to_bytes(2, "big") + (message.write_opt(edns) if edns else b"")
-        for lane in self.lanes:
-            if lane.under_way.get(asked) == sent:
-                lane.under_way[asked] = True
-                return True
-        return False
+    def _is_relayed(self, wire: bytes, asked: Asked) -> bool:
+        """Tell whether the relay has an equal query under way; if so, request its reply.
 
-    def arrive(self, query: Query, question: Question, flags: int, arrival: Arrival) -> None:
+        If not, note the flight, so that the relay sends no equal query.
+        """
+        if self.under_way.setdefault(wire, _CHAIN) != asked.flags.to_bytes(2, "big"):
+            return False
+        self.under_way[wire] = True
+        return True
+
+    def _is_plain(self, asked: Asked) -> bool:
+        """Tell whether the relay might send the same."""
+        is_alike = asked.proto == "udp" and not asked.flags & message.CD
+        is_alike = is_alike and asked.qtype in (rr.A, rr.AAAA) and asked.edns == self.edns
+        return is_alike and bool(self.lanes)
+
+    def asked(self, query: Query, question: Question) -> Asked:
+        """Return what the relay sends of a query."""
+        return Asked.of(query, question, "udp", self.octets, self._options)
+
+    def arrive(self, asked: Asked, arrival: Arrival) -> None:
         """Take the result of a relayed query that is handed over to the chain.
 
         Queries that joined it get the result at once; the query itself comes through the chain.
         """
-        flags &= HEADER_FLAGS
-        key = (question.folded, question.qtype, question.qclass, flags, query.edns, "udp")
         if len(self._arrived) >= MAX_ARRIVED:  # they are taken in the same turn of the loop
             self._arrived.clear()
-        flight = self._flights.get(key)
+        flight = self._flights.get(asked)
         if flight is not None and not flight.has_begun:
             flight.arrive(arrival)
-        if self._flights.get(key) is None:  # else the query joins that flight
-            self._arrived[key] = arrival
+        if self._flights.get(asked) is None:  # else the query joins that flight
+            self._arrived[asked] = arrival
 
     def turns(self, upstreams: Sequence[Upstream]) -> Round:
         """Return the round of a new query."""
@@ -173,8 +196,14 @@ class Pool:
     def landed(self, flight: Flight) -> None:
         """Forget a flight: the next equal query starts a new one."""
         self._all.discard(flight)
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
+        asked = flight.asked
+        if self._flights.get(asked) is flight:
+            del self._flights[asked]
+        if asked.qtype == rr.HINFO:
+            self._probes -= Counter([asked])  # which drops what comes to nothing
+        wire = flight.question.folded_wire if self._is_plain(asked) else b""
+        if wire and self.under_way.get(wire) == _CHAIN:
+            del self.under_way[wire]
 
     def close(self) -> None:
         """End every flight."""
@@ -186,16 +215,19 @@ class Flight:
     """One question on its way to the servers."""
 
     __slots__ = (
-        "_attempts", "_deadline", "_error", "_exchange", "_hedge", "_is_over", "_lame", "_last",
-        "_loop", "_out", "_pool", "_question", "_tell", "_turns", "_upstreams", "key", "waiters",
+        "_attempts", "_cut", "_deadline", "_error", "_exchange", "_hedge", "_is_over", "_lame",
+        "_last", "_loop", "_most", "_out", "_pool", "_tell", "_turns", "_upstreams", "asked",
+        "question", "waiters",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, key: _Key, question: Question, tell: Tell | None = None) -> None:
-        self.key = key
+    def __init__(
+        self, pool: Pool, asked: Asked, question: Question, tell: Tell | None = None
+    ) -> None:
+        self.asked = asked
         self._tell = tell
+        self.question = question
         self.waiters: list[tuple[asyncio.Future[Response], bytes]] = []
         self._pool = pool
-        self._question = question
         self._loop = pool.loop
         self._deadline = time.monotonic() + DEADLINE_S
         self._upstreams = pool.upstreams  # later queries see a new list of servers
@@ -207,14 +239,20 @@ class Flight:
         self._exchange: Exchange | None = None
         self._error = "no healthy proxies" if self._upstreams else "no upstream server is known"
         self._last: Response | None = None
+        self._most = 0  # octets that a waiter accepts, at most
+        self._cut: Response | None = None  # truncated; the whole reply is requested
         self._lame: list[Upstream] = []  # their failure led to another server
         self._out = 0  # exchanges under way
         self._hedge: asyncio.TimerHandle | None = None
         self._is_over = False
 
-    def join(self, qname: bytes) -> asyncio.Future[Response]:
-        """Return the future of one more client, which spells the name as ``qname``."""
+    def join(self, qname: bytes, limit: int) -> asyncio.Future[Response]:
+        """Return the future of one more client, which spells the name as ``qname``.
+
+        ``limit`` is the number of octets that it accepts.
+        """
         future: asyncio.Future[Response] = self._loop.create_future()
+        self._most = max(self._most, limit)
         self.waiters.append((future, qname))
         return future
 
@@ -248,7 +286,7 @@ class Flight:
             return
         upstream = self._upstreams[taken]
         is_first = self._exchange is None
-        self._send(upstream, self.key[5], left_s)
+        self._send(upstream, self.asked.proto, left_s)
         if self._pool.rules.policy == FASTEST:
             if is_first and self._pool.random.random() < EXPLORE:
                 self._explore(upstream, left_s)
@@ -256,15 +294,13 @@ class Flight:
 
     def abandon(self, why: str) -> None:
         """End without a reply."""
-        self._error, self._last = why, None
+        self._error, self._last, self._cut = why, None, None
         self._give_up()
 
-    def _send(self, upstream: Upstream, proto: str, left_s: float) -> None:
-        exchange = self._exchange
-        if exchange is None:
-            exchange = self._exchange = upstream.begin(self._question, self.key[3], self.key[4])
-        else:
-            exchange = self._exchange = upstream.repeat(exchange)
+    def _send(self, upstream: Upstream, proto: str, left_s: float, *, has_opt: bool = True) -> None:
+        asked = self.asked
+        edns = asked.edns if has_opt and upstream.knows_edns else None
+        exchange = self._exchange = upstream.begin(self.question, asked.flags, edns)
         began, local, tell = time.monotonic(), list[tuple[str, int]](), self._tell
 
         def done(found: Reply | UpstreamError) -> None:
@@ -272,11 +308,24 @@ class Flight:
             if tell is not None:
                 ours = local[-1] if local else None
                 tell(Attempt(upstream, proto, ours, exchange.packet, found, began, seconds))
+            if isinstance(found, Reply) and self._repeats(upstream, proto, exchange, found):
+                return
+            if isinstance(found, Reply) and not has_opt and found.rcode not in REFUSALS:
+                upstream.refuses_edns()
             self._done(upstream, proto, found, seconds)
 
         self._out += 1
         hear = None if tell is None else local.append
         upstream.send(exchange, proto, done, timeout_s=left_s, hear=hear)
+
+    def _repeats(self, upstream: Upstream, proto: str, exchange: Exchange, reply: Reply) -> bool:
+        """Tell whether a server that does not know OPT records is asked again, without one."""
+        left_s = self._deadline - time.monotonic()
+        if self._is_over or left_s <= 0 or not exchange.is_refused_by(reply):
+            return False
+        self._out -= 1
+        self._send(upstream, proto, left_s, has_opt=False)
+        return True
 
     def _done(
         self, upstream: Upstream, proto: str, found: Reply | UpstreamError, seconds: float
@@ -285,6 +334,8 @@ class Flight:
         self._out -= 1
         if isinstance(found, Reply):
             self._replied(upstream, proto, found, seconds)
+        elif self._cut is not None and not self._out:
+            self._give_up()
         elif isinstance(found, Mismatch):
             self._last = Response(rr.FORMERR, flags=0, lifetime_s=0)
             if not self._out:
@@ -329,10 +380,13 @@ class Flight:
             return
         rules = self._pool.rules
         left_s = self._deadline - time.monotonic()
-        if reply.flags & message.TC and proto == "udp" and rules.prefer_udp and left_s > 0:
-            self._send(upstream, "tcp", left_s)
-            return
         response = response_of(reply)._replace(source=upstream.text)
+        if reply.flags & message.TC and proto == "udp" and left_s > 0:
+            if not rules.prefer_udp and self._most > self._pool.octets:
+                self._cut = response
+            if rules.prefer_udp or self._cut is not None:
+                self._send(upstream, "tcp", left_s)
+                return
         if reply.rcode not in rules.failover:
             if rules.policy != FASTEST or reply.rcode not in _ELSEWHERE:
                 for lame in self._lame:
@@ -351,7 +405,7 @@ class Flight:
         most = self._pool.rules.max_fails
         others = [u for u in self._upstreams if u is not asked and (not most or u.fails <= most)]
         if others:
-            self._send(self._pool.random.choice(others), self.key[5], left_s)
+            self._send(self._pool.random.choice(others), self.asked.proto, left_s)
 
     def _plan_hedge(self, upstream: Upstream) -> None:
         """Schedule a query to the next server if this one takes much longer than usual."""
@@ -372,7 +426,7 @@ class Flight:
     def _give_up(self) -> None:
         """End with the last reply or the last error."""
         failed = failure(rr.SERVFAIL, self._error)._replace(unanswered=True)
-        self._land(self._last or failed)
+        self._land(self._last or self._cut or failed)
 
     def _land(self, response: Response) -> None:
         """Give the reply to all waiting clients."""
@@ -384,7 +438,7 @@ class Flight:
         if self._turns is not None:
             self._pool.broken += self._turns.broken
         self._pool.landed(self)
-        asked = self._question.qname
+        asked = self.question.qname
         for future, qname in self.waiters:
             if not future.done():
                 future.set_result(response if qname == asked else _spelled(response, asked, qname))

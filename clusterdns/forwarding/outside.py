@@ -1,8 +1,8 @@
 """What `forward`, the relay and `loop` of one server block share.
 
-`forward` enters its servers, the relay its queries under way, and `loop` whether it has found a
-forwarding loop. None of them knows the others, and the order in which they are made does not
-matter.
+`forward` enters its servers, the relay its queries under way, `loop` whether it has found a
+forwarding loop, `bufsize` and `rewrite` what queries upstream contain. None of them knows the
+others, and the order in which they are made does not matter.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -14,11 +14,15 @@ from collections.abc import Callable, Container
 
 from clusterdns.wire.message import Question
 
+OWN_OCTETS = 1232  # what our queries allow a datagram: no fragments (DNS flag day 2020)
+
 
 class Outside:
     """The servers that a block forwards to, the queries under way to them, and their loop."""
 
     def __init__(self) -> None:
+        self.octets = OWN_OCTETS  # payload size in the OPT of our queries; `bufsize` lowers it
+        self.options: set[int] = set()  # codes of the options that `rewrite edns0` sends upstream
         self.upstreams: set[str] = set()  # addresses of `forward`'s servers
         self.is_looping = False  # `loop` found that forwarded queries return
         self.is_suspect = False  # it found so, and the loop may still be there

@@ -39,6 +39,7 @@ from clusterdns.wire.reading import Reply
 if TYPE_CHECKING:
     from clusterdns.forwarding.web import WebConnections
 
+NO_EDNS_S = 300.0  # a server that refuses OPT records gets none for so long
 MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others are queued
 
 
@@ -87,6 +88,7 @@ class Upstream:
         self._expected: deque[Ask] = deque()  # ends after `read_timeout`, the oldest first
         self._timer: asyncio.TimerHandle | None = None
         self._is_retired = False
+        self._edns_again_at = 0.0
 
     def _made_connections(
         self, tls: TlsSettings | None, web_method: str
@@ -126,9 +128,14 @@ class Upstream:
         """Return a new exchange with a random ID."""
         return Exchange.begin(self._idents.take(), question, flags, edns)
 
-    def repeat(self, exchange: Exchange) -> Exchange:
-        """Return the same query under a new random ID."""
-        return exchange.again(self._idents.take())
+    @property
+    def knows_edns(self) -> bool:
+        """Whether the server has not shown lately that it knows no OPT record."""
+        return time.monotonic() >= self._edns_again_at
+
+    def refuses_edns(self) -> None:
+        """Note that the server replies to what it refuses with an OPT record."""
+        self._edns_again_at = time.monotonic() + NO_EDNS_S
 
     def send(
         self, exchange: Exchange, proto: str, done: Done,

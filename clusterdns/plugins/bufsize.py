@@ -5,10 +5,10 @@ Syntax:
     bufsize [OCTETS]
 
 A query over UDP that allows replies of more than OCTETS in its OPT record is treated as one that
-allows OCTETS: its reply is cut there, the reply's OPT names OCTETS, and so does the query sent on
-to an upstream server. OCTETS is from 512 to 4096, by default 1232, which needs no fragments on any
-IPv6 path (DNS flag day 2020). Queries without EDNS and over TCP have the limits they have anyway;
-the OPT of a reply over TCP names OCTETS, too.
+allows OCTETS: its reply is cut there, and the reply's OPT names OCTETS. OCTETS is from 512 to 4096,
+by default 1232, which needs no fragments on any IPv6 path (DNS flag day 2020). Queries to upstream
+servers name 1232, or OCTETS where that is less. Queries without EDNS and over TCP have the limits
+they have anyway; the OPT of a reply over TCP names OCTETS, too.
 
 Examples:
 
@@ -30,6 +30,7 @@ from clusterdns.chain.plugin import Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
+from clusterdns.forwarding.outside import Outside
 from clusterdns.wire.message import MIN_UDP_OCTETS
 
 DEFAULT_OCTETS = 1232
@@ -46,6 +47,8 @@ class Bufsize(Passing):
         if directive.args:
             self.most_octets = arguments.number(directive, least=MIN_UDP_OCTETS, most=MAX_OCTETS)
         arguments.ignore_block(directive)
+        outside = block.shared(Outside)
+        outside.octets = min(outside.octets, self.most_octets)
 
     def relay(self, route: Route) -> bool:
         """Let pass: lanes have the bound of their server block."""

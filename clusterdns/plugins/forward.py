@@ -61,14 +61,18 @@ Examples:
     }
 
 Differences from CoreDNS: every query over UDP leaves from a port of its own. Equal queries that are
-under way at the same time share one query upstream. A reply to another question is ignored; FORMERR
-is returned only if no right one arrives in time. A client that sends no OPT gets none. After
-`failover` a server's reply counts more than the error of the ones behind it. `health_check 0` is
-taken as 0.5s, and a check does not wait for the end of the one before. A file that names no server
-is no mistake: it may name some later. `max_concurrent` holds for each worker of `multisocket`.
-`policy fastest` is ours. Over HTTPS `read_timeout` counts, `https://192.0.2.1%dns.example` names a
-server as `tls://` does, a status other than 200 is a failure, and no proxy of the environment is
-used.
+under way at the same time share one query upstream, and nothing that a client can vary makes two of
+them: an OPT record is between two hosts (RFC 6891 section 6.1.1), so ours names 1232 octets, has
+the client's DO, and only such options as `rewrite edns0` names; AD is always set, and told to
+clients that set AD or DO (RFC 6840 section 5.8). What 1232 octets have no room for is asked for
+over TCP if the client takes more. A server that refuses the OPT record is asked without one. A
+reply to another question is ignored; FORMERR is returned only if no right one arrives in time. A
+client that sends no OPT gets none. After `failover` a server's reply counts more than the error of
+the ones behind it. `health_check 0` is taken as 0.5s, and a check does not wait for the end of the
+one before. A file that names no server is no mistake: it may name some later. `max_concurrent`
+holds for each worker of `multisocket`. `policy fastest` is ours. Over HTTPS `read_timeout` counts,
+`https://192.0.2.1%dns.example` names a server as `tls://` does, a status other than 200 is a
+failure, and no proxy of the environment is used.
 """
 
 from __future__ import annotations
@@ -185,8 +189,9 @@ class Forward(Plugin):
 
     async def start(self, worker: Worker) -> None:
         """Make the servers' sockets ready in this worker."""
+        outside = self._outside
         self._roster = Roster(self._destinations, self._open)
-        self._pool = Pool(self._settings.rules, self._roster.asked)
+        self._pool = Pool(self._settings.rules, self._roster.asked, outside.octets, outside.options)
         if any(isinstance(entry, ServerFile) for entry in self._settings.entries):
             self._polling = asyncio.create_task(self._poll_files(self._roster, self._pool))
 
@@ -239,6 +244,8 @@ class Forward(Plugin):
             self._under_way -= 1
         if query.metadata is not None and response.source:
             query.metadata.put("forward/upstream", lambda: response.source)
+        if response.flags & message.AD and not (question.do or query.flags & message.AD):
+            response = response._replace(flags=response.flags & ~message.AD)
         return await next(query) if self._is_for_next(response) else response
 
     def _tell(self, query: Query, attempt: Attempt) -> None:

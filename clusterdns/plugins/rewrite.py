@@ -60,6 +60,7 @@ from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive
+from clusterdns.forwarding.outside import Outside
 from clusterdns.rewriting.matching import BadNameError, RuleError
 from clusterdns.rewriting.optionrule import OptionRule, octets_of, options_of
 from clusterdns.rewriting.parse import parse
@@ -86,8 +87,9 @@ class Rewrite(Plugin):
         """Return one plugin with the rules of all occurrences, in their order."""
         plugin = cls(directives[0], block)
         plugin._rules += [_rule(directive) for directive in directives[1:]]
-        codes = (rule.echoes for rule in plugin._rules if isinstance(rule, OptionRule))
-        plugin._echoed = frozenset(code for code in codes if code is not None)
+        options = [rule for rule in plugin._rules if isinstance(rule, OptionRule)]
+        plugin._echoed = frozenset(rule.echoes for rule in options if rule.echoes is not None)
+        block.shared(Outside).options |= {rule.code for rule in options if rule.adds}
         return [plugin]
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:

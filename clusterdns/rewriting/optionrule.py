@@ -16,7 +16,7 @@ from collections.abc import Callable
 from clusterdns.rewriting.matching import RuleError
 from clusterdns.rewriting.replies import Revert, RewrittenRecord, RewrittenReply
 from clusterdns.rewriting.rule import NeedsQueryError, Relayed, RewriteRule, State
-from clusterdns.wire import name
+from clusterdns.wire import message, name
 from clusterdns.wire.message import Edns, Query, Question, is_label
 from clusterdns.wire.name import WireName
 
@@ -48,18 +48,20 @@ class OptionRule(RewriteRule):
             raise RuleError("invalid rule type", args[0])
         if len(rest) != takes[what]:
             raise RuleError(f"EDNS0 {what} {self._action} takes {takes[what]} arguments")
+        self.code = 0
+        self.adds = not is_unset
         self.echoes: int | None = None
         self._is_variable = False
         self._data: Callable[[State], bytes | None] = lambda state: b""
         match what:
             case "local":
-                self.echoes = self._code = _uint16(rest[0])
+                self.echoes = self.code = _uint16(rest[0])
                 if not is_unset:
                     self._read_data(rest[1])
             case "nsid":
-                self._code = _NSID
+                self.code = _NSID
             case "subnet":
-                self._code = _SUBNET
+                self.code = _SUBNET
                 if not is_unset:
                     bits = [_uint16(word) for word in rest]
                     if bits[0] > 32 or bits[1] > 128:
@@ -95,7 +97,7 @@ class OptionRule(RewriteRule):
         options = options_of(edns)
         state.edns = edns
         if self._action == "unset":
-            kept = [each for each in options if each[0] != self._code]
+            kept = [each for each in options if each[0] != self.code]
             state.edns = edns._replace(options=octets_of(kept))
             return True
         if data is None:
@@ -103,24 +105,24 @@ class OptionRule(RewriteRule):
         at = next((i for i, each in enumerate(options) if self._is_mine(each[0])), None)
         old = None if at is None else options[at][1]
         if at is not None and self._action in ("replace", "set"):
-            options[at] = (self._code, data)
+            options[at] = (self.code, data)
         elif self._action == "replace" or (at is not None and self._ends_at_its_own):
             return False
         else:
-            options.append((self._code, data))
+            options.append((self.code, data))
             old = None
         state.edns = edns._replace(options=octets_of(options))
         if self._reverts:
-            state.reverts.append(Option(self._code, old))
+            state.reverts.append(Option(self.code, old))
         return True
 
     def _is_mine(self, code: int) -> bool:
-        return code == self._code and (self.echoes is None or code not in _KNOWN_OPTIONS)
+        return code == self.code and (self.echoes is None or code not in _KNOWN_OPTIONS)
 
     @property
     def _ends_at_its_own(self) -> bool:
         """Whether `append` does nothing where there is one already (CoreDNS: edns0.go)."""
-        return self._code == _SUBNET or self._is_variable
+        return self.code == _SUBNET or self._is_variable
 
     def relay(self, route: Relayed) -> bool:
         """Leave nothing to the relay: options differ from query to query."""
@@ -231,4 +233,4 @@ def options_of(edns: Edns) -> list[tuple[int, bytes]]:
 
 def octets_of(options: list[tuple[int, bytes]]) -> bytes:
     """Return options as octets of an OPT record."""
-    return b"".join(struct.pack("!HH", code, len(data)) + data for code, data in options)
+    return b"".join(message.write_option(code, data) for code, data in options)

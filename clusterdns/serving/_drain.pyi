@@ -20,6 +20,7 @@ class Lane:
     policy: int
     most: int
     most_octets: int
+    own_octets: int
     starts: bytes | None
     left: int
     success_least: int

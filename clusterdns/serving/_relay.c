@@ -5,8 +5,8 @@
  * ordered and compressed as every server does it. Anything else - no reply, TC, another RCODE,
  * other records, one more client with the same question - is handed to Python, which goes on.
  *
- * A query is sent as it came, with another ID, from a socket and so a port of its own (RFC 5452).
- * A reply is passed on as it came, with the client's ID and spelling, the TTL that `cache` says and
+ * Its question is sent on, with an OPT of our own (exchange.Asked), another ID, and from a socket and
+ * so a port of its own (RFC 5452). A reply is passed on as it came, with the client's ID and spelling, the TTL that `cache` says and
  * its addresses shuffled if `loadbalance` is there, and kept as octets until it is asked for again.
  */
 #include "_relay.h"
@@ -30,7 +30,7 @@ enum policy { SEQUENTIAL, ROUND_ROBIN, RANDOM };
 typedef struct {
     PyObject_HEAD
     PyObject *known;     /* tuple of dicts, question -> second it is known until, or (that, ...) */
-    PyObject *under_way; /* dict, question -> flags and OPT as sent; True: Python wants its reply */
+    PyObject *under_way; /* dict, question -> flags as sent; True: Python wants its reply; or a flight */
     PyObject *targets;   /* list of octets, each a struct target */
     PyObject *success, *denial; /* dict for what is kept, or None */
     PyObject *counts;    /* dict, octets of a struct count -> (replies, seconds) */
@@ -42,6 +42,7 @@ typedef struct {
     unsigned turn; /* of round_robin: goes round by itself */
     unsigned success_least, success_most, denial_least, denial_most; /* TTLs */
     int most_octets;  /* of a reply, whatever size an OPT names */
+    int own_octets;   /* of a reply to us, as the OPT of our queries says */
     PyObject *starts; /* octets: names that begin with them are for Python; or None */
     char is_cached, shuffles;
     char refuses; /* what there is no room for; else Python sees it */
@@ -255,12 +256,8 @@ static int connected(const struct target *target)
 static int prepare(struct out *out)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = (unsigned)(out - outs)};
-    size_t tail = out->length - HEADER - (size_t)PyBytes_GET_SIZE(out->question);
-    unsigned char signature[2 + OPT] = {out->packet[2], out->packet[3]};
-    if (out->lane->is_cached)
-        signature[1] |= AD; /* so that the server says whether it has validated */
-    memcpy(signature + 2, out->packet + out->length - tail, tail);
-    PyObject *sent = PyBytes_FromStringAndSize((char *)signature, (Py_ssize_t)(2 + tail));
+    unsigned char flags[] = {out->packet[2], out->packet[3] | AD};
+    PyObject *sent = PyBytes_FromStringAndSize((char *)flags, sizeof flags);
     int failed = !sent || PyDict_SetItem(out->lane->under_way, out->question, sent) ||
                  epoll_ctl(poll_fd, EPOLL_CTL_ADD, out->sock, &event);
     Py_XDECREF(sent);
@@ -272,13 +269,18 @@ static int prepare(struct out *out)
 /* One behind the other: a server that is still awake from the last need not be woken again. */
 void relay_send(void)
 {
+    static const unsigned char bare_opt[OPT] = {0, 0, TYPE_OPT};
     unsigned char packet[MAX_QUERY];
     for (int i = 0; i < unsent_count; i++) {
         struct out *out = unsent[i];
-        memcpy(packet, out->packet, out->length);
+        size_t end = HEADER + (size_t)PyBytes_GET_SIZE(out->question);
+        memcpy(packet, out->packet, end);
         write16(packet, out->ident);
-        packet[3] |= out->lane->is_cached ? AD : 0;
-        if (send(out->sock, packet, out->length, 0) < 0)
+        packet[3] |= AD; /* the server shall say whether it has validated */
+        write16(packet + 10, 1);
+        memcpy(packet + end, bare_opt, OPT);
+        write16(packet + end + 3, (unsigned)out->lane->own_octets);
+        if (send(out->sock, packet, end + OPT, 0) < 0)
             out->error = errno; /* soon handed over */
     }
     unsent_count = 0;
@@ -375,12 +377,20 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
 
 /* ---- back: the reply */
 
+/* Whether a reply without a question says that the server knows no OPT record: Exchange.is_refused_by. */
+static int refuses_opt(size_t length)
+{
+    unsigned rcode = reply[3] & 15;
+    return length == HEADER && reply[2] & 0x80 && (rcode == FORMERR || rcode == NOTIMP) &&
+           !memcmp(reply + 4, "\0\0\0\0\0\0\0\0", 8);
+}
+
 /* Whether octets are a reply to our question; what has our ID and is none is noted. */
 static int is_reply_to(struct out *out, size_t length)
 {
     size_t asked = (size_t)PyBytes_GET_SIZE(out->question);
     if (length >= HEADER && number16(reply) == out->ident) {
-        if (answers_question(reply, length, out->packet, asked))
+        if (answers_question(reply, length, out->packet, asked) || refuses_opt(length))
             return 1;
         out->is_mismatched |= has_question(reply, length);
     }
@@ -457,7 +467,7 @@ static int pass_on(struct out *out, size_t length, double now)
     const Lane *lane = out->lane;
     size_t question = (size_t)PyBytes_GET_SIZE(out->question);
     size_t tail = out->length - HEADER - question;
-    if (!read_plain(&found, reply, length, lane->is_cached) || found.end + tail > out->limit)
+    if (!read_plain(&found, reply, length, lane->is_cached || !tail) || found.end + tail > out->limit)
         return 0;
     write16(reply + 10, 0);
     if (lane->is_cached)
@@ -467,7 +477,7 @@ static int pass_on(struct out *out, size_t length, double now)
         shuffle(&found);
     memcpy(reply, out->packet, 2);
     memcpy(reply + HEADER, out->packet + HEADER, question);
-    if (lane->is_cached && !(out->packet[3] & AD))
+    if (!(out->packet[3] & AD))
         reply[3] &= (unsigned char)~AD;
     write16(reply + 10, tail ? 1 : 0);
     memcpy(reply + found.end, out->packet + out->length - tail, tail);
@@ -585,6 +595,7 @@ static int lane_init(Lane *lane, PyObject *arguments, PyObject *Py_UNUSED(words)
     Py_XSETREF(lane->targets, Py_NewRef(targets));
     Py_XSETREF(lane->counts, Py_NewRef(counts));
     lane->most_octets = 65535;
+    lane->own_octets = LEAST_LIMIT;
     return 0;
 }
 
@@ -604,6 +615,7 @@ static PyMemberDef lane_members[] = {
     FIELD(policy, T_INT, 0),
     FIELD(most, T_INT, 0),
     FIELD(most_octets, T_INT, 0),
+    FIELD(own_octets, T_INT, 0),
     FIELD(starts, T_OBJECT, 0),
     FIELD(left, T_INT, 0),
     FIELD(success_least, T_UINT, 0),

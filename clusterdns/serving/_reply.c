@@ -134,7 +134,7 @@ static size_t denial_end(struct plain *found, size_t at, size_t last)
 }
 
 /* Whether nothing follows the records but an OPT that says nothing to the client. */
-static int ends_well(const struct plain *found, size_t at, size_t last, int is_cached)
+static int ends_well(const struct plain *found, size_t at, size_t last, int hides_opt)
 {
     if (!number16(found->octets + 10))
         return at == last;
@@ -144,11 +144,11 @@ static int ends_well(const struct plain *found, size_t at, size_t last, int is_c
     if (number16(opt + 1) != TYPE_OPT)
         return 0;
     size_t options = number16(opt + 9);
-    int says_nothing = is_cached || (!options && !opt[7] && !opt[8]);
+    int says_nothing = hides_opt || (!options && !opt[7] && !opt[8]);
     return !opt[5] && at + OPT + options == last && says_nothing;
 }
 
-int read_plain(struct plain *found, const unsigned char *octets, size_t length, int is_cached)
+int read_plain(struct plain *found, const unsigned char *octets, size_t length, int hides_opt)
 {
     unsigned rcode = octets[3] & 15;
     unsigned answers = number16(octets + 6), authorities = number16(octets + 8);
@@ -168,5 +168,5 @@ int read_plain(struct plain *found, const unsigned char *octets, size_t length, 
     found->end = at;
     found->is_error = rcode && answers;
     found->is_denial = denies && !found->is_error;
-    return ends_well(found, at, length, is_cached);
+    return ends_well(found, at, length, hides_opt);
 }

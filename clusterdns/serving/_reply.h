@@ -27,8 +27,8 @@ int answers_question(const unsigned char *octets, size_t length, const unsigned 
                      size_t asked);
 
 /* Read a reply to our question; false if it is not plain. Where the cache is in front of the
- * upstream server, what its OPT says does not reach the client. */
-int read_plain(struct plain *found, const unsigned char *octets, size_t length, int is_cached);
+ * upstream server, or the client sent no OPT, `hides_opt`: what its OPT says does not reach the client. */
+int read_plain(struct plain *found, const unsigned char *octets, size_t length, int hides_opt);
 
 #pragma GCC visibility pop
 #endif

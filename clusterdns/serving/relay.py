@@ -24,7 +24,7 @@ from clusterdns.caching.options import DENIAL, SUCCESS
 from clusterdns.chain.route import Forwarded, Route
 from clusterdns.chain.view import Router, View
 from clusterdns.errors import UpstreamError
-from clusterdns.forwarding.exchange import Exchange, Mismatch
+from clusterdns.forwarding.exchange import Asked, Exchange, Mismatch
 from clusterdns.forwarding.flight import Arrival, Pool
 from clusterdns.forwarding.outside import Outside
 from clusterdns.forwarding.upstream import Upstream
@@ -33,7 +33,7 @@ from clusterdns.metrics.tally import Profile, type_label
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.server import Listener
 from clusterdns.serving.udp import Engine
-from clusterdns.wire import message, reading, rr
+from clusterdns.wire import reading, rr
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
@@ -79,7 +79,6 @@ class Relay:
         self._upstreams: list[Upstream] = []  # by number
         self._targets: dict[Upstream, bytes] = {}
         self._fresh: list[Fresh] = []
-        self._under_way: dict[Pool, dict[bytes, bytes | bool]] = {}
         self._left: list[HandedOver] = []  # handed over while the loop waited
         self._expired: deque[HandedOver] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -138,13 +137,13 @@ class Relay:
         assert native.compiled is not None
         assert route.forwarded is not None
         pool, cached = _pool_of(route.forwarded), route.cached
-        under_way = self._under_way.setdefault(pool, {})
+        under_way = pool.under_way
         known = cached.known if cached else ()
         lane: Lane = native.compiled.Lane(len(self._tracks), known, under_way, [], {})
         lane.patience = route.forwarded.patience_s
         lane.policy = _POLICIES[pool.rules.policy]
         lane.shuffles = route.shuffles
-        lane.most_octets = view.most_octets
+        lane.most_octets, lane.own_octets = view.most_octets, pool.octets
         lane.starts = route.starts
         lane.left = route.left
         lane.held = tuple(each for pair in route.held for each in pair)
@@ -178,7 +177,9 @@ class Relay:
         lane.refuses = False  # the chain refuses and logs the first of each tick
         most = pool.rules.max_fails
         healthy = [each for each in pool.upstreams if not most or each.fails <= most]
-        targets = [self._target(each) for each in healthy]
+        # Who knows no EDNS is asked by the chain, and so are those who share a policy with it.
+        speak = all(each.knows_edns for each in healthy)
+        targets = [self._target(each) for each in healthy] if speak else []
         if targets != lane.targets:
             lane.targets[:] = targets
 
@@ -236,13 +237,13 @@ class Relay:
             query, upstream = reading.read_query(packet), self._upstreams[server]
             if isinstance(query, Query) and query.question is not None:
                 track = self._tracks[lane.number]
-                flags = query.flags | (message.AD if lane.is_cached else 0)
-                found = _found(query, query.question, flags, upstream, octets, error)
+                asked = track.pool.asked(query, query.question)
+                found = _found(query.question, asked, upstream, octets, error)
                 upstream.dials["misses", "udp"] += 1
                 if isinstance(found, Reply):
                     upstream.took(found.rcode).observe(seconds)
                 arrival = Arrival(upstream, found, seconds, time.monotonic())
-                track.pool.arrive(query, query.question, flags, arrival)
+                track.pool.arrive(asked, arrival)
 
     # ---- counts
 
@@ -297,19 +298,14 @@ def _view_of(router: Router, zone: WireName) -> View | None:
 
 
 def _found(
-    query: Query,
-    question: Question,
-    flags: int,
-    upstream: Upstream,
-    octets: bytes | None,
-    error: int,
+    question: Question, asked: Asked, upstream: Upstream, octets: bytes | None, error: int
 ) -> Reply | UpstreamError:
     """Return the result of a query: a reply or an error."""
     if octets is not None:
         ident = int.from_bytes(octets[:2], "big")
-        exchange = Exchange.begin(ident, question, flags, query.edns)
+        exchange = Exchange.begin(ident, question, asked.flags, asked.edns)
         reply = exchange.read(octets)
-        if reply is not None and exchange.is_answered_by(reply):
+        if reply is not None and exchange.accepts(reply):
             return reply
     if octets is not None or error < 0:
         return Mismatch(f"udp {upstream.text}: only replies to other questions")

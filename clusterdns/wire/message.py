@@ -166,7 +166,12 @@ def write_opt(edns: Edns, rcode: int = 0) -> bytes:
 def extended_error(info_code: int, text: str = "") -> Edns:
     """Return an OPT with an extended error: code and text (RFC 8914 section 2)."""
     said = struct.pack("!H", info_code) + text.encode()
-    return Edns(0, 0, 0, struct.pack("!HH", EXTENDED_ERROR, len(said)) + said)
+    return Edns(0, 0, 0, write_option(EXTENDED_ERROR, said))
+
+
+def write_option(code: int, data: bytes) -> bytes:
+    """Return an option of an OPT record (RFC 6891 section 6.1.2)."""
+    return struct.pack("!HH", code, len(data)) + data
 
 
 def reply_edns(asked: Edns, own: Edns | None = None) -> Edns:

@@ -31,7 +31,8 @@ class Rules(NamedTuple):
     TTLs that have run for up to this many seconds; never with longer ones; None: it cannot.
     ``is_outside``: an upstream server may have had a part in the answer, so both may have it cached,
     from different moments: AA and CD tell a hit from a miss, TTLs differ either way, and owners are
-    spelled as whoever came first did. ``whole``: our reply over TCP, of which what a truncated one
+    spelled as whoever came first did; and no option of the client's OPT has gone upstream from us, for
+    a server there to repeat. ``whole``: our reply over TCP, of which what a truncated one
     keeps must be a part.
     """
 
@@ -58,6 +59,8 @@ def difference(query: bytes, theirs: bytes | None, ours: bytes | None, rules: Ru
     their_reply, our_reply = parse(theirs), parse(ours)
     if rules.age_s is not None and rules.is_outside:
         theirs, ours = _without_hit(theirs), _without_hit(ours)
+    if rules.is_outside and our_reply.edns >= 0 and not our_reply.options:
+        their_reply.use_edns(their_reply.edns, their_reply.ednsflags, their_reply.payload)
     found = _header(query, theirs, ours, their_reply, our_reply)
     for section in SECTIONS:
         found += _section(section, their_reply, our_reply, rules)
@@ -118,7 +121,7 @@ def _section(
     if not is_ordered and sorted(theirs) == sorted(ours):
         return []
     is_truncated = bool(our_reply.flags & their_reply.flags & dns.flags.TC)
-    if is_truncated and rules.whole is not None and (rules.is_folded or not is_ordered):
+    if is_truncated and rules.whole is not None and (rules.is_outside or not is_ordered):
         return _truncated(name, theirs, ours, rules)
     return [f"{name}: theirs {theirs}, ours {ours}"]
 
@@ -128,7 +131,8 @@ def _truncated(name: str, theirs: list[Record], ours: list[Record], rules: Rules
 
     Both keep some of the whole, and equally many. Not so where records take different room: then
     the shuffle decides their number as well. Nor where a cache may have had a part: a target that
-    is in it comes whole, one that is not comes cut by the upstream server; and CoreDNS compresses
+    is in it comes whole, one that is not comes cut by the upstream server, for CoreDNS as its client
+    says, for us at 1232 octets; and CoreDNS compresses
     no owner that is spelled in another case than the question. (It fills its cache with a query of
     type A when an ExternalName is asked for DS or ANY, whose answer it discards; we do not ask.)
     """
@@ -141,7 +145,7 @@ def _truncated(name: str, theirs: list[Record], ours: list[Record], rules: Rules
         if strangers:
             found.append(f"{name}: {who} not of the whole reply: {list(strangers)}")
     rooms = {(rrset.rdtype, len(item.to_wire() or b"")) for rrset in section for item in rrset}
-    if len(theirs) != len(ours) and len(rooms) == 1 and not rules.is_folded:
+    if len(theirs) != len(ours) and len(rooms) == 1 and not rules.is_outside:
         found.append(f"{name}: {len(theirs)} records of theirs are kept, {len(ours)} of ours")
     ttls = [{record[3] for record in kept} for kept in (theirs, ours)]
     if rules.age_s is None and theirs and ours and ttls[0] != ttls[1]:

@@ -231,6 +231,32 @@ def says(rcode: int) -> Fault:
     return lambda asked: asked.reply(asked.message(flags=QR | RD | RA | rcode, answer=b""))
 
 
+def without_edns(*, has_question: bool) -> Fault:
+    """Return the fault of a server of the last century: FORMERR to an OPT record."""
+
+    def act(asked: Asked) -> None:
+        if not asked.has_edns:
+            good(asked)
+            return
+        head = _HEADER.pack(asked.ident, QR | RD | 1, int(has_question), 0, 0, 0)
+        asked.reply(head + (asked.question if has_question else b""))
+
+    return act
+
+
+def long(addresses: int) -> Fault:
+    """Return the fault of a server with so many addresses, cut to what is allowed over UDP."""
+
+    def act(asked: Asked) -> None:
+        whole = asked.message(extra=[address_record(EVIL)] * (addresses - 1))
+        limit = int.from_bytes(asked.wire[-8:-6]) if asked.has_edns else 512
+        if asked.proto == "udp" and len(whole) > limit:
+            whole = asked.message(flags=QR | RD | RA | TC, answer=b"")
+        asked.reply(whole)
+
+    return act
+
+
 def truncated(asked: Asked) -> None:
     """Say TC and nothing else over UDP."""
     if asked.proto == "udp":

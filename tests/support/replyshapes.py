@@ -274,6 +274,8 @@ def other(asked: Asked) -> Mapping[str, bytes]:
         "OPT with an extended RCODE": say((address,), (), (opt(1232, 1 << 24),)),
         "OPT with a name": say((address,), (), (opt(owner=b"\1x\0"),)),
         "OPT cut short": say((address,), (), (opt(options=bytes(8))[:-1],)),
+        "no EDNS": say(question=b"", questions=0, flags=_GOOD | 1),
+        "no EDNS, NOTIMP": say(question=b"", questions=0, flags=_GOOD | 4),
         "two OPTs": say((address,), (), (opt(), opt())),
         "too long a message": say((address,), (), (opt(options=b"\0\x0c\x10\0" + bytes(4096)),)),
     }  # fmt: skip
@@ -286,6 +288,11 @@ def no_reply(asked: Asked) -> Mapping[str, bytes]:
         "no octet": b"",
         "half a header": say(answer)[:11],
         "header alone": say(answer)[:12],
+        "no question, SERVFAIL": say(question=b"", questions=0, flags=_GOOD | 2),
+        "no question, FORMERR, QR 0": say(question=b"", questions=0, flags=RD | 1),
+        "no question, FORMERR, another ID": say(
+            question=b"", questions=0, flags=_GOOD | 1, ident=asked.ident ^ 1
+        ),
         "another ID": say(answer, ident=asked.ident ^ 1),
         "another name": say(answer, question=b"\4evil\4test\0" + question[-4:]),
         "a longer name": say(answer, question=b"\1x" + question),

@@ -97,13 +97,100 @@ OTHERS = [
     query_of(qclass=3),
     query_of(flags=0),
     query_of(flags=message.RD | message.CD),
-    query_of(flags=message.RD | message.AD),
-    query_of(edns=Edns(1232, 0, 0)),
-    query_of(edns=Edns(1400, 0, 0)),
     query_of(edns=Edns(1232, 0, message.EDNS_DO)),
-    query_of(edns=Edns(1232, 0, 0, b"\0\x0a\0\x08abcdefgh")),
     query_of(transport="tcp"),
 ]
+
+
+HEADERS = [message.AD, message.Z, message.RA, message.TC, message.AA]
+ALIKE = [
+    *(query_of(flags=message.RD | flag) for flag in HEADERS),
+    *(query_of(edns=Edns(size, 0, 0)) for size in (0, 512, 1231, 1400, 65535)),
+    *(query_of(edns=Edns(1232, 0, flag)) for flag in (1, 0x4000)),
+    *(query_of(edns=Edns(1232, 0, 0, struct.pack("!HHQ", 10, 8, i))) for i in range(1000)),
+    query_of(edns=Edns(1232, 0, 0, b"\0\x08\0\x07\0\1\x18\0\xc0\0\2")),  # a client subnet
+]
+
+
+def test_what_a_client_may_choose_besides_the_question_makes_no_query_of_its_own():
+    """A forger has one ID and port to hit, however many sizes, cookies and flags he sends."""
+
+    async def test() -> None:
+        with FaultyUpstream(faulty.late(0.5)) as upstream:
+            async with started(f"forward . {upstream.address}") as plugin:
+                replies = await asyncio.gather(*(ask(plugin, query) for query in ALIKE))
+                assert upstream.total == 1
+                assert {faulty.address_of("www.test.")} == {address_in(r) for r in replies}
+
+    run(test)
+
+
+def test_ad_is_for_who_understands_it():
+    """It is always asked for, so that all share one query (RFC 6840 section 5.7)."""
+    flags = faulty.QR | faulty.RD | faulty.RA | message.AD
+
+    async def test() -> None:
+        with FaultyUpstream(lambda asked: asked.reply(asked.message(flags=flags))) as upstream:
+            async with started(f"forward . {upstream.address}") as plugin:
+                for query, is_told in [
+                    (query_of(), False),
+                    (query_of(flags=message.RD | message.AD), True),
+                    (query_of(edns=Edns(1232, 0, message.EDNS_DO)), True),
+                ]:
+                    response = await ask(plugin, query)
+                    assert is_told == bool(response.flags & message.AD)
+
+    run(test)
+
+
+@pytest.mark.parametrize("proto", ["udp", "tcp"])
+@pytest.mark.parametrize("has_question", [True, False])
+def test_a_server_that_knows_no_edns_is_asked_without(proto, has_question):
+    async def test() -> None:
+        fault = faulty.without_edns(has_question=has_question)
+        with FaultyUpstream(fault, tcp="as udp") as upstream:
+            async with started(f"forward . {upstream.address}") as plugin:
+                for total in (2, 3):  # then it is known
+                    response = await ask(plugin, query_of(transport=proto))
+                    assert faulty.address_of("www.test.") == address_in(response)
+                    assert total == upstream.total
+                upstream.fault = faulty.says(1)
+                assert rr.FORMERR == (await ask(plugin, query_of())).rcode
+
+    run(test)
+
+
+def test_formerr_that_has_another_reason_is_passed_on():
+    async def test() -> None:
+        with FaultyUpstream(faulty.says(1)) as upstream:
+            async with started(f"forward . {upstream.address}") as plugin:
+                assert rr.FORMERR == (await ask(plugin, query_of())).rcode
+                assert upstream.total == 1, "its OPT says that it knows EDNS"
+            upstream.fault = lambda asked: asked.reply(
+                struct.pack("!HHHHHH", asked.ident, 0x8181, 1, 0, 0, 0) + asked.question
+            )
+            async with started(f"forward . {upstream.address}") as plugin:
+                for total in (3, 5):  # whether it knows EDNS is not known
+                    assert rr.FORMERR == (await ask(plugin, query_of())).rcode
+                    assert total == upstream.total
+
+    run(test)
+
+
+@pytest.mark.parametrize("tcp", ["as udp", "refused"])
+@pytest.mark.parametrize("size", [0, 1232, 4096])
+def test_who_takes_more_than_we_ask_for_over_udp_gets_the_whole_of_it(tcp, size):
+    async def test() -> None:
+        with FaultyUpstream(faulty.long(100), tcp=tcp) as upstream:
+            async with started(f"forward . {upstream.address}") as plugin:
+                edns = Edns(size, 0, 0) if size else None
+                response = await ask(plugin, query_of(edns=edns))
+                is_whole = size == 4096 and tcp != "refused"
+                assert (100 if is_whole else 0) == len(response.answer)
+                assert is_whole != bool(response.flags & message.TC)
+                assert is_whole == bool(upstream.over_tcp)
+
+    run(test)
 
 
 def test_what_may_be_answered_differently_is_asked_by_itself():
@@ -120,12 +207,14 @@ def test_what_may_be_answered_differently_is_asked_by_itself():
     run(test)
 
 
-def test_probes_of_a_loop_are_never_joined():
+def test_probes_of_a_loop_are_not_joined_as_long_as_they_may_be_some():
     async def test() -> None:
-        with FaultyUpstream(faulty.late(0.1)) as upstream:
+        with FaultyUpstream(faulty.late(0.2)) as upstream:
             async with started(f"forward . {upstream.address}") as plugin:
-                await asyncio.gather(*(ask(plugin, query_of(qtype=rr.HINFO)) for _ in range(5)))
-                assert upstream.total == 5
+                for total in (5, 5 + flight.MAX_PROBES):
+                    probes = [query_of(qtype=rr.HINFO) for _ in range(5 if total == 5 else 999)]
+                    await asyncio.gather(*(ask(plugin, probe) for probe in probes))
+                    assert upstream.total == total
 
     run(test)
 

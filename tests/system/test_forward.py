@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.rcode
@@ -209,10 +210,38 @@ def test_max_concurrent_is_refused(upstream, tmp_path):
             assert dns.message.from_wire(sock.recv(512)).rcode() == dns.rcode.REFUSED
 
 
-def test_edns_of_the_client_reaches_the_upstream_and_comes_back(upstream, tmp_path):
-    with run(f"forward . {upstream.address}", tmp_path) as server:
-        reply = ask(server, "www.example.com.", use_edns=0, payload=1400, want_dnssec=True)
-        assert (1400, True) == (reply.payload, bool(reply.ednsflags & dns.flags.DO))
+def test_edns_is_between_the_client_and_us_and_between_us_and_the_upstream(tmp_path):
+    """DO goes on, and what `rewrite edns0` names; the upstream's options come back."""
+    seen: list[dns.message.Message] = []
+    said = dns.edns.GenericOption(65001, b"from upstream")
+
+    def answer(query: bytes) -> list[bytes]:
+        seen.append(dns.message.from_wire(query))
+        reply = dns.message.make_response(seen[-1])
+        reply.use_edns(0, payload=4000, options=[said])
+        return [reply.to_wire()]
+
+    options = [dns.edns.GenericOption(code, b"x" * 8) for code in (10, 65001, 65002)]
+    with liar(answer) as upstream:
+        for rewriting, sizes, codes in (
+            ("", 1232, []),
+            ("bufsize 900", 900, []),
+            ("rewrite edns0 local append 65001 y", 1232, [65001]),
+            ("rewrite edns0 local set 65003 y", 1232, [65003]),
+        ):
+            with run(f"{rewriting}\nforward . {upstream}", tmp_path) as server:
+                for edns in ({}, {"use_edns": 0, "payload": 1400, "options": options}):
+                    seen.clear()
+                    want_dnssec = bool(edns)
+                    reply = ask(server, "www.example.com.", want_dnssec=want_dnssec, **edns)
+                    assert (0, sizes) == (seen[0].edns, seen[0].payload)
+                    assert want_dnssec == bool(seen[0].ednsflags & dns.flags.DO)
+                    assert codes == sorted({option.otype for option in seen[0].options})
+                    if edns:
+                        assert want_dnssec == bool(reply.ednsflags & dns.flags.DO)
+                        assert 65001 in [option.otype for option in reply.options]
+                    elif not rewriting.startswith("rewrite"):
+                        assert -1 == reply.edns
 
 
 def test_a_forwarding_loop_fails_outside_names_and_leaves_our_own(tmp_path):
@@ -733,6 +762,9 @@ def test_odd_replies_come_out_as_coredns_passes_them(cache, tmp_path):
                     for label in odd
                 }
             found.append({label: (replies, asked[label]) for label, replies in told.items()})
+    if not cache:  # AD is told to who understands it, also where the upstream tells everybody
+        for _, reply in found[0]["ad"][0][:3]:
+            reply[0] = reply[0].removesuffix(" AD")
     for label, expected in found[0].items():
         assert expected == found[1][label], label
 

@@ -280,6 +280,38 @@ def test_f3_equal_misses_are_one_query(tmp_path):
             assert max(one.took_s for one in told) < 2
 
 
+@pytest.mark.parametrize("cache", ["", "cache 30"])
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_f3_a_forger_cannot_have_many_queries_out_for_one_name(cache, first, tmp_path):
+    """1,000 spellings, EDNS sizes, cookies and flags, in C and in Python: one ID and one port."""
+    with FaultyUpstream(faulty.late(1.0)) as upstream:
+        text = f". {{\n errors\n {cache}\n forward . {upstream.address}\n}}\n"
+        with (
+            peers.clusterdns(text, tmp_path) as server,
+            socket.socket(type=socket.SOCK_DGRAM) as sock,
+        ):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
+            sock.connect(server.address)
+            sock.settimeout(3)
+            for i in range(first, 1000 + first):
+                sock.send(spelled_query(i))
+            replies = {reply[:2]: reply for reply in (sock.recv(4096) for _ in range(1000))}
+            assert upstream.asked("herd.test.") == 1
+            assert 1000 == len(replies)
+            right = faulty.address_of("herd.test.")
+            assert all([right] == faulty.addresses(reply) for reply in replies.values())
+
+
+def spelled_query(i: int) -> bytes:
+    """Return a query for herd.test. in one of many forms."""
+    flags = faulty.RD | (0, 0x20, 0x40, 0x80, 0x200, 0x400)[i % 6]
+    cookie = struct.pack("!HHQ", 10, 8, i) if i % 3 == 2 else b""
+    opt = struct.pack("!BHHIH", 0, 41, 512 + i, 0, len(cookie)) + cookie if i % 3 else b""
+    name = faulty._wire("hErD.test." if i % 2 else "herd.test.")
+    head = struct.pack("!HHHHHH", i, flags, 1, 0, 0, 1 if opt else 0)
+    return head + name + b"\0\1\0\1" + opt
+
+
 # ---- F4, F5: sick servers
 
 

@@ -32,7 +32,9 @@ from replyshapes import Asked
 
 from clusterdns.caching import rules
 from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions, Limits
+from clusterdns.forwarding.exchange import Asked as Sent
 from clusterdns.forwarding.exchange import Exchange
+from clusterdns.forwarding.outside import OWN_OCTETS
 from clusterdns.host.interfaces import sockaddr
 from clusterdns.metrics.histogram import TIME_S
 from clusterdns.wire import message, name, reading, rr
@@ -85,6 +87,7 @@ class World:
         self.lane = module.Lane(NUMBER, known, self.under_way, [target], self.counts)
         lane, limits = self.lane, way.options.limits
         lane.most, lane.patience, lane.stale = 1024, PATIENCE_S, STALE_S
+        lane.own_octets = OWN_OCTETS
         lane.is_cached, lane.shuffles = way.is_cached, way.shuffles
         lane.success_least, lane.success_most = limits[SUCCESS].min_ttl, limits[SUCCESS].max_ttl
         lane.denial_least, lane.denial_most = limits[DENIAL].min_ttl, limits[DENIAL].max_ttl
@@ -191,13 +194,12 @@ def send_on(world: World, packets: Sequence[bytes]) -> list[Out]:
         query = reading.read_query(packet)
         assert isinstance(query, Query)
         assert query.question is not None
-        flags = query.flags | (AD if world.way.is_cached else 0)
+        sent = Sent.of(query, query.question, "udp", OWN_OCTETS, frozenset())
         ident = int.from_bytes(octets[:2], "big")
-        exchange = Exchange.begin(ident, query.question, flags, query.edns)
+        exchange = Exchange.begin(ident, query.question, sent.flags, sent.edns)
         assert octets == exchange.packet
         key = key_of(packet)
-        signature = octets[2:4] + (message.write_opt(query.edns) if query.edns else b"")
-        assert world.under_way[key] == signature
+        assert world.under_way[key] == octets[2:4]
         found.append(Out(packet, query, exchange, key, port))
     assert len({out.port for out in found}) == len(found)
     return found
@@ -226,8 +228,10 @@ def reply_to(out: Out, octets: bytes) -> Reply | None:
     """
     reply = out.exchange.read(octets)
     asked = out.exchange.question.wire
-    if reply is None or not out.exchange.is_answered_by(reply):
+    if reply is None or not out.exchange.accepts(reply):
         return None
+    if not reply.questions:
+        return reply if len(octets) == message.HEADER_OCTETS else None
     literal = octets[message.HEADER_OCTETS :][: len(asked)]
     return reply if literal.lower() == asked.lower() else None
 
@@ -336,7 +340,7 @@ def check_passed(world: World, out: Out, reply: Reply, octets: bytes) -> None:
         response = rules.bounded(response, ttl)
         kind = rules.kept_as(outcome, question, response)
     check_kept(world, out.key, response, kind, ttl)
-    if world.way.is_cached and not query.flags & AD:
+    if not query.flags & AD:
         response = response._replace(flags=response.flags & ~AD)
     expected = reading.read_reply(render_reply(query, response, message.MAX_OCTETS))
     found = reading.read_reply(octets)
