@@ -80,6 +80,10 @@ class Exchange(NamedTuple):
         packet = message.write_query(ident, flags & HEADER_FLAGS, question, edns)
         return cls(ident, question, packet)
 
+    def again(self, ident: int) -> Exchange:
+        """Return the same query under another ID."""
+        return Exchange(ident, self.question, ident.to_bytes(2, "big") + self.packet[2:])
+
     def read(self, packet: bytes) -> Reply | None:
         """Return the reply in a datagram, None if it is not one to this query.
 

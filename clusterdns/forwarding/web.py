@@ -81,7 +81,7 @@ class WebConnections:
             raise UpstreamError(f"{self.proto} {self._text}: no DNS message")
         # The ID has no use here; a caching server may send that of another query.
         reply = out.read_whole(out.packet[:2] + found.body[2:])
-        if reply is None or not out.is_answered_by(reply):
+        if reply is None or not out.accepts(reply):
             raise Mismatch(f"{self.proto} {self._text}: a reply to another question")
         return reply
 
