@@ -1,10 +1,9 @@
 """One query to an upstream server, and the recognition of its reply.
 
-``Asked`` is what of a client's query is sent upstream. An OPT record is between two hosts that talk to
-each other (RFC 6891 section 6.1.1), so ours has our own payload size, DO, and none of the
-client's options; of the header flags RD, CD and AD are sent. So equal questions make equal queries,
-which share one flight. Otherwise a forger who sends 1,000 EDNS sizes or cookies would have 1,000 IDs
-and ports to hit at one time.
+``Asked`` is what is sent upstream of a client's query. OPT records are not forwarded (RFC 6891
+section 6.1.1), so ours has our own payload size, DO, and none of the client's options; of the
+header flags RD, CD and AD are sent. So equal questions make equal queries, which share one flight.
+Otherwise a forger who sends 1,000 EDNS sizes or cookies would have 1,000 IDs and ports to hit.
 
 ``Exchange.read`` decodes received octets; ``is_answered_by`` tells whether they answer our
 question. A reply with our ID and another question is not of an honest server: the caller drops it

@@ -39,8 +39,8 @@ FAILED_S = 1.0  # pace of a failed query, even if it failed at once
 LAME_S = 0.5  # pace of a SERVFAIL or REFUSED where another server answered
 PAUSE_S = 0.05  # between rounds if attempts are unlimited
 FLAP_S = 0.1  # between rounds otherwise, if the last server failed at once: routes may return
-# Of one flight; more start another. At most 8192 queries wait in a worker, so there are at most three
-# flights for a question, and a forger has to send 2^29 replies (RFC 5452 section 7).
+# Of one flight; more start another. At most 8192 queries wait in a worker, so a question has three
+# flights at most, and a forger must send 2^29 replies (RFC 5452 section 7).
 MAX_WAITERS = 4096
 MAX_PROBES = 16  # equal HINFO queries under way: loop.MAX_PASSED
 _CHAIN = b""  # a flight, in `under_way`
