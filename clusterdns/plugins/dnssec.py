@@ -203,8 +203,8 @@ class Dnssec(Plugin):
 
 
 def _capacity(line: Directive) -> int:
-    """Return a number of signatures; CoreDNS takes the first argument, and any number."""
-    text = arguments.some(line)[0]
+    """Return a number of signatures; CoreDNS takes any number."""
+    text = arguments.one(line)
     if not text.removeprefix("-").removeprefix("+").isdecimal() or len(text) > 18:
         raise line.error(f"wants a whole number, got {text!r}")
     return int(text)

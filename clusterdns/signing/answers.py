@@ -14,7 +14,7 @@ from clusterdns.wire import canonical, name, rr
 from clusterdns.wire.facts import Fixed
 from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.outcome import Outcome, has_soa, outcome_of
+from clusterdns.wire.outcome import Outcome, outcome_of
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
@@ -62,7 +62,7 @@ class Signing:
     def _finished(self, **changes: object) -> Response:
         """Return the response with changes, its lifetime, and the fact that its SOA is fixed."""
         response, facts = self._response, self._response.facts
-        if has_soa(response):
+        if any(each.rtype == rr.SOA for section in response.sections for each in section):
             facts = (*facts, *(Fixed(fact) for fact in facts))
         # The proof is about one name, so the answer must not be used for the names below it.
         made = response._replace(

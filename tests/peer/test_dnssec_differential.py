@@ -221,3 +221,44 @@ def test_what_is_counted_is_what_coredns_counts(tmp_path):
             found.append({tuple(w for w in k if w != label): v for k, v in samples.items()})
     assert found[0] == found[1]
     assert ("coredns_dnssec_cache_entries", ("type", "signature")) in found[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "refuses"),
+    [
+        ("dnssec", ""),
+        ("dnssec k.test other.test", ""),
+        ("dnssec {\n key file KEY\n}", ""),
+        ("dnssec {\n key file KEY.key KEY.private\n}", ""),
+        ("dnssec {\n key file KEY\n key file KEY\n cache_capacity 5\n}", ""),
+        ("dnssec {\n cache_capacity -5\n}", ""),
+        ("dnssec {\n cache_capacity 5 x\n}", "both"),
+        ("dnssec {\n cache_capacity x\n}", "both"),
+        ("dnssec {\n cache_capacity\n}", "both"),
+        ("dnssec {\n key\n}", "both"),
+        ("dnssec {\n key file\n}", "both"),
+        ("dnssec {\n key file Kgone\n}", "both"),
+        ("dnssec {\n key files KEY\n}", "both"),
+        ("dnssec other.test {\n key file KEY\n}", "both"),
+        ("dnssec {\n nonsense\n}", "both"),
+        ("dnssec\ndnssec", "both"),
+        ("sign db {\n key file KEY\n directory .\n}", ""),
+        ("sign db k.test {\n directory .\n}\nsign db other.test {\n directory .\n}", ""),
+        ("sign gone {\n key file KEY\n directory .\n}", ""),
+        ("sign db {\n key file KEY\n directory gone\n}", ""),
+        ("sign", "both"),
+        ("sign db {\n key file Kgone\n}", "both"),
+        ("sign db {\n directory\n}", "both"),
+        ("sign db {\n directory . .\n}", "both"),
+        ("sign db {\n nonsense\n}", "both"),
+        ("sign db {\n key directory .\n directory .\n}", "theirs"),
+    ],
+)
+def test_the_same_corefiles_are_taken(tmp_path, lines, refuses):
+    base, _ = signedzones.key_files(tmp_path, "k.test.")
+    beside.files(tmp_path, {"db": "@ 5 SOA a b 1 2 3 4 5\n@ 5 NS ns\n"})
+    ours, theirs = beside.start(f"k.test {{\n{lines.replace('KEY', base)}\nwhoami\n}}\n", tmp_path)
+    assert (refuses == "both", refuses in ("both", "theirs")) == (
+        bool(ours),
+        bool(theirs),
+    ), f"ours: {ours}\ntheirs: {theirs}"

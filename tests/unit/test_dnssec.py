@@ -121,9 +121,13 @@ def test_a_denial_is_repeated_for_no_other_name(served):
     asyncio.run(main())
 
 
-def test_a_new_serial_makes_signed_denials_anew(served):
+@pytest.mark.parametrize(
+    ("qname", "qtype"),
+    [("later.demo.svc.cluster.local.", "A"), ("cluster.local.", "SOA"), ("cluster.local.", "TXT")],
+)
+def test_answers_with_a_signed_soa_are_forgotten_with_its_serial(served, qname, qtype):
     corefile, key = served
-    packet = beside.query("later.demo.svc.cluster.local.", edns=1232, do=True)
+    packet = beside.query(qname, qtype, edns=1232, do=True)
 
     async def main() -> None:
         async with InProcess(corefile, [NAMESPACE]) as server:
@@ -231,7 +235,7 @@ def mistake(text: str) -> str:
         ("dnssec {\n key file\n}", "f:3: key: wants file KEY..."),
         ("dnssec {\n key aws_secretsmanager x\n}", "f:3: key: aws_secretsmanager is not implemented"),
         ("dnssec {\n key file Kgone\n}", "f:3: key: Kgone.key: No such file or directory"),
-        ("dnssec {\n cache_capacity\n}", "f:3: cache_capacity: needs an argument"),
+        ("dnssec {\n cache_capacity\n}", "f:3: cache_capacity: takes one argument"),
         ("dnssec {\n cache_capacity x\n}", "f:3: cache_capacity: wants a whole number, got 'x'"),
         ("dnssec {\n sign\n}", "f:3: sign: unknown property"),
         ("dnssec\ndnssec", "f:3: dnssec: may be given once in a server block"),
