@@ -9,8 +9,9 @@ full, the loop sends the rest.
 A worker holds a ``Subscription``. When its connection breaks, it connects again and is sent all
 objects; an object that was not sent before its kind is complete is removed.
 
-The messages (channel.py) are ``("changes", [Change...])`` and ``("synced", [kind...])``. The
-watcher accepts connections of its own user only.
+The messages (channel.py) are ``("changes", [Change...])``, ``("synced", [kind...])``, and
+``("refused", [kind...])`` for kinds that the API server does not let us list. The watcher accepts
+connections of its own user only.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Feeder:
         self._listener = listener
         self.lock = threading.RLock()
         self.objects: Objects = {} if objects is None else objects
-        self.synced_kinds: list[str] = []
+        self.marks: list[tuple[str, str]] = []  # "synced" or "refused", and a kind
         self._feeds: set[_Feed] = set()
 
     def start(self) -> None:
@@ -101,9 +102,21 @@ class Feeder:
     def synced(self, kind: str) -> None:
         """Note that all objects of a kind have been put once."""
         with self.lock:
-            if kind not in self.synced_kinds:
-                self.synced_kinds.append(kind)
+            if ("synced", kind) not in self.marks:
+                self.marks.append(("synced", kind))
                 self._tell()
+
+    def refused(self, kind: str) -> None:
+        """Note that a kind cannot be listed; one that has been stays what it is."""
+        with self.lock:
+            if not any(kind == other for _, other in self.marks):
+                self.marks.append(("refused", kind))
+                self._tell()
+
+    @property
+    def synced_kinds(self) -> list[str]:
+        """The kinds whose objects have all been put once."""
+        return [kind for word, kind in self.marks if word == "synced"]
 
     def break_off(self) -> None:
         """Close every connection; the workers connect again and are sent all objects."""
@@ -146,7 +159,7 @@ class _Feed:
         self._feeder = feeder
         self._sock = sock
         self._loop = loop
-        self._told = 0  # number of synced kinds it was sent
+        self._told = 0  # number of marks it was sent
         self._octets = memoryview(b"")
         self._is_waiting = False  # for room in the socket; then only the loop writes
 
@@ -200,9 +213,11 @@ class _Feed:
                 changes.append((*at, value))
                 weight += 1 + sum(len(f) for f in value or () if isinstance(f, tuple))
             return channel.frame(("changes", changes))
-        kinds = self._feeder.synced_kinds[self._told :]
-        self._told += len(kinds)
-        return channel.frame(("synced", kinds)) if kinds else b""
+        if self._told == len(self._feeder.marks):
+            return b""
+        word, kind = self._feeder.marks[self._told]
+        self._told += 1
+        return channel.frame((word, [kind]))
 
 
 class Subscription:
@@ -257,10 +272,13 @@ class Subscription:
 
     def _take(self, message: channel.Message) -> None:
         word, items = message
-        if word == "synced":
+        if word in ("synced", "refused"):
             for kind in items:
-                self._complete(kind)
-            if self.store.is_synced and not self.filled.is_set():
+                if word == "synced":
+                    self._complete(kind)
+                else:
+                    self.store.refuse(kind)
+            if self.store.is_ready and not self.filled.is_set():
                 self.filled.set()
                 # Objects of a store are in no reference cycle; freeze spares the collector them.
                 # With 10,000 Services a full collection took 90 ms.

@@ -13,7 +13,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from clusterdns.cluster.objects import Endpoint, ObjectKey, Port, Service, Slice
+from clusterdns.cluster.objects import (
+    IMPORT_SLICES,
+    IMPORTS,
+    NAMESPACES,
+    PODS,
+    SERVICES,
+    SLICES,
+    Endpoint,
+    ObjectKey,
+    Port,
+    Service,
+    Slice,
+)
 from clusterdns.cluster.store import SERVERS, Fact, Store
 from clusterdns.wire import name, rr
 from clusterdns.wire.rr import RR
@@ -123,9 +135,11 @@ class Lookup:
         self, store: Store, options: RecordOptions, *, is_multicluster: bool = False
     ) -> None:
         self.facts: list[Fact] = []
+        self.needs: set[str] = set()  # kinds of objects that were looked for
         self.is_multicluster = is_multicluster
         self._store = store
         self._services = store.imported if is_multicluster else store.services
+        self._kinds = (IMPORTS, IMPORT_SLICES) if is_multicluster else (SERVICES, SLICES)
         self._options = options
 
     def find(self, parsed: Parsed) -> list[Entry] | None:
@@ -163,6 +177,7 @@ class Lookup:
 
     def is_visible(self, namespace: str) -> bool:
         """Tell whether a namespace is exposed and exists."""
+        self.needs.add(NAMESPACES)
         return self._is_exposed(namespace) and namespace in self._store.namespaces
 
     def _is_exposed(self, namespace: str) -> bool:
@@ -178,6 +193,7 @@ class Lookup:
     def _find_service(self, parsed: Parsed) -> list[Entry] | None:
         key = (parsed.namespace, parsed.service)
         self.facts.append(("service", *key))
+        self.needs.add(self._kinds[0])
         service = self._services.by_name.get(key)
         if service is None or self._is_ignored(key, service):
             return None
@@ -200,6 +216,7 @@ class Lookup:
     def _is_ignored(self, key: ObjectKey, service: Service) -> bool:
         if not self._options.ignore_empty_service or service.is_headless:
             return False
+        self.needs.add(self._kinds[1])
         return service.type != "ExternalName" and not self._services.has_endpoints(key)
 
     def _find_in_zone(self, key: ObjectKey, parsed: Parsed) -> list[Entry]:
@@ -210,6 +227,7 @@ class Lookup:
         return list(self._find_endpoints(key, parsed._replace(topology_zone="")))
 
     def _find_endpoints(self, key: ObjectKey, parsed: Parsed) -> Iterator[Entry]:
+        self.needs.add(self._kinds[1])
         for found in self._services.slices_of(key):
             if parsed.endpoint and parsed.cluster != found.cluster.lower():
                 continue
@@ -244,6 +262,7 @@ class Lookup:
         if self._options.pods == INSECURE:
             return [Entry(address, 0, owner)] if rr.address_rdata(address) else None
         self.facts.append(("address", address))
+        self.needs.add(PODS)
         pods = [key for key in self._store.pods_at(address) if key[0] == parsed.namespace]
         return [Entry(address, 0, owner) for _ in pods] or None
 
@@ -253,6 +272,7 @@ class Lookup:
         A Service with this cluster address hides endpoints with it (CoreDNS: reverse.go).
         """
         self.facts.append(("address", address))
+        self.needs |= {SERVICES, SLICES}
         for namespace, service in self._store.services.at(address):
             if self._is_pointed_into(namespace):
                 return [(service, namespace, "svc")]

@@ -10,6 +10,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Hashable, Iterable
 from typing import NamedTuple
 
@@ -125,7 +126,7 @@ class Responder:
             return failure(rr.SERVFAIL, f"plugin/kubernetes: {error}")
         facts: tuple[Hashable, ...] = tuple(lookup.facts)
         if found is None:
-            denial = self._name_error(question.folded, zone, facts)
+            denial = self._name_error(question.folded, zone, lookup, facts)
             if (
                 denial is None
                 or denial.rcode != rr.NXDOMAIN
@@ -135,7 +136,8 @@ class Responder:
             return self._with_cut(denial, question, zone, lookup)
         answer, additional = found
         if not answer:
-            return self._negative(rr.NOERROR, zone, facts)
+            rcode = rr.SERVFAIL if lookup.needs & self._store.refused else rr.NOERROR
+            return self._negative(rcode, zone, facts)
         flags, lifetime_s = AA, float("inf")
         for response in outside:
             flags |= response.flags & TC
@@ -258,13 +260,13 @@ class Responder:
         return servers, glue_records(zone.case, self._ttl, entries)
 
     def _name_error(
-        self, folded: WireName, zone: AskedZone, facts: tuple[Hashable, ...]
+        self, folded: WireName, zone: AskedZone, lookup: Lookup, facts: tuple[Hashable, ...]
     ) -> Response | None:
         if name.is_within_any(folded, self._fallthrough):
             return None
-        if not self._store.is_synced:  # the name may exist but not be listed yet
-            return self._negative(rr.SERVFAIL, zone, facts)._replace(lifetime_s=0)
-        return self._negative(rr.NXDOMAIN, zone, facts)
+        # The name may exist but not be listed yet, or be of a kind that we may not list.
+        is_known = self._store.is_settled and not lookup.needs & self._store.refused
+        return self._negative(rr.NXDOMAIN if is_known else rr.SERVFAIL, zone, facts)
 
     def _with_cut(
         self, denial: Response, question: Question, zone: AskedZone, lookup: Lookup
@@ -283,7 +285,9 @@ class Responder:
 
     def _negative(self, rcode: int, zone: AskedZone, facts: tuple[Hashable, ...]) -> Response:
         facts = (*facts, _serial_fact(zone))
-        return Response(rcode, AA, authority=(self._soa(zone),), facts=facts)
+        lifetime_s = 0.0 if rcode == rr.SERVFAIL else math.inf
+        soa = self._soa(zone)
+        return Response(rcode, AA, authority=(soa,), facts=facts, lifetime_s=lifetime_s)
 
     def soa(self, zone: WireName) -> RR | None:
         """Return the SOA of a zone of ours that is no multicluster zone, else None."""

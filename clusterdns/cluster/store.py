@@ -140,6 +140,7 @@ class Store:
         self.namespaces: set[str] = set()
         self.pods: dict[ObjectKey, Pod] = {}
         self._pods_by_address: dict[str, tuple[ObjectKey, ...]] = {}
+        self.refused: set[str] = set()  # kinds that the API server does not let us list
         self._unsynced = set(kinds)
 
     @property
@@ -150,6 +151,22 @@ class Store:
     def synced(self, kind: str) -> None:
         """Note that a kind has been listed."""
         self._unsynced.discard(kind)
+        self.refused.discard(kind)
+
+    def refuse(self, kind: str) -> None:
+        """Note that a kind cannot be listed; nothing happens to one that has been."""
+        if kind in self._unsynced:
+            self.refused.add(kind)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every kind has been listed once, or is refused."""
+        return self._unsynced <= self.refused
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is settled, and no kind is refused that most names need."""
+        return self.is_settled and self._unsynced.isdisjoint((NAMESPACES, SERVICES, SLICES))
 
     def apply(self, change: Change, seconds: int) -> list[Fact]:
         """Apply one change and return the facts it affects; ``seconds`` is Unix time."""

@@ -62,7 +62,9 @@ Differences from CoreDNS: an external name that is no domain name is answered wi
 address of an endpoint that belongs to no Service with NXDOMAIN, where CoreDNS sends nothing. A
 broken connection to the API server is resumed within 5 s of its return. Where `multicluster` is
 given and the cluster knows no ServiceImports, there are none, and they are looked for again every
-30 s; CoreDNS never becomes ready.
+30 s; CoreDNS never becomes ready. If the API server does not let us list a kind of objects, only
+names that need it are SERVFAIL, such as those of Pods with `pods verified`; without Namespaces,
+Services or EndpointSlices the plugin is not ready. CoreDNS answers all name errors with SERVFAIL.
 """
 
 from __future__ import annotations
@@ -229,8 +231,8 @@ class Kubernetes(Plugin):
 
     @property
     def is_ready(self) -> bool:
-        """Whether every kind of object has been listed."""
-        return self._store.is_synced
+        """Whether all kinds of objects have been listed, but what few names need and is refused."""
+        return self._store.is_ready
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return the cluster's answer; None where an alias leads to what memory does not know."""

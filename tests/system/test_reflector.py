@@ -46,6 +46,7 @@ class World:
         self.objects: dict[ObjectKey, object] = {}
         self.lists = 0
         self.was_missing: set[ObjectKey] = set()
+        self.refusals: set[str] = set()
         self.is_over = False
 
     def changed(self, _kind: str, changes: list[ObjectChange]) -> None:
@@ -62,6 +63,9 @@ class World:
         self.lists += 1
         for key in self.objects.keys() - keys:
             del self.objects[key]
+
+    def refused(self, kind: str) -> None:
+        self.refusals.add(kind)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,9 @@ class Sink(Protocol):
     def listed(self, kind: str, keys: set[ObjectKey]) -> None:
         """End a list: objects that are not in ``keys`` are gone."""
 
+    def refused(self, kind: str) -> None:
+        """Take note that the API server does not let us list a kind."""
+
 
 class Reflector:
     """Keeps the objects of one kind of one source."""
@@ -152,6 +155,8 @@ class Reflector:
         if error.code == 404 and self.kind == IMPORTS and not self.known:
             # The cluster may have no ServiceImports yet: the CRD may be installed later.
             self._sink.listed(self.kind, set())
+        elif error.code in (403, 404, 405) and not self.known:
+            self._sink.refused(self.kind)
         if error.code in (401, 403, 404, 405):
             return max(error.retry_after_s, self._denial.next())
         # While the server does not answer, only the gate decides when to ask again.

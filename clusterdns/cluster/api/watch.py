@@ -28,7 +28,7 @@ from clusterdns.cluster.api.backoff import Gate, Timing
 from clusterdns.cluster.api.client import ApiClient
 from clusterdns.cluster.api.reflector import ObjectChange, Reflector
 from clusterdns.cluster.feed import Feeder, plain
-from clusterdns.cluster.objects import SERVICES, ObjectId, ObjectKey
+from clusterdns.cluster.objects import NAMESPACES, SERVICES, SLICES, ObjectId, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.host import libc
 from clusterdns.metrics.histogram import PROGRAMMING_S, Histogram
@@ -99,6 +99,7 @@ class Watch:
         self._source = source
         self._threads: list[threading.Thread] = []
         self._listed: set[str] = set()  # kinds listed by the server, not by the snapshot
+        self._refused: set[str] = set()  # kinds that it does not let us list
         self._is_changed = False
         self._snapshot_written = 0.0  # Unix time of the snapshot being served, 0 for none
         self._snapshot_failures = 0
@@ -124,7 +125,7 @@ class Watch:
             elif self._is_due(now - saved):
                 saved, self._is_changed = now, False
                 await asyncio.to_thread(self._save_snapshot)
-            if not is_trimmed and self._is_complete:
+            if not is_trimmed and self._is_settled:
                 is_trimmed = True
                 libc.return_free_memory()  # the buffers of the lists
 
@@ -164,9 +165,17 @@ class Watch:
             self.feeder.synced(kind)
             self._is_changed = True
             self._listed.add(kind)
+            self._refused.discard(kind)
             if self._snapshot_written and self._is_complete:
                 self._snapshot_written = 0.0
                 _log.info("plugin/kubernetes: the API server has answered: all objects are fresh")
+
+    def refused(self, kind: str) -> None:
+        """Go on without a kind that we may not list; names that need it are SERVFAIL."""
+        with self.feeder.lock:
+            if kind not in self._listed:
+                self._refused.add(kind)
+                self.feeder.refused(kind)
 
     def samples(self) -> list[Sample]:
         """Return the counts, and how fresh each kind is."""
@@ -209,6 +218,11 @@ class Watch:
         """Whether the server has listed every kind."""
         return len(self._listed) == len(self.reflectors)
 
+    @property
+    def _is_settled(self) -> bool:
+        """Whether the server has listed every kind that it lets us list."""
+        return len(self._listed | self._refused) == len(self.reflectors)
+
     def _is_fresh(self, reflector: Reflector) -> bool:
         return reflector.is_watching and reflector.kind in self._listed
 
@@ -227,9 +241,8 @@ class Watch:
         """Tell whether to write the snapshot now."""
         if not (self._source.snapshot and self._is_changed):
             return False
-        return self._is_complete and since_s >= max(
-            SNAPSHOT_S, self._snapshot_took_s / SNAPSHOT_SHARE
-        )
+        is_whole = self._is_settled and not self._refused & {NAMESPACES, SERVICES, SLICES}
+        return is_whole and since_s >= max(SNAPSHOT_S, self._snapshot_took_s / SNAPSHOT_SHARE)
 
     def _save_snapshot(self) -> None:
         started = time.monotonic()
@@ -237,7 +250,7 @@ class Watch:
             snapshot.write(
                 Path(self._source.snapshot),
                 self._source,
-                self._source.kinds,
+                [kind for kind in self._source.kinds if kind in self._listed],
                 self.objects.entries(),
                 time.time(),
             )
