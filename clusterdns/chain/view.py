@@ -183,7 +183,7 @@ class Router:
 
     def is_whole(self, cut: WireName) -> bool:
         """Tell whether all names below ``cut`` belong to the same block."""
-        return not any(name.is_within(zone, cut) for zone in self.views)
+        return not any(name.is_below(zone, cut) for zone in self.views)
 
     def answer(self, question: Question) -> Response | None:
         """Return the response of the view of ``question`` from memory, or None."""

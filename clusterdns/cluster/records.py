@@ -10,7 +10,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 from clusterdns.cluster.objects import (
@@ -67,6 +67,24 @@ class Entry(NamedTuple):
     host: str
     port: int
     owner: tuple[str, ...]
+
+
+class Missing(NamedTuple):
+    """How many of the labels left of the zone it takes to name what is not there.
+
+    0 if there is no such thing, or names may exist below all the same. ``fact`` is what this
+    depends on, besides the namespaces. ``siblings`` are the labels that are there in its place,
+    alive; None where some have to be looked at one by one.
+    """
+
+    depth: int
+    fact: Fact | None
+    siblings: Set[bytes] | None
+
+
+NOTHING = Missing(0, None, None)
+# Below the apex. Names below `hostmaster` shorten the SOA, so they have a denial of their own.
+_BRANCHES = frozenset((b"svc", b"pod", b"dns", b"hostmaster"))
 
 
 def parse(
@@ -154,26 +172,23 @@ class Lookup:
             return []
         return self._find_service(parsed)
 
-    def missing(self, labels: list[bytes]) -> tuple[int, Fact | None]:
-        """Return how many of the labels, from the last, name something that does not exist.
-
-        ``labels`` are folded and left of the zone. 0 if it exists, or names below it may exist.
-        Also returns the fact that this depends on, besides the namespaces.
-        """
+    def missing(self, labels: list[bytes]) -> Missing:
+        """Return what is not there of a name, whose folded labels left of the zone are given."""
         texts = [label.decode("latin-1") for label in labels[:-4:-1]]
         if not texts or texts[0] == "dns":
-            return 0, None  # `ns.dns` exists
+            return NOTHING  # `ns.dns` exists
         if texts[0] not in ("svc", "pod"):
-            return 1, None
+            return Missing(1, None, _BRANCHES if labels[-1] not in _BRANCHES else None)
         if len(texts) < 2:
-            return 0, None
+            return NOTHING
         if not self.is_visible(texts[1]):
-            return 2, None
+            labels_there = self._store.namespace_labels
+            return Missing(2, None, labels_there if labels[-2] not in labels_there else None)
         if texts[0] == "svc" and len(texts) > 2:
             key = (texts[1], texts[2])
             if key not in self._services.by_name:
-                return 3, ("service", *key)
-        return 0, None
+                return Missing(3, ("service", *key), self._services.labels_of(texts[1]))
+        return NOTHING
 
     def is_visible(self, namespace: str) -> bool:
         """Tell whether a namespace is exposed and exists."""

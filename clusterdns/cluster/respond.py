@@ -30,7 +30,7 @@ from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, TC, Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Response, failure
+from clusterdns.wire.response import Node, Response, failure
 from clusterdns.wire.rr import RR
 
 DNS_VERSION = "1.1.0"  # the schema version (DNS spec 1.1.0 section 2.2)
@@ -271,17 +271,23 @@ class Responder:
     def _with_cut(
         self, denial: Response, question: Question, zone: AskedZone, lookup: Lookup
     ) -> Response:
-        """Return a name error with the topmost name that does not exist, if above the question's.
+        """Return a name error with the node whose children deny it, and the cut below that.
 
-        In a reverse zone that name is not known.
+        Only of a reverse zone neither is known.
         """
         left = _left_of(question, zone)
-        depth, fact = lookup.missing(left)
-        if not 0 < depth < len(left) or is_reverse(zone.folded):
+        depth, fact, siblings = lookup.missing(left)
+        if not depth or is_reverse(zone.folded):
             return denial
         octets = sum(1 + len(label) for label in left[-depth:]) + len(zone.folded)
-        facts = denial.facts if fact is None or fact in denial.facts else (*denial.facts, fact)
-        return denial._replace(denies=question.folded[-octets:], spared=_NS_DNS, facts=facts)
+        cut, node, facts = question.folded[-octets:], None, denial.facts
+        if siblings is not None:
+            node = Node(cut[1 + cut[0] :], siblings, (_serial_fact(zone),))
+        if depth == len(left):
+            return denial._replace(spared=_NS_DNS, node=node)
+        if fact is not None and fact not in facts:
+            facts = (*facts, fact)
+        return denial._replace(denies=cut, spared=_NS_DNS, node=node, facts=facts)
 
     def _negative(self, rcode: int, zone: AskedZone, facts: tuple[Hashable, ...]) -> Response:
         facts = (*facts, _serial_fact(zone))

@@ -12,7 +12,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Set
 from typing import Any
 
 from clusterdns.cluster.objects import (
@@ -47,6 +47,7 @@ class Services:
 
     def __init__(self) -> None:
         self.by_name: dict[ObjectKey, Service] = {}
+        self._labels: dict[str, set[bytes]] = {}  # of the Services of a namespace
         self.slices: dict[ObjectKey, dict[str, Slice]] = {}  # by Service, then by slice name
         self._services_by_slice: dict[ObjectKey, ObjectKey] = {}  # by slice
         self._services_by_address: dict[str, tuple[ObjectKey, ...]] = {}
@@ -57,6 +58,18 @@ class Services:
     def slice_keys(self) -> list[ObjectKey]:
         """The keys of all EndpointSlices."""
         return list(self._services_by_slice)
+
+    def labels_of(self, namespace: str) -> Set[bytes]:
+        """Return the labels of a namespace's Services, alive: it stays true of what comes and goes.
+
+        Ask for those of namespaces that exist only: what was asked for is kept.
+        """
+        return self._labels.setdefault(namespace, set())
+
+    def let_go(self, namespace: str) -> None:
+        """Forget the labels of a namespace that has gone, if it has no Service any more."""
+        if not self._labels.get(namespace, True):
+            del self._labels[namespace]
 
     def at(self, address: str) -> list[ObjectKey]:
         """Return the Services that have ``address`` as a cluster address."""
@@ -90,10 +103,13 @@ class Services:
     def put(self, key: ObjectKey, new: Service | None) -> list[Fact]:
         """Set a Service, or remove it with None; return the facts that changed."""
         old = self.by_name.get(key)
+        labels = self._labels.setdefault(key[0], set())
         if new is None:
             del self.by_name[key]
+            labels.discard(_label(key[1]))
         else:
             self.by_name[key] = new
+            labels.add(_label(key[1]))
         before = set(old.addresses if old else ()) - {"None", ""}
         after = set(new.addresses if new else ()) - {"None", ""}
         _index(self._services_by_address, key, before, after)
@@ -138,6 +154,7 @@ class Store:
         self.services = Services()
         self.imported = Services()
         self.namespaces: set[str] = set()
+        self.namespace_labels: set[bytes] = set()
         self.pods: dict[ObjectKey, Pod] = {}
         self._pods_by_address: dict[str, tuple[ObjectKey, ...]] = {}
         self.refused: set[str] = set()  # kinds that the API server does not let us list
@@ -252,9 +269,24 @@ class Store:
             return []
         if new is None:
             self.namespaces.discard(name)
+            self.namespace_labels.discard(_label(name))
+            self.services.let_go(name)
+            self.imported.let_go(name)
         else:
             self.namespaces.add(name)
+            self.namespace_labels.add(_label(name))
         return [EVERYTHING]
+
+
+def _label(text: str) -> bytes:
+    """Return the label that names have for a text; none has the empty one, for what is no label.
+
+    As in ``records.parse``, a label is read as Latin-1.
+    """
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return b""
 
 
 def _renewal(fact: Fact, old: int, new: int) -> Renewal:

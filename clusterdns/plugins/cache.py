@@ -165,7 +165,7 @@ class Cache(Plugin):
 
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether TTLs are bounded for all names below ``cut``, or for none."""
-        return not any(name.is_within(zone, cut) for zone in self._zones)
+        return not any(name.is_below(zone, cut) for zone in self._zones)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return a kept reply, or wait for one and keep it."""

@@ -245,7 +245,7 @@ class Kubernetes(Plugin):
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether no zone of ours, and none that falls through, begins below ``cut``."""
         return not any(
-            name.is_within(zone, cut)
+            name.is_below(zone, cut)
             for zone in (*self._settings.zones, *self._settings.fallthrough)
         )
 

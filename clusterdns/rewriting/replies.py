@@ -61,6 +61,7 @@ class RewrittenReply:
             lifetime_s=self.lifetime_s,
             denies=b"",
             spared=b"",
+            node=None,
             follows_case=False,  # names that are put back are in lower case
             bare=False,
         )

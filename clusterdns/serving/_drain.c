@@ -29,7 +29,7 @@ static struct mmsghdr queries[BATCH], replies[BATCH];
 
 typedef struct {
     PyObject *lasting, *passing; /* key -> answer */
-    PyObject *denials;           /* cut and key -> answer */
+    PyObject *denials;           /* node or cut, and key -> answer */
     PyObject *hits;              /* counts by slot */
     int least, most;             /* octets that `bufsize` allows */
     int passes_options;
@@ -51,7 +51,7 @@ typedef struct {
 } Query;
 
 /* What an answer consists of, see table.py. */
-enum { UNTIL, SLOT, HEADS, IS_FREE, SPARED, BODY };
+enum { UNTIL, SLOT, HEADS, IS_FREE, SPARED, CHILDREN, BODY };
 
 /* Read AnswerTable.maps with the counts of a channel: an argument's converter. */
 static int read_table(PyObject *maps, void *into)
@@ -185,27 +185,43 @@ static int is_answer(PyObject *found)
 {
     if (!found || !PyTuple_Check(found) || PyTuple_GET_SIZE(found) <= BODY)
         return 0;
-    PyObject *heads = PyTuple_GET_ITEM(found, HEADS);
+    PyObject *heads = PyTuple_GET_ITEM(found, HEADS), *children = PyTuple_GET_ITEM(found, CHILDREN);
     return PyFloat_Check(PyTuple_GET_ITEM(found, UNTIL)) && PyTuple_Check(heads) &&
-           PyTuple_GET_SIZE(heads) >= FORMS && PyBytes_Check(PyTuple_GET_ITEM(found, SPARED));
+           PyTuple_GET_SIZE(heads) >= FORMS && PyBytes_Check(PyTuple_GET_ITEM(found, SPARED)) &&
+           (children == Py_None || PyAnySet_Check(children));
 }
 
-/* The answer of the cut that a question lies below, borrowed: AnswerTable._denial. */
+/* Whether a node has a child, which begins with its length at `label`; true if that cannot be told. */
+static int has_child(PyObject *children, const unsigned char *label)
+{
+    PyObject *octets = PyBytes_FromStringAndSize((const char *)label + 1, label[0]);
+    int found = octets ? PySet_Contains(children, octets) : -1;
+    Py_XDECREF(octets);
+    if (found < 0)
+        PyErr_Clear();
+    return found;
+}
+
+/* The answer of the cut that a question lies below, or of the node that denies it, borrowed:
+ * AnswerTable._denial. */
 static PyObject *denial_of(const Table *table, const Query *query)
 {
     const unsigned char *key = query->key;
-    size_t name = query->asked - 4;
+    size_t name = query->asked - 4, left = 0;
     if (!PyDict_GET_SIZE(table->denials) ||
         (memcmp(key + name, "\0\1\0\1", 4) && memcmp(key + name, "\0\x1c\0\1", 4)))
         return NULL;
-    for (size_t i = 0; i < name - 1; i += 1u + key[i]) {
+    for (size_t i = 0; i < name - 1; left = i, i += 1u + key[i]) {
         PyObject *found = look_up(table->denials, key + i, name + 6 - i);
         if (is_answer(found)) {
             PyObject *spared = PyTuple_GET_ITEM(found, SPARED);
+            PyObject *children = PyTuple_GET_ITEM(found, CHILDREN);
             size_t octets = (size_t)PyBytes_GET_SIZE(spared);
-            int is_spared = octets && octets <= name + 5 &&
-                            !memcmp(key, PyBytes_AS_STRING(spared), octets);
-            return is_spared ? NULL : found;
+            if (octets && octets <= name + 5 && !memcmp(key, PyBytes_AS_STRING(spared), octets))
+                return NULL;
+            if (children != Py_None && (!i || has_child(children, key + left)))
+                return NULL;
+            return found;
         }
         if (!key[i] || key[i] > MAX_LABEL)
             return NULL;

@@ -139,11 +139,11 @@ class Listener:
         question, view = query.question, choice.view
         if question is None or not choice.is_shared:
             return None
-        if response.denies:
-            cut = WireName(response.denies)
-            is_plain = choice.is_plain and view is not None and view.treats_alike(cut)
-            if not (is_plain and self.router.is_whole(cut)):
-                response = response._replace(denies=b"")
+        if response.node is not None and not self._is_alike(choice, response.node.owner):
+            response = response._replace(node=None)
+        is_cut = bool(response.denies) and response.node is None
+        if is_cut and not self._is_alike(choice, response.denies):
+            response = response._replace(denies=b"")
         size = message.HEADER_OCTETS + len(question.wire)  # of the queries that hit
         answer = self.table.remember(
             question,
@@ -156,6 +156,12 @@ class Listener:
             self.table.clear()
             self.tally.restart()
         return answer
+
+    def _is_alike(self, choice: Choice, owner: bytes) -> bool:
+        """Tell whether all names below ``owner`` that are denied get the same answer."""
+        above, view = WireName(owner), choice.view
+        is_plain = choice.is_plain and view is not None and view.treats_alike(above)
+        return is_plain and self.router.is_whole(above)
 
     def _write(
         self,

@@ -8,20 +8,24 @@ answer, and the reply repeats the question as asked. A reply that is too long fo
 miss. Nothing else in a query matters, so an OPT is accepted if its options get no answer: client
 subnet, EXPIRE, COOKIE, TCP keepalive, padding.
 
-An answer is a plain tuple ``(until, slot, heads, is_free, spared, body, ...)``: the monotonic
-second of its end, the slot its hits are counted in, the header behind the ID for each form of plain
-query, whether it holds for any letter case of the question, and the octets behind the question, one
-body for each order of ``loadbalance``. Pointers in a body lead into the question or the body, so
-the ID does not matter. If a plugin observes the hits (`log`), a 17th head is the note for each hit,
-see observed.py. The garbage collector does not track such tuples, so a large table causes no
-pauses. An answer that is not free holds for a question in lower case; other letter cases have keys
-of their own.
+An answer is a plain tuple ``(until, slot, heads, is_free, spared, children, body, ...)``: the
+monotonic second of its end, the slot its hits are counted in, the header behind the ID for each
+form of plain query, whether it holds for any letter case of the question, which names it does not
+deny, and the octets behind the question, one body for each order of ``loadbalance``. Pointers in a
+body lead into the question or the body, so the ID does not matter. If a plugin observes the hits
+(`log`), a 17th head is the note for each hit, see observed.py. The garbage collector does not track
+such tuples, but for those with children, so a large table causes no pauses. An answer that is not
+free holds for a question in lower case; other letter cases have keys of their own.
 
-Below a name that does not exist, no name exists (RFC 8020). A denial is kept under the topmost name
-that does not exist, its cut, and answers for all names below: with a Pod's search path,
-`com.my-namespace.svc.cluster.local` denies `www.example.com` below that namespace, and all other
-names in `com`. Pointers in the body depend on the length of the question, so a cut has an answer
-for each length and type. Names that begin with the octets ``spared`` are not denied.
+Names that exist prove which do not (the idea of RFC 8198). A denial is kept under its node, the
+closest name above that exists, if all labels right below that are known: ``children``, a live set.
+It answers for all names below the node, except those at and below its children. So no name is
+remembered: one denial answers for all random names in a namespace, and for `www.example.com` on a
+Pod's search path. A new Service becomes a child, and the denial stays. If the chain has to look at
+some of the names, the denial is kept under the topmost name that does not exist, its cut, below
+which no name exists (RFC 8020), without ``children``. Pointers in the body depend on the length of
+the question, so a node or cut has a denial for each length and type. Names that begin with the
+octets ``spared`` are not denied.
 
 The serial of an SOA is in every denial, and moves up to once a second. It is replaced inside the
 answers, see ``Renewal``, and they stay.
@@ -39,13 +43,13 @@ from clusterdns.wire import message, name, reading
 from clusterdns.wire.facts import EVERYTHING, Fixed, Renewal
 from clusterdns.wire.message import AD, CD, EDNS_DO, HEADER_OCTETS, QR, RD, Query, Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Note, Response, render
+from clusterdns.wire.response import Node, Note, Response, render
 
-Answer = tuple[Any, ...]  # (until, slot, heads, is_free, spared, body, ...), see above
+Answer = tuple[Any, ...]  # (until, slot, heads, is_free, spared, children, body, ...), see above
 Heads = tuple[Any, ...]  # 16 times octets, and a Note if there is an observer
 # Hits to report to observers: note, query, and the reply if an observer wants it.
 Seen = list[tuple[Note, bytes, bytes | None]]
-# Lasting answers, passing answers, answers below cuts, hit counters, bounds of the payload size,
+# Lasting answers, passing answers, denials, hit counters, bounds of the payload size,
 # whether EDNS options are accepted, the list of observed hits, and whether these have replies.
 Maps = tuple[
     dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer], list[int], int, int, bool,
@@ -53,7 +57,7 @@ Maps = tuple[
 ]  # fmt: skip
 
 MAX_TABLE_OCTETS = 64 * 2**20  # of all bodies in a worker
-_UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _BODY = range(6)
+_UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _CHILDREN, _BODY = range(7)
 
 # The form of a plain query, by its header behind the ID: opcode QUERY, one question, any of RD, AD
 # and CD, no other flag, and at most one additional record. It is RD + 2 AD + 4 OPT + 8 CD. A client
@@ -87,7 +91,7 @@ class AnswerTable:
     """Remembered answers, by folded question, DO and CD.
 
     There are three shelves: lasting answers, which a change of the cluster ends; passing answers,
-    which end by time, and denials of single names; and denials of all names below a cut. None
+    which end by time, and denials of single names; and denials of names below a node or a cut. None
     displaces another, and a shelf that is full, in answers or in octets, is cleared. A passing
     answer is kept when it is asked for a second time, so a flood of names asked for once does not
     displace answers in use; nor does a flood of letter cases, as an answer that is not free is
@@ -199,19 +203,27 @@ class AnswerTable:
         return answer if answer and answer[_IS_FREE] else self._passing.answers.get(key)
 
     def _denial(self, key: bytes) -> Answer | None:
-        """Return the denial of the cut above a question, or None."""
+        """Return the denial of the cut or the node above a question, or None.
+
+        The first one counts: a node with the next label among its children is a miss.
+        """
         if key[-5:-1] not in _ADDRESSES:
             return None
-        denials, i, end = self._denials.answers, 0, len(key) - 6
+        denials, i, left, end = self._denials.answers, 0, 0, len(key) - 6
         below = key + bytes((end + 1,))
         while i < end:
             answer = denials.get(below[i:])
             if answer is not None:
-                spared = answer[_SPARED]
-                return None if spared and key.startswith(spared) else answer
+                spared, children = answer[_SPARED], answer[_CHILDREN]
+                if spared and key.startswith(spared):
+                    return None
+                if children is not None and (not i or key[left + 1 : i] in children):
+                    return None
+                return answer
             length = key[i]
             if not 0 < length < 64:
                 return None
+            left = i
             i += 1 + length
         return None
 
@@ -243,9 +255,10 @@ class AnswerTable:
         is_free = _is_free(qname, response)
         is_common = is_free or qname == question.folded
         key = (question.folded if is_common else qname) + asked + variant
-        if is_common and asked in _ADDRESSES and _is_cut(response.denies, question.folded):
-            shelf, mark = self._denials, response.denies + variant
-            key = response.denies + asked + variant + bytes((len(qname),))
+        facts, base = response.facts, _base(response, question.folded)
+        if base is not None and is_common and asked in _ADDRESSES:
+            shelf, mark, facts = self._denials, base.owner + variant, base.facts
+            key = base.owner + asked + variant + bytes((len(qname),))
         elif is_common and response.is_lasting:
             shelf, mark = self._lasting, b""
         else:
@@ -253,7 +266,9 @@ class AnswerTable:
         if mark and key not in shelf.answers and not self._is_seen(mark):
             return None
         known = shelf.answers.get(key)
-        if known is not None and known[_UNTIL] > now and known[_IS_FREE] >= is_free:
+        children = base.children if base is not None and shelf is self._denials else None
+        is_known = known is not None and known[_UNTIL] > now and known[_CHILDREN] is children
+        if known is not None and is_known and known[_IS_FREE] >= is_free:
             return known  # the query's form or the reply's length made it a miss
         compiled = self._compile(question, response, note)
         if compiled is None:
@@ -262,8 +277,16 @@ class AnswerTable:
         bodies = shelf.shared(key, bodies)
         if sum(map(len, bodies)) > shelf.max_octets:
             return None
-        answer = (now + response.lifetime_s, slot(), heads, is_free, response.spared, *bodies)
-        shelf.put(key, answer, response.facts)
+        answer = (
+            now + response.lifetime_s,
+            slot(),
+            heads,
+            is_free,
+            response.spared,
+            children,
+            *bodies,
+        )
+        shelf.put(key, answer, facts)
         self.remembered += 1
         return answer
 
@@ -390,8 +413,12 @@ def _is_free(qname: bytes, response: Response) -> bool:
     return all(name.is_within(WireName(qname), WireName(owner)) for owner in owners)
 
 
-def _is_cut(cut: bytes, folded: bytes) -> bool:
-    return bool(cut) and folded.endswith(cut)
+def _base(response: Response, folded: bytes) -> Node | None:
+    """Return the node that a denial is filed under, the cut where there is none, or None."""
+    node, cut = response.node, response.denies
+    if node is not None and folded.endswith(node.owner):
+        return node
+    return Node(cut, None, response.facts) if cut and folded.endswith(cut) else None
 
 
 def _head(form: int, flags: int, answers: int, authorities: int, additionals: int) -> bytes:

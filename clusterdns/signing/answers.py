@@ -66,7 +66,7 @@ class Signing:
             facts = (*facts, *(Fixed(fact) for fact in facts))
         # The proof is about one name, so the answer must not be used for the names below it.
         made = response._replace(
-            lifetime_s=self._lifetime_s, facts=facts, orders=(), denies=b"", spared=b""
+            lifetime_s=self._lifetime_s, facts=facts, orders=(), denies=b"", spared=b"", node=None
         )
         return made._replace(**changes)  # type: ignore[arg-type]
 

@@ -171,6 +171,11 @@ def is_within(wire: WireName, zone: WireName) -> bool:
     return i == cut
 
 
+def is_below(wire: WireName, zone: WireName) -> bool:
+    """Tell whether ``wire`` is below ``zone``, and not the same name."""
+    return len(wire) > len(zone) and is_within(wire, zone)
+
+
 def is_within_any(wire: WireName, zones: Iterable[WireName]) -> bool:
     """Tell whether ``wire`` is or lies below one of ``zones``."""
     return any(is_within(wire, zone) for zone in zones)

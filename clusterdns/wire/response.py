@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Set
 from typing import Any, NamedTuple
 
 from clusterdns.wire import message, name, rr
@@ -23,6 +23,19 @@ from clusterdns.wire.rr import RR
 # What observers of a server block have to know of an answer each time it is repeated. There is
 # nothing in it that the garbage collector tracks.
 Note = tuple[Any, ...]
+
+
+class Node(NamedTuple):
+    """A name that exists, folded, with all labels that names have right below it.
+
+    ``children`` is alive: who made it adds what comes and removes what goes, for as long as none of
+    ``facts`` changes. A label too many is no mistake, a missing one is.
+    """
+
+    owner: bytes
+    children: Set[bytes] | None
+    facts: tuple[Hashable, ...]
+
 
 Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
 
@@ -46,9 +59,11 @@ class Response(NamedTuple):
     of one removes it from the table. ``orders`` are the record orders to alternate between, if more
     than one. ``counters`` are (metric, label values), each incremented when the table repeats it.
     The `errors` plugin logs ``error``. ``denies`` is the topmost name, folded, that does not exist:
-    no name at or below it exists (RFC 8020), except names that begin with ``spared``.
-    ``follows_case`` tells that for another letter case of the question only the letter case of the
-    question's name, and of its suffixes, changes. ``source`` is the upstream server that replied.
+    no name at or below it exists (RFC 8020), except names that begin with ``spared``. ``node`` is
+    the closest name above that exists, if all labels right below it are known: except its children,
+    and ``spared``, all names below it get this denial. ``follows_case`` tells that for another
+    letter case of the question only the letter case of the question's name, and of its suffixes,
+    changes. ``source`` is the upstream server that replied.
     ``following`` are the answer sections of the further messages of a reply over TCP.
     ``unanswered`` marks a failure without any upstream reply: `cache` may keep it for a moment,
     since the next query would probably fail too (RFC 9520).
@@ -69,6 +84,7 @@ class Response(NamedTuple):
     error: str = ""
     denies: bytes = b""
     spared: bytes = b""
+    node: Node | None = None
     follows_case: bool = False
     source: str = ""
     following: Iterator[tuple[RR, ...]] | None = None

@@ -16,7 +16,7 @@ from clusterdns.serving.table import MAX_TABLE_OCTETS, AnswerTable
 from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.facts import Renewal
 from clusterdns.wire.message import Question
-from clusterdns.wire.response import Response, fit, render, render_reply
+from clusterdns.wire.response import Node, Response, fit, render, render_reply
 from clusterdns.wire.rr import RR
 
 WEB = name.parse("web.demo.svc.cluster.local.")
@@ -265,7 +265,7 @@ def test_bodies_are_bounded_in_octets():
         for facts in ((FACT,), ()):  # what lasts, and what passes
             subject.remember(asked, Response(answer=many, facts=facts, orders=orders))
             bodies = [
-                b for some in subject.table.maps([])[:3] for a in some.values() for b in a[5:]
+                b for some in subject.table.maps([])[:3] for a in some.values() for b in a[6:]
             ]
             assert sum(map(len, bodies)) == subject.table.octets <= 2**20
     assert subject.table.octets > 2**18
@@ -405,6 +405,67 @@ def test_the_name_server_may_be_below_what_does_not_exist():
     subject.remember(question(below("xx.xxx")), denial())
     assert subject.ask(question(below("ns.xxx"))) is not None
     assert subject.ask(question(below("ns.dns"))) is None
+
+
+DEMO = name.parse("demo.svc.cluster.local.")
+
+
+def node_denial(children: set[bytes], **fields) -> Response:
+    return negative(
+        node=Node(DEMO, children, (FACT,)), spared=b"\2ns\3dns", follows_case=True, **fields
+    )
+
+
+def in_demo(labels: str) -> bytes:
+    return name.parse(f"{labels}.demo.svc.cluster.local.")
+
+
+def test_a_node_denies_what_is_not_below_its_children():
+    subject, children = Subject(), {b"web", b"db"}
+    subject.remember(question(in_demo("nosuch")), node_denial(children))
+    subject.remember(question(in_demo("a.b.nosuch")), node_denial(children))
+    for asked in ("nothig", "NoThig", "xx-xxx", "a.b.xxx.xx", "a.web.b.cd", "1234.56789"):
+        assert subject.ask(question(in_demo(asked))) is not None, asked
+    for asked in ("web", "aaa.db", "WEB", "a.b.c.d.web", "ns.dns", "nosuch2"):
+        assert subject.ask(question(in_demo(asked))) is None, asked
+    assert subject.ask(question(in_demo("nothig"), qtype=rr.MX)) is None
+    assert subject.ask(question(DEMO)) is None
+
+
+def test_a_child_that_comes_is_no_longer_denied_and_one_that_goes_is():
+    subject, children = Subject(), {b"web"}
+    subject.remember(question(in_demo("nosuch")), node_denial(children))
+    coming = question(in_demo("coming"))
+    for _ in range(2):
+        assert subject.ask(coming) is not None
+        children.add(b"coming")
+        assert subject.ask(coming) is None
+        children.discard(b"coming")
+    subject.table.forget([("service", "demo", "coming")])
+    assert subject.ask(coming) is not None, "nothing is forgotten for it"
+    subject.table.forget([FACT])
+    assert subject.ask(coming) is None
+
+
+def test_names_that_never_were_make_nothing_grow():
+    subject, children = Subject(), set[bytes]()
+    for i in range(1000):
+        asked = question(in_demo(f"n{i:04}"))
+        if subject.ask(asked) is None:
+            subject.remember(asked, node_denial(children), times=1)
+    assert 1 == len(subject.table._denials.answers)
+    assert 0 == len(subject.table)
+
+
+def test_a_cut_below_a_node_comes_first():
+    """Where one child has to be looked at, what is denied below it is so all the same."""
+    subject = Subject()
+    subject.remember(question(in_demo("aaa.bbb")), node_denial({b"com"}))
+    subject.remember(question(below("www")), denial())
+    assert subject.ask(question(below("abc"))) is not None
+    assert subject.ask(question(in_demo("abc.org"))) is not None
+    assert subject.ask(question(in_demo("abc.com"))) is not None
+    assert subject.ask(question(CUT)) is None
 
 
 @given(

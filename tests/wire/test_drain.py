@@ -72,13 +72,14 @@ def test_a_batch_is_bounded(sockets):
 @pytest.mark.parametrize(
     "answer",
     [
-        (), (NOW + 1,), (NOW + 1, 0, HEADS, True, b""), None, b"answer",
-        [NOW + 1, 0, HEADS, True, b"", b"b"], ("late", 0, HEADS, True, b"", b"b"),
-        (NOW, 0, HEADS, True, b"", b"b"), (NOW + 1, 0, HEADS[1:], True, b"", b"b"),
-        (NOW + 1, 0, [*HEADS], True, b"", b"b"), (NOW + 1, 0, ("h",) * 16, True, b"", b"b"),
-        (NOW + 1, 0, HEADS, True, b"", 7), (NOW + 1, 0, HEADS, True, 7, b"b"),
-        (NOW + 1, -1, HEADS, True, b"", b"b"), (NOW + 1, 2, HEADS, True, b"", b"b"),
-        (NOW + 1, 2**70, HEADS, True, b"", b"b"), (NOW + 1, "0", HEADS, True, b"", b"b"),
+        (), (NOW + 1,), (NOW + 1, 0, HEADS, True, b"", None), None, b"answer",
+        [NOW + 1, 0, HEADS, True, b"", None, b"b"], ("late", 0, HEADS, True, b"", None, b"b"),
+        (NOW, 0, HEADS, True, b"", None, b"b"), (NOW + 1, 0, HEADS[1:], True, b"", None, b"b"),
+        (NOW + 1, 0, [*HEADS], True, b"", None, b"b"), (NOW + 1, 0, ("h",) * 16, True, b"", None, b"b"),
+        (NOW + 1, 0, HEADS, True, b"", None, 7), (NOW + 1, 0, HEADS, True, 7, None, b"b"),
+        (NOW + 1, 0, HEADS, True, b"", (), b"b"), (NOW + 1, 0, HEADS, True, b"", {b"x": 1}, b"b"),
+        (NOW + 1, -1, HEADS, True, b"", None, b"b"), (NOW + 1, 2, HEADS, True, b"", None, b"b"),
+        (NOW + 1, 2**70, HEADS, True, b"", None, b"b"), (NOW + 1, "0", HEADS, True, b"", None, b"b"),
     ],
 )  # fmt: skip
 def test_what_is_no_answer_is_a_miss(answer):
@@ -150,7 +151,7 @@ def test_a_reply_that_no_datagram_has_room_for_is_left(sockets):
     for size, is_left in ((65_507, False), (65_508, True)):
         body = bytes(size - 12 - len(other) - 11)
         maps = (
-            {**lasting, other + b"\0": (NOW + 1, 0, (bytes(10),) * 16, False, b"", body)},
+            {**lasting, other + b"\0": (NOW + 1, 0, (bytes(10),) * 16, False, b"", None, body)},
             *others,
         )
         sockets.client.send(query)

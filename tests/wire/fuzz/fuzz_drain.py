@@ -31,7 +31,7 @@ from clusterdns.metrics.histogram import TIME_S
 from clusterdns.serving.table import AnswerTable, Seen
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Edns, Question
-from clusterdns.wire.response import Response
+from clusterdns.wire.response import Node, Response
 
 NOW = 1000.0
 OCTETS = 512  # of a datagram that are received
@@ -113,6 +113,14 @@ def filled_table(now: float = NOW, **options: Any) -> AnswerTable:
             )  # fmt: skip
             for _ in range(2):
                 table.remember(asked, response, now, lambda: 4, (0, 7) if follows_case else None)
+    node = Node(cut[4:], {b"web", b"com", b"\xff"}, ("node",))
+    for text in ("x", "aaa", "aa.bb", "a.b.c.d"):
+        asked = question(f"{text}.demo.cluster.local.")
+        response = Response(
+            rr.NXDOMAIN, authority=(soa,), node=node, spared=b"\2ns\3dns", follows_case=True
+        )
+        for _ in range(2):
+            table.remember(asked, response, now, lambda: 4)
     return table
 
 
@@ -127,6 +135,7 @@ OPTIONS = (
     option(8, b"\0\0\0\7"), option(11, b"a"), option(9, b"abc"), option(65001, b"x"),
     SUBNET + option(10, bytes(24)) + option(12), option(12)[:3], option(10) + b"\0",
 )  # fmt: skip
+BESIDE = ("y", "bbb", "WeB", "web", "a.web", "web.a", "aa.bc", "ns.dns", "a.b.c.e", "a.b.c.com")
 BELOW = ("xx.yyy", "ww", "ns.dns", "nsx", "a.b.cc", "www.b", "w")
 
 
@@ -134,6 +143,7 @@ def seeds(table: AnswerTable) -> list[bytes]:
     """Return queries that hit, and others to make neighbors of."""
     found, rng = [*malformed.packets().values(), *killers.seeds()], random.Random(1)
     below = [question(f"{text}.com.demo.cluster.local.").wire for text in BELOW]
+    below += [question(f"{text}.demo.cluster.local.").wire for text in BESIDE]
     wires = [*table.questions(), *below]
     wires += [wire[:-4].swapcase() + wire[-4:] for wire in wires if b"0" not in wire]
     opts = [b"", *(message.write_opt(Edns(s, 0, 0)) for s in (0, 600, 1232, 65535, 77))]
