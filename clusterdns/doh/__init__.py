@@ -1,1 +1,1 @@
-"""DNS messages in HTTP (RFC 8484): what requests and replies say, in HTTP/1.1 and HTTP/2."""
+"""DNS messages in HTTP (RFC 8484): requests and replies in HTTP/1.1 and HTTP/2."""

@@ -1,8 +1,8 @@
-"""How a DNS message is carried by an HTTP request and its reply (RFC 8484 section 4).
+"""DNS messages in HTTP requests and replies (RFC 8484 section 4).
 
-``query_of`` is the only reader of requests: method, path, parameter, length; whether the octets are
-a query is for the gate of all transports (wire/reading.py). ``fresh_s`` says for how long a reply
-may be kept by HTTP caches. (CoreDNS: plugin/pkg/doh, core/dnsserver/server_https.go)
+``query_of`` is the only reader of requests: method, path, parameter, length; the gate of all
+transports (wire/reading.py) reads the query. ``fresh_s`` returns how long HTTP caches may keep a
+reply. (CoreDNS: plugin/pkg/doh, core/dnsserver/server_https.go)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -26,18 +26,18 @@ PATH = "/dns-query"
 MIME_TYPE = "application/dns-message"
 OK, BAD_REQUEST, NOT_FOUND, INTERNAL_ERROR = 200, 400, 404, 500
 AGAIN = -1
-# An HTTP request line or header block may be as long as Apache and nginx take; a query of 6,000
-# octets fits into a URL. What is longer comes by POST.
+# An HTTP request line or header block may be as long as in Apache and nginx; a query of 6,000
+# octets fits into a URL. Longer ones need POST.
 MAX_HEADER_OCTETS = 8192
-# What a client may send without a whole request in it: frames of HTTP/2, or parts of a body. Each
-# request allows some more. A client that reads what it asked for needs a few frames for each reply;
-# floods of PING, SETTINGS, CONTINUATION, RST_STREAM or empty DATA end here (CVE-2019-9512 and
-# others, CVE-2023-44487, CVE-2024-27316).
+# The credit of a client for frames of HTTP/2, or parts of a body, without a whole request. Each
+# request adds some. A client needs a few frames for each reply; floods of PING, SETTINGS,
+# CONTINUATION, RST_STREAM or empty DATA exceed it (CVE-2019-9512 and others, CVE-2023-44487,
+# CVE-2024-27316).
 FIRST_FRAMES, FRAMES_A_REQUEST, MOST_FRAMES = 1024, 64, 4096
-# No reply is kept for longer, and failures for so long (CoreDNS: plugin/pkg/dnsutil/ttl.go).
+# The longest time a reply is kept, and the time of failures (CoreDNS: plugin/pkg/dnsutil/ttl.go).
 MOST_FRESH_S, LEAST_FRESH_S = 3600, 5
 _TEXTS = {BAD_REQUEST: b"invalid request\n", NOT_FOUND: b"\n", INTERNAL_ERROR: b"No response\n"}
-_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")  # of a percent sign that begins none
+_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")  # a percent sign without an escape
 _BASE64 = re.compile(r"[A-Za-z0-9_-]*")
 _LINE_ENDS = str.maketrans("", "", "\r\n")
 _SIGN = 1 << 31  # in serial number arithmetic (RFC 1982)
@@ -47,7 +47,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Request(NamedTuple):
-    """An HTTP request that has come whole; ``body`` is None if it is longer than any message."""
+    """A complete HTTP request; ``body`` is None if it is longer than any message."""
 
     number: int  # of its stream; a connection of HTTP/1.1 has one at a time
     method: bytes
@@ -56,7 +56,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An HTTP reply; ``headers`` have all that the versions of HTTP have in common."""
+    """An HTTP reply; ``headers`` are those common to all versions of HTTP."""
 
     status: int
     headers: Headers
@@ -66,30 +66,30 @@ class Answer(NamedTuple):
 class Session(Protocol):
     """The server's half of an HTTP connection: octets in, requests out; replies in, octets out."""
 
-    requests: deque[Request]  # whole, in the order in which they ended
+    requests: deque[Request]  # complete, in the order of their ends
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more is read."""
 
     def receive(self, octets: bytes) -> None:
-        """Take what has come."""
+        """Add received octets."""
 
     def step(self) -> bool:
         """Do a bounded piece of work; tell whether there was one."""
 
     def reply(self, number: int, answer: Answer) -> None:
-        """Answer a request; one whose client has taken it back is no more."""
+        """Answer a request, unless its client has canceled it."""
 
     def output(self) -> bytes:
         """Return octets to send, each once."""
 
     def finish(self) -> None:
-        """Tell the client that no further request will be taken."""
+        """Tell the client that no further request is accepted."""
 
     @property
     def held(self) -> int:
-        """Octets that wait for the client: parts of requests, and replies it makes no room for."""
+        """Octets held for the client: parts of requests, and unsent replies."""
 
 
 class Delivery(NamedTuple):
@@ -143,7 +143,7 @@ class Asked(NamedTuple):
 
 
 class NoQueryError(Exception):
-    """A request that carries no DNS message; ``status`` is what it gets."""
+    """A request without a DNS message; ``status`` is that of its reply."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -151,26 +151,26 @@ class NoQueryError(Exception):
 
 
 class Credit:
-    """How much a client may still send before a whole request of it has come."""
+    """The number of frames a client may still send before a complete request."""
 
     def __init__(self) -> None:
         self._left = FIRST_FRAMES
 
     def spend(self) -> bool:
-        """Take in one frame, or part of a body; tell whether that was one too many."""
+        """Count one frame or part of a body; tell whether it was one too many."""
         self._left -= 1
         return self._left < 0
 
     def earn(self) -> None:
-        """Take in that a request is whole."""
+        """Count a complete request."""
         self._left = min(self._left + FRAMES_A_REQUEST, MOST_FRAMES)
 
 
 def query_of(request: Request) -> bytes:
-    """Return the DNS message that a request carries, whatever its content type says, as CoreDNS.
+    """Return the DNS message of a request; its content type is ignored, as in CoreDNS.
 
     Raises:
-        NoQueryError: it carries none.
+        NoQueryError: it has none.
     """
     path, query = _split(request.target)
     if path != PATH:
@@ -189,9 +189,9 @@ def query_of(request: Request) -> bytes:
 
 
 def decoded(text: str) -> bytes | None:
-    """Return the octets of base64url text without padding (RFC 8484 section 6), None if it is none.
+    """Return the octets of base64url text without padding (RFC 8484 section 6), None if invalid.
 
-    Line ends are passed over, and bits at the end that are of no octet, as Go's decoder does.
+    Line ends and spare bits at the end are ignored, as in Go.
     """
     text = text.translate(_LINE_ENDS)
     if not _BASE64.fullmatch(text) or len(text) % 4 == 1:
@@ -216,7 +216,7 @@ def request_for(packet: bytes, method: str, authority: str) -> Asked:
 
 
 def answer_with(reply: bytes, now: float) -> Answer:
-    """Return the HTTP reply that carries a DNS message; ``now`` is seconds since 1970."""
+    """Return the HTTP reply with a DNS message; ``now`` is Unix time."""
     headers = [
         (b"content-type", MIME_TYPE.encode()),
         (b"cache-control", b"max-age=%d" % fresh_s(reply, now)),
@@ -227,7 +227,7 @@ def answer_with(reply: bytes, now: float) -> Answer:
 
 
 def refusal(status: int, now: float, method: bytes = b"GET") -> Answer:
-    """Return the HTTP reply to a request that got no DNS message."""
+    """Return the HTTP reply to a request without a DNS message."""
     text = _TEXTS[status]
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
@@ -244,15 +244,15 @@ def _date(now: int) -> bytes:
 
 
 def fresh_s(reply: bytes, now: float) -> int:
-    """Return for how many seconds a reply of ours holds: the least TTL (RFC 8484 section 5.1).
+    """Return the seconds a reply of ours is fresh: the least TTL (RFC 8484 section 5.1).
 
-    What is neither an answer nor a denial, or whose signatures do not hold ``now`` for a client
-    that knows them (DO), is fresh for a few seconds. (CoreDNS: plugin/pkg/response/typify.go)
+    A reply that is neither an answer nor a denial, or with signatures not valid ``now`` for a
+    client with DO, is fresh for a few seconds. (CoreDNS: plugin/pkg/response/typify.go)
     """
     try:
         return _fresh_s(reply, now)
     except (FormError, struct.error, IndexError):
-        return LEAST_FRESH_S  # a reply that we cannot read is passed on as it came
+        return LEAST_FRESH_S  # an unreadable reply is passed on unchanged
 
 
 def _fresh_s(reply: bytes, now: float) -> int:
@@ -278,7 +278,7 @@ def _fresh_s(reply: bytes, now: float) -> int:
 
 
 def _is_decided(rcode: int, answers: int, in_authority: set[int]) -> bool:
-    """Tell whether a reply is an answer or a denial: no failure, and no referral."""
+    """Tell whether a reply is an answer or a denial, not a failure or a referral."""
     if rcode == rr.NXDOMAIN:
         return not answers
     is_referral = not answers and rr.NS in in_authority and rr.SOA not in in_authority
@@ -286,7 +286,7 @@ def _is_decided(rcode: int, answers: int, in_authority: set[int]) -> bool:
 
 
 def _skip_question(reply: bytes) -> tuple[int, int]:
-    """Return where the records begin, and the type that was asked for."""
+    """Return the offset of the records, and the type of the question."""
     if not int.from_bytes(reply[4:6], "big"):
         return message.HEADER_OCTETS, 0
     end = _skip_name(reply, message.HEADER_OCTETS)
@@ -314,7 +314,7 @@ def _skip_name(reply: bytes, offset: int) -> int:
 
 
 def _holds(rdata: bytes, now: float) -> bool:
-    """Tell whether a signature's time has come and is not over (RFC 4034 section 3.1.5)."""
+    """Tell whether a signature is within its validity period (RFC 4034 section 3.1.5)."""
     expiration, inception = struct.unpack_from("!II", rdata, 8)
     since, left = int(now) - inception, expiration - int(now)
     return not (since & _SIGN or left & _SIGN)
@@ -323,7 +323,7 @@ def _holds(rdata: bytes, now: float) -> bool:
 def _split(target: bytes) -> tuple[str, str]:
     """Return the path of a request target, decoded, and its query; no path is "" (RFC 9112 3.2)."""
     text = target.decode("latin-1")
-    if not text.startswith("/"):  # the absolute form, which proxies send
+    if not text.startswith("/"):  # the absolute form, sent to proxies
         scheme, mark, rest = text.partition("://")
         authority, slash, path = rest.partition("/")
         text = slash + path if mark and scheme.lower() in ("http", "https") and authority else ""
@@ -332,7 +332,7 @@ def _split(target: bytes) -> tuple[str, str]:
 
 
 def _parameters(query: str) -> Iterator[tuple[str, str]]:
-    """Yield names and values; what Go's net/url takes for no pair is passed over."""
+    """Yield names and values; pairs that Go's net/url rejects are skipped."""
     for pair in query.split("&"):
         if pair and ";" not in pair and not _ESCAPE.search(pair):
             name, _, value = pair.partition("=")

@@ -1,9 +1,8 @@
 """HTTP/1.1 (RFC 9112), by the package h11: the server's half of a connection, and the client's.
 
-One request is answered after the other; what comes meanwhile waits. A step takes one event of h11:
-a request's head, a part of its body, its end. Parts of a body run on credit, as the frames of
-HTTP/2 do, and a request that is not well-formed is answered with what h11 makes of it, and is the
-last.
+Requests are answered one after the other; later ones wait. A step takes one event of h11: the head
+of a request, a part of its body, its end. Parts of a body use credit, as the frames of HTTP/2 do. A
+malformed request is answered with h11's status, and is the last one.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -37,7 +36,7 @@ class Server:
 
     @property
     def held(self) -> int:
-        """Octets that have come of requests that are not answered."""
+        """Octets received of requests not answered yet."""
         return len(self._h11.trailing_data[0]) + len(self._body or b"")
 
     def receive(self, octets: bytes) -> None:
@@ -68,12 +67,12 @@ class Server:
                 self._take(data)
             case h11.EndOfMessage() if self._head is not None:
                 self._end(self._head)
-            case _:  # the client has closed, or wants to speak something else
+            case _:  # the client has closed, or wants to switch protocols
                 self.is_over = True
         return True
 
     def reply(self, number: int, answer: Answer) -> None:
-        """Answer the request that has come."""
+        """Answer the present request."""
         if not self._is_asked or self.is_over:
             return
         self._is_asked = False
@@ -90,7 +89,7 @@ class Server:
         return octets
 
     def finish(self) -> None:
-        """Have the next reply say that it is the last."""
+        """Mark the next reply as the last one."""
         self._is_last = True
 
     def _take(self, data: bytes) -> None:
@@ -114,7 +113,7 @@ class Server:
         self._send(h11.EndOfMessage())
 
     def _refuse(self, status: int) -> None:
-        """Answer what is not HTTP, or too much of it, and read no more."""
+        """Answer invalid or too long HTTP with ``status``, and read no more."""
         self.is_over = self._is_last = True
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             text = f"{status} {HTTPStatus(status).phrase}".encode()

@@ -1,9 +1,8 @@
 """HTTP/2 (RFC 9113), by the package h2: the server's half of a connection, and the client's.
 
-Octets are handed to h2 one frame at a time, so a step is a bounded piece of work, and what a frame
-may cost is looked at before: header blocks are bounded as they come, not when they are whole, and
-frames that belong to no request run on credit (carrier.Credit). A reply for which the client makes
-no room stays here, and counts in ``held``; so does the part of a request that has come.
+h2 gets one frame at a time, so a step is a bounded piece of work, and each frame is checked before:
+header blocks are bounded as they arrive, not when complete, and frames outside requests use credit
+(carrier.Credit). Replies that wait for flow control, and partial requests, count in ``held``.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -43,23 +42,23 @@ from clusterdns.doh.carrier import (
 from clusterdns.wire.message import MAX_OCTETS
 
 MOST_ASKED = 100  # requests of ours under way on one connection (RFC 9113 section 6.5.2)
-STREAM_OCTETS = 2048  # what h2 and we keep of a stream, about
+STREAM_OCTETS = 2048  # approximate memory of a stream
 _MAX_LIST_OCTETS = 2 * MAX_HEADER_OCTETS  # of headers, with 32 for each (RFC 9113 section 6.5.2)
-_PREFACE_OCTETS = 24  # what a client's octets begin with (section 3.4)
+_PREFACE_OCTETS = 24  # at the start of a client's octets (section 3.4)
 _FRAME_HEAD = 9
 _MAX_FRAME_OCTETS = 16_384
 _HEADERS, _SETTINGS, _GOAWAY, _CONTINUATION = 1, 4, 7, 9
 _END_HEADERS = 4
 _SETTING = struct.Struct("!HI")
 _KNOWN = frozenset(SettingCodes)
-_TABLE_OCTETS = 4096  # of header fields that both sides remember (RFC 7541)
+_TABLE_OCTETS = 4096  # of the header table of both sides (RFC 7541)
 _LAST_STREAM = 2**31 - 1
 
 
 class _Connection(H2Connection):
-    """h2's connection with bounds; all header fields that it sends are our own."""
+    """h2's connection with bounds; all header fields it sends are ours."""
 
-    MAX_CLOSED_STREAMS = 1024  # that late frames may come for; 65,536 take 10 MB
+    MAX_CLOSED_STREAMS = 1024  # kept for late frames; 65,536 take 10 MB
 
     def __init__(self, *, is_client: bool, most_streams: int) -> None:
         config = H2Configuration(
@@ -79,14 +78,14 @@ class _Connection(H2Connection):
         self.initiate_connection()
 
     def room(self, stream: int) -> int:
-        """Return how many octets of a body may be sent now, in one frame."""
+        """Return the number of octets of a body that may be sent in one frame now."""
         return min(self.local_flow_control_window(stream), self.max_outbound_frame_size)
 
 
 class _Frames:
-    """Octets of the other side, cut into frames and bounded before h2 sees them.
+    """Octets of the other side, split into frames and bounded before h2 gets them.
 
-    GOAWAY is kept from h2, which answers nothing any more when it has seen one.
+    GOAWAY is not passed to h2, which would answer nothing after it.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class _Frames:
         self._preface = _PREFACE_OCTETS if has_preface else 0
         self._leave = leave
         self._rest = bytearray()
-        self._block = 0  # octets of a header block that is not whole
+        self._block = 0  # octets of a partial header block
         self.credit = Credit()
         self.is_over = False
 
@@ -112,7 +111,7 @@ class _Frames:
             self._rest += octets
 
     def next_events(self) -> list[Event] | None:
-        """Return what the next whole frame says, None if there is none."""
+        """Return the events of the next complete frame, None if there is none."""
         frame = b"" if self.is_over else self._take()
         if not frame:
             return None
@@ -123,12 +122,12 @@ class _Frames:
             frame = _known_settings(frame)
         try:
             return self._h2.receive_data(frame)
-        except ProtocolError:  # h2 has said why
+        except ProtocolError:  # h2 has sent the reason
             self._end()
             return None
 
     def refuse(self, code: ErrorCodes) -> None:
-        """Read no more, and say why."""
+        """Read no more, and send the reason."""
         self._h2.close_connection(code)
         self._end()
 
@@ -138,7 +137,7 @@ class _Frames:
         self._block = 0
 
     def _take(self) -> bytes:
-        """Return the next frame, or the preface of the connection; nothing if it is not whole."""
+        """Return the next frame, or the preface of the connection; b"" if incomplete."""
         rest = self._rest
         if self._preface:
             if len(rest) < self._preface:
@@ -166,14 +165,14 @@ class _Frames:
 
 
 def _known_settings(frame: bytes) -> bytes:
-    """Return a SETTINGS frame with those that h2 has to know.
+    """Return a SETTINGS frame with the settings that h2 needs.
 
-    It keeps those that nobody knows, too, half a kilobyte each; and a larger table of header fields
-    than the usual one, which nobody has to use, makes each reply slower.
+    h2 would also keep unknown settings, half a kilobyte each; and a larger header table than the
+    default, which is optional, makes each reply slower.
     """
     body = frame[_FRAME_HEAD:]
     if len(body) % _SETTING.size:
-        return frame  # h2 says what is wrong with it
+        return frame  # h2 reports the error
     kept = [
         _SETTING.pack(name, value)
         for name, value in _SETTING.iter_unpack(body)
@@ -184,7 +183,7 @@ def _known_settings(frame: bytes) -> bytes:
 
 
 class _Bodies:
-    """Bodies that are sent as the other side makes room for them."""
+    """Bodies sent as flow control allows."""
 
     def __init__(self, connection: _Connection) -> None:
         self._h2 = connection
@@ -196,18 +195,18 @@ class _Bodies:
         return stream in self._unsent
 
     def send(self, stream: int, body: bytes) -> bool:
-        """Send a body, or keep what there is no room for; tell whether all is sent."""
+        """Send a body as far as allowed, and keep the rest; tell whether all is sent."""
         return self._send(stream, memoryview(body))
 
     def room_for(self, stream: int) -> None:
-        """Take in that there is more room, on all streams if it is 0."""
+        """Note that there is more room, on all streams if ``stream`` is 0."""
         if stream:
             self._ready += [stream] if stream in self._unsent else []
         else:
             self._ready = deque(self._unsent)
 
     def go_on(self) -> int | None:
-        """Send more of one body; return its stream, None if there is nothing to be done."""
+        """Send more of one body; return its stream, None if nothing can be sent."""
         while self._ready:
             stream = self._ready.popleft()
             body = self.drop(stream)
@@ -217,7 +216,7 @@ class _Bodies:
         return None
 
     def drop(self, stream: int) -> memoryview | None:
-        """Forget a body, if there is one; return what is unsent of it."""
+        """Forget a body, if there is one; return its unsent part."""
         body = self._unsent.pop(stream, None)
         self.octets -= len(body or b"")
         return body
@@ -235,7 +234,7 @@ class _Bodies:
 
 
 class _Incoming:
-    """A request or a reply of which parts have come."""
+    """A partial request or reply."""
 
     __slots__ = ("body", "subject", "target")
 
@@ -267,10 +266,10 @@ class Server:
         self._h2 = _Connection(is_client=False, most_streams=most_streams)
         self._frames = _Frames(self._h2, has_preface=True)
         self._bodies = _Bodies(self._h2)
-        self._incoming: dict[int, _Incoming] = {}  # requests that are not whole
-        self._asked: set[int] = set()  # those that wait for a reply
+        self._incoming: dict[int, _Incoming] = {}  # partial requests
+        self._asked: set[int] = set()  # requests waiting for a reply
         self._incoming_octets = 0
-        self._last = 0  # the highest stream that was looked at
+        self._last = 0  # the highest stream seen
         self._goodbye = b""
 
     @property
@@ -280,7 +279,7 @@ class Server:
 
     @property
     def held(self) -> int:
-        """Octets that wait for the client, and what its streams take."""
+        """Octets held for the client, and the memory of its streams."""
         streams = len(self._h2.streams) * STREAM_OCTETS
         return self._frames.held + self._incoming_octets + self._bodies.octets + streams
 
@@ -298,7 +297,7 @@ class Server:
         return events is not None
 
     def reply(self, number: int, answer: Answer) -> None:
-        """Answer a request, unless its client has taken it back."""
+        """Answer a request, unless its client has canceled it."""
         if number not in self._asked or self.is_over:
             return
         self._asked.discard(number)
@@ -312,7 +311,7 @@ class Server:
         return self._h2.data_to_send() + goodbye
 
     def finish(self) -> None:
-        """Tell the client that what it sends from now on it may send elsewhere (section 6.8)."""
+        """Tell the client to send further requests elsewhere (section 6.8)."""
         self._goodbye = struct.pack("!IBIII", 8 << 8 | _GOAWAY, 0, 0, self._last, 0)
 
     def _take(self, event: Event) -> None:

@@ -1,1 +1,1 @@
-"""Small languages that stand in a Corefile: regular expressions, templates, expressions."""
+"""Languages used in a Corefile: regular expressions, templates, expressions."""

@@ -1,7 +1,7 @@
-"""What expressions in a Corefile may ask about a query: functions that `template` and `view` share.
+"""Functions about a query for expressions in a Corefile, shared by `template` and `view`.
 
-Those of ``OF_THE_QUESTION`` depend on nothing but the question: what is decided by them may be
-remembered. (CoreDNS: plugin/pkg/expression)
+Those of ``OF_THE_QUESTION`` depend only on the question, so answers decided by them may be kept.
+(CoreDNS: plugin/pkg/expression)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -29,20 +29,20 @@ OF_THE_QUERY: dict[str, Type | Signature] = {
 
 
 class Filter:
-    """What `view` is: a plugin that says which queries its server block is for.
+    """The base of `view`: decides which queries its server block takes.
 
-    One that ``is_shared`` decides by the question alone, the same for every client.
+    If it ``is_shared`` it decides by the question alone, equally for every client.
     """
 
     is_shared = False
 
     def admits(self, question: Question, query: Query | None) -> bool:
-        """Tell whether the block is for a query; None for a query where it ``is_shared``."""
+        """Tell whether the block takes a query, which may be None if it ``is_shared``."""
         raise NotImplementedError
 
 
 def functions(question: Question, query: Query | None) -> dict[str, object]:
-    """Return what the functions are for a question; without a query, those of one are empty."""
+    """Return the functions for a question; without a query, those about it return ""."""
     found: dict[str, Callable[..., object]] = {
         "name": lambda: name.text(question.folded),
         "type": lambda: rr.type_text(question.qtype),
@@ -71,7 +71,7 @@ def in_cidr(address: str, cidr: str) -> bool:
     """Tell whether an address lies in a network (Go: net.ParseIP, net.ParseCIDR).
 
     Raises:
-        ExpressionError: one of them is none.
+        ExpressionError: one of them is invalid.
     """
     found = name.canonical_address(address)
     if found is None:

@@ -1,7 +1,7 @@
-"""The types of expressions, found before they are evaluated.
+"""The types of expressions, checked before evaluation.
 
-An ``Environment`` says which names there are: variables with their types, functions with their
-signatures. (expr-lang/expr 1.17: checker)
+An ``Environment`` defines the names: variables with their types, functions with their signatures.
+(expr-lang/expr 1.17: checker)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -44,14 +44,14 @@ _GROUPS = {
 
 
 def fits(given: Type, wanted: Type) -> bool:
-    """Tell whether a value of one type may stand where another is wanted."""
+    """Tell whether a value of one type may be used where another is wanted."""
     if "any" in (given.name, wanted.name):
         return True
     return given.name in _GROUPS.get(wanted.name, (wanted.name,))
 
 
 class Checker:
-    """Finds the type of each node, or that there can be none."""
+    """Finds the type of each node, or its type error."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -116,7 +116,7 @@ class Checker:
         return found
 
     def _result(self, sign: str, left: Type, right: Type) -> Type | None:
-        """Return the type of a binary operation, None if there is none of these types."""
+        """Return the type of a binary operation, None if it does not take these types."""
         is_numeric = _is_numeric(left) and _is_numeric(right)
         is_textual = fits(left, STRING) and fits(right, STRING)
         match sign:

@@ -1,9 +1,9 @@
-"""Expressions as expr-lang has them: parsed and checked once, evaluated with bounded work.
+"""Expressions of expr-lang: parsed and checked once, evaluated with bounded work.
 
-``Expression`` parses a text and checks it against an environment: which names there are, variables
-with their types and functions with their signatures. ``run`` evaluates it with their values. The
-whole language is there but for what looks at the clock (`now`, `date`, `duration`, `timezone`) and
-octet literals. (expr-lang/expr 1.17: vm)
+``Expression`` parses a text and checks it against an environment of variables with their types and
+functions with their signatures. ``run`` evaluates it with their values. The whole language is
+supported except functions of the clock (`now`, `date`, `duration`, `timezone`) and octet literals.
+(expr-lang/expr 1.17: vm)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -24,13 +24,13 @@ MAX_RANGE = 10_000
 
 
 class Expression:
-    """One expression; ``type`` is that of its value, ``names`` what it takes of its environment."""
+    """One expression; ``type`` is that of its value, ``names`` the names it uses."""
 
     def __init__(self, text: str, environment: Environment) -> None:
         """Parse and check it.
 
         Raises:
-            ExpressionError: it is none, or not one of this environment.
+            ExpressionError: it is invalid, or does not fit the environment.
         """
         self.text = text
         functions = {word for word, type_ in environment.items() if isinstance(type_, Signature)}
@@ -43,25 +43,25 @@ class Expression:
         self.names = frozenset(checker.names)
 
     def run(self, values: Mapping[str, Value]) -> Value:
-        """Return its value with those of its environment; functions are callables.
+        """Return its value for values of the environment; functions are callables.
 
         Raises:
             ExpressionError: it cannot be evaluated, or takes too long.
         """
         try:
             found = _Run(values).value(self._root)
-            exprvalues.weight(found)  # else whoever prints it is at it for ever
+            exprvalues.weight(found)  # bounds the work of printing it
             return found
         except RecursionError as error:
             raise ExpressionError("nested too deep") from error
 
 
 class _Nothing(Exception):
-    """An optional chain has come to nil."""
+    """An optional chain has reached nil."""
 
 
 class _Run:
-    """One evaluation: variables, the element a predicate is about, and the steps left."""
+    """One evaluation: variables, the element of a predicate, and the steps left."""
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = values
@@ -77,7 +77,7 @@ class _Run:
         return evaluate(node)
 
     def _charge(self, *values: Value) -> None:
-        """Take the work that large values are from the steps left."""
+        """Subtract the weight of large values from the steps left."""
         for value in values:
             if isinstance(value, (str, list, dict)):
                 self._left -= exprvalues.weight(value)
@@ -218,7 +218,7 @@ class _Run:
         return found
 
     def _matching(self, values: list[Value], node: Node, order: int = 1) -> int:
-        """Return the place of the first value, or the last, that a predicate is true of, or -1."""
+        """Return the index of the first value, or the last, that satisfies a predicate, or -1."""
         for i in range(len(values))[::order]:
             if exprvalues.truth(self._inner(node, values[i], i)):
                 return i
@@ -263,7 +263,7 @@ class _Run:
         return acc
 
     def _made(self, word: str, values: list[Value], made: list[Value], rest: list[Node]) -> Value:
-        """Return what comes of the values of a predicate for each element."""
+        """Return the result of a function from the values of its predicate."""
         match word:
             case "map":
                 return made

@@ -1,6 +1,6 @@
-"""The functions of expr-lang, but for those that take a predicate (expr-lang/expr: builtin).
+"""The functions of expr-lang without a predicate (expr-lang/expr: builtin).
 
-What they make is bounded, as all values are; a wrong value raises ``ExpressionError``.
+Their results are bounded; an invalid argument raises ``ExpressionError``.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -46,7 +46,7 @@ from clusterdns.languages.exprvalues import (
     wrapped,
 )
 
-MAX_DEPTH = 100  # of lists within lists
+MAX_DEPTH = 100  # of nested lists
 
 
 def _shown(value: Value) -> str:
@@ -173,7 +173,7 @@ def _from_json(value: str) -> Value:
 
 
 def _plain(value: Value) -> Value:
-    """Return a JSON value with floats for numbers, as Go reads it."""
+    """Return a JSON value with floats for numbers, as in Go."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -234,7 +234,7 @@ def _flatten(values: list[Value], depth: int = 0) -> list[Value]:
 
 
 def ranked(values: list[Value], order: str = "asc") -> list[int]:
-    """Return the places of values in their order, or with `desc` the other way round."""
+    """Return the indexes of values in sorted order, or reversed for `desc`."""
     if order not in ("asc", "desc"):
         raise ExpressionError(f"invalid order {order[:20]}, expected asc or desc")
 
@@ -269,7 +269,7 @@ _TWO_TEXTS_TO_BOOL = Signature((STRING, STRING), BOOL)
 _ONE_LIST = Signature((LIST,), LIST)
 _NUMBERS = Signature((NUMBERS,), ANY, is_variadic=True)
 
-# What takes no predicate. Types are checked before a call, so functions may rely on them.
+# Functions without a predicate. Types are checked before a call.
 LIBRARY: dict[str, tuple[Function, Signature]] = {
     "len": (_length, Signature((SIZED,), INT)),
     "abs": (lambda value: fitted(abs(number(value))), Signature((NUMBER,), ANY)),

@@ -1,6 +1,6 @@
-"""Expressions of expr-lang as text, read by precedence climbing.
+"""The parser of expr-lang expressions, by precedence climbing.
 
-``Parser`` makes nodes of a text. What names and types mean is for ``exprcheck``. (expr-lang/expr
+``Parser`` makes nodes of a text; ``exprcheck`` checks names and types. (expr-lang/expr
 1.17: parser)
 
 Pure: no sockets, clock, threads or randomness.
@@ -28,7 +28,7 @@ _MAY_BE_NEGATED = frozenset(("in", "matches", "contains", "startsWith", "endsWit
 _WORDS = _MAY_BE_NEGATED | {"or", "and", "not", "let", "if", "else"}
 _CONSTANTS: dict[str, Value] = {"true": True, "false": False, "nil": None}
 OF_THE_CLOCK = frozenset(("now", "duration", "date", "timezone"))
-# Arguments behind the list: p for a predicate, e for an expression, in brackets if it may be left.
+# Arguments behind the list: p for a predicate, e for an expression, in brackets if optional.
 _WITH_PREDICATE = {
     "all": "p", "none": "p", "any": "p", "one": "p", "filter": "p", "map": "p", "count": "[p]",
     "sum": "[p]", "find": "p", "findIndex": "p", "findLast": "p", "findLastIndex": "p",
@@ -53,7 +53,7 @@ class _Token(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A part of an expression: its kind, what it holds, and its parts."""
+    """A part of an expression: its kind, its value, and its parts."""
 
     kind: str
     value: Value = None
@@ -61,7 +61,7 @@ class Node(NamedTuple):
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a word may name a variable: no operator, constant or function of the library."""
+    """Tell whether a word may be a variable: not an operator, constant or library function."""
     is_word = re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", text) is not None
     return is_word and text not in _WORDS and text not in _CONSTANTS and text not in BUILTINS
 

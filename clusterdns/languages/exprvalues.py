@@ -1,7 +1,7 @@
-"""Values of expressions: their types, how they compare and add up, and their parts.
+"""Values of expressions: types, comparison, arithmetic, elements.
 
-Values are None, bool, int (64 bits, which wrap), float, str, list and dict. A wrong one raises
-``ExpressionError``. (expr-lang/expr: vm/runtime)
+Values are None, bool, int (64 bits, which wrap), float, str, list and dict. A value of a wrong type
+raises ``ExpressionError``. (expr-lang/expr: vm/runtime)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -12,19 +12,19 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-MAX_CHARACTERS = 100_000  # of a text that is made
-MAX_ELEMENTS = 20_000  # of a list, with those of lists in it
+MAX_CHARACTERS = 100_000  # of a resulting text
+MAX_ELEMENTS = 20_000  # of a list, with those of nested lists
 
 Value = object
 Function = Callable[..., Value]
 
 
 class ExpressionError(ValueError):
-    """A text that is no expression, or one that cannot be evaluated."""
+    """An invalid expression, or one that cannot be evaluated."""
 
 
 class Type(NamedTuple):
-    """What is known of a value before there is one; ``element`` is that of a list."""
+    """The static type of a value; ``element`` is that of a list's elements."""
 
     name: str
     element: str = "any"
@@ -37,7 +37,7 @@ STRINGS, INTS = Type("list", "string"), Type("list", "int")
 
 
 class Signature(NamedTuple):
-    """A function: types of its parameters and its result, and how many parameters may be left."""
+    """A function: types of its parameters and result, and the number of optional parameters."""
 
     parameters: tuple[Type, ...]
     result: Type
@@ -46,7 +46,7 @@ class Signature(NamedTuple):
 
 
 def type_of(value: Value) -> str:
-    """Return the type of a value, as messages call it."""
+    """Return the name of a value's type, for messages."""
     for type_, word in ((bool, "bool"), (int, "int"), (float, "float"), (str, "string")):
         if isinstance(value, type_):
             return word
@@ -100,7 +100,7 @@ def truth(value: Value) -> bool:
 
 
 def wrapped(value: int) -> int:
-    """Return a whole number as 64 bits hold it."""
+    """Return a whole number wrapped to 64 bits."""
     return (value + 2**63) % 2**64 - 2**63
 
 
@@ -139,14 +139,14 @@ COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
 
 
 def plus(one: Value, other: Value) -> Value:
-    """Return the sum of two numbers, or two strings one behind the other."""
+    """Return the sum of two numbers, or the concatenation of two strings."""
     if isinstance(one, str) and isinstance(other, str):
         return bounded(one + other)
     return fitted(number(one) + number(other))
 
 
 def quotient(one: Value, other: Value) -> float:
-    """Return a quotient, which is a float; a division by zero is an infinity, or none."""
+    """Return a quotient as a float; a division by zero is an infinity or NaN."""
     above, below = float(number(one)), float(number(other))
     if below:
         return above / below
@@ -165,7 +165,7 @@ def remainder(one: Value, other: Value) -> int:
 
 
 def power(one: Value, other: Value) -> float:
-    """Return a power, which is a float."""
+    """Return a power as a float."""
     try:
         found = float(number(one)) ** float(number(other))
         return found if isinstance(found, float) else math.nan
@@ -176,7 +176,7 @@ def power(one: Value, other: Value) -> float:
 
 
 def fitted(value: int | float) -> int | float:
-    """Return a number, a whole one as 64 bits hold it."""
+    """Return a number, whole ones wrapped to 64 bits."""
     return value if isinstance(value, float) else wrapped(value)
 
 
@@ -192,10 +192,10 @@ ARITHMETIC: dict[str, Callable[[Value, Value], Value]] = {
 
 
 def weight(value: Value) -> int:
-    """Return how much work a value is: its elements, and theirs; of a text its characters in part.
+    """Return the weight of a value: all nested elements, and a part of the characters.
 
     Raises:
-        ExpressionError: it is too large. Lists may share parts, so it may be large beyond measure.
+        ExpressionError: it is too large; shared lists count each time.
     """
     if isinstance(value, str):
         return len(value) // 64
@@ -238,7 +238,7 @@ def member(of: Value, key: Value) -> Value:
 
 
 def part(of: Value, start: Value, end: Value) -> Value:
-    """Return a slice of a list or a string; bounds beyond it mean its ends."""
+    """Return a slice of a list or a string; bounds are clamped to its ends."""
     if not isinstance(of, (list, str)):
         raise ExpressionError(f"cannot slice {type_of(of)}")
     length = len(of)
@@ -250,7 +250,7 @@ def part(of: Value, start: Value, end: Value) -> Value:
 
 
 def bounded(made: str) -> str:
-    """Return a text that was made. Raises ExpressionError where it is too long."""
+    """Return a resulting text. Raises ExpressionError if it is too long."""
     if len(made) > MAX_CHARACTERS:
         raise ExpressionError("makes too long a text")
     return made

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
-MAX_WIDTH = 4096  # Go's is a million; no record is as long as this
+MAX_WIDTH = 4096  # Go's is a million; longer than any record needs
 
 _VERB = re.compile(r"%([-+# 0]*)(\*|[0-9]+)?(?:\.(\*|[0-9]+)?)?(.|$)", re.DOTALL)
 _HAS_POINT = re.compile(r"%[-+# 0]*(?:\*|[0-9]+)?\.")
@@ -30,7 +30,7 @@ _SIMPLE = {
 
 
 class FormatError(ValueError):
-    """A format that would make too long a text."""
+    """A format with too large a width."""
 
 
 def text(value: object) -> str:
@@ -64,7 +64,7 @@ def type_text(value: object) -> str:
 
 
 def sprint(values: Sequence[object]) -> str:
-    """Return values one behind the other, with spaces between those of which none is a string."""
+    """Return concatenated values, with a space between two that are not strings."""
     parts: list[str] = []
     for i, value in enumerate(values):
         if i and not isinstance(value, str) and not isinstance(values[i - 1], str):
@@ -74,7 +74,7 @@ def sprint(values: Sequence[object]) -> str:
 
 
 def sprintf(form: str, values: Sequence[object]) -> str:
-    """Return ``form`` with ``values`` in the places of its verbs.
+    """Return ``form`` with its verbs replaced by ``values``.
 
     Raises:
         FormatError: a width of more than ``MAX_WIDTH``.
@@ -191,7 +191,7 @@ def _float(verb: str, flags: str, precision: int | None, value: float) -> str | 
 
 
 def _shortest(value: float) -> str:
-    """Return the shortest text that reads as ``value``, exponents as `%v` has them."""
+    """Return the shortest text that parses to ``value``, with exponents as in `%v`."""
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     if math.isnan(value):
@@ -219,7 +219,7 @@ def unquoted(quoted: str) -> str:
     """Return the text between quotes with its escapes undone.
 
     Raises:
-        ValueError: one means nothing.
+        ValueError: an escape is invalid.
     """
 
     def replace(escape: re.Match[str]) -> str:

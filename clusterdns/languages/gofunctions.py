@@ -1,4 +1,4 @@
-"""The data of Go's text templates, and the functions that every template has.
+"""The data and the built-in functions of Go's text templates.
 
 (Go: text/template/funcs.go)
 
@@ -19,7 +19,7 @@ Function = Callable[..., object]
 
 
 class NoValue:
-    """What a map says of a key it does not have."""
+    """The value of a missing key of a map."""
 
     def __str__(self) -> str:
         return "<no value>"
@@ -29,7 +29,7 @@ NO_VALUE = NoValue()
 
 
 class Struct:
-    """Data with named fields, and methods that are called with arguments."""
+    """Data with named fields and methods."""
 
     def __init__(
         self,
@@ -47,14 +47,14 @@ class AnyMap(dict[str, object]):
 
 
 def shown(value: object) -> str:
-    """Return a value as an action prints it."""
+    """Return the text an action prints for a value."""
     if isinstance(value, Struct):
         raise TemplateError(f"can't print {value.type_text}")
     return goformat.text(NO_VALUE if value is None else value)
 
 
 def truth(value: object) -> bool:
-    """Tell whether a value counts as true: it is not empty."""
+    """Tell whether a value is true: not empty."""
     return not isinstance(value, NoValue) and bool(value)
 
 
@@ -171,7 +171,7 @@ def _urlquery(*values: object) -> str:
 
 
 FUNCTIONS: dict[str, Function] = {
-    "and": lambda *values: values,  # these two are evaluated by _Run
+    "and": lambda *values: values,  # _Run evaluates these two
     "or": lambda *values: values,
     "call": _call_function,
     "not": lambda value: not truth(value),

@@ -1,6 +1,6 @@
-"""Go's text templates as text: actions, pipelines and operands, read by recursive descent.
+"""The parser of Go's text templates: actions, pipelines and operands, by recursive descent.
 
-``Parser`` reads; ``printed`` prints what it has read as Go does. (Go: text/template/parse)
+``printed`` prints a parsed template as Go does. (Go: text/template/parse)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 from clusterdns.languages import goformat
 
-MAX_DEPTH = 100  # of actions and parentheses within each other
+MAX_DEPTH = 100  # of nested actions and parentheses
 
 
 class TemplateError(ValueError):
-    """A text that is no template, or one that cannot be evaluated with this data."""
+    """An invalid template, or one that cannot be evaluated with its data."""
 
 
 class Node(NamedTuple):
-    """What evaluates to a value: a kind, and its parts."""
+    """A node that evaluates to a value: its kind and parts."""
 
     kind: str  # value, dot, variable, chain, pipe, function
     text: str
@@ -29,7 +29,7 @@ class Node(NamedTuple):
 
 
 class Pipe(NamedTuple):
-    """Commands whose results are passed on, and the variables that the last one is given to."""
+    """Commands, each with the result of the one before, and variables for the last result."""
 
     text: str
     commands: tuple[tuple[Node, ...], ...]
@@ -90,7 +90,7 @@ def printed(body: Sequence[Action]) -> str:
 
 
 class Parser:
-    """Reads a template: pieces of text and actions, by recursive descent."""
+    """Parses a template: pieces of text and actions."""
 
     def __init__(self, text: str, functions: Container[str]) -> None:
         self._functions = functions
@@ -98,7 +98,7 @@ class Parser:
         self._at = 0
         self._tokens: list[_Token] = []  # of the action being read, the next one last
         self._variables = ["$"]
-        self._inner = 0  # bodies in which dot is not the whole
+        self._inner = 0  # depth of bodies in which dot is not the data
         self._depth = 0
         self._is_in_range = False
         self.defined: dict[str, tuple[Action, ...]] = {}
@@ -221,7 +221,7 @@ class Parser:
         return self._tokens.pop() if self._tokens else _Token("end", "}}")
 
     def _skip(self) -> bool:
-        """Go past white space, and tell whether there was some."""
+        """Skip white space; tell whether there was any."""
         found = bool(self._tokens) and self._tokens[-1].kind == "space"
         if found:
             self._tokens.pop()
@@ -258,7 +258,7 @@ class Parser:
         return Pipe(text, tuple(commands), names, is_declared)
 
     def _declarations(self, most: int) -> tuple[tuple[str, ...], bool]:
-        """Read ``$a, $b :=`` if that is there."""
+        """Read ``$a, $b :=`` if present."""
         kept = list(self._tokens)
         names: list[str] = []
         while self._peek().kind == "variable" and len(names) < most:
@@ -339,7 +339,7 @@ class Parser:
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:
-    """Return text and actions one after the other, white space trimmed where it says so."""
+    """Return texts and actions in order, with trim markers applied."""
     found: list[tuple[str, str]] = []
     at, trims = 0, False
     while True:
@@ -365,7 +365,7 @@ def _pieces(text: str) -> list[tuple[str, str]]:
 
 
 def _end_of_action(text: str, start: int) -> re.Match[str]:
-    """Return the ``}}`` that ends an action, outside its strings."""
+    """Return the ``}}`` at the end of an action, outside strings."""
     at = start
     while at < len(text):
         closing = _CLOSE.match(text, at)

@@ -1,8 +1,8 @@
 """Go's text templates: parsed once, evaluated with bounded work.
 
-``Template`` parses; ``render`` evaluates with a ``Struct`` as dot. All actions are there, and all
-functions of Go's text/template but those that call functions of the data. What fails only on
-evaluation in Go does so here: ``TemplateError`` either way. (Go: text/template/exec.go)
+``Template`` parses; ``render`` evaluates with a ``Struct`` as dot. It supports all actions, and all
+functions of Go's text/template except calls of functions in the data. Errors that Go reports only
+on evaluation are reported then: both raise ``TemplateError``. (Go: text/template/exec.go)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -35,18 +35,18 @@ from clusterdns.languages.gosyntax import (
 
 __all__ = ["AnyMap", "Function", "Struct", "Template", "TemplateError"]
 
-MAX_STEPS = 100_000  # nodes evaluated for one text: a range over a large number goes on for hours
-MAX_CHARACTERS = 70_000  # of what is made: more than any record has
+MAX_STEPS = 100_000  # nodes evaluated for one text: a range over a large number could take hours
+MAX_CHARACTERS = 70_000  # of the result: longer than any record
 
 
 class Template:
-    """One template. ``fields`` are the names it takes from its data, ``uses_whole`` all of it."""
+    """One template. ``fields`` are the fields it uses; ``uses_whole`` if it uses all data."""
 
     def __init__(self, text: str, functions: Mapping[str, Function], *, name: str = "") -> None:
         """Parse it.
 
         Raises:
-            TemplateError: it is none.
+            TemplateError: it is invalid.
         """
         self.text = text
         self.name = name
@@ -59,16 +59,16 @@ class Template:
 
     @property
     def is_constant(self) -> bool:
-        """Whether it makes the same text of any data."""
+        """Whether its text does not depend on data."""
         return not self.fields and not self.uses_whole
 
     @property
     def canonical(self) -> str:
-        """The template as Go prints its parse tree: in metrics it is called by that."""
+        """The template as Go prints its parse tree, the label in metrics."""
         return printed(self.body)
 
     def render(self, data: Struct) -> str:
-        """Return the text it makes of data.
+        """Return its text for data.
 
         Raises:
             TemplateError: it cannot be evaluated, or takes too long.
@@ -86,11 +86,11 @@ class _Break(Exception):
 
 
 class _Continue(Exception):
-    """The innermost range goes on with its next element."""
+    """The innermost range continues with its next element."""
 
 
 class _Run:
-    """One evaluation: what it has made so far, its variables, and the steps it has left."""
+    """One evaluation: its text so far, its variables, and the steps left."""
 
     def __init__(self, template: Template, data: Struct) -> None:
         self.parts: list[str] = []
@@ -230,7 +230,7 @@ class _Run:
     def _call(
         self, name: str, rest: Sequence[Node], dot: object, last: tuple[object, ...]
     ) -> object:
-        if name in ("and", "or"):  # which look no further than they must
+        if name in ("and", "or"):  # with short-circuit evaluation
             value: object = NO_VALUE
             for node in rest:
                 value = self._value(node, dot)
@@ -267,7 +267,7 @@ class _Run:
     def _chain(
         self, node: Node, dot: object, arguments: tuple[Sequence[Node], tuple[object, ...]]
     ) -> object:
-        """Return a field of a field ...; the last one may be a method and have arguments."""
+        """Return nested fields; the last one may be a method with arguments."""
         start, names = node.parts
         value = self._value(start, dot)
         rest, last = arguments

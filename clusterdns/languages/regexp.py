@@ -1,8 +1,8 @@
-"""Regular expressions as Go reads them, whose work is linear in the text, whatever they are.
+"""Regular expressions of Go, by RE2, with work linear in the text.
 
-Go's `regexp` and RE2 have one syntax and one meaning: of the matches that begin first, the one that
-a backtracking search would find first. Python's `re` would do the search, and a name made for it
-could keep a worker busy for years. This is the only importer of google-re2.
+Go's `regexp` and RE2 have the same syntax and semantics: leftmost-first matches. Python's `re`
+backtracks, and a crafted name could keep a worker busy for years. This is the only importer of
+google-re2.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -13,23 +13,23 @@ import re
 from typing import Any
 
 MAX_CHARACTERS = 10_000  # CoreDNS's limit (plugin/template/setup.go maxRegexpLen)
-# What may be in front of a group: an escape, a quotation, a class; the last two are groups.
+# Tokens that may precede a group: an escape, a quotation, a class; the last two are groups.
 _PART = re.compile(
     r"""\\Q(?:.*?\\E|.*)|\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]
     |\(\?P?<(?P<name>\w+)>|(?P<group>\((?!\?))""",
     re.VERBOSE | re.DOTALL,
 )
-# A part of a regular expression; `literal` is one octet that stands for itself.
+# A token of a regular expression; `literal` is an ordinary octet.
 _TOKEN = re.compile(
     r"""\\Q(?:.*?\\E|.*)|(?P<literal>(?:\\[.\-]|\[[.\-]\]|[A-Za-z0-9_\-])(?![*+?{]))
     |\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]|\(\?[^()]*?[:)>]|.""",
     re.VERBOSE | re.DOTALL,
 )
-_NOT_IN_GO = re.compile(r"(?:^|[^\\])(?:\\\\)*\\C")  # a lone octet, which RE2 knows and Go does not
+_NOT_IN_GO = re.compile(r"(?:^|[^\\])(?:\\\\)*\\C")  # \\C, a single octet, is in RE2 and not in Go
 
 
 class RegexpError(ValueError):
-    """A text that is no regular expression."""
+    """An invalid regular expression."""
 
 
 class Regexp:
@@ -39,7 +39,7 @@ class Regexp:
         """Compile it.
 
         Raises:
-            RegexpError: it is none, or is too long.
+            RegexpError: it is invalid or too long.
         """
         import re2  # type: ignore[import-untyped]  # who has no regular expression does not load it
 
@@ -60,7 +60,7 @@ class Regexp:
 
     @property
     def tail(self) -> str:
-        """What every text ends with that matches, as far as one can see; "" for anything."""
+        """The literal end of all matching texts, "" if unknown."""
         return _tail(self.text)
 
     def is_in(self, text: str) -> bool:
@@ -68,16 +68,16 @@ class Regexp:
         return self._compiled.search(text) is not None
 
     def search(self, text: str) -> tuple[str, ...] | None:
-        """Return the first match and its groups, "" for one that has no part; None for no match."""
+        """Return the first match and its groups, "" for an unused group; None for no match."""
         found = self._compiled.search(text)
         return None if found is None else (found[0], *found.groups(""))
 
 
 def _tail(text: str) -> str:
-    """Return the literal text in front of the ``$`` that ends a regular expression, or ""."""
+    """Return the literal text before a ``$`` at the end of a regular expression, or ""."""
     run, depth, is_end = "", 0, False
     for token in _TOKEN.finditer(text):
-        run = "" if is_end else run  # no end: something is behind it
+        run = "" if is_end else run  # more follows
         word, is_end = token[0], token[0] in ("$", r"\z")
         if word == "|" and not depth:
             return ""
@@ -92,7 +92,7 @@ def _tail(text: str) -> str:
 def _names(text: str) -> tuple[str, ...]:
     """Return the names of the groups of a regular expression, "" for one without.
 
-    Go allows that two groups have one name, and RE2 tells of the first.
+    Go allows two groups with one name; RE2 reports the first.
     """
     parts = (part for part in _PART.finditer(text) if part["name"] or part["group"])
     return tuple(part["name"] or "" for part in parts)

@@ -1,1 +1,1 @@
-"""What `rewrite` does, as values: rules that change questions, and what they do to replies."""
+"""The rules of `rewrite`, which change questions and replies."""

@@ -1,6 +1,6 @@
-"""Which names a rule is for, and which name it makes of one.
+"""The names a rule matches, and the names it makes of them.
 
-Names are matched as text: in lower case, with a dot at the end. (CoreDNS: plugin/rewrite/name.go)
+Names are matched as text, in lower case with the last dot. (CoreDNS: plugin/rewrite/name.go)
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -23,7 +23,7 @@ _PART_OF_REGEXP = re.compile(
 
 
 class RuleError(ValueError):
-    """A rule that is wrong; ``word`` is the word to blame, None for the rule as a whole."""
+    """An invalid rule; ``word`` is the invalid word, None for the whole rule."""
 
     def __init__(self, reason: str, word: str | None = None) -> None:
         super().__init__(reason)
@@ -32,11 +32,11 @@ class RuleError(ValueError):
 
 
 class BadNameError(Exception):
-    """A rule made a text that is no name."""
+    """A rule made a text that is not a name."""
 
 
 def normal(text: str) -> str:
-    """Return a name in lower case, with a dot at the end (CoreDNS: plugin.Name.Normalize)."""
+    """Return a name in lower case with the last dot (CoreDNS: plugin.Name.Normalize)."""
     text = text.lower()
     escapes = re.search(r"(\\*)\.$", text)
     return text if escapes and len(escapes[1]) % 2 == 0 else text + "."
@@ -58,7 +58,7 @@ def expand(replacement: str, groups: tuple[str, ...]) -> str:
 
 
 def compile_regexp(pattern: str, replacement: str = "") -> Regexp:
-    """Return a compiled pattern that has groups enough for its replacement. Raises RuleError."""
+    """Return a compiled pattern; its replacement may use only its groups. Raises RuleError."""
     try:
         found = Regexp(pattern)
     except RegexpError as error:
@@ -70,7 +70,7 @@ def compile_regexp(pattern: str, replacement: str = "") -> Regexp:
 
 
 class Matcher(NamedTuple):
-    """Which names a rule is for; ``scope`` holds all of them, and is the root where any may be."""
+    """Matches the names of a rule; all of them are within ``scope``."""
 
     match_type: str
     operand: str
@@ -93,7 +93,7 @@ class Matcher(NamedTuple):
         return self.regexp.search(text)
 
     def replace(self, text: str, replacement: str) -> str | None:
-        """Return the name that one becomes, None if the rule is not for it."""
+        """Return the new name, None if the rule does not match."""
         groups = self.groups(text)
         if groups is None:
             return None
@@ -136,7 +136,7 @@ def _zone(text: str) -> WireName:
 
 
 def _literal_end(pattern: str) -> str:
-    """Return the text that all matches of a pattern end in, "" where it is not plain to see."""
+    """Return the literal end of all matches of a pattern, "" if unknown."""
     if not pattern.endswith("$") or "\\Q" in pattern or re.search(r"\(\?(?![:P<])", pattern):
         return ""
     found, depth = "", 0

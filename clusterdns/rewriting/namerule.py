@@ -45,7 +45,7 @@ class NameRule(RewriteRule):
         if match_type == EXACT:
             compile_regexp(
                 normal(to), normal(source)
-            )  # CoreDNS reads TO as a pattern, and what is none is refused
+            )  # CoreDNS compiles TO as a pattern, and refuses an invalid one
         self._match = matcher(match_type, source, "" if has_labels else to)
         self._to = normal(to)
         self._labels = _replacement(to, self._match) if has_labels else None
@@ -53,7 +53,7 @@ class NameRule(RewriteRule):
         self.scope = self._match.scope
 
     def apply(self, state: State) -> bool:
-        """Rename the question, and note what puts the old name back."""
+        """Rename the question, and add the revert to the old name."""
         old = state.text
         if self._labels is not None:
             new = self._with_labels(old, state)
@@ -73,7 +73,7 @@ class NameRule(RewriteRule):
         return True
 
     def _with_labels(self, text: str, state: State) -> str | None:
-        """Return the name with labels in it, None if one is not known."""
+        """Return the name with the values of labels, None if one is missing."""
         groups = self._match.groups(text)
         if groups is None:
             return None
@@ -109,7 +109,7 @@ def _find_and_replace(pattern: Regexp, replacement: str, text: str) -> str:
 
 
 def _answer_rules(match_type: str, args: list[str]) -> tuple[bool, list[Revert]]:
-    """Return whether names are put back, and the answer rules. Raises RuleError."""
+    """Return whether names are reverted, and the answer rules. Raises RuleError."""
     is_auto, found, i, has_names = False, list[Revert](), 0, False
     if len(args) == 1:
         raise RuleError(f"invalid arguments for {match_type} rule", args[0])

@@ -23,7 +23,7 @@ from clusterdns.wire.name import WireName
 _ACTIONS = ("append", "replace", "set", "unset")
 _NSID, _SUBNET = 3, 8
 _OPT_OCTETS = 4096  # of the OPT a query gets (CoreDNS: edns0.go setupEdns0Opt)
-# Options that miekg/dns knows by a type of their own, which `edns0 local` passes by.
+# Options with a type of their own in miekg/dns, which `edns0 local` ignores.
 _KNOWN_OPTIONS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15))
 _VARIABLES = frozenset(
     ("qname", "qtype", "client_ip", "client_port", "protocol", "server_ip", "server_port")
@@ -31,7 +31,7 @@ _VARIABLES = frozenset(
 
 
 class OptionRule(RewriteRule):
-    """`edns0`: ``data`` makes the data of the option; None from it is that there is none."""
+    """`edns0`: ``data`` returns the data of the option, None for no option."""
 
     def __init__(self, args: list[str]) -> None:
         if len(args) < 2:
@@ -69,7 +69,7 @@ class OptionRule(RewriteRule):
                     self._data = functools.partial(_subnet, bits[0], bits[1])
 
     def _read_data(self, text: str) -> None:
-        """Take in the DATA of a local option. Raises RuleError."""
+        """Parse the DATA of a local option. Raises RuleError."""
         if text.startswith("{") and text.endswith("}"):
             variable = text[1:-1]
             if variable not in _VARIABLES and not is_label(variable):
@@ -125,7 +125,7 @@ class OptionRule(RewriteRule):
         return self.code == _SUBNET or self._is_variable
 
     def relay(self, route: Relayed) -> bool:
-        """Leave nothing to the relay: options differ from query to query."""
+        """Disable the relay: options differ between queries."""
         return False
 
     def treats_alike(self, cut: WireName) -> bool:
@@ -134,7 +134,7 @@ class OptionRule(RewriteRule):
 
 
 def _uint16(word: str) -> int:
-    """Return a number of 16 bits as Go's ParseUint with base 0 reads it. Raises RuleError."""
+    """Return a 16-bit number as parsed by Go's ParseUint with base 0. Raises RuleError."""
     try:
         digits = word.replace("_", "x") if "_" in word else word
         old_octal = re.fullmatch("0[0-7]+", digits)
@@ -147,7 +147,7 @@ def _uint16(word: str) -> int:
 
 
 def _packed(address: str, family: int) -> bytes | None:
-    """Return an address in the octets of a family, None if it has none there (Go: To4, To16)."""
+    """Return the octets of an address in a family, None if impossible (Go: To4, To16)."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -178,7 +178,7 @@ def _subnet(bits4: int, bits6: int, state: State) -> bytes | None:
 
 
 def _variable(variable: str, state: State) -> bytes | None:
-    """Return what a variable stands for, None if that is nothing."""
+    """Return the value of a variable, None if it has none."""
     query = state.query
     assert query is not None
     match variable:
@@ -200,7 +200,7 @@ def _variable(variable: str, state: State) -> bytes | None:
 
 
 class Option(Revert):
-    """Takes an option out of the query again, or puts the client's own back."""
+    """Removes our option from the reply, or restores the client's."""
 
     def __init__(self, code: int, data: bytes | None) -> None:
         self._code, self._data = code, data
@@ -213,7 +213,7 @@ class Option(Revert):
         return None
 
     def options(self, options: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        """Return options without ours, or with the client's own."""
+        """Return options without ours, or with the client's."""
         i = next((i for i, each in enumerate(options) if each[0] == self._code), None)
         if i is None:
             return options

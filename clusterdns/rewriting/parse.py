@@ -1,4 +1,4 @@
-"""The words of a rule -> the rule.
+"""The parser of rules.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -20,10 +20,10 @@ _MAKERS: dict[str, Callable[[list[str]], RewriteRule]] = {
 
 
 def parse(words: Sequence[str]) -> RewriteRule:
-    """Return the rule that ``[continue|stop] FIELD ARGUMENTS...`` stand for.
+    """Return the rule of ``[continue|stop] FIELD ARGUMENTS...``.
 
     Raises:
-        RuleError: they stand for none.
+        RuleError: they are invalid.
     """
     if not words:
         raise RuleError("no rule type specified")

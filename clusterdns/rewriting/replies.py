@@ -48,7 +48,7 @@ class RewrittenReply:
         self.lifetime_s = response.lifetime_s
 
     def response(self, origin: Response) -> Response:
-        """Return the response that ``origin`` has become."""
+        """Return ``origin`` with the changes."""
         answer, authority, additional = (
             tuple(record.rr for record in section)
             for section in (self.answer, self.authority, self.additional)
@@ -68,19 +68,19 @@ class RewrittenReply:
 
 
 class Revert:
-    """What a rule does to the reply."""
+    """A change of the reply."""
 
     def change(self, reply: RewrittenReply, record: RewrittenRecord | None) -> Question | None:
-        """Change the reply for a record, None if it has none; may return a question to ask."""
+        """Change a record, or an empty reply (None); may return a question to ask."""
         return None
 
     def take(
         self, reply: RewrittenReply, record: RewrittenRecord, asked: Question, found: Response
     ) -> None:
-        """Take in the answer to what ``change`` asked."""
+        """Apply the response to the question that ``change`` returned."""
 
     def options(self, options: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        """Return the options of the query as the client shall see them."""
+        """Return the options of the reply for the client."""
         return options
 
 
@@ -140,7 +140,7 @@ class Rcode(Revert):
 
 
 class Alias(Revert):
-    """Lets aliases lead elsewhere, and puts there what is found (CoreDNS: cname_target.go)."""
+    """Replaces the target of aliases, and the records behind it (CoreDNS: cname_target.go)."""
 
     def __init__(self, rewrite: Callable[[str], str | None], question: Question) -> None:
         self._rewrite = rewrite
@@ -180,7 +180,7 @@ def _rewritten(wire: bytes, rewrite: TextChange) -> bytes:
 
 
 def _value_at(record: RewrittenRecord) -> tuple[int, int] | None:
-    """Return where in the RDATA the name is that a record points to, None if it has none."""
+    """Return the place in the RDATA of the name a record points to, None if it has none."""
     begin, rdata = _VALUE_AT.get(record.rtype), record.rdata
     try:
         if record.rtype == _NAPTR:
@@ -189,4 +189,4 @@ def _value_at(record: RewrittenRecord) -> tuple[int, int] | None:
                 begin += 1 + rdata[begin]
         return None if begin is None else (begin, name.end(rdata, begin))
     except IndexError:
-        return None  # of no shape we know
+        return None  # malformed

@@ -1,4 +1,4 @@
-"""`ttl`, `rcode` and `cname` rules, which leave the question alone and change replies about names.
+"""`ttl`, `rcode` and `cname` rules, which change replies and not the question.
 
 (CoreDNS: plugin/rewrite/ttl.go, rcode.go, cname_target.go)
 
@@ -24,7 +24,7 @@ from clusterdns.rewriting.rule import Relayed, RewriteRule, State
 from clusterdns.wire import rr
 from clusterdns.wire.name import WireName
 
-# As miekg/dns spells them, which knows 16 by the name it has in TSIG.
+# The names in miekg/dns, which has the TSIG name for 16.
 _RCODES = {text: number for number, text in rr.RCODE_TEXT.items() if number != rr.BADVERS}
 _RCODES |= {"NOTIMPL": rr.NOTIMP, "BADSIG": rr.BADVERS}
 _MAX_RCODE = 23
@@ -32,7 +32,7 @@ _MAX_TTL, _MAX_OPEN_TTL = 2**32 - 1, 2**31 - 1  # CoreDNS: ttl.go isValidTTL
 
 
 class ReplyRule(RewriteRule):
-    """`ttl` and `rcode`: what changes replies about some names."""
+    """`ttl` and `rcode`: changes replies to questions about some names."""
 
     def __init__(self, match: Matcher, revert: Revert) -> None:
         self._match, self._revert = match, revert
@@ -111,7 +111,7 @@ class AliasRule(RewriteRule):
         return True
 
     def relay(self, route: Relayed) -> bool:
-        """Leave nothing to the relay: any reply may hold the alias."""
+        """Disable the relay: any reply may have the alias."""
         return False
 
     def treats_alike(self, cut: WireName) -> bool:

@@ -1,4 +1,4 @@
-"""What a rule is, the state a question is in between rules, and rules about types and classes.
+"""The base of rules, the state between rules, and the rules `type` and `class`.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -18,21 +18,21 @@ _CLASSES = {text: number for number, text in rr.CLASS_TEXT.items()}
 
 
 class NeedsQueryError(Exception):
-    """What a rule does depends on more than the question."""
+    """A rule depends on more than the question."""
 
 
 class Relayed(Protocol):
-    """What a rule tells the relay; see ``chain.route.Route``."""
+    """The interface of ``chain.route.Route`` for rules."""
 
     def claim(self, zones: tuple[WireName, ...]) -> bool:
-        """Leave names in ``zones`` to the chain; tell whether that leaves anything."""
+        """Leave names in ``zones`` to the chain; tell whether other names remain."""
 
     def leave(self, qtype: int) -> bool:
-        """Leave questions of a type to the chain; tell whether that leaves anything."""
+        """Leave questions of a type to the chain; tell whether one type remains."""
 
 
 class State:
-    """A question on its way through the rules; ``query`` is None where memory shall answer."""
+    """A question on its way through the rules; ``query`` is None in the chain from memory."""
 
     def __init__(self, question: Question, query: Query | None) -> None:
         self.question = question
@@ -53,21 +53,21 @@ class State:
 
 
 class RewriteRule:
-    """One rule; ``scope`` holds all names it is for."""
+    """One rule; the names it matches are within ``scope``."""
 
     goes_on = False
     scope = ROOT
 
     def apply(self, state: State) -> bool:
-        """Do what the rule says, and tell whether it was for this question."""
+        """Apply the rule; tell whether it matched the question."""
         raise NotImplementedError
 
     def relay(self, route: Relayed) -> bool:
-        """Do as ``Plugin.relay``."""
+        """As ``Plugin.relay``."""
         return route.claim((self.scope,))
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether it is for all names below ``cut`` or for none."""
+        """Tell whether it matches all names below ``cut`` or none."""
         return not (name.is_within(self.scope, cut) or name.is_within(cut, self.scope))
 
 
@@ -107,7 +107,7 @@ class ClassRule(RewriteRule):
         return True
 
     def relay(self, route: Relayed) -> bool:
-        """Leave all to the relay unless the rule is for class IN, the only one it takes."""
+        """Disable the relay if the rule is for class IN, the only class it takes."""
         return self._old != rr.CLASS_IN
 
     def treats_alike(self, cut: WireName) -> bool:

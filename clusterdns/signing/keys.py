@@ -49,7 +49,7 @@ Sign = Callable[[bytes], bytes]
 
 
 class KeyFileError(ClusterDNSError):
-    """A file that is no key; the message names the file."""
+    """An invalid key file; the message names it."""
 
 
 class Key(NamedTuple):
@@ -96,7 +96,7 @@ def read(path: Path) -> Key:
     """Return the key of a pair of files; ``path`` may end in .key, .private or neither.
 
     Raises:
-        KeyFileError: one of them cannot be read, or they are no key.
+        KeyFileError: one of them cannot be read or is invalid.
     """
     base = str(path).removesuffix(".key").removesuffix(".private")
     record = _dnskey(base + ".key")
@@ -129,7 +129,7 @@ def _dnskey(file: str) -> RR:
 
 def _text(file: str) -> str:
     try:
-        # A FIFO that nobody writes to would hold up who opens it.
+        # Opening a FIFO without a writer would block.
         number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(number, "rb") as opened:  # noqa: PTH123 - a descriptor
             if not stat.S_ISREG(os.fstat(number).st_mode):
@@ -170,7 +170,7 @@ def _signer(algorithm: int, numbers: dict[str, bytes]) -> tuple[bytes, Sign]:
 
     Raises:
         KeyError: a number is missing.
-        ValueError, UnsupportedAlgorithm: they are no key, or the algorithm is unknown.
+        ValueError, UnsupportedAlgorithm: the numbers are invalid or the algorithm is unknown.
     """
     if numbers["Algorithm"] != str(algorithm).encode():
         said = numbers["Algorithm"].decode() or "none"

@@ -1,1 +1,1 @@
-"""What `dnstap` tells of queries: its messages, and the connections to who reads them."""
+"""The messages of `dnstap`, and the connections to their readers."""

@@ -1,11 +1,11 @@
-"""Where frames go: connections to readers of Frame Streams, which nobody ever waits for.
+"""Connections to readers of Frame Streams, which never block.
 
-``put`` enters frames into a bounded queue and returns at once; what does not fit is dropped and
-counted. A task writes what is there, many frames at a time. A connection begins with a handshake
+``put`` adds frames to a bounded queue and returns at once; frames that do not fit are dropped and
+counted. A task writes the queue, many frames at a time. A connection begins with a handshake
 (READY, ACCEPT, START) and ends with another (STOP, FINISH); a control frame is four zero octets, a
 length, its kind, and the kinds of content. (Frame Streams: fstrm control.h; CoreDNS: plugin/dnstap)
 
-``Caller`` connects to one reader, again and again. ``Hub`` lets readers connect.
+``Caller`` connects to one reader, and reconnects. ``Hub`` lets readers connect.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from clusterdns.host.logs import plugin_logger
 from clusterdns.host.tasks import end
 
 CONTENT = b"protobuf:dnstap.Dnstap"
-PATIENCE_S = 4.0  # for a handshake, and for a reader that takes nothing (CoreDNS: tcpTimeout)
-FAREWELL_S = 1.0  # for what is left at the end
-GATHER_S = 0.02  # between two writes: a reader cannot tell, and a write costs as much as a query
+PATIENCE_S = 4.0  # for a handshake, and for a stalled reader (CoreDNS: tcpTimeout)
+FAREWELL_S = 1.0  # for the last frames at the end
+GATHER_S = 0.02  # between two writes: each costs as much as a query
 RETRY_S, MAX_RETRY_S = 0.5, 10.0  # between attempts to connect, doubled each time
-REPORT_S = 10.0  # between lines about what was dropped (CoreDNS: errorCheckInterval)
-QUEUE_FRAMES, QUEUE_OCTETS = 10_000, 16 * 2**20  # that wait (CoreDNS: queueSize); octets are ours
+REPORT_S = 10.0  # between log lines about dropped frames (CoreDNS: errorCheckInterval)
+QUEUE_FRAMES, QUEUE_OCTETS = (
+    10_000,
+    16 * 2**20,
+)  # bounds of the queue (CoreDNS: queueSize); octets are ours
 MAX_READERS = 16  # of one hub
 _CHUNK_OCTETS = 64 * 1024
 _ACCEPT, _START, _STOP, _READY, _FINISH = range(1, 6)
@@ -41,7 +44,7 @@ _log = plugin_logger("dnstap")
 
 
 class Place(NamedTuple):
-    """Where a reader is: a path, or a host and port, with TLS if there is a context."""
+    """The address of a reader: a path, or a host and port, with TLS if there is a context."""
 
     path: str = ""
     host: str = ""
@@ -55,7 +58,7 @@ class Place(NamedTuple):
 
 
 class Queue:
-    """Frames that wait for one reader, at most so many of them and of their octets."""
+    """Frames waiting for one reader, bounded in number and octets."""
 
     def __init__(self, times: int = 1) -> None:
         self.dropped = 0
@@ -65,7 +68,7 @@ class Queue:
         self.has_some = asyncio.Event()
 
     def put(self, frames: Sequence[bytes]) -> None:
-        """Enter frames, as far as there is room; the others are dropped."""
+        """Add frames while there is room, and drop the others."""
         most, most_octets = self._most
         for i, frame in enumerate(frames):
             if len(self._frames) >= most or self._octets + len(frame) > most_octets:
@@ -77,7 +80,7 @@ class Queue:
             self.has_some.set()
 
     def take(self) -> tuple[bytes, int]:
-        """Return the octets of the oldest frames, some 64 KiB, and how many they are."""
+        """Return the octets of the oldest frames, some 64 KiB, and their number."""
         taken, size = list[bytes](), 0
         while self._frames and size < _CHUNK_OCTETS:
             taken.append(self._frames.popleft())
@@ -103,7 +106,7 @@ class Connection:
         """Agree on the content.
 
         Raises:
-            OSError: the connection broke, or nothing came in time (TimeoutError).
+            OSError: the connection broke, or its time limit expired (TimeoutError).
             UpstreamError: the reader does not want dnstap messages, or does not speak the protocol.
         """
         async with asyncio.timeout(PATIENCE_S):
@@ -116,12 +119,12 @@ class Connection:
         self._is_open = True
 
     async def pump(self) -> None:
-        """Write what the queue has, until the reader is gone.
+        """Write the queue until the reader closes.
 
         Raises:
-            OSError: the connection broke, or the reader takes nothing any more (TimeoutError).
+            OSError: the connection broke, or the reader stalled (TimeoutError).
         """
-        gone = asyncio.create_task(self._reader.read(1))  # which has nothing to say
+        gone = asyncio.create_task(self._reader.read(1))  # ends when the reader closes
         try:
             while not gone.done():
                 some = asyncio.create_task(self._queue.has_some.wait())
@@ -152,7 +155,7 @@ class Connection:
             raise
 
     async def close(self) -> None:
-        """Write what is left and say farewell, if the reader is there and quick."""
+        """Write the rest and end the stream, if the reader responds in time."""
         with contextlib.suppress(OSError, UpstreamError):
             async with asyncio.timeout(FAREWELL_S):
                 while self._is_open and self._queue.has_some.is_set():
@@ -163,7 +166,7 @@ class Connection:
         self._writer.transport.abort()
 
     async def _hear(self, wanted: int) -> list[bytes]:
-        """Return the kinds of content in the next control frame, which must be as wanted."""
+        """Return the content types of the next control frame, which must be ``wanted``."""
         try:
             escape, size = struct.unpack("!II", await self._reader.readexactly(8))
             if escape or not 4 <= size <= _MAX_CONTROL_OCTETS:
@@ -178,10 +181,10 @@ class Connection:
 
 
 class Caller:
-    """Frames for one reader, which is connected to, and connected to again when it has gone."""
+    """Sends frames to one reader; connects, and reconnects when it is lost."""
 
     def __init__(self, place: Place, *, times: int = 1, buffer_octets: int = 0) -> None:
-        """Frames wait in a queue of ``times`` the usual size; the socket buffers so much."""
+        """``times`` scales the queue; ``buffer_octets`` is the buffer of the socket."""
         self._place = place
         self._times = times
         self._buffer_octets = buffer_octets
@@ -196,11 +199,11 @@ class Caller:
         self._task = asyncio.create_task(self._run(self._queue))
 
     async def stop(self) -> None:
-        """Write what is left, and close."""
+        """Write the rest, and close."""
         await end(self._task)
 
     def put(self, frames: Sequence[bytes]) -> None:
-        """Send frames, if the reader keeps up."""
+        """Queue frames for the reader."""
         if self._queue is not None:
             self._queue.put(frames)
             if self._queue.dropped > self._reported and time.monotonic() > self._report_at:
@@ -208,7 +211,7 @@ class Caller:
 
     @property
     def dropped(self) -> int:
-        """How many frames were dropped."""
+        """The number of frames dropped."""
         return self._queue.dropped if self._queue is not None else 0
 
     def _report(self, queue: Queue) -> None:
@@ -262,16 +265,16 @@ class Caller:
 
 
 class Hub:
-    """Frames for all readers that connect here; each has a queue of its own."""
+    """Sends frames to all readers that connect; each has a queue of its own."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._queues: dict[asyncio.Task[None], Queue] = {}
-        self._gone = 0  # frames dropped for readers that have gone
+        self._gone = 0  # frames dropped for closed readers
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Let readers connect; the log says if that is not possible."""
+        """Listen for readers; log an error if that fails."""
         place = self._place
         try:
             if place.path:
@@ -284,20 +287,20 @@ class Hub:
             _log.error("Failed to start dnstap listener: %s: %s", place, _why(error))
 
     async def stop(self) -> None:
-        """Close all connections, and listen no more."""
+        """Close all connections, and stop listening."""
         if self._server is not None:
             self._server.close()
         for task in [*self._queues]:
             await end(task)
 
     def put(self, frames: Sequence[bytes]) -> None:
-        """Send frames to every reader that keeps up."""
+        """Queue frames for every reader."""
         for queue in self._queues.values():
             queue.put(frames)
 
     @property
     def dropped(self) -> int:
-        """How many frames were dropped, over all readers."""
+        """The number of frames dropped for all readers."""
         return self._gone + sum(queue.dropped for queue in self._queues.values())
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -328,7 +331,7 @@ def _control(kind: int, *contents: bytes) -> bytes:
 
 
 def _contents(octets: bytes) -> list[bytes]:
-    """Return the kinds of content in a control frame; what is cut short ends it."""
+    """Return the content types of a control frame, up to a truncated one."""
     found, i = list[bytes](), 4
     while i + 8 <= len(octets):
         field, size = struct.unpack_from("!II", octets, i)

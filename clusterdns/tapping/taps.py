@@ -1,4 +1,4 @@
-"""Who in a server block is told of exchanges with upstream servers; shared by `Block.shared`.
+"""The taps of a server block on exchanges with upstream servers; see `Block.shared`.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -13,7 +13,7 @@ from clusterdns.wire.reading import Reply
 
 
 class Exchanged(NamedTuple):
-    """A query that went to an upstream server, and the reply if there was one."""
+    """A query to an upstream server, and its reply if there was one."""
 
     socket: Socket
     packet: bytes  # the query as it was sent
@@ -23,14 +23,14 @@ class Exchanged(NamedTuple):
 
 
 class Tap(Protocol):
-    """Who is told."""
+    """Is told of exchanges."""
 
     def forwarded(self, query: Query, exchanged: Exchanged) -> None:
-        """Look at an exchange that a client's query has caused."""
+        """Record an exchange that a client's query caused."""
 
 
 class Taps:
-    """All who are told in a server block."""
+    """All taps of a server block."""
 
     def __init__(self) -> None:
         self.all: list[Tap] = []
