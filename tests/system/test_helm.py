@@ -166,6 +166,7 @@ SERVED = {
         *(f"{octet}.10.in-addr.arpa.:53" for octet in range(96, 112)),
         "corp.example.:53",
     ],
+    "encrypted": [".:53", "tls://.:853", "https://.:443"],
     "load-balancer": [".:53"],
 }
 
