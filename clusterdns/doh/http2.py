@@ -39,6 +39,7 @@ from clusterdns.doh.carrier import (
     Headers,
     Request,
 )
+from clusterdns.doh.fields import Encoder
 from clusterdns.wire.message import MAX_OCTETS
 
 MOST_ASKED = 100  # requests of ours under way on one connection (RFC 9113 section 6.5.2)
@@ -75,6 +76,7 @@ class _Connection(H2Connection):
             settings[SettingCodes.MAX_CONCURRENT_STREAMS] = most_streams
         self.local_settings = Settings(client=is_client, initial_values=settings)
         self.decoder.max_header_list_size = _MAX_LIST_OCTETS
+        self.encoder = Encoder()  # type: ignore[assignment]
         self.initiate_connection()
 
     def room(self, stream: int) -> int:

@@ -9,6 +9,8 @@ import beside
 import dns.flags
 import dns.message
 import dns.rrset
+import h2.config
+import h2.connection
 import pytest
 import webclient
 from hypothesis import given, settings
@@ -30,6 +32,7 @@ from webclient import (
 
 from clusterdns.doh import carrier, http1, http2
 from clusterdns.doh.carrier import BAD_REQUEST, NOT_FOUND, NoQueryError, Request
+from clusterdns.doh.fields import Encoder
 
 QUERY = b"\0\0" + beside.query("www.test")[2:]
 TEXT = base64.urlsafe_b64encode(QUERY).rstrip(b"=")
@@ -547,6 +550,23 @@ def test_no_octets_raise_in_http1(parts):
             run(server)
         server.output()
         assert server.held >= 0
+
+
+@given(st.lists(st.tuples(
+    st.sampled_from((b"content-type", b"cache-control", b"content-length", b"date", b"x-other")),
+    st.one_of(st.binary(max_size=3), st.integers(0, 300).map(lambda n: b"v" * n)).map(
+        lambda value: bytes(octet % 64 + 33 for octet in value)),
+), max_size=6), st.sampled_from((b"200", b"400", b"404", b"500", b"503")))  # fmt: skip
+def test_header_fields(fields, status):
+    """h2 reads what is written, whatever the length of names and values."""
+    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
+    client.initiate_connection()
+    request = [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")]
+    client.send_headers(1, request, end_stream=True)
+    said = [(b":status", status), *fields]
+    sent = [each for each in said if each[0] != b"content-length"]
+    (event,) = client.receive_data(webclient.frame(HEADERS, END_HEADERS, 1, Encoder().encode(sent)))
+    assert sent == [tuple(each) for each in event.headers]
 
 
 # ---- our own requests
