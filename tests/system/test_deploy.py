@@ -39,6 +39,8 @@ def test_the_base_is_what_kubeadm_installs():
         "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
     }  # safe since Kubernetes 1.22, and of no harm where the file capability does it
     assert deployment["containers"][0].pop("image") == "clusterdns"
+    # every 10 s otherwise, and a restart loses queries: tests/node/restarts.sh
+    assert deployment["containers"][0]["readinessProbe"].pop("periodSeconds") == 1
     for key, expected in named(KUBEADM).items():
         assert expected == found.pop(key), key
     assert not found
@@ -297,6 +299,7 @@ def test_to_replace_coredns_and_to_go_back(plane, kubeadm):
     assert pod["containers"][0]["image"] == "clusterdns"
     pod["containers"][0]["image"] = COREDNS_IMAGE
     pod["securityContext"] = {}  # the sysctl
+    pod["containers"][0]["readinessProbe"]["periodSeconds"] = 10
     assert kubeadm["Deployment", "coredns"]["spec"] == deployment["spec"]
 
     def was_seen() -> bool:

@@ -261,7 +261,7 @@ def kubeadm_deployment(expected: dict[str, Any], found: dict[str, Any]) -> None:
     ours["containers"][0]["livenessProbe"].pop("periodSeconds")
     readiness = ours["containers"][0]["readinessProbe"]
     expected_probe = theirs["containers"][0]["readinessProbe"]
-    defaults = {"initialDelaySeconds": 0, "periodSeconds": 10, "timeoutSeconds": 1,
+    defaults = {"initialDelaySeconds": 0, "periodSeconds": 1, "timeoutSeconds": 1,
                 "successThreshold": 1, "failureThreshold": 3}  # fmt: skip
     assert {**defaults, **expected_probe} == readiness
     readiness.clear(), expected_probe.clear()
