@@ -236,7 +236,10 @@ class Store:
             self.import_serial = seconds
         if kind == SERVICES and _is_moved_outside(old, new):
             self.external_serial = seconds
-        return services.put(key, new)
+        facts = services.put(key, new)
+        if key[0] not in self.namespaces:  # no denial holds its labels
+            services.let_go(key[0])
+        return facts
 
     def _apply_slice(
         self, kind: str, key: ObjectKey, new: Slice | None, seconds: int
