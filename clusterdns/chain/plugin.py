@@ -168,9 +168,9 @@ class Plugin:
     def supervise(self, supervisor: Supervisor) -> None:
         """Start its work in the supervisor, once the configuration is in force."""
 
-    def sources(self) -> list[Source]:
-        """Return the Kubernetes sources this plugin needs."""
-        return []
+    def sources(self) -> Mapping[Source, Sequence[WireName]]:
+        """Return the Kubernetes sources this plugin needs, and the zones it answers from each."""
+        return {}
 
     async def start(self, worker: Worker) -> None:
         """Start its work in a worker, before the first query."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -47,9 +46,9 @@ class ManifestError(ClusterDNSError):
         super().__init__(f"{path}:{line}: {reason}" if line else f"{path}: {reason}")
 
 
-async def watch(source: Source, listener: socket.socket) -> None:
+async def watch(source: Source, feeder: Feeder) -> None:
     """Feed the workers from ``source`` until cancelled."""
-    feeder, directory = Feeder(listener), Directory(source)
+    directory = Directory(source)
     feeder.start()
     while True:
         if directory.refresh():

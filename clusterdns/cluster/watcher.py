@@ -11,54 +11,67 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
+from clusterdns.cluster.feed import Feeder
 from clusterdns.cluster.source import Source
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
 
 BEAT_S = 1.0
+STARTING_BEAT_S = 0.1  # a reload may wait for what is known
 _log = logging.getLogger("kubernetes")
 
 
 async def run(source: Source, listener: socket.socket, channel_socket: socket.socket) -> None:
     """Watch ``source`` until the supervisor has ended."""
     channel = await Channel.open(channel_socket)
-    work, is_well, samples = _watch_of(source, listener)
+    watching = _watch_of(source, listener)
     tasks = [
-        asyncio.create_task(work),
-        asyncio.create_task(_beat(channel, is_well)),
-        asyncio.create_task(_listen(channel, samples)),
+        asyncio.create_task(watching.work),
+        asyncio.create_task(_beat(channel, watching, len(source.kinds))),
+        asyncio.create_task(_listen(channel, watching.samples)),
     ]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
 
 
-def _watch_of(
-    source: Source, listener: socket.socket
-) -> tuple[Coroutine[Any, Any, None], Callable[[], bool], Callable[[], list[Sample]]]:
-    """Return the coroutine that watches a source, its health check, and its metrics."""
+class _Watching(NamedTuple):
+    """The coroutine that watches a source, its health check, its metrics, and its feeder."""
+
+    work: Coroutine[Any, Any, None]
+    is_well: Callable[[], bool]
+    samples: Callable[[], list[Sample]]
+    feeder: Feeder
+
+
+def _watch_of(source: Source, listener: socket.socket) -> _Watching:
     if source.manifests:
         from clusterdns.cluster import manifests  # and with it PyYAML
 
-        return manifests.watch(source, listener), lambda: True, list
+        feeder = Feeder(listener)
+        return _Watching(manifests.watch(source, feeder), lambda: True, list, feeder)
     from clusterdns.cluster.api.watch import Watch  # and with it urllib3
 
     watch = Watch(source, listener)
-    return watch.run(), lambda: watch.is_well, watch.samples
+    return _Watching(watch.run(), lambda: watch.is_well, watch.samples, watch.feeder)
 
 
-async def _beat(channel: Channel, is_well: Callable[[], bool]) -> None:
-    """Send a beat every ``BEAT_S`` while all threads are well."""
-    was_well = True
+async def _beat(channel: Channel, watching: _Watching, kinds: int) -> None:
+    """Send beats while all threads are well, and the kinds that a new worker would be told."""
+    was_well, told = True, list[str]()
     while True:
-        if is_well():
+        known = watching.feeder.synced_kinds
+        if known != told:
+            channel.send(("known", known))
+            told = known
+        if watching.is_well():
             channel.send(("beat", True, []))
         elif was_well:
             was_well = False
             _log.error("plugin/kubernetes: a thread of the watcher hangs or has ended")
-        await asyncio.sleep(BEAT_S)
+        await asyncio.sleep(BEAT_S if len(told) == kinds else STARTING_BEAT_S)
 
 
 async def _listen(channel: Channel, samples: Callable[[], list[Sample]]) -> None:

@@ -70,7 +70,7 @@ Services or EndpointSlices the plugin is not ready. CoreDNS answers all name err
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from clusterdns.authority.transfers import Transfers
@@ -171,9 +171,9 @@ class Kubernetes(Plugin):
         inside.is_service, inside.cluster = self._is_service, self._cluster
         block.shared(Transfers).add_source(self._transfer, self.order)
 
-    def sources(self) -> list[Source]:
+    def sources(self) -> Mapping[Source, Sequence[WireName]]:
         """Return the source of the zones' objects."""
-        return [self._source]
+        return {self._source: self._settings.zones}
 
     @property
     def _source(self) -> Source:

@@ -51,6 +51,8 @@ class ChildProcess:
         self.child = Child(name, self._fork)
         self.is_serving = asyncio.Event()
         self.not_ready: list[str] = []
+        self.known: frozenset[str] = frozenset()  # kinds of objects that a watcher knows now
+        self.ever_known: frozenset[str] = frozenset()  # that it has told workers of at any time
         self._run = run
         self._stalled_s = stalled_s
         self._ledger = ledger
@@ -77,11 +79,15 @@ class ChildProcess:
                 self.not_ready = message[2]
                 if message[1]:
                     self.is_serving.set()
+            elif message[0] == "known":
+                self.known = frozenset(message[1])
+                self.ever_known |= self.known
             elif message[0] == "samples":
                 self._samples = message[1]
                 self._answered.set()
         self._channel = None
         self.is_serving.clear()
+        self.known = frozenset()
         self._ledger.close(self._samples)
         self._samples = []
         await opened.close()
@@ -145,6 +151,14 @@ class Watchers:
             self._nursery.start(watcher.child)
         address: str | bytes = self._running[source][0].getsockname()
         return address
+
+    def known(self, source: Source) -> frozenset[str]:
+        """Return the kinds of objects that a new worker would be told of."""
+        return self._running[source][1].known if source in self._running else frozenset()
+
+    def ever_known(self, source: Source) -> frozenset[str]:
+        """Return the kinds of objects that workers have been told of, at any time."""
+        return self._running[source][1].ever_known if source in self._running else frozenset()
 
     def keep_only(self, sources: Iterable[Source]) -> None:
         """End the watchers of all other sources."""

@@ -12,20 +12,24 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine
 
 from clusterdns.chain import registry
 from clusterdns.chain.plugin import Respond
+from clusterdns.cluster.source import Source
 from clusterdns.config.compile import Configuration
 from clusterdns.config.loader import Loader
 from clusterdns.errors import ClusterDNSError
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.ledger import Ledger
+from clusterdns.processes import takeover
 from clusterdns.processes.generation import Generation, Watchers
 from clusterdns.processes.process import Nursery
 from clusterdns.processes.web import AddressError, Web
 
 WATCHDOG_S = 1.0
+KNOWING_S = 3.0  # a reload waits so long for what is to be watched, before it is put off
 _log = logging.getLogger(__name__)
 
 
@@ -83,6 +87,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._last_signal: signal.Signals | None = None
         self._reload_failures = 0
+        self._put_off: Configuration | None = None  # it knows less than what is in force
         self._fragments_refused = len(configuration.refused)
         self._reloaded_digest = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,24 +129,71 @@ class Supervisor:
             try:
                 loop = asyncio.get_running_loop()
                 text = await loop.run_in_executor(None, self._loader.read)
-                if text == self._text and not await loop.run_in_executor(None, self._imports_moved):
+                if (
+                    text == self._text
+                    and self._put_off is None
+                    and not (await loop.run_in_executor(None, self._imports_moved))
+                ):
                     return
                 self._text = text  # a failed text is not tried again until it changes
                 compiled = await loop.run_in_executor(None, self._loader.compile, text)
                 self._fragments_refused = len(compiled.refused)
                 if compiled.digest == self._generation.configuration.digest:
+                    self._forget_put_off()
                     return
+                if not await self._knows_enough(compiled):
+                    return
+                self._put_off = None
                 _log.info("Reloading")
                 self._reloaded_digest = compiled.digest
                 await self._replace(compiled)
                 _log.info("plugin/reload: Running configuration SHA512 = %s", compiled.digest)
                 _log.info("Reloading complete")
             except (ClusterDNSError, OSError) as error:
+                self._forget_put_off()
                 self._reload_failures += 1
                 _log.error("Reload failed, the last good configuration stays in force: %s", error)
             except Exception:
+                self._forget_put_off()
                 self._reload_failures += 1
                 _log.exception("Reload failed, the last good configuration stays in force")
+
+    async def _knows_enough(self, configuration: Configuration) -> bool:
+        """Watch what a configuration wants; tell whether it knows as much as what is in force.
+
+        If it does not in ``KNOWING_S``, it is put off until it does, or is replaced by another.
+        """
+        is_news = self._put_off is None or self._put_off.digest != configuration.digest
+        self._put_off = configuration
+        self._watchers.keep_only([*self._generation.configuration.sources, *configuration.sources])
+        for source in configuration.sources:
+            self._watchers.address_of(source)
+        deadline = time.monotonic() + (KNOWING_S if is_news else 0)
+        while unknown := self._unknown(configuration):
+            if time.monotonic() >= deadline:
+                if is_news:
+                    self._reload_failures += 1
+                    what = "; ".join(f"{', '.join(k)} of {s.title}" for s, k in unknown.items())
+                    _log.error(
+                        "Reload put off, the last good configuration stays in force until there "
+                        "is an answer about %s", what,
+                    )  # fmt: skip
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    def _unknown(self, configuration: Configuration) -> dict[Source, list[str]]:
+        return takeover.unknown_kinds(
+            self._generation.configuration,
+            configuration,
+            was_known=self._watchers.ever_known,
+            is_known=self._watchers.known,
+        )
+
+    def _forget_put_off(self) -> None:
+        if self._put_off is not None:
+            self._put_off = None
+            self._watchers.keep_only(self._generation.configuration.sources)
 
     def _imports_moved(self) -> bool:
         return self._loader.imports.have_changed
@@ -249,6 +301,8 @@ class Supervisor:
             await asyncio.sleep(WATCHDOG_S)
             self._generation.kill_stalled()
             self._watchers.kill_stalled()
+            if self._put_off and not self._reloading.locked() and not self._unknown(self._put_off):
+                self._spawn(self.reload())
 
     async def _poll_configuration(self) -> None:
         """Reload at intervals, if the configuration in force asks for it."""

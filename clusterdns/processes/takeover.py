@@ -1,0 +1,54 @@
+"""Whether the next generation knows as much as this one, zone by zone.
+
+A reload may change what is watched while the API server is down. The workers of the next generation
+would then deny nothing and answer SERVFAIL, where those of this one answer. So it has to wait until
+each zone is known as well as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from clusterdns.cluster.source import Source
+from clusterdns.config.compile import Configuration
+
+Zone = tuple[int, str, bytes]  # port, scheme, apex
+
+
+def unknown_kinds(
+    old: Configuration,
+    new: Configuration,
+    *,
+    was_known: Callable[[Source], Collection[str]],
+    is_known: Callable[[Source], Collection[str]],
+) -> dict[Source, list[str]]:
+    """Return the kinds that ``old`` knows of a zone and ``new`` does not yet, by its source.
+
+    ``was_known`` returns the kinds that workers have been told of a source, ``is_known`` those that
+    its watcher would tell a new worker. Kinds that only one of the two watches do not count.
+    """
+    before = _sources(old)
+    found: dict[Source, list[str]] = {}
+    for zone, sources in _sources(new).items():
+        known = [set(was_known(source)) for source in before.get(zone, ())]
+        if not known:
+            continue
+        wanted = set.intersection(*known)
+        for source in sources:
+            lacking = wanted.intersection(source.kinds).difference(is_known(source))
+            if lacking:
+                found[source] = sorted(lacking)
+    return found
+
+
+def _sources(configuration: Configuration) -> dict[Zone, list[Source]]:
+    """Return the sources that each zone is answered from."""
+    found: dict[Zone, list[Source]] = {}
+    for view in configuration.views:
+        listeners = set(zip(view.block.ports, view.block.schemes, strict=True))
+        for plugin in view.plugins:
+            for source, zones in plugin.sources().items():
+                for port, scheme in listeners:
+                    for zone in zones:
+                        found.setdefault((port, scheme, zone), []).append(source)
+    return found
