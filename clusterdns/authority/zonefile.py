@@ -17,6 +17,7 @@ from pathlib import Path
 from clusterdns.authority.zone import NO_NSEC3, Zone
 from clusterdns.errors import FormError
 from clusterdns.formats.masterfile import MasterFileError, Placed, Reader
+from clusterdns.host.stamp import Stamp
 from clusterdns.wire import name, rr
 from clusterdns.wire.name import WireName
 from clusterdns.wire.rr import RR
@@ -29,16 +30,19 @@ _AT_A_STRETCH = 64  # records between pauses: 2 ms
 _BREAK_S = 0.0002
 
 
-def read(path: Path, apex: WireName, *, is_beside: bool = False) -> Zone:
+def read(
+    path: Path, apex: WireName, *, is_beside: bool = False, stamps: dict[Path, Stamp] | None = None
+) -> Zone:
     """Return the zone that a master file describes.
 
-    ``is_beside`` tells that another thread, which must not wait, answers queries.
+    ``is_beside`` tells that another thread, which must not wait, answers queries. ``stamps`` is
+    given those of the file and of all it includes.
 
     Raises:
         MasterFileError: it cannot be read, or is not a master file of this zone.
     """
     try:
-        files = _Files()
+        files = _Files(stamps)
         text = files.read(path)
         reader = Reader(text, str(path), apex, files.include)
         return Zone(apex, _checked(reader, path, apex, is_beside))
@@ -69,7 +73,8 @@ def head(path: Path, apex: WireName, count: int) -> list[RR]:
 class _Files:
     """The files of one zone, and the octets still allowed."""
 
-    def __init__(self) -> None:
+    def __init__(self, stamps: dict[Path, Stamp] | None = None) -> None:
+        self._stamps = {} if stamps is None else stamps
         self._left_octets, self._left_files = MAX_OCTETS, MAX_FILES + 1
 
     def include(self, file: str, path: str) -> tuple[str, str]:
@@ -91,6 +96,7 @@ class _Files:
             if found.st_size > self._left_octets:
                 raise ValueError(f"{path}: larger than {MAX_OCTETS} octets, with all it includes")
             octets = file.read(found.st_size + 1)
+        self._stamps[path] = Stamp.of(found)
         if len(octets) > found.st_size:
             raise ValueError(f"{path}: written while it is read")
         self._left_octets -= len(octets)

@@ -19,7 +19,8 @@ from clusterdns.chain.view import Router, View
 from clusterdns.cluster.source import Source
 from clusterdns.config.fragments import settle
 from clusterdns.corefile.checks import check_directives, check_overlaps
-from clusterdns.corefile.lexer import DiskFiles, Files
+from clusterdns.corefile.files import DiskFiles
+from clusterdns.corefile.lexer import Files
 from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
 from clusterdns.host import addresses, interfaces

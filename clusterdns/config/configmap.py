@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 from clusterdns.config import kubedns
 from clusterdns.config.kubedns import ConfigEntry
-from clusterdns.corefile.lexer import DiskFiles, Files
+from clusterdns.corefile.files import DiskFiles
+from clusterdns.corefile.lexer import Files
 from clusterdns.errors import ClusterDNSError, ConfigError
+from clusterdns.host.stamp import Stamp
 
 KEY = "Corefile"
 MOUNT = "/etc/coredns"  # mount path in kubeadm's Deployment
@@ -148,20 +150,29 @@ def from_directory(directory: Path) -> dict[str, ConfigEntry]:
     """
     if not directory.exists():
         return {}
-    # All files must be of one version. Kubelet replaces the link `..data`, then removes the old
-    # files: the files belong together if the link is the same afterwards.
-    version = directory / "..data"
+    # All files must be of one version.
     for _ in range(READ_ATTEMPTS):
-        root = version.resolve() if version.exists() else directory
         with contextlib.suppress(FileNotFoundError):
-            found = {
-                path.name: mounted_entry(directory, path.name, _text(path))
-                for path in itertools.islice(sorted(root.iterdir()), MAX_ENTRIES)
-                if not path.name.startswith(".") and not path.is_dir()
-            }
-            if root == (version.resolve() if version.exists() else directory):
+            stamps = _stamps(directory)
+            found = {path.name: mounted_entry(directory, path.name, _text(path)) for path in stamps}
+            if stamps == _stamps(directory):
                 return found
     raise OSError(f"{directory} changes while it is read")
+
+
+def _stamps(directory: Path) -> dict[Path, Stamp | None]:
+    """Return the files of a directory, but for hidden ones, with their stamps.
+
+    Kubelet replaces the link `..data`, then the links into it; the files behind it are of one
+    version.
+    """
+    version = directory / "..data"
+    root = version.resolve() if version.exists() else directory
+    return {
+        path: Stamp.at(path)
+        for path in itertools.islice(sorted(root.iterdir()), MAX_ENTRIES)
+        if not path.name.startswith(".") and not path.is_dir()
+    }
 
 
 def _text(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from clusterdns.config.compile import Configuration, compile_text
 from clusterdns.config.configdir import ConfigDir
-from clusterdns.corefile.lexer import TrackedFiles
+from clusterdns.corefile.files import TrackedFiles
 from clusterdns.errors import ClusterDNSError
 
 MAX_COREFILE_OCTETS = 4 * 2**20

@@ -4,16 +4,13 @@
 in a word; ``Files`` provides the texts of imported files. CoreDNS: caddy
 caddyfile/lexer.go and caddyfile/parse.go.
 
-Pure but for ``DiskFiles`` and ``TrackedFiles``: no sockets, clock, threads or randomness.
+Pure: no sockets, clock, threads or randomness.
 """
 
 from __future__ import annotations
 
-import glob
 import re
-import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from clusterdns.errors import ConfigError
@@ -30,7 +27,6 @@ _WORD = re.compile(
 _MAX_REPLACEMENTS = 1000
 _MAX_EXPANDED_CHARACTERS = 65536
 _MAX_SHOWN_CHARACTERS = 80
-_MAX_FILE_OCTETS = 8 << 20  # far above the 1 MiB of a ConfigMap
 
 
 class Word(NamedTuple):
@@ -116,63 +112,3 @@ class Files(Protocol):
 
     def read(self, path: str) -> str:
         """Return the text of a file. Raises OSError or ValueError."""
-
-
-class DiskFiles:
-    """Files on disk; relative paths are relative to the working directory."""
-
-    def glob(self, pattern: str) -> list[str]:
-        """Return the paths that match ``pattern``, hidden ones too, as Go's filepath.Glob does."""
-        # glob and not pathlib: Path.glob takes no absolute pattern
-        return sorted(glob.glob(pattern, include_hidden=True))  # noqa: PTH207
-
-    def read(self, path: str) -> str:
-        """Return the text of a regular file, with invalid UTF-8 replaced.
-
-        Raises:
-            OSError: it cannot be read, is not a regular file or is too long.
-        """
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would block the start
-            raise OSError(f"{path} is no regular file")
-        with Path(path).open("rb") as file:
-            octets = file.read(_MAX_FILE_OCTETS + 1)
-        if len(octets) > _MAX_FILE_OCTETS:
-            raise OSError(f"{path} is longer than {_MAX_FILE_OCTETS} octets")
-        return octets.decode("utf-8", "replace")
-
-
-class TrackedFiles(DiskFiles):
-    """Files on disk that remember their matches and texts, to tell when they change."""
-
-    def __init__(self) -> None:
-        self._matches: dict[str, list[str]] = {}
-        self._texts: dict[str, str | None] = {}  # None: it could not be read
-
-    def glob(self, pattern: str) -> list[str]:
-        """Return the paths that match ``pattern``, see ``DiskFiles``."""
-        found = self._matches[pattern] = super().glob(pattern)
-        return found
-
-    def read(self, path: str) -> str:
-        """Return the text of a file, see ``DiskFiles``."""
-        self._texts[path] = None
-        found = self._texts[path] = super().read(path)
-        return found
-
-    def forget(self) -> None:
-        """Forget all matches and texts."""
-        self._matches.clear()
-        self._texts.clear()
-
-    @property
-    def have_changed(self) -> bool:
-        """Whether a file that was read or looked for has appeared, vanished or changed."""
-        if any(super(TrackedFiles, self).glob(p) != paths for p, paths in self._matches.items()):
-            return True
-        return any(self._now(path) != text for path, text in self._texts.items())
-
-    def _now(self, path: str) -> str | None:
-        try:
-            return super().read(path)
-        except (OSError, ValueError):
-            return None

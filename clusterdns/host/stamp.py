@@ -1,14 +1,20 @@
 """Stamps of files: a file has changed if its stamp differs.
 
 A file restored from a backup has an earlier time, and a replaced one may have the same time and
-size, so all fields are compared for inequality.
+size, so all fields are compared for inequality. A file that is written twice within one tick of the
+file system's clock may keep its stamp: where that matters, only a settled stamp is relied on.
 """
 
 from __future__ import annotations
 
 import os
+import stat
+import time
 from pathlib import Path
 from typing import NamedTuple
+
+SETTLED_S = 2.0  # FAT has the coarsest clock
+_PART_OCTETS = 1 << 20
 
 
 class Stamp(NamedTuple):
@@ -31,3 +37,34 @@ class Stamp(NamedTuple):
             return cls.of(path.stat())
         except OSError:
             return None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the file was last written so long ago that a change now shows in the stamp."""
+        return time.time() - self.mtime_ns / 1e9 > SETTLED_S
+
+
+def read_regular(
+    path: str | Path, most: int, known: Stamp | None = None
+) -> tuple[Stamp, bytes] | None:
+    """Return a regular file of at most ``most`` octets with its stamp, None if that is ``known``.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is too large.
+        ValueError: ``path`` is none.
+    """
+    # Does not wait for somebody to write to a FIFO.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - it is open already
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no regular file")
+        stamp = Stamp.of(status)
+        if stamp == known:
+            return None
+        octets = bytearray()
+        while part := file.read(_PART_OCTETS):
+            octets += part
+            if len(octets) > most:
+                raise OSError(f"it is larger than {most} octets")
+    return stamp, bytes(octets)

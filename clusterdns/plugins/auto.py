@@ -33,7 +33,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from clusterdns.authority import zonefile
@@ -46,6 +46,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.formats.masterfile import MasterFileError
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.stamp import Stamp
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
@@ -67,6 +68,7 @@ class Auto(Reloading):
         self._directory: Path | None = None
         self._expression, self._template = re.compile(r"db\.(.*)"), "{1}"
         self.reload_s = RELOAD_S
+        self._stamps = dict[tuple[WireName, Path], dict[Path, Stamp]]()  # with what they include
         self._faults = dict[Path, str]()  # files with a mistake, each reported once
         for line in directive.block:
             match line.name:
@@ -130,10 +132,17 @@ class Auto(Reloading):
         """Return the zones of the directory; one whose serial is the same is the known one."""
         zones = dict[WireName, Zone | None]()
         faults = dict[Path, str]()
+        before, self._stamps = self._stamps, {}
         for apex, path in self._files().items():
-            old = known.get(apex)
+            old, stamps = known.get(apex), before.get((apex, path))
+            if old is not None and stamps and _are_same(stamps):
+                zones[apex], self._stamps[apex, path] = old, stamps
+                continue
             try:
-                new = zonefile.read(path, apex, is_beside=True)
+                stamps = dict[Path, Stamp]()
+                new = zonefile.read(path, apex, is_beside=True, stamps=stamps)
+                if all(stamp.is_settled for stamp in stamps.values()):
+                    self._stamps[apex, path] = stamps
                 is_same = old is not None and old.serial == new.serial
                 zones[apex] = old if is_same else new
             except MasterFileError as error:
@@ -193,3 +202,8 @@ class Auto(Reloading):
             return name.fold(name.parse(_GROUP.sub(fill, self._template)))
         except (FormError, UnicodeError):
             return None
+
+
+def _are_same(stamps: Mapping[Path, Stamp]) -> bool:
+    """Tell whether files are those that were read."""
+    return all(Stamp.at(path) == stamp for path, stamp in stamps.items())

@@ -66,7 +66,7 @@ from clusterdns.corefile.parser import Directive, did_you_mean
 from clusterdns.formats import hostsfile
 from clusterdns.formats.hostsfile import Hosts as Entries
 from clusterdns.host.logs import plugin_logger
-from clusterdns.host.stamp import Stamp
+from clusterdns.host.stamp import Stamp, read_regular
 from clusterdns.host.tasks import end
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
@@ -84,30 +84,6 @@ MAX_SHARED = 65_536  # names whose parents are kept, to tell which denials hold 
 START_TIMEOUT_S = 5.0  # for a file system that does not answer
 _PROPERTIES = ("fallthrough", "fallthrough_unsupported", "no_reverse", "ttl", "reload")
 _log = plugin_logger("hosts")
-
-
-def read(path: str, known: Stamp | None) -> tuple[Stamp, bytes] | None:
-    """Return a file and what tells this version of it, None if that is ``known``.
-
-    Raises:
-        OSError: it cannot be read, is no regular file, or is too large.
-        ValueError: ``path`` is none.
-    """
-    # Does not wait for somebody to write to a FIFO.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - it is open already
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is no regular file")
-        stamp = Stamp.of(status)
-        if stamp == known:
-            return None
-        octets = bytearray()
-        while part := file.read(1 << 20):
-            octets += part
-            if len(octets) > MAX_FILE_OCTETS:
-                raise OSError(f"it is larger than {MAX_FILE_OCTETS} octets")
-    return stamp, bytes(octets)
 
 
 class Hosts(Plugin):
@@ -249,7 +225,7 @@ class Hosts(Plugin):
     def _changed(self) -> tuple[Stamp, Entries] | None:
         """Return the file as it is now, None if it is as before or cannot be read."""
         try:
-            found = read(self._path, self._stamp)
+            found = read_regular(self._path, MAX_FILE_OCTETS, self._stamp)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

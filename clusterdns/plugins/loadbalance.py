@@ -41,9 +41,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
-import os
 import random
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +53,7 @@ from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.formats import weightsfile
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.stamp import Stamp, read_regular
 from clusterdns.host.tasks import end
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import Query, Question
@@ -241,6 +240,7 @@ class _WeightFile:
         self.reload_s = RELOAD_S
         self.weights: weightsfile.Weights = {}
         self._octets: bytes | None = None
+        self._stamp: Stamp | None = None
         for line in directive.block:
             if line.name != "reload":
                 raise line.unknown("reload")
@@ -259,17 +259,16 @@ class _WeightFile:
             OSError: it cannot be read, is no regular file, or is too large.
             ValueError: it has a mistake.
         """
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - it is open already
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError("it is no regular file")
-            octets = file.read(MAX_FILE_OCTETS + 1)
-        if len(octets) > MAX_FILE_OCTETS:
-            raise OSError(f"it is larger than {MAX_FILE_OCTETS} octets")
+        found = read_regular(self.path, MAX_FILE_OCTETS, self._stamp)
+        if found is None:
+            return False
+        stamp, octets = found
         if octets == self._octets:
+            self._stamp = stamp if stamp.is_settled else None
             return False
         self.weights = weightsfile.parse(octets.decode("utf-8", "replace"))
         self._octets = octets
+        self._stamp = stamp if stamp.is_settled else None
         return True
 
 

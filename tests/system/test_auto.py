@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
@@ -10,8 +11,10 @@ import dns.rcode
 import peers
 import pytest
 
+from clusterdns.authority import zonefile
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
+from clusterdns.plugins.auto import Auto
 
 ZONE = "$TTL 60\n@ IN SOA ns h {serial} 2 3 4 5\n@ IN NS ns\nwww IN A 192.0.2.{last}\n"
 
@@ -79,6 +82,35 @@ def test_files_come_change_and_go(tmp_path):
         assert "db.a.org:1: " in server.output
         (zones / "db.a.org").unlink()
         until(server, "www.a.org", ("REFUSED", []))
+
+
+def test_a_file_is_read_again_only_when_it_or_what_it_includes_has_changed(tmp_path, monkeypatch):
+    zones, reads = tmp_path / "zones", []
+    put(zones / "db.a.org")
+    (zones / "rest").write_text("more A 192.0.2.9\n")
+    with (zones / "db.a.org").open("a") as file:
+        file.write("$INCLUDE rest\n")
+    (made,) = compile_text(corefile(str(zones)), "C", port=53, environ={}, warn=pytest.fail).plugins
+    assert isinstance(made, Auto)
+    read = zonefile.read
+    monkeypatch.setattr(
+        zonefile,
+        "read",
+        lambda path, *args, **more: reads.append(path) or read(path, *args, **more),
+    )
+
+    def look() -> int:
+        reads.clear()
+        asyncio.run(made.look())
+        assert [zone.serial for zone in made.zones.values() if zone] == [1]
+        return len(reads)
+
+    assert [1, 1] == [look(), look()]  # it has just been written
+    for each in zones.iterdir():
+        os.utime(each, (1000, 1000))
+    assert [1, 0, 0] == [look(), look(), look()]
+    os.utime(zones / "rest", (2000, 2000))
+    assert [1, 0] == [look(), look()]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from clusterdns.config import kubedns
 from clusterdns.config.configdir import ConfigDir
 from clusterdns.config.configmap import from_directory
 from clusterdns.config.kubedns import ConfigEntry, KubeDnsSettings
-from clusterdns.corefile.lexer import DiskFiles
+from clusterdns.corefile.files import DiskFiles
 from clusterdns.corefile.parser import parse
 from clusterdns.errors import ConfigError
 

@@ -22,7 +22,8 @@ from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.corefile import parser
 from clusterdns.corefile.arguments import duration_s, zones
 from clusterdns.corefile.checks import check_directives, check_overlaps
-from clusterdns.corefile.lexer import DiskFiles, lex
+from clusterdns.corefile.files import DiskFiles
+from clusterdns.corefile.lexer import lex
 from clusterdns.corefile.parser import Directive, did_you_mean, parse
 from clusterdns.errors import ConfigError
 

@@ -13,7 +13,7 @@ from clusterdns.authority.transfers import Transfers
 from clusterdns.chain.plugin import Plugin
 from clusterdns.chain.view import View
 from clusterdns.config import compile
-from clusterdns.corefile.lexer import DiskFiles
+from clusterdns.corefile.files import DiskFiles
 from clusterdns.corefile.parser import ServerBlock, parse
 from clusterdns.forwarding.outside import Outside
 from clusterdns.wire import name, rr

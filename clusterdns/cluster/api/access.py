@@ -24,8 +24,10 @@ from clusterdns.cluster.api.location import proxy_of, url_of
 from clusterdns.cluster.api.server import MAX_CONNECTIONS, Access, socket_options
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
+from clusterdns.host.stamp import Stamp, read_regular
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+MAX_TOKEN_OCTETS = 2**20
 TOKEN_AGE_S = 50.0  # as in client-go: a minute less ten seconds
 _log = logging.getLogger("kubernetes")
 
@@ -37,18 +39,27 @@ class TokenFile:
         self._path = path
         self._token = first
         self._read_at = float("-inf")
+        self._stamp: Stamp | None = None
 
     def get(self, now: float) -> str:
         """Return the token, read again if it is old. Raises ApiError if there was never one."""
         if now - self._read_at >= TOKEN_AGE_S:
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 # A file being written is empty for a moment; a newline would break the header.
-                found = self._path.read_text("ascii").strip()
-                if found and found.isprintable():
-                    self._token, self._read_at = found, now
+                found = read_regular(self._path, MAX_TOKEN_OCTETS, self._stamp)
+                if found is None:
+                    self._read_at = now
+                else:
+                    self._take(*found, now)
         if not self._token:
             raise ApiError(f"{self._path}: no readable token")
         return self._token
+
+    def _take(self, stamp: Stamp, octets: bytes, now: float) -> None:
+        token = octets.decode("ascii").strip()
+        if token and token.isprintable():
+            self._token, self._read_at = token, now
+            self._stamp = stamp if stamp.is_settled else None
 
     def headers(self) -> Mapping[str, str]:
         """Return the header with the present token. Raises ApiError."""
