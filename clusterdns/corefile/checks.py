@@ -16,7 +16,6 @@ from clusterdns.errors import ConfigError
 _REFUSED = {
     "azure": "reads zones from Azure DNS, which clusterdns does not",
     "clouddns": "reads zones from Google Cloud DNS, which clusterdns does not",
-    "etcd": "reads names from etcd, which clusterdns does not",
     "federation": "CoreDNS has removed it, and Kubernetes has no federation",
     "geoip": "clusterdns reads no GeoIP databases",
     "grpc": "clusterdns does not speak gRPC; use forward",

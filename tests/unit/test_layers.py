@@ -22,7 +22,7 @@ IMPURE = {
 }  # fmt: skip
 ONE_IMPORTER = {
     "dnslib": {"clusterdns.wire.printing"},
-    "h11": {"clusterdns.doh.http1"},
+    "h11": {"clusterdns.doh.http1", "clusterdns.skydns.gateway"},
     "h2": {"clusterdns.doh.http2"},
     "kubernetes": {"clusterdns.cluster.api.login"},
     "prometheus_client": {"clusterdns.metrics.exposition"},

@@ -1,0 +1,1 @@
+"""Names as SkyDNS keeps them in etcd: services under keys, and the records that they make."""
