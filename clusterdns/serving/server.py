@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Choice, Router, View
 from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Profile, Tally, type_label
-from clusterdns.serving.table import MAX_TABLE_OCTETS, Answer, AnswerTable, reply_to
+from clusterdns.serving.table import MAX_TABLE_OCTETS, Answer, AnswerTable
 from clusterdns.wire import message, reading, rr
 from clusterdns.wire.message import Edns, Query
 from clusterdns.wire.name import WireName
@@ -116,6 +116,9 @@ class Listener:
         if view is None or not view.chain:
             return self._write(query, None, REFUSED, hits)
         view.bound(query)
+        may_repeat = choice.is_shared and not view.observers and view.may_know(query)
+        if may_repeat and (known := self.table.known(query, self.clock(), hits)) is not None:
+            return known
         began = self.clock() if view.observers else 0.0
         response = view.answer(question) if view.may_know(query) else None
         if response is None:
@@ -126,11 +129,10 @@ class Listener:
             return None
         profile = self._profile(query, view, response)
         answer = self._remember(query, response, choice, profile)  # already rendered
-        reply = None if answer is None else reply_to(query, answer)
-        if reply is None:
+        if answer is None or query.sign is not None:
             return self._write(query, view, response, hits, profile)
         self.tally.once(profile, hits, query.edns is not None)
-        return reply
+        return self.table.reply_to(query, answer)
 
     def _remember(
         self, query: Query, response: Response, choice: Choice, profile: Profile

@@ -5,8 +5,8 @@ octets, builds no object but the reply and its parts, and returns None for a mis
 
 The key of an answer is the folded name, type, class, DO and CD. All letter cases of a name find one
 answer, and the reply repeats the question as asked. A reply that is too long for the client is a
-miss. Nothing else in a query matters, so an OPT is accepted if its options get no answer: client
-subnet, EXPIRE, COOKIE, TCP keepalive, padding.
+miss, and ``known`` cuts it. Nothing else in a query matters, so an OPT is accepted if its options
+get no answer: client subnet, EXPIRE, COOKIE, TCP keepalive, padding.
 
 An answer is a plain tuple ``(until, slot, heads, is_free, spared, children, body, ...)``: the
 monotonic second of its end, the slot its hits are counted in, the header behind the ID for each
@@ -39,9 +39,10 @@ import struct
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
+from clusterdns.serving.cut import Cuts
 from clusterdns.wire import message, name, reading
 from clusterdns.wire.facts import EVERYTHING, Fixed, Renewal
-from clusterdns.wire.message import AD, CD, EDNS_DO, HEADER_OCTETS, QR, RD, Query, Question
+from clusterdns.wire.message import AD, CD, EDNS_DO, HEADER_OCTETS, QR, RD, TC, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Node, Note, Response, render
 
@@ -123,6 +124,7 @@ class AnswerTable:
         self._seen: set[int] = set()
         self._heads: dict[tuple[Any, ...], Heads] = {}
         self._has_notes = False
+        self._cuts = Cuts()
         self.remembered = 0  # answers kept so far; if unchanged, a miss is still a miss
 
     def reply(
@@ -187,6 +189,49 @@ class AnswerTable:
             hits[slot + 3] += extra
         else:
             hits[slot + (form >> 2 & 1)] += 1
+        return reply
+
+    def known(self, query: Query, now: float, hits: list[int]) -> bytes | None:
+        """Return the reply to a query that ``reply`` missed for its length or form, or None.
+
+        It is cut to the client's limit, with TC. The caller has made sure that the chain would
+        answer the question from memory, and that nobody observes.
+        """
+        question = query.question
+        if question is None or query.sign is not None:
+            return None
+        wire, variant = question.wire, _VARIANTS[question.cd | question.do << 1]
+        lasting, passing = self._lasting.answers, self._passing.answers
+        key = question.folded_wire + variant
+        answer = lasting.get(key) or passing.get(key)
+        if question.qname != question.folded and not (answer and answer[_IS_FREE]):
+            answer = passing.get(wire + variant)
+        if answer is None or answer[_UNTIL] <= now or len(answer[_HEADS]) > _NOTE:
+            return None
+        extra = query.octets - HEADER_OCTETS - len(wire)
+        if query.edns is not None:
+            extra -= _OPT_OCTETS
+        slot = answer[_SLOT]
+        if extra:
+            hits[slot + 2] += 1
+            hits[slot + 3] += extra
+        else:
+            hits[slot + (query.edns is not None)] += 1
+        return self.reply_to(query, answer)
+
+    def reply_to(self, query: Query, answer: Answer) -> bytes:
+        """Return the reply of an answer to a query, cut if it is too long for the client."""
+        assert query.question is not None
+        form, opt = sum(bit for bit, flag in _FLAGS if query.flags & flag), b""
+        if query.edns is not None:
+            form |= _OPT | (_AD if query.edns.flags & EDNS_DO else 0)
+            opt = message.write_opt(message.reply_edns(query.edns))
+        ident, question = query.ident.to_bytes(2, "big"), query.question.wire
+        head, body = answer[_HEADS][form], _body(answer, ident)
+        room = query.limit - HEADER_OCTETS - len(question) - len(opt)
+        if len(body) > room:
+            head, body = self._cuts.cut(head, body, room, has_opt=bool(opt))
+        reply: bytes = ident + head + question + body + opt
         return reply
 
     def _find(self, question: bytes, key: bytes) -> Answer | None:
@@ -341,13 +386,15 @@ class AnswerTable:
         self, question: Question, response: Response, note: Note | None
     ) -> tuple[Heads, tuple[bytes, ...]] | None:
         """Return the heads and the bodies of a response, None if it fits no message."""
-        bodies = []
+        bodies, flags = [], response.flags | response.rcode & 15
         for sections in response.orders or (response.sections,):
             counts, body, is_cut = render(question.qname, sections, message.MAX_OCTETS)
+            if is_cut and response.orders:
+                return None  # each order may leave another number
             if is_cut:
-                return None
+                flags |= TC
             bodies.append(body)
-        key = (response.flags | response.rcode & 15, *counts)
+        key = (flags, *counts)
         heads = self._heads.get((*key, note))
         if heads is None:
             if len(self._heads) >= _MAX_HEADS:
@@ -359,23 +406,15 @@ class AnswerTable:
         return heads, tuple(bodies)
 
 
-def reply_to(query: Query, answer: Answer) -> bytes | None:
-    """Return the reply of an answer to a query, None if it is too long for the client."""
-    assert query.question is not None
-    form, opt = sum(bit for bit, flag in _FLAGS if query.flags & flag), b""
-    if query.edns is not None:
-        form |= _OPT | (_AD if query.edns.flags & EDNS_DO else 0)
-        opt = message.write_opt(message.reply_edns(query.edns))
-    ident = query.ident.to_bytes(2, "big")
-    reply = _compose(answer, ident, form, query.question.wire, opt)
-    return reply if len(reply) <= query.limit else None
-
-
 def _compose(answer: Answer, ident: bytes, form: int, question: bytes, opt: bytes) -> bytes:
-    orders = len(answer) - _BODY
-    body = answer[_BODY] if orders == 1 else answer[_BODY + ident[1] % orders]
-    reply: bytes = ident + answer[_HEADS][form] + question + body + opt
+    reply: bytes = ident + answer[_HEADS][form] + question + _body(answer, ident) + opt
     return reply
+
+
+def _body(answer: Answer, ident: bytes) -> bytes:
+    orders = len(answer) - _BODY
+    body: bytes = answer[_BODY] if orders == 1 else answer[_BODY + ident[1] % orders]
+    return body
 
 
 def _silent_octets(packet: bytes, start: int) -> int:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import resource
+import struct
 import time
 from pathlib import Path
 
 import dns.flags
 import dns.message
 import dns.rdatatype
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clusterdns.serving.cut import Cuts
 from clusterdns.serving.table import MAX_TABLE_OCTETS, AnswerTable
 from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.facts import Renewal
@@ -536,15 +540,59 @@ def test_fit_is_what_the_client_sees():
     assert reply.flags & dns.flags.TC
 
 
-def test_what_no_message_has_room_for_is_not_remembered():
-    """It is truncated with TC by the chain, for each client anew."""
-    asked = Question(b"\3big\0", name.fold(b"\3big\0"), rr.A)
-    records = tuple(rr.RR(asked.qname, rr.A, 5, i.to_bytes(4, "big")) for i in range(5000))
-    table = AnswerTable()
-    for many, is_kept in ((4000, True), (5000, False)):
-        response = Response(answer=records[:many], facts=("big",))
-        assert is_kept is (table.remember(asked, response, 0.0, lambda: 0) is not None)
-        table.clear()
+def many(owner: bytes, count: int) -> Response:
+    """Return a response whose records differ in length, with all sections and with aliases."""
+    rng = random.Random(count)
+    targets = [bytes((4,)) + f"{i:04}".encode() + owner for i in range(count)]
+    answer = [rr.RR(owner, rr.SRV, 5, bytes(6) + target) for target in targets]
+    answer[:0] = [rr.RR(b"\1a" + owner, rr.CNAME, 5, owner)]
+    texts = [rng.randbytes(rng.randrange(200)) for _ in range(count // 8)]
+    authority = [rr.RR(owner, 16, 5, bytes((len(text),)) + text) for text in texts]
+    additional = [rr.RR(target, rr.A, 5, rng.randbytes(4)) for target in targets]
+    return Response(
+        answer=tuple(answer), authority=tuple(authority), additional=tuple(additional),
+        facts=("big",),
+    )  # fmt: skip
+
+
+def asked_of(qname: bytes, size: int, transport: str = "udp") -> message.Query:
+    opt = message.write_opt(message.Edns(size, 0, 0)) if size else b""
+    head = message.HEADER.pack(7, message.RD, 1, 0, 0, 1 if opt else 0)
+    found = reading.read_query(head + Question(qname, name.fold(qname), rr.SRV).wire + opt)
+    assert isinstance(found, message.Query)
+    found.transport = transport
+    return found
+
+
+@pytest.mark.parametrize("count", [0, 1, 30, 300, 5000])
+def test_an_answer_is_cut_as_the_chain_would_cut_it(count):
+    """For every size, and also what no message has room for."""
+    qname = b"\3big\4test\0"
+    table, response, hits = AnswerTable(), many(qname, count), [0] * 4
+    asked = Question(qname, name.fold(qname), rr.SRV)
+    assert table.remember(asked, response, 0.0, lambda: 0) is not None
+    sizes = [0, *range(512, 1600, 7), 4096, 16_383, 16_400, 65_000, 65_507, 65_535]
+    for i, (size, transport) in enumerate(
+        [*((size, "udp") for size in sizes), (0, "tcp"), (9, "tcp")]
+    ):
+        query = asked_of(qname, size, transport)
+        expected = render_reply(query, response, query.limit)
+        assert expected == table.known(query, 1.0, hits), (size, transport)
+        assert sum(hits) == i + 1
+    assert table.known(asked_of(b"\3Big\4test\0", 0), 1.0, hits) is None, "it is not free"
+    table.forget(["big"])
+    assert table.known(asked_of(qname, 512), 1.0, hits) is None
+
+
+def test_where_answers_are_cut_is_forgotten_in_time():
+    cuts = Cuts(max_octets=1000)
+    body = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 300) + bytes(300)
+    head = struct.pack("!HHHHH", 0x8000, 1, 1, 0, 0)
+    for i in range(20):
+        other = body[:-1] + bytes((i,))
+        assert (b"\x82\0\0\1" + bytes(6), b"") == cuts.cut(head, other, 311, has_opt=False)
+        assert cuts._octets <= 1000
+        assert len(cuts._ends) <= 3
 
 
 SERIAL = ("serial",)

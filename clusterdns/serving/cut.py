@@ -1,0 +1,68 @@
+"""Replies cut to what a client accepts, from the octets of the whole one.
+
+The records of a body come in the order of the reply, and a compression pointer leads backward. So
+the beginning of a body, up to the end of a record, is what ``response.render`` makes for a smaller
+limit: no answer has to be built again for it. Where records end is found once for each body.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from bisect import bisect_right
+
+from clusterdns.wire.message import TC
+
+MAX_OCTETS = 8 * 2**20  # of the bodies whose records are known; then they are forgotten
+_COUNTS = struct.Struct("!HHHHH")  # flags, QDCOUNT, ANCOUNT, NSCOUNT, ARCOUNT
+_POINTER = 0xC0
+_HEAD_OCTETS, _RDLENGTH = 10, 8  # of a record behind its owner, and where in it
+
+
+class Cuts:
+    """Finds where bodies can be cut."""
+
+    def __init__(self, max_octets: int = MAX_OCTETS) -> None:
+        self._max_octets = max_octets
+        self._octets = 0
+        self._ends: dict[bytes, array[int]] = {}  # of the records of a body
+
+    def cut(self, head: bytes, body: bytes, room: int, *, has_opt: bool) -> tuple[bytes, bytes]:
+        """Return header (behind the ID) and body of a reply, TC set, that has ``room`` for a body.
+
+        ``has_opt`` says that ``head`` counts an OPT record, which is not in the body.
+        """
+        ends = self._ends.get(body)
+        if ends is None:
+            ends = self._found(body)
+        left = bisect_right(ends, max(room, 0))
+        octets = ends[left - 1] if left else 0
+        flags, questions, *counts = _COUNTS.unpack(head)
+        counts[2] -= has_opt
+        for i, count in enumerate(counts):
+            counts[i] = min(count, left)
+            left -= counts[i]
+        counts[2] += has_opt
+        return _COUNTS.pack(flags | TC, questions, *counts), body[:octets]
+
+    def _found(self, body: bytes) -> array[int]:
+        if self._octets + len(body) > self._max_octets:
+            self._ends.clear()
+            self._octets = 0
+        self._octets += len(body)
+        ends = self._ends[body] = _record_ends(body)
+        return ends
+
+
+def _record_ends(body: bytes) -> array[int]:
+    """Return the offsets behind each record of a body that we have rendered."""
+    ends, i = array("L"), 0
+    while i < len(body):
+        while 0 < body[i] < _POINTER:
+            i += 1 + body[i]
+        i += 1 if not body[i] else 2
+        i += _HEAD_OCTETS + (body[i + _RDLENGTH] << 8 | body[i + _RDLENGTH + 1])
+        ends.append(i)
+    return ends
