@@ -6,7 +6,6 @@ A subclass keeps ``zones`` up to date; a zone without data is None, and answered
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Hashable, Iterable, Iterator
 
@@ -15,9 +14,8 @@ from clusterdns.authority.zone import Zone
 from clusterdns.authority.zoneanswer import Result
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin, Worker
+from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
-from clusterdns.host.tasks import end
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, OPCODE_NOTIFY, Query, Question
 from clusterdns.wire.name import WireName
@@ -143,33 +141,6 @@ class Authority(Plugin):
             lifetime_s=lifetime_s,
             facts=facts,
         )
-
-
-class Reloading(Authority):
-    """Polls the files of its zones every ``reload_s`` seconds, unless that is 0."""
-
-    reload_s: float
-    _task: asyncio.Task[None] | None = None
-
-    async def look(self) -> bool:
-        """Load the zones that changed; tell whether any did."""
-        raise NotImplementedError
-
-    def look_again(self, worker: Worker) -> None:
-        """Start to poll until ``stop``."""
-        if self.reload_s:
-            self._task = asyncio.create_task(self._poll_files(worker))
-
-    async def stop(self) -> None:
-        """Stop polling."""
-        await end(self._task)
-
-    async def _poll_files(self, worker: Worker) -> None:
-        while True:
-            # All workers load a change at the same time, so that they answer alike.
-            await asyncio.sleep(self.reload_s - worker.now() % self.reload_s)
-            if await self.look():
-                worker.forget_all()
 
 
 def longest(qname: WireName, zones: Iterable[WireName]) -> WireName | None:

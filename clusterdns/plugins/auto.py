@@ -37,10 +37,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from clusterdns.authority import zonefile
-from clusterdns.authority.answering import Reloading, longest
+from clusterdns.authority.answering import Authority, longest
 from clusterdns.authority.zone import Zone
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Repeats, Worker
+from clusterdns.chain.polling import Polling
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
@@ -57,7 +58,7 @@ _GROUP = re.compile(r"\$?\{(\w+)\}|\$(\w+)")
 _log = plugin_logger("auto")
 
 
-class Auto(Reloading):
+class Auto(Authority, Polling):
     """The zones of the files in one directory."""
 
     repeats = Repeats.LAST

@@ -41,10 +41,11 @@ from __future__ import annotations
 import asyncio
 
 from clusterdns.authority import zonefile
-from clusterdns.authority.answering import Reloading, longest
+from clusterdns.authority.answering import Authority, longest
 from clusterdns.authority.zone import Zone
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Plugin, Worker
+from clusterdns.chain.polling import Polling
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.formats.masterfile import MasterFileError
@@ -57,7 +58,7 @@ RELOAD_S = 60.0
 _log = plugin_logger("file")
 
 
-class File(Reloading):
+class File(Authority, Polling):
     """The zones of one master file."""
 
     def __init__(self, directive: Directive, block: Block) -> None:

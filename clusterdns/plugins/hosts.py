@@ -59,7 +59,8 @@ import time
 from typing import ClassVar
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Worker
+from clusterdns.chain.polling import Polling
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive, did_you_mean
@@ -67,7 +68,6 @@ from clusterdns.formats import hostsfile
 from clusterdns.formats.hostsfile import Hosts as Entries
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.stamp import Stamp, read_regular
-from clusterdns.host.tasks import end
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, rr
@@ -79,14 +79,13 @@ from clusterdns.wire.rr import RR
 MAX_FILE_OCTETS = 16 * 2**20
 MAX_COMPLAINTS = 20  # of one reading: a file may be all wrong
 MAX_RECORDS = 4700  # more than fit into any message
-MIN_RELOAD_S = 0.1  # more often costs more than anybody gains
 MAX_SHARED = 65_536  # names whose parents are kept, to tell which denials hold for names below
 START_TIMEOUT_S = 5.0  # for a file system that does not answer
 _PROPERTIES = ("fallthrough", "fallthrough_unsupported", "no_reverse", "ttl", "reload")
 _log = plugin_logger("hosts")
 
 
-class Hosts(Plugin):
+class Hosts(Polling):
     """The entries of one hosts file, and of the Corefile."""
 
     always_shown = True
@@ -112,7 +111,7 @@ class Hosts(Plugin):
         self._passes_unsupported = False
         self._reverses = True
         self._ttl = 3600
-        self._reload_s = 5.0
+        self.reload_s = 5.0
         self._lines: list[str] = []
         for line in directive.block:
             self._read(line)
@@ -126,7 +125,6 @@ class Hosts(Plugin):
         self._parents: frozenset[WireName] | None = frozenset()
         self._share()
         self._facts = (("hosts", self._path),)
-        self._task: asyncio.Task[None] | None = None
 
     def _check_file(self, directive: Directive) -> None:
         """Warn of a file that is not there, or is none. Raises ConfigError."""
@@ -153,7 +151,7 @@ class Hosts(Plugin):
             case "ttl":
                 self._ttl = arguments.whole(arguments.some(line)[0], line, least=1, most=65_535)
             case "reload":
-                self._reload_s = arguments.seconds(line)
+                self.reload_s = arguments.seconds(line)
             case _:
                 self._read_entry(line)
 
@@ -194,24 +192,12 @@ class Hosts(Plugin):
     async def start(self, worker: Worker) -> None:
         """Read the file, and begin to look at it again and again."""
         try:
-            await asyncio.wait_for(self._look(), START_TIMEOUT_S)
+            await asyncio.wait_for(self.look(), START_TIMEOUT_S)
         except TimeoutError:
             _log.error("hosts file %s cannot be read in %g s", self._path, START_TIMEOUT_S)
-        if self._reload_s:
-            self._task = asyncio.create_task(self._poll_files(worker))
+        self.look_again(worker)
 
-    async def stop(self) -> None:
-        """Look no more."""
-        await end(self._task)
-
-    async def _poll_files(self, worker: Worker) -> None:
-        """Take up the file whenever it has changed."""
-        while True:
-            await asyncio.sleep(max(self._reload_s, MIN_RELOAD_S))
-            if await self._look():
-                worker.forget_all()  # also who was asked for in vain
-
-    async def _look(self) -> bool:
+    async def look(self) -> bool:
         """Take up the file if it has changed, and tell so. The disk is read by another thread."""
         found = await asyncio.to_thread(self._changed)
         if found is None:

@@ -47,14 +47,14 @@ from pathlib import Path
 
 from clusterdns.addressing.networks import Network
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Repeats, Worker
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Repeats, Worker
+from clusterdns.chain.polling import Polling
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.formats import weightsfile
 from clusterdns.host.logs import plugin_logger
 from clusterdns.host.stamp import Stamp, read_regular
-from clusterdns.host.tasks import end
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
@@ -69,7 +69,7 @@ _WEIGHTED = frozenset((rr.A, rr.AAAA, rr.SRV))
 _log = plugin_logger("loadbalance")
 
 
-class LoadBalance(Plugin):
+class LoadBalance(Polling):
     """Gives each response the orders its records are to be sent in."""
 
     repeats = Repeats.LAST
@@ -78,13 +78,14 @@ class LoadBalance(Plugin):
         self._random = random.Random()
         self._preferred: list[Network] = []
         self._file: _WeightFile | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.reload_s = 0.0
         match directive.args:
             case () | ("round_robin",):
                 for line in directive.block:
                     self._read_preference(line)
             case ("weighted", path):
                 self._file = _WeightFile(block.path(path).absolute(), directive)
+                self.reload_s = self._file.reload_s
             case ("weighted", *_):
                 raise directive.error("weighted wants one FILE")
             case (policy, *_):
@@ -100,24 +101,21 @@ class LoadBalance(Plugin):
 
     async def start(self, worker: Worker) -> None:
         """Begin to look at the weight file again and again."""
-        if self._file is not None and self._file.reload_s:
-            self._task = asyncio.create_task(self._poll_files(self._file, worker))
+        self.look_again(worker)
 
-    async def stop(self) -> None:
-        """Look no more."""
-        await end(self._task)
-
-    async def _poll_files(self, file: _WeightFile, worker: Worker) -> None:
-        while True:
-            await asyncio.sleep(file.reload_s)
-            try:
-                has_changed = await asyncio.to_thread(file.read)
-            except (OSError, ValueError) as error:
-                _log.error("the last good weights stay in force: %s: %s", file.path, error)
-                continue
-            if has_changed:
-                _log.info("Successfully reloaded weight file %s", file.path)
-                worker.forget_all()
+    async def look(self) -> bool:
+        """Take up the weight file if it has changed; return whether it has."""
+        file = self._file
+        if file is None:
+            return False
+        try:
+            has_changed = await asyncio.to_thread(file.read)
+        except (OSError, ValueError) as error:
+            _log.error("the last good weights stay in force: %s: %s", file.path, error)
+            return False
+        if has_changed:
+            _log.info("Successfully reloaded weight file %s", file.path)
+        return has_changed
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return the response from memory with its orders."""

@@ -222,7 +222,7 @@ async def addresses(server: InProcess, qname: str, qtype: str = "A") -> list[str
 
 async def look(server: InProcess) -> bool:
     (plugin,) = (each for each in server.configuration.plugins if each.name == "hosts")
-    has_changed = await plugin._look()
+    has_changed = await plugin.look()
     if has_changed:
         server.forget_all()
     return has_changed
