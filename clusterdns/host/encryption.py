@@ -18,38 +18,68 @@ _MODES = {
 CLIENT_AUTH = tuple(_MODES)
 
 
-class Encryption(NamedTuple):
-    """The TLS of a server block. Only the contexts hold keys."""
+class Encryption:
+    """The TLS of a server block, from PEM files; it requires TLS 1.2.
 
-    context: ssl.SSLContext  # of DNS over TLS
-    web: ssl.SSLContext  # of DNS over HTTPS: with ALPN
-    client_auth: str
-    authorities: frozenset[bytes] | None  # CAs of clients, in DER; None is the system's
-    chain: str  # the file of our certificates, PEM
+    ``refresh`` reads the files again. Only the contexts hold keys.
+    """
+
+    def __init__(
+        self, certificate: Path, key: Path, authority: Path | None, client_auth: str
+    ) -> None:
+        """Read the files.
+
+        Raises:
+            ValueError: a file is missing or unusable; names the file and the reason.
+        """
+        self.client_auth = client_auth
+        self._certificate, self._key, self._authority = certificate, key, authority
+        self._contents = self._read()
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context of new connections of DNS over TLS."""
+        return self._contents.context
+
+    @property
+    def web(self) -> ssl.SSLContext:
+        """The context of new connections of DNS over HTTPS: with ALPN."""
+        return self._contents.web
+
+    def refresh(self) -> None:
+        """Read the files again.
+
+        Raises:
+            ValueError: they are unusable, and the last good ones stay in force.
+        """
+        self._contents = self._read()
 
     def conflict(self, other: Encryption) -> str:
         """Return why two server blocks cannot share a listener, "" if they can."""
+        ours, theirs = self._contents, other._contents
         if self.client_auth != other.client_auth:
             return "client authentication policies differ"
-        if self.authorities != other.authorities:
+        if ours.authorities != theirs.authorities:
             return "client CA pools differ"
-        if self.chain != other.chain:
+        if ours.chain != theirs.chain:
             return "server certificates differ"
         return ""
 
+    def _read(self) -> _Contents:
+        certificate, key, authority = self._certificate, self._key, self._authority
+        chain = _text(certificate)
+        _text(key)
+        context, web = [_context(certificate, key, authority, self.client_auth) for _ in range(2)]
+        web.set_alpn_protocols(["h2", "http/1.1"])  # RFC 7301; the first that the client supports
+        known = None if authority is None else frozenset(context.get_ca_certs(binary_form=True))
+        return _Contents(context, web, known, chain)
 
-def load(certificate: Path, key: Path, authority: Path | None, client_auth: str) -> Encryption:
-    """Return the TLS of some PEM files; it requires TLS 1.2.
 
-    Raises:
-        ValueError: a file is missing or unusable; names the file and the reason.
-    """
-    chain = _text(certificate)
-    _text(key)
-    context, web = [_context(certificate, key, authority, client_auth) for _ in range(2)]
-    web.set_alpn_protocols(["h2", "http/1.1"])  # RFC 7301; the first that the client supports
-    authorities = None if authority is None else frozenset(context.get_ca_certs(binary_form=True))
-    return Encryption(context, web, client_auth, authorities, chain)
+class _Contents(NamedTuple):
+    context: ssl.SSLContext
+    web: ssl.SSLContext
+    authorities: frozenset[bytes] | None  # CAs of clients, in DER; None is the system's
+    chain: str  # the file of our certificates, PEM
 
 
 def _context(

@@ -82,7 +82,7 @@ from clusterdns.chain.plugin import (
 from clusterdns.corefile import arguments
 from clusterdns.corefile.lexer import shorten
 from clusterdns.corefile.parser import Directive
-from clusterdns.host import encryption
+from clusterdns.host.encryption import Encryption
 from clusterdns.host.logs import plugin_logger
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
@@ -363,7 +363,7 @@ def _server_tls(files: list[str], is_verified: bool, directive: Directive) -> ss
         mode = "require_and_verify" if is_verified else "verify_if_given"
     certificate, key, *authority = files
     try:
-        return encryption.load(
+        return Encryption(
             Path(certificate), Path(key), Path(authority[0]) if authority else None, mode
         ).context  # fmt: skip
     except ValueError as error:

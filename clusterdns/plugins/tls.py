@@ -12,6 +12,9 @@ its private key without a password, and CA the authorities of clients' certifica
 system's. Paths are relative to `root`. TLS 1.2 is the least. `client_auth` says whether clients
 have to show a certificate: never, by default; or only a valid one, if any; or always.
 
+Files that change are read again within 5 s, for new connections. If they cannot be used, the last
+good ones stay in force, and the log says why.
+
 A client has 3s, or `read` of `timeouts`, for the handshake and its first query; then it is a TCP
 connection like any other. Server blocks of one port must have the same certificate, CA and
 `client_auth`. Without `tls`, a port of `tls://` is served unencrypted, as in CoreDNS: for a proxy
@@ -26,17 +29,25 @@ Examples:
 
 Differences from CoreDNS: `client_auth request` and `require`, which look at no certificate they
 get, `keylog`, and ACME (`tls` without files) are refused. One port cannot have both `tls://` and
-`dns://`: CoreDNS lets the kernel choose for each connection. Certificates are read at the start,
+`dns://`: CoreDNS lets the kernel choose for each connection. CoreDNS reads the files at the start,
 and when the Corefile has changed.
 """
 
 from __future__ import annotations
 
+import asyncio
+
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import Passive
+from clusterdns.chain.plugin import Passive, Worker
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
-from clusterdns.host import encryption
+from clusterdns.host.encryption import CLIENT_AUTH, Encryption
+from clusterdns.host.logs import plugin_logger
+from clusterdns.host.stamp import Stamp
+from clusterdns.host.tasks import end
+
+RECHECK_S = 5.0
+_log = plugin_logger("tls")
 
 
 class Tls(Passive):
@@ -58,10 +69,42 @@ class Tls(Passive):
                     raise line.unknown("client_auth")
         certificate, key, *authorities = [block.path(each) for each in directive.args]
         authority = authorities[0] if authorities else None
+        self._files = (certificate, key, *authorities)
+        self._stamps = self._look()
         try:
-            block.encryption = encryption.load(certificate, key, authority, client_auth)
+            self._encryption = Encryption(certificate, key, authority, client_auth)
         except ValueError as error:
             raise directive.error(str(error)) from error
+        block.encryption = self._encryption
+        self._polling: asyncio.Task[None] | None = None
+
+    async def start(self, worker: Worker) -> None:
+        """Look at the files now, and again and again: this worker may be older than they are."""
+        self._refresh()
+        self._polling = asyncio.create_task(self._poll())
+
+    async def stop(self) -> None:
+        """Look at the files no more."""
+        await end(self._polling)
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            self._refresh()
+
+    def _refresh(self) -> None:
+        stamps = self._look()
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        try:
+            self._encryption.refresh()
+            _log.info("certificates have changed and are in force")
+        except ValueError as error:
+            _log.error("certificates have changed, the last good ones stay in force: %s", error)
+
+    def _look(self) -> list[Stamp | None]:
+        return [Stamp.at(file) for file in self._files]
 
 
 def _client_auth(line: Directive) -> str:
@@ -69,6 +112,6 @@ def _client_auth(line: Directive) -> str:
     if text in ("request", "require"):
         raise line.error(f"{text!r} verifies no certificate: use verify_if_given or "
                          "require_and_verify")  # fmt: skip
-    if text not in encryption.CLIENT_AUTH:
-        raise line.error(f"wants one of {', '.join(encryption.CLIENT_AUTH)}, got {text!r}")
+    if text not in CLIENT_AUTH:
+        raise line.error(f"wants one of {', '.join(CLIENT_AUTH)}, got {text!r}")
     return text

@@ -208,9 +208,9 @@ def _streams(
     if scheme == "https":
         from clusterdns.serving.https import WebStreams
 
-        return WebStreams(server, sock, listeners, None if encryption is None else encryption.web)
+        return WebStreams(server, sock, listeners, encryption)
     if encryption is None:
         return Streams(server, sock, listeners)
     from clusterdns.serving.secure import SecureStreams
 
-    return SecureStreams(server, sock, listeners, encryption.context)
+    return SecureStreams(server, sock, listeners, encryption)

@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import Iterator
 
 from clusterdns.doh import carrier, http1, http2
+from clusterdns.host.encryption import Encryption
 from clusterdns.metrics.tally import Sample
 from clusterdns.serving.connection import BATCH, MAX_IN_FLIGHT, MISSES, Connection
 from clusterdns.serving.framing import frame
@@ -37,7 +37,7 @@ MAX_STREAMS = 1024  # of one connection; h2 counts them each time one is opened
 class WebStreams(Streams):
     """The HTTP connections of one listening socket.
 
-    Without ``context`` there is no TLS: for a proxy in front that has taken it off.
+    Without ``encryption`` there is no TLS: for a proxy in front that has taken it off.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class WebStreams(Streams):
         server: Listener,
         sock: socket.socket,
         listeners: int,
-        context: ssl.SSLContext | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         super().__init__(server, sock, listeners)
         bounds = server.router.web
@@ -54,7 +54,7 @@ class WebStreams(Streams):
         most_streams = DEFAULT_STREAMS if bounds.most_streams is None else bounds.most_streams
         self.most_streams = min(most_streams or DEFAULT_STREAMS, MAX_STREAMS)
         self.statuses: Counter[int] = Counter()
-        self._context = context
+        self._encryption = encryption
 
     def samples(self) -> list[Sample]:
         """Return how many replies had which status."""
@@ -65,9 +65,9 @@ class WebStreams(Streams):
         ]
 
     def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
-        if self._context is None:
+        if self._encryption is None:
             return WebConnection(self, sock, client)
-        return SecureWebConnection(self, secured(sock, self._context), client)
+        return SecureWebConnection(self, secured(sock, self._encryption.web), client)
 
 
 class WebConnection(Connection):

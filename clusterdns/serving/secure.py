@@ -14,6 +14,7 @@ import socket
 import ssl
 from typing import Any
 
+from clusterdns.host.encryption import Encryption
 from clusterdns.serving.connection import Connection, Crowd
 from clusterdns.serving.server import Listener
 from clusterdns.serving.tcp import Streams
@@ -60,13 +61,13 @@ class SecureStreams(Streams):
     """The TLS connections of one listening socket."""
 
     def __init__(
-        self, server: Listener, sock: socket.socket, listeners: int, context: ssl.SSLContext
+        self, server: Listener, sock: socket.socket, listeners: int, encryption: Encryption
     ) -> None:
         super().__init__(server, sock, listeners)
-        self._context = context
+        self._encryption = encryption
 
     def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
-        return SecureConnection(self, secured(sock, self._context), client)
+        return SecureConnection(self, secured(sock, self._encryption.context), client)
 
 
 class SecureConnection(Connection):

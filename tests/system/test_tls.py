@@ -243,3 +243,46 @@ def test_reload_turns_a_port_over(certs, tmp_path):
                         break
                 time.sleep(0.05)
             assert address_in(got) == HOSTS
+
+
+def issuer_of(port: int, authority: Path, version: str = "") -> bytes:
+    """Return the certificate that a new connection is shown; it is of this authority."""
+    context = ssl.create_default_context(cafile=authority)
+    if version:
+        context.set_alpn_protocols([version])
+    with (
+        socket.create_connection(("127.0.0.1", port), 5) as sock,
+        context.wrap_socket(sock, server_hostname="dns.test") as found,
+    ):
+        return found.getpeercert(binary_form=True) or b""
+
+
+def test_certificates_that_change(tmp_path):
+    """New ones are in force for new connections without a reload; bad ones are not, and are told."""
+    now, later = (certificates.make(make_folder(tmp_path / name)) for name in ("now", "later"))
+    port, web = peers.free_port(), peers.free_port()
+    text = corefile(port).replace(f"tls://.:{port}", f"tls://.:{port} https://.:{web}")
+    with peers.clusterdns(text, now) as server:
+        before = issuer_of(port, now / "ca.pem")
+        (now / "server.pem").write_text("no certificate")
+        wait_for(lambda: "the last good ones stay in force: " in server.output)
+        assert before == issuer_of(port, now / "ca.pem")
+        for name in ("server.key", "ca.pem", "server.pem"):  # as a Secret's volume is changed
+            (now / f"{name}.new").write_bytes((later / name).read_bytes())
+            (now / f"{name}.new").rename(now / name)
+        wait_for(lambda: "certificates have changed and are in force" in server.output)
+        assert before != issuer_of(port, later / "ca.pem")
+        assert issuer_of(port, later / "ca.pem") == issuer_of(web, later / "ca.pem", "h2")
+    assert "panic" not in server.output
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def wait_for(is_so, timeout_s: float = 15) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
