@@ -1,1 +1,1 @@
-"""One file a Corefile directive; the file's name is the directive, its docstring the manual."""
+"""One file for each Corefile directive, named like it; its docstring is the manual."""

@@ -6,12 +6,12 @@ Syntax:
         allow|block|filter|drop [type QTYPE...|*] [net CIDR...|*]
     }
 
-The lines of each `acl` whose ZONES hold the name, by default the keys of the server block, are
-tried in order, and the first that matches the type and the client's address decides: `allow`
-answers and looks no further, `block` replies REFUSED, `filter` with no records, `drop` not at
-all. Where no line matches, the next `acl` of the block is tried; in the end the query is allowed.
-An address without a length is a network of one. Clients with EDNS are told by an Extended DNS
-Error (RFC 8914): 15, blocked, or 17, filtered.
+The lines of each `acl` whose ZONES contain the name, by default the keys of the server block, are
+tried in order, and the first that matches the type and the client's address decides: `allow` ends
+the search and answers, `block` replies REFUSED, `filter` replies without records, `drop` does not
+reply. If no line matches, the next `acl` of the block is tried; if none does, the query is allowed.
+An address without a length is a network of one address. Clients with EDNS get an Extended DNS Error
+(RFC 8914): 15, blocked, or 17, filtered.
 
 Examples:
 
@@ -29,10 +29,9 @@ Examples:
 Metrics: `coredns_acl_allowed_requests_total{server, view}`, and for each of `blocked`, `filtered`
 and `dropped` `coredns_acl_..._requests_total{server, zone, view}`.
 
-What costs time: a question whose answer is the same for all clients is answered as fast as
-without `acl`. Where a network decides, each query takes the chain, which costs several times as
-much. So name the ZONES that are to be protected, and the types, rather than all. Zones with a
-line other than `allow` are not relayed.
+Speed: if the rules give all clients the same answer, a question is answered as fast as without
+`acl`. If a network decides, each query takes the chain, which costs several times as much: name
+only the ZONES and types to protect. Zones with a line other than `allow` are not relayed.
 
 Differences from CoreDNS: a client without EDNS gets no OPT record, and DO is that of the query.
 """
@@ -72,7 +71,7 @@ _SECTIONS = ("type", "net")
 
 
 class Policy(NamedTuple):
-    """One line: what is done with which types from which networks; None is all of them."""
+    """One line: an action, types and networks; None is all of them."""
 
     action: str
     types: frozenset[int] | None
@@ -80,14 +79,14 @@ class Policy(NamedTuple):
 
 
 class AclRule(NamedTuple):
-    """One directive: the zones it holds for, the longest first, and its lines."""
+    """One directive: its zones, the longest first, and its lines."""
 
     zones: tuple[WireName, ...]
     policies: tuple[Policy, ...]
 
 
 class Verdict(NamedTuple):
-    """What is done with a query, and the zone in whose name."""
+    """The action for a query, and the zone of its rule."""
 
     action: str
     zone: WireName
@@ -119,13 +118,13 @@ class Acl(Plugin):
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
-        """Return one plugin with the rules of all occurrences, in their order."""
+        """Return one plugin with the rules of all occurrences, in order."""
         plugin = cls(directives[0], block)
         plugin._rules += [_rule(directive, block) for directive in directives[1:]]
         return [plugin]
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what all clients get, None if a client's address decides."""
+        """Return the response for all clients, None if the address decides."""
         verdict = self._judge(question, None)
         if verdict is None:
             return None
@@ -139,7 +138,7 @@ class Acl(Plugin):
         return response if response is DROP else _also_counting(response, key)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say if they may, or what is said instead."""
+        """Return the response of the next plugin, or the one for a refused client."""
         if query.question is None:
             return await next(query)
         verdict = self._judge(query.question, query.client[0]) or _ALLOW
@@ -149,7 +148,7 @@ class Acl(Plugin):
         return await next(query)
 
     def _judge(self, question: Question, client: str | None) -> Verdict | None:
-        """Return what is done with a query, None if the client decides and is not known."""
+        """Return the verdict on a query, None if it depends on an unknown client."""
         for rule in self._rules:
             zone = next((z for z in rule.zones if name.is_within(question.folded, z)), None)
             if zone is None:
@@ -176,12 +175,12 @@ class Acl(Plugin):
         self._counts[ALLOWED, (self._block.server, self._block.view)] += times
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say whether no zone of a rule lies below ``cut``."""
+        """Tell whether no zone of a rule lies below ``cut``."""
         zones = [zone for rule in self._rules for zone in rule.zones]
         return not any(name.is_within(zone, cut) for zone in zones)
 
     def relay(self, route: Route) -> bool:
-        """Leave the zones to the chain where somebody may be refused."""
+        """Exclude zones in which a client may be refused from the relay."""
         for rule in self._rules:
             if any(policy.action != "allow" for policy in rule.policies) and not route.claim(
                 rule.zones
@@ -191,7 +190,7 @@ class Acl(Plugin):
         return True
 
     def samples(self) -> list[Sample]:
-        """Return how many queries were allowed and refused."""
+        """Return the counts of allowed and refused queries."""
         return [(metric, labels, count) for (metric, labels), count in self._counts.items()]
 
 

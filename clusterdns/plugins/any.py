@@ -4,8 +4,8 @@ Syntax:
 
     any
 
-A query of type ANY, for any name, is answered with `HINFO "ANY obsoleted" "See RFC 8482"`, so that
-a small query with a forged source cannot cause a large reply.
+A query of type ANY, for any name, gets the answer `HINFO "ANY obsoleted" "See RFC 8482"`, so that a
+small query with a forged source cannot cause a large reply.
 
 Examples:
 
@@ -28,7 +28,7 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
-TTL_S = 8482  # as the RFC is numbered (CoreDNS: plugin/any)
+TTL_S = 8482  # the number of the RFC (CoreDNS: plugin/any)
 _RDATA = rr.txt_rdata("ANY obsoleted") + rr.txt_rdata("See RFC 8482")
 
 
@@ -47,9 +47,9 @@ class Any(Knowing):
         return Response(flags=0, answer=(RR(question.qname, rr.HINFO, TTL_S, _RDATA),))
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: addresses are not asked of it."""
+        """Return True: it answers only ANY."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Let pass: only questions for addresses are relayed."""
+        """Return True: only questions for addresses are relayed."""
         return True

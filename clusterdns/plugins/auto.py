@@ -1,4 +1,4 @@
-r"""auto - serve every zone whose master file lies in a directory.
+r"""auto - serve the zones of all master files in a directory.
 
 Syntax:
 
@@ -7,12 +7,12 @@ Syntax:
         reload DURATION
     }
 
-A file anywhere below DIR, which is relative to `root`, is a zone's if REGEXP matches its name;
-TEMPLATE is then the zone, with `{1}` for what the first parentheses matched and `{name}` for named
-ones. By default these are `db\.(.*)` and `{1}`: `db.example.org` is the zone `example.org`. Every
-`reload`, 1m by default and never with 0, files that came or went are taken up, and those whose SOA
-serial has changed. A file with a mistake is reported and left out, or its last good version stays.
-Names are looked for below ZONES only, by default the keys of the server block.
+A file below DIR, which is relative to `root`, is a master file if REGEXP matches its name; TEMPLATE
+is the name of its zone, with `{1}` for the first group of the match and `{name}` for a named group.
+The defaults are `db\.(.*)` and `{1}`: `db.example.org` is the zone `example.org`. Every `reload`,
+1m by default and never with 0, new and removed files are noticed, and files whose SOA serial has
+changed are loaded. A file with a mistake is reported, and its last good version stays in force.
+Only names in ZONES, by default the keys of the server block, are answered.
 
 Examples:
 
@@ -23,9 +23,9 @@ Examples:
         }
     }
 
-Differences from CoreDNS: REGEXP is one of Python's. Zones in capitals are served. Of a directory,
-10,000 files are looked at. An alias into a delegation has AA, as with `file`. What `file` says of
-master files holds here, too.
+Differences from CoreDNS: REGEXP is one of Python's. Zones in capitals are served. At most
+10,000 files of a directory are read. An alias into a delegation has AA, as with `file`. The
+differences of `file` apply, too.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Auto(Authority, Polling):
                 case "reload":
                     self.reload_s = arguments.first_seconds(line)
                 case "upstream":
-                    pass  # CoreDNS takes and ignores it
+                    pass  # accepted and ignored, as in CoreDNS
                 case _:
                     raise line.unknown("directory", "reload", "upstream")
 
@@ -102,7 +102,7 @@ class Auto(Authority, Polling):
 
     @property
     def claimed(self) -> Iterable[WireName]:
-        """The zones that names are looked for in, now or later."""
+        """The zones that are served, now or once loaded."""
         return self._origins
 
     def zone_of(self, qname: WireName) -> WireName | None:

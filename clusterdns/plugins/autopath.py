@@ -6,11 +6,11 @@ Syntax:
     autopath [ZONES...] @PLUGIN
 
 A name below the first domain of the search path is looked up in each domain of the path, and then
-as it stands. The reply is the first one that is not NXDOMAIN, with a CNAME from the name that was
-asked to the name that was found. If all are NXDOMAIN, the reply is that for the first name.
+without a domain. The reply is the first one that is not NXDOMAIN, with a CNAME from the name asked
+for to the name found. If all are NXDOMAIN, the reply is that for the first name.
 RESOLV-CONF is a file whose `search` line is the path of every client; it is read at the start. With
-`@kubernetes` the path is that of the client's Pod, which needs `pods verified`; for clients that
-are no Pods nothing changes. ZONES default to the keys of the server block.
+`@kubernetes` the path is that of the client's Pod, which needs `pods verified`; queries
+of other clients are not changed. ZONES default to the keys of the server block.
 
 Examples:
 
@@ -27,7 +27,7 @@ Metrics: `coredns_autopath_success_total{server}` counts replies that are not NX
 
 Differences from CoreDNS: with `@PLUGIN`, a name that exists as it was asked is answered without
 looking up the client, and is not counted as a success. The question is echoed as the client spelled
-it, even if nothing was found. A domain of the file that is no valid domain name is skipped.
+it, even if no name was found. An invalid domain in the file is skipped.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class Autopath(Plugin):
         self._successes = 0
 
     async def start(self, worker: Worker) -> None:
-        """Say so if nobody knows the search paths of clients."""
+        """Warn if no plugin knows the search paths of clients."""
         if not self._path and self._knower not in self._paths:
             _log.warning("no search path is known in this server block")
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what is the same for every client, whatever its search path."""
+        """Return the response for every client, None if the search path decides."""
         folded = question.folded
         if not name.is_within_any(folded, self._zones):
             return next(question)
@@ -94,14 +94,14 @@ class Autopath(Plugin):
         if self._knower not in self._paths or not _is_below_svc(folded):
             return next(question)
         if folded[1 + folded[0] :].startswith(_SVC):
-            return None  # it may be the first domain itself of some client
+            return None  # it may be the first domain of some client
         response = next(question)
         if response is None or not _is_final(question, response):
             return None
-        return response._replace(follows_case=False)  # a walk spells as the search path does
+        return response._replace(follows_case=False)  # a walk changes the letter case
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what this client's search path leads to."""
+        """Return the response of the client's search path."""
         question = query.question
         if question is None or not name.is_within_any(question.folded, self._zones):
             return await next(query)
@@ -129,7 +129,7 @@ class Autopath(Plugin):
                 return found
             if not found.bare and found.rcode != rr.NXDOMAIN:
                 return self._counted(searchpath.with_alias(found, question))
-        assert first is not None  # the first is as long as what was asked
+        assert first is not None  # the first is as long as the question
         return first
 
     def _counted(self, response: Response) -> Response:
@@ -138,7 +138,7 @@ class Autopath(Plugin):
         return response._replace(counters=(*response.counters, moves))
 
     def samples(self) -> list[Sample]:
-        """Return how many walks led to something."""
+        """Return the number of successful walks."""
         if not self._successes:
             return []
         return [(SUCCESSES, (self._block.server,), self._successes)]
@@ -166,9 +166,9 @@ def _is_below_svc(folded: WireName) -> bool:
 
 
 def _is_final(question: Question, response: Response) -> bool:
-    """Tell whether a walk that begins with this response ends with it, as it is.
+    """Tell whether a walk that begins with this response ends with it unchanged.
 
-    It does not if it has to go on, to spell the name as the search path does, or to alias it.
+    It does not if it continues, changes the letter case of the name, or adds an alias.
     """
     if response.bare or response.rcode == rr.NXDOMAIN or question.qname != question.folded:
         return False

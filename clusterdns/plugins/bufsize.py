@@ -4,11 +4,11 @@ Syntax:
 
     bufsize [OCTETS]
 
-A query over UDP that allows replies of more than OCTETS in its OPT record is treated as one that
-allows OCTETS: its reply is cut there, and the reply's OPT names OCTETS. OCTETS is from 512 to 4096,
+The payload size in the OPT record of a query over UDP is lowered to OCTETS: the reply is truncated
+there, and its OPT names OCTETS. OCTETS is from 512 to 4096,
 by default 1232, which needs no fragments on any IPv6 path (DNS flag day 2020). Queries to upstream
-servers name 1232, or OCTETS where that is less. Queries without EDNS and over TCP have the limits
-they have anyway; the OPT of a reply over TCP names OCTETS, too.
+servers name 1232, or OCTETS where that is less. The limits of queries
+without EDNS and over TCP do not change; the OPT of a reply over TCP names OCTETS, too.
 
 Examples:
 
@@ -17,9 +17,8 @@ Examples:
         forward . 192.0.2.53
     }
 
-Remembered answers and the relay keep to the bound at no cost where all server blocks of a port
-have the same one. Where they differ, queries that allow more than the least of them are answered
-by the chain.
+The answer table and the relay apply the bound at no cost if all server blocks of a port have the
+same one. If they differ, queries with a size above the least of them take the chain.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ MAX_OCTETS = 4096
 
 
 class Bufsize(Passing):
-    """Says the bound; the listener lowers what queries allow (``View.bound``)."""
+    """Holds the bound; the listener applies it to queries (``View.bound``)."""
 
     repeats = Repeats.FIRST
 
@@ -51,5 +50,5 @@ class Bufsize(Passing):
         outside.octets = min(outside.octets, self.most_octets)
 
     def relay(self, route: Route) -> bool:
-        """Let pass: lanes have the bound of their server block."""
+        """Return True: lanes have the bound of their server block."""
         return True

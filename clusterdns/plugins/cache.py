@@ -1,4 +1,4 @@
-"""cache - keep the replies of the plugins behind for as long as their TTLs say.
+"""cache - keep the replies of the next plugins for their TTLs.
 
 Syntax:
 
@@ -40,20 +40,20 @@ Examples:
         whoami
     }
 
-Differences from CoreDNS: answers that plugins give from memory (`kubernetes`, `file`) are not
-cached, because the plugin costs no more and is never stale. Their TTLs are bounded all the same.
-The least recently used of the replies asked for once makes room for a new one, where CoreDNS drops
-a random one; all replies together take 2 KiB of memory each at most on average, so CAPACITY large
-ones are not kept. Owner names are spelled as the current query spells the question. A client that
-sends OPT is told of a stale answer by an Extended DNS Error, 3 or, for NXDOMAIN, 19 (RFC 8914). A
-reply that has been verified takes the place of a stale denial. SERVFAIL is never served once it has
-ended, and takes the place of no denial that holds. Where no upstream server answers, that is kept
-for one second at first, then for twice as long each time, up to `servfail`; nothing else that
-produced no message is kept. A reply is not refreshed in its first second, and at most 1024 are at a
-time; a query for one that has ended meanwhile waits for the refresh, 0.5s at most. The MINIMUM of
-an SOA bounds a denial (RFC 2308), and a reply without any record is a denial of 5s within the
-bounds of `denial`; CoreDNS looks at no MINIMUM, and takes such a reply for a success. Zone
-transfers keep their TTLs, which CoreDNS makes 5.
+Differences from CoreDNS: answers of plugins from memory (`kubernetes`, `file`) are not cached,
+because asking the plugin costs no more and is never stale; their TTLs are bounded, too. Of the
+replies asked for once, the least recently used one is evicted; CoreDNS evicts a random one. The
+memory of all replies is bounded at 2 KiB for each of CAPACITY, so fewer large replies are kept.
+Owner names have the letter case of the current question. A client with EDNS gets an Extended DNS
+Error with a stale answer: 3 or, for NXDOMAIN, 19 (RFC 8914). A verified reply replaces a stale
+denial. An expired SERVFAIL is never served, and SERVFAIL does not replace a denial that is still
+valid. If no upstream server replies, that failure is kept for one second, and twice as long each
+time it repeats, up to `servfail`; other failures without a message are not kept. A reply is not
+refreshed in its first second, and at most 1024 refreshes are under way; a query for a reply that
+expires in the meantime waits for the refresh, 0.5s at most. The MINIMUM of an SOA bounds a denial
+(RFC 2308), and a reply without any record is a denial of 5s within the bounds of `denial`; CoreDNS
+ignores MINIMUM, and treats such a reply as a success. Zone transfers keep their TTLs, which CoreDNS
+sets to 5.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ from clusterdns.wire.response import Response
 
 _BY_KIND = ("server", "type", "zones", "view")
 _BY_ZONES = ("server", "zones", "view")
-MAX_REFRESHES = 1024  # at a time, a few kilobytes each
+MAX_REFRESHES = 1024  # under way, a few kilobytes each
 PATIENCE_S = 0.5  # for a refresh over TCP: the server may not speak it
 _DURATION = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+")
 _log = plugin_logger("cache")
 
 
 class Cache(Plugin):
-    """Keeps replies that had to be waited for."""
+    """Keeps replies of plugins that wait."""
 
     families: ClassVar = {
         "cache_entries": Family("The number of elements in the cache.", _BY_KIND, is_gauge=True),
@@ -131,12 +131,12 @@ class Cache(Plugin):
         self._shelf = Shelf(options, self._counts)
 
     async def start(self, worker: Worker) -> None:
-        """Take the clock that ages are measured by."""
+        """Take the clock for ages."""
         self._worker = worker
         self._counts.label(self._block.server, self._block.view)
 
     async def stop(self) -> None:
-        """Give up the refreshes under way."""
+        """Cancel the refreshes under way."""
         tasks = list(self._refreshes.values())
         for task in tasks:
             task.cancel()
@@ -144,9 +144,9 @@ class Cache(Plugin):
             await asyncio.wait(tasks)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind know from memory, its TTLs bounded, or a kept reply.
+        """Return the response of the next plugin from memory with bounded TTLs, or a kept reply.
 
-        A kept reply that has to be refreshed is left to ``handle``, which can ask for it.
+        For a kept reply that is due for a refresh it returns None: ``handle`` refreshes it.
         """
         response = next(question)
         if response is not None and (response.bare or response is DROP):
@@ -173,7 +173,7 @@ class Cache(Plugin):
         if question is None or query.opcode != OPCODE_QUERY or not self._is_mine(question):
             return await next(query)
         if question.qtype in (rr.AXFR, rr.IXFR):
-            return await next(query)  # a secondary server has to see the zone's own TTLs
+            return await next(query)  # a transfer keeps the TTLs of the zone
         found = self._shelf.find(question, self._now())
         if found is None:
             response = await self._miss(query, question, next)
@@ -208,14 +208,14 @@ class Cache(Plugin):
             self._counts.add("served_stale")
             unseen_s = 0.0
         elif prefetch.amount:
-            # Each look-up has to be seen until there are enough of them; then one a second will do.
+            # Each lookup is counted until there are enough for `prefetch`; then one a second.
             if item.sights_with(found.now, prefetch.window_s) < prefetch.amount:
                 unseen_s = 0.0
             item.see(found.now, prefetch.window_s, unseen_s)
         return self._reply(question, found, unseen_s)
 
     def _reply(self, question: Question, found: Found, lifetime_s: float) -> Response:
-        """Return what is kept as a response that may be repeated for ``lifetime_s``."""
+        """Return a kept reply as a response that may be repeated for ``lifetime_s``."""
         item, stale_ttl, edns = found.item, self._options.stale.ttl, None
         ttl = item.ttl if self._options.keeps_ttl else max(found.left, 0)
         if found.left <= 0:
@@ -238,7 +238,7 @@ class Cache(Plugin):
         )
 
     async def _miss(self, query: Query, question: Question, next: HandleNext) -> Response:
-        """Return the reply of the plugins behind, and keep it."""
+        """Return the reply of the next plugin, and keep it."""
         under_way = self._refreshes.get(key_of(question))
         if under_way is not None:
             await asyncio.wait((under_way,), timeout=PATIENCE_S)
@@ -248,7 +248,7 @@ class Cache(Plugin):
         self._counts.add("requests")
         self._counts.add("misses")
         asked = query.asking(question)
-        asked.flags |= AD  # so that the upstream says whether it has validated
+        asked.flags |= AD  # so that the upstream reports whether it has validated
         response = await next(asked)
         if response.unanswered:
             self._shelf.keep_failure(question, self._now())
@@ -261,10 +261,10 @@ class Cache(Plugin):
     # ---- refreshes
 
     def _is_due(self, found: Found) -> bool:
-        """Tell whether the plugins behind shall be asked for what is kept (CoreDNS: handler.go)."""
+        """Tell whether a kept reply shall be refreshed (CoreDNS: handler.go)."""
         prefetch, stale, item = self._options.prefetch, self._options.stale, found.item
         if found.left > 0:
-            # Not in its first second: else it would be asked for all the time.
+            # Not in its first second, or it would be refreshed permanently.
             is_late = found.left < item.ttl and found.left <= prefetch.threshold(item.ttl)
             if not prefetch.amount or not is_late or not self._may_refresh(found.key):
                 return False
@@ -272,7 +272,7 @@ class Cache(Plugin):
         if stale.recheck_s and found.now < item.retry_at:
             return False
         if stale.verifies and not stale.recheck_s and found.key in self._refreshes:
-            return True  # the same refresh will do for another client
+            return True  # one refresh serves all clients
         return self._may_refresh(found.key)
 
     def _may_refresh(self, key: CacheKey) -> bool:
@@ -281,11 +281,11 @@ class Cache(Plugin):
     def _refresh(
         self, query: Query, question: Question, found: Found, next: HandleNext
     ) -> asyncio.Task[Renewed | None]:
-        """Ask the plugins behind again, as a task of its own (CoreDNS: tryPrefetch)."""
+        """Ask the next plugin again, in a task of its own (CoreDNS: tryPrefetch)."""
         asked = query.asking(question)
         asked.flags |= AD
         if found.left > 0 or not self._options.stale.verifies:
-            asked.transport = "tcp"  # there is no client whose limit would count
+            asked.transport = "tcp"  # without the limit of a client
         task = asyncio.get_running_loop().create_task(self._renew(asked, question, found, next))
         self._refreshes[found.key] = task
         task.add_done_callback(functools.partial(self._ended, found.key))
@@ -299,7 +299,7 @@ class Cache(Plugin):
     async def _renew(
         self, asked: Query, question: Question, found: Found, next: HandleNext
     ) -> Renewed | None:
-        """Return what takes the place of a kept reply, or None if there is nothing better."""
+        """Return the reply that replaces a kept one, or None if there is no better one."""
         response = await next(asked)
         is_stale, options, fresh = found.left <= 0, self._options, None
         if not response.bare and response is not DROP:
@@ -321,7 +321,7 @@ class Cache(Plugin):
     async def _verify(
         self, query: Query, question: Question, found: Found, next: HandleNext
     ) -> Response:
-        """Return what a refresh brings in time, else the stale reply."""
+        """Return the result of a refresh if it comes in time, else the stale reply."""
         task = self._refreshes.get(found.key)
         is_other = task is not None  # of another client: its reply has that client's flags
         if task is None:
@@ -342,7 +342,7 @@ class Cache(Plugin):
     # ---- queries that do not come by here
 
     def relay(self, route: Route) -> bool:
-        """Enter what is known, and where replies are to be kept until they are asked for again."""
+        """Enter the kept replies, and where the relay keeps new ones."""
         if not name.is_within_any(route.zone, self._zones):
             if not any(name.is_within(zone, route.zone) for zone in self._zones):
                 return True
@@ -353,7 +353,7 @@ class Cache(Plugin):
         return True
 
     def samples(self) -> list[Sample]:
-        """Return what was asked, found, refreshed and pushed out, and how many replies are kept."""
+        """Return the counts of requests, hits, refreshes, evictions and entries."""
         for cached in self._relayed:
             self._counts.add("requests", times=cached.misses)
             self._counts.add("misses", times=cached.misses)

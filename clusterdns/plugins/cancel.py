@@ -1,12 +1,11 @@
-"""cancel - give up a query that takes too long.
+"""cancel - end a query that takes too long.
 
 Syntax:
 
     cancel [DURATION]
 
-A query that the plugins behind have not answered after DURATION, by default 5001ms, is answered
-with SERVFAIL. What it has begun, such as a query to an upstream server that others wait for, goes
-on.
+A query that the next plugins have not answered after DURATION, by default 5001ms, gets SERVFAIL.
+Work it has started, such as an upstream query that other clients share, continues.
 
 Examples:
 
@@ -37,11 +36,11 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
 
 DEFAULT_S = 5.001
-RELAYED_S = 5.0  # as long as `forward` tries at most
+RELAYED_S = 5.0  # the longest time of a query in `forward`
 
 
 class Cancel(Plugin):
-    """Waits for the plugins behind, but not for ever."""
+    """Bounds the time of the next plugins."""
 
     repeats = Repeats.LAST
 
@@ -52,11 +51,11 @@ class Cancel(Plugin):
         arguments.ignore_block(directive)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind know without waiting."""
+        """Return the response of the next plugin from memory."""
         return next(question)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say in time, or SERVFAIL."""
+        """Return the response of the next plugin if it comes in time, or SERVFAIL."""
         try:
             async with asyncio.timeout(self._timeout_s) as limit:
                 return await next(query)
@@ -66,11 +65,11 @@ class Cancel(Plugin):
             return failure(rr.SERVFAIL, "context deadline exceeded")
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: no name matters here."""
+        """Return True: all names are treated alike."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Let pass if `forward` gives up no later."""
+        """Return True if `forward` ends earlier."""
         if self._timeout_s >= RELAYED_S:
             return True
         return route.refuse(f"gives up before {RELAYED_S:g}s, which the relay in C does not")

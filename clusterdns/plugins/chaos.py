@@ -7,7 +7,7 @@ Syntax:
 TXT questions of class CH are answered with TTL 0: `version.bind` and `version.server` with VERSION,
 by default the release of CoreDNS that this server stands in for; `authors.bind` with AUTHORS in
 random order; `hostname.bind` and `id.server` with the host's name, which is the Pod's. Text is cut
-at 255 octets. Every client that may ask can read these values.
+at 255 octets. Every client can read these values.
 
 Examples:
 
@@ -20,7 +20,7 @@ Examples:
 
 Differences from CoreDNS: without AUTHORS, `authors.bind` is answered with `the authors of
 clusterdns`, and not with the names of CoreDNS's maintainers. A backslash in VERSION and AUTHORS
-stands for itself.
+is an ordinary character.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ AUTHORS = ("the authors of clusterdns",)
 
 
 class Chaos(Knowing):
-    """Four names, what is said of them, and who wrote this."""
+    """Four names with their texts."""
 
     repeats = Repeats.FIRST
     opens_classes = True
@@ -64,7 +64,7 @@ class Chaos(Knowing):
         self._texts = {name.fold(name.parse(known)): said for known, said in texts.items()}
 
     def respond(self, question: Question) -> Response | None:
-        """Return the text a known name has."""
+        """Return the text of a known name."""
         if question.qclass != CLASS_CH or question.qtype != rr.TXT:
             return None
         texts = self._texts.get(question.folded)
@@ -79,9 +79,9 @@ class Chaos(Knowing):
         return Response(flags=0, answer=turned[0], orders=orders)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: what is denied is of class IN."""
+        """Return True: denials are of class IN."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Let pass: what is relayed is of class IN."""
+        """Return True: relayed queries are of class IN."""
         return True

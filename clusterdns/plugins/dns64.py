@@ -1,4 +1,4 @@
-"""dns64 - make addresses for clients that have no IPv4 of names that have nothing else (RFC 6147).
+"""dns64 - give clients without IPv4 IPv6 addresses for names that only have IPv4 (RFC 6147).
 
 Syntax:
 
@@ -8,12 +8,12 @@ Syntax:
         allow_ipv4
     }
 
-Where a question for AAAA from a client with an IPv6 address has no AAAA record in its answer, the
-name is looked up again, from the first server block on, for A, and each address found becomes an
-IPv6 address in PREFIX, by default 64:ff9b::/96; the network translates them back (NAT64). The
-length of PREFIX is 32, 40, 48, 56, 64 or 96. A name that does not exist stays so; otherwise the
-return code is that of the second look-up. `translate_all` looks up and translates even where
-there are AAAA records, `allow_ipv4` also for clients with an IPv4 address.
+If an AAAA question of a client with an IPv6 address gets no AAAA record, the server looks up A for
+the same name, starting with the choice of the server block, and embeds each address in PREFIX, by
+default 64:ff9b::/96; the network translates them back (NAT64). The length of PREFIX is 32, 40, 48,
+56, 64 or 96. NXDOMAIN is not changed; otherwise the return code is that of the second lookup.
+`translate_all` also translates if there are AAAA records, `allow_ipv4` also for clients with an
+IPv4 address.
 
 Examples:
 
@@ -23,12 +23,11 @@ Examples:
         forward . 192.0.2.53
     }
 
-Metrics: `coredns_dns64_requests_translated_total{server}` counts the replies made so.
+Metrics: `coredns_dns64_requests_translated_total{server}` counts the translated replies.
 
-What costs time: the client's family decides, so a reply that is translated takes the chain each
-time. Where all clients are alike, it is remembered as any other: with `allow_ipv4`, and where
-`bind` names addresses of one family only, such as those of a cluster with IPv6 alone. Questions for
-AAAA are not relayed.
+Speed: the client's family decides, so a translated reply takes the chain each time. It is kept in
+the answer table if the family does not matter: with `allow_ipv4`, or if `bind` has addresses of one
+family only, as in an IPv6-only cluster. AAAA questions are not relayed.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class Dns64(Plugin):
         self._translated = 0
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what is the same for clients of both families."""
+        """Return the response for clients of both families, None if the family decides."""
         response = next(question)
         if response is None or not self._is_wanted(question, response):
             return response
@@ -92,7 +91,7 @@ class Dns64(Plugin):
         return answer_by(self._look_up(question, response), question, self._block.resolver, next)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say, translated for whom it has to be."""
+        """Return the response of the next plugin, translated if the client needs it."""
         response = await next(query)
         if query.question is None or not self._is_wanted(query.question, response):
             return response
@@ -102,7 +101,7 @@ class Dns64(Plugin):
         return await handle_by(steps, query, self._block.resolver, next)
 
     def _is_wanted(self, question: Question, response: Response) -> bool:
-        """Tell whether a response is one that a translated one may take the place of."""
+        """Tell whether a translated response may replace a response."""
         if question.qtype != rr.AAAA or question.qclass != rr.CLASS_IN:
             return False
         if not translation.is_message(response):
@@ -132,15 +131,15 @@ class Dns64(Plugin):
         return made._replace(counters=(*made.counters, (TRANSLATED, (self._block.server,))))
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: what does not exist is not looked up again."""
+        """Return True: NXDOMAIN is not looked up again."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Leave questions for AAAA to the chain."""
+        """Exclude AAAA questions from the relay."""
         return route.leave(rr.AAAA)
 
     def samples(self) -> list[Sample]:
-        """Return how many replies were translated."""
+        """Return the number of translated replies."""
         labels = (self._block.server,)
         return [(TRANSLATED, labels, self._translated)] if self._translated else []
 

@@ -12,13 +12,14 @@ block. A denial is proven by an NSEC record made for the question: it says that 
 without the type, and NXDOMAIN becomes NOERROR ("black lies"). DNSKEY of ZONES is answered from the
 keys.
 
-KEY is what `dnssec-keygen -a ECDSAP256SHA256 ZONE` has written, `Kexample.org.+013+45330`, with or
-without `.key` or `.private`, relative to `root`. Its owner is one of ZONES, or above it. Algorithms
-are RSA (5, 7, 8, 10), ECDSA P-256 and P-384, and Ed25519. If one key has the SEP flag (`-f KSK`)
-and another has not, those with it sign DNSKEY and the others all else; otherwise every key signs
-every RRset. Signatures are valid for 8 days and replaced after 6. The cache holds the signatures of
-CAPACITY RRsets, 10000 by default, of which denials may take half. A signature of ECDSA P-256 takes
-0.1 ms of CPU time, one of RSA with 2048 bits 1 ms.
+KEY is the name of a key pair made by `dnssec-keygen -a ECDSAP256SHA256 ZONE`,
+`Kexample.org.+013+45330`, with or without `.key` or `.private`, relative to `root`. The name of its
+zone is one of ZONES, or above one. Algorithms are RSA (5, 7, 8, 10), ECDSA P-256 and P-384, and
+Ed25519. If one key has the SEP flag (`-f KSK`) and another has not, those with it sign DNSKEY and
+the others all else; otherwise every key signs every RRset. Signatures are valid for 8 days and
+replaced after 6. The cache holds the signatures of CAPACITY RRsets, 10000 by default, of which
+denials may take half. A signature of ECDSA P-256 takes 0.1 ms of CPU time, one of RSA with 2048
+bits 1 ms.
 
 Examples:
 
@@ -147,7 +148,7 @@ class Dnssec(Plugin):
         return self._signed(question, response, cut)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: it changes no reply without DO, and a signed denial is about one name."""
+        """Return True: it changes no reply without DO, and a signed denial is about one name."""
         return True
 
     def relay(self, route: Route) -> bool:

@@ -1,4 +1,4 @@
-"""dnstap - tell a reader of every query and response, as dnstap messages.
+"""dnstap - send every query and response to a reader, as dnstap messages.
 
 Syntax:
 
@@ -18,23 +18,22 @@ Syntax:
 
 SOCKET is where the reader listens: a path, `unix://PATH`, `tcp://HOST:PORT` or `tls://HOST:PORT`.
 The reader gets CLIENT_QUERY and CLIENT_RESPONSE for each query of a client, and FORWARDER_QUERY and
-FORWARDER_RESPONSE for what `forward` sends on, with addresses, ports and times; `full` adds the
-messages in wire form. IDENTITY is the host's name by default, VERSION the version of CoreDNS that
-this server is like. EXTRA is text with tokens as in `log`; `{/plugin/name}` is a label, see
-`metadata`. `skipverify` takes any certificate of a reader.
+FORWARDER_RESPONSE for each query of `forward`, with addresses, ports and times; `full` adds the
+messages in wire form. IDENTITY is the host's name by default, VERSION the matched version of
+CoreDNS. EXTRA is text with tokens as in `log`; `{/plugin/name}` is a label, see `metadata`.
+`skipverify` accepts any certificate of a reader.
 
-No query waits for a reader. QUEUE times 10,000 messages, and QUEUE times 16 MiB, wait for it; what
-is more is dropped, logged, and counted in `clusterdns_dnstap_dropped_total`. A reader that takes
-nothing for 4s is left, and connected to again. WRITEBUFFER is the send buffer of TCP connections in
-MiB. Each worker of `multisocket` has a connection of its own.
+Queries never wait for a reader. A queue holds up to QUEUE times 10,000 messages and QUEUE times 16
+MiB; further messages are dropped, logged, and counted in `clusterdns_dnstap_dropped_total`. If a
+reader reads nothing for 4s, the connection is closed and opened again. WRITEBUFFER is the send
+buffer of TCP connections in MiB. Each worker of `multisocket` has a connection of its own.
 
-With `listen`, readers connect to SOCKET, 16 at most, each with a queue of its own. `tls` has the
-certificate for `tls://`, and with CA the authorities of readers' certificates, which they must
-show; with `skipverify`, they may.
+With `listen`, up to 16 readers connect to SOCKET, each with a queue of its own. `tls` has the
+certificate for `tls://`. With CA, readers must have a certificate of it; with `skipverify` that is
+optional.
 
-The directive may be repeated. Answers are repeated without asking the plugins although they are
-told of, unless EXTRA holds a label or `{local}`. Messages about these come a fiftieth of a second
-later, with the time of the query.
+The directive may be repeated. The answer table stays in use, unless EXTRA has a label or `{local}`;
+messages about its answers are sent 20 ms later, with the time of the query.
 
 Examples:
 
@@ -49,12 +48,12 @@ Examples:
 
 Metrics:
 
-    clusterdns_dnstap_dropped_total{endpoint}  messages that were dropped because nobody read them
+    clusterdns_dnstap_dropped_total{endpoint}  messages dropped because the reader was too slow
 
-Differences from CoreDNS: messages that were dropped while a reader was away for a moment are sent
-when it is back, if the queue has room for them. A reply that the server makes itself is told as it
-is sent, with its OPT. An upstream server that is asked over TLS is told of as TCP. `listen` needs a
-single worker, and `tcp://` and `tls://` a port.
+Differences from CoreDNS: messages of a short outage of the reader are sent after it, if the queue
+has room for them. A reply that the server makes itself is reported as sent, with its OPT. Queries
+over TLS to an upstream server are reported as TCP. `listen` needs a single worker, and `tcp://` and
+`tls://` a port.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ from clusterdns.wire.response import Note, Response, render_reply
 from clusterdns.wire.rr import RR
 
 MAX_BUFFER_MIB, MAX_QUEUES = 1024, 4096  # CoreDNS: plugin/dnstap/setup.go
-_TOLD: Note = ()  # there is nothing to know of an answer but its octets
+_TOLD: Note = ()  # no note is needed
 _NS = 1_000_000_000
 _log = plugin_logger("dnstap")
 
@@ -114,7 +113,7 @@ class Dnstap(Observer):
 
     families: ClassVar = {
         "clusterdns_dnstap_dropped_total": Family(
-            "Counter of dnstap messages that were dropped because nobody read them.", ("endpoint",)
+            "Counter of dnstap messages dropped because the reader was too slow.", ("endpoint",)
         ),
     }
 
@@ -186,19 +185,19 @@ class Dnstap(Observer):
         await self._outlet.start()
 
     async def stop(self) -> None:
-        """Send what is left, and close."""
+        """Send the rest, and close."""
         await self._outlet.stop()
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Pass on what the plugins behind say, unless a label has to be told."""
+        """Return the response of the next plugin, None if a label is needed."""
         return None if self._varies else next(question)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: what is observed is not changed."""
+        """Return True: it changes no response."""
         return True
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return the response of the plugins behind; tell of the query first, and then of it."""
+        """Return the response of the next plugin; send messages about the query and it."""
         if query.question is None:
             return await next(query)
         began_ns = time.time_ns()
@@ -210,7 +209,7 @@ class Dnstap(Observer):
         return response._replace(following=self._telling(query, response, began_ns))
 
     def told(self, query: Query, response: Response, seconds: float) -> None:
-        """Tell of a query that was answered from memory."""
+        """Send messages about a query answered from memory."""
         if query.question is not None:
             now_ns = time.time_ns()
             began_ns = now_ns - int(seconds * _NS)
@@ -218,13 +217,13 @@ class Dnstap(Observer):
             self._tell_of_response(query, response, Moments(began_ns, now_ns))
 
     def note(self, question: Question, response: Response) -> Note | None:
-        """Return that this wants to be told of everything."""
+        """Return an empty note: all responses are reported."""
         return _TOLD
 
     def tell(
         self, records: Sequence[Record], transport: str, bound: Callable[[Query], None]
     ) -> None:
-        """Tell of queries that the table has answered."""
+        """Send messages about queries that the table has answered."""
         frames, shift_ns = list[bytes](), time.time_ns() - int(self._now() * _NS)
         origin, is_full, extra = self._origin, self.wants_replies, b""
         for _, packet, client, seconds, began_s, reply in records:
@@ -232,7 +231,7 @@ class Dnstap(Observer):
             moments = Moments(began_ns, began_ns + int(seconds * _NS))
             if is_full or self._extra:
                 query = reading.read_query(packet)
-                assert isinstance(query, Query)  # or else the table had not known it
+                assert isinstance(query, Query)  # otherwise it had not been a hit
                 query.client, query.transport = client[:2], transport
                 bound(query)
                 extra = self._extra_of(query)
@@ -246,7 +245,7 @@ class Dnstap(Observer):
         self._outlet.put(frames)
 
     def forwarded(self, query: Query, exchanged: Exchanged) -> None:
-        """Tell of an exchange with an upstream server."""
+        """Send messages about an exchange with an upstream server."""
         shift_ns = time.time_ns() - time.monotonic_ns()
         began_ns = int(exchanged.began_s * _NS) + shift_ns
         moments = Moments(began_ns, began_ns + int(exchanged.seconds * _NS))
@@ -259,7 +258,7 @@ class Dnstap(Observer):
             self._put(query, FORWARDER_RESPONSE, exchanged.socket, moments, said)
 
     def samples(self) -> list[Sample]:
-        """Return how many messages were dropped."""
+        """Return the number of messages dropped."""
         return [("clusterdns_dnstap_dropped_total", (str(self._place),), self._outlet.dropped)]
 
     def _tell_of_query(self, query: Query, began_ns: int) -> None:
@@ -278,7 +277,7 @@ class Dnstap(Observer):
         self._put(query, CLIENT_RESPONSE, Socket(query.transport, query.client), moments, octets)
 
     def _telling(self, query: Query, response: Response, began_ns: int) -> Iterator[tuple[RR, ...]]:
-        """Yield the further messages of a reply, telling of each."""
+        """Yield the further messages of a reply, and report each."""
         for section in response.following or ():
             one = response._replace(answer=section, following=None)
             self._tell_of_response(query, one, Moments(began_ns, time.time_ns()))
@@ -320,7 +319,7 @@ def _octets_of_reply(reply: reading.Reply) -> bytes:
 
 
 def _place(text: str, directive: Directive) -> Place:
-    """Return where a reader is. Raises ConfigError."""
+    """Return the address of a reader. Raises ConfigError."""
     scheme, separator, _ = text.partition("://")
     if not separator or scheme == "unix":
         path = text.removeprefix("unix://")
@@ -371,7 +370,7 @@ def _server_tls(files: list[str], is_verified: bool, directive: Directive) -> ss
 
 
 def _warn_of_words(words: list[str], directive: Directive) -> None:
-    """Warn of arguments that mean nothing, in CoreDNS neither."""
+    """Warn of arguments that are ignored, as in CoreDNS."""
     unread = [word for word in words[1:2] if word != "full"] + words[4:]
     if unread:
         place = f"{directive.file}:{directive.line}"

@@ -9,11 +9,10 @@ Syntax:
         large
     }
 
-Questions for A are answered with 192.0.2.53, for AAAA with 2001:db8::53, for AXFR with a small
-zone, all others with SERVFAIL. One query of AMOUNT, by default 2, is dropped, answered a DURATION
-later, by default 100ms, or has TC set in its reply; 0 is none. Without a block every second one is
-dropped.
-`large` gives 30 addresses for one A. It is ready between its third and fifth query, and `autopath
+Questions for A get 192.0.2.53, for AAAA 2001:db8::53, for AXFR a small zone, all others SERVFAIL.
+One of AMOUNT queries, by default 2, is dropped, answered after DURATION, by default 100ms, or has TC
+set in its reply; 0 is none. Without a block every second query is dropped.
+`large` gives 30 addresses for A. It is ready between its third and fifth query, and `autopath
 @erratic` finds the search path `a.example.org b.example.org`.
 
 Examples:
@@ -25,8 +24,8 @@ Examples:
         }
     }
 
-As in CoreDNS, `truncate` looks at one bit of the number of the query: 2 sets TC in two queries of
-four. Each worker counts by itself.
+As in CoreDNS, `truncate` tests one bit of the number of the query: 2 sets TC in two of four
+queries. Each worker has its own count.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ _SEARCH_PATH = tuple(name.fold(name.parse(each)) for each in ("a.example.org", "
 
 
 class Erratic(Plugin):
-    """Counts queries, and treats some of them badly."""
+    """Counts queries, and drops, delays or truncates some."""
 
     repeats = Repeats.LAST
 
@@ -81,7 +80,7 @@ class Erratic(Plugin):
         block.shared(SearchPaths).add("erratic", _search_path)
 
     def _read(self, line: Directive) -> int:
-        """Return how many queries one of them stands for, and take the length of a delay."""
+        """Return AMOUNT of an option, and set the delay."""
         most = 2 if line.name == "delay" else 1
         if len(line.args) > most:
             raise line.error(f"takes at most {most} arguments, got {line.args[most]!r}")
@@ -90,7 +89,7 @@ class Erratic(Plugin):
         return arguments.whole(line.args[0], line) if line.args else DEFAULT_AMOUNT
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return the answer of the type, or worse."""
+        """Return the answer of the type, or a broken one."""
         number, amounts = self._count, self._amounts
         self._count += 1
         if amounts["drop"] and number % amounts["drop"] == 0:
@@ -116,7 +115,7 @@ class Erratic(Plugin):
 
     @property
     def is_ready(self) -> bool:
-        """Whether three queries have come, and no fifth."""
+        """Whether it has had three or four queries."""
         return self._count in READY
 
 
@@ -125,7 +124,7 @@ def _search_path(client: str, qname: WireName) -> tuple[WireName, ...]:
 
 
 def _zone(apex: bytes) -> tuple[RR, ...]:
-    """Return the records of the zone that is handed on, its SOA first (CoreDNS: erratic/xfr.go)."""
+    """Return the records of the zone for a transfer, its SOA first (CoreDNS: erratic/xfr.go)."""
     mname, rname = name.parse("sns.dns.icann.org"), name.parse("noc.dns.icann.org")
     soa = mname + rname + rr.soa_serial(2018050825)[:4]
     soa += b"".join(n.to_bytes(4, "big") for n in (7200, 3600, 1209600, 3600))

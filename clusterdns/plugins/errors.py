@@ -1,4 +1,4 @@
-r"""errors - log the errors of the plugins behind.
+r"""errors - log the errors of the next plugins.
 
 Syntax:
 
@@ -8,9 +8,9 @@ Syntax:
     }
 
 Every error response is logged as `[ERROR] plugin/errors: <rcode> <name> <type>: <error>`.
-`consolidate` counts errors that match REGEXP and logs only their number, once per DURATION.
-`stacktrace` is accepted and has no effect: the traceback of a bug is always logged, once per place
-in the code.
+`consolidate` counts errors that match REGEXP and logs only their number, once in each DURATION.
+`stacktrace` is accepted and has no effect: the traceback of a bug is always logged, once for each
+place in the code.
 
 Examples:
 
@@ -96,31 +96,31 @@ class Errors(Plugin):
                 raise line.unknown("consolidate", "stacktrace")
 
     async def start(self, worker: Worker) -> None:
-        """Take the clock that `consolidate` counts by."""
+        """Take the clock for `consolidate`."""
         self._worker = worker
 
     async def stop(self) -> None:
-        """Log what has been counted so far."""
+        """Log the counts so far."""
         for pattern in self._patterns:
             pattern.flush(float("inf"))
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Pass on what is known from memory."""
+        """Return the response of the next plugin from memory."""
         response = next(question)
         if response is not None and response.error:
             self._report(question, response)
         return response
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: no name matters here."""
+        """Return True: all names are treated alike."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Let pass: replies handed over to the chain are all that can have an error."""
+        """Return True: only replies handed over to the chain can have an error."""
         return True
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Pass on the response, logging its error."""
+        """Return the response of the next plugin, and log its error."""
         response = await next(query)
         if response.error and query.question:
             self._report(query.question, response)

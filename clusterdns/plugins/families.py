@@ -12,8 +12,8 @@ upstream server is asked; with `ipv6`, a question for A. The answer is never NXD
 name may have an address of the other family. The hints of that family are taken out of HTTPS and
 SVCB records (RFC 9460 section 7.3).
 
-The plugin runs after `kubernetes`, `file` and `hosts`: names that are known there keep all their
-addresses. ZONES default to the keys of the server block.
+The plugin runs after `kubernetes`, `file` and `hosts`: names of these keep all their addresses.
+ZONES default to the keys of the server block.
 
 Examples:
 
@@ -48,7 +48,7 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
-TTL_S = 60  # as long as a resolver may go on believing it once the directive is gone
+TTL_S = 60  # bounds how long resolvers keep it once the directive is removed
 _SVCB, _HTTPS = 64, 65
 _MANDATORY = 0
 _LEFT_OUT = {"ipv4": (rr.AAAA, 6), "ipv6": (rr.A, 4)}  # RR type, SvcParamKey of its hint
@@ -75,7 +75,7 @@ class Families(Plugin):
             self._except += arguments.zone_names(arguments.some(line), line)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return NODATA for the type that is left out, or what the plugins behind say."""
+        """Return NODATA for the type that is left out, or the response of the next plugin."""
         zone = self._zone_of(question)
         if zone is None:
             return next(question)
@@ -85,7 +85,7 @@ class Families(Plugin):
         return None if response is None else self._without_hints(question, response)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return NODATA for the type that is left out, or what the plugins behind say."""
+        """Return NODATA for the type that is left out, or the response of the next plugin."""
         question = query.question if query.opcode == OPCODE_QUERY else None
         zone = self._zone_of(question) if question is not None else None
         if question is None or zone is None:
@@ -95,7 +95,7 @@ class Families(Plugin):
         return self._without_hints(question, await next(query))
 
     def _zone_of(self, question: Question) -> WireName | None:
-        """Return the zone whose questions are changed that this one lies in, or None."""
+        """Return the zone of ours that the question lies in, or None."""
         if question.do or question.qclass != rr.CLASS_IN:
             return None
         if question.qtype not in (self._qtype, _SVCB, _HTTPS):
@@ -105,7 +105,7 @@ class Families(Plugin):
         return next((zone for zone in self._zones if name.is_within(question.folded, zone)), None)
 
     def _without_hints(self, question: Question, response: Response) -> Response:
-        """Return a response whose service bindings hint at no address of the family left out."""
+        """Return a response without address hints of the family left out."""
         answer = tuple(self._without_hint(record) for record in response.answer)
         if answer == response.answer:
             return response
@@ -121,8 +121,7 @@ class Families(Plugin):
 def without_parameter(rdata: bytes, key: int) -> bytes | None:
     """Return the RDATA of an SVCB or HTTPS record without one parameter (RFC 9460 section 2.2).
 
-    None if it stays as it is: the parameter is not there or is mandatory, or the octets make no
-    sense.
+    None if it is not changed: the parameter is missing or mandatory, or the RDATA is malformed.
     """
     try:
         start = i = name.end(rdata, 2)

@@ -9,14 +9,14 @@ Syntax:
     }
 
 DBFILE is an RFC 1035 master file, relative to `root`; ZONES default to the server block's keys. The
-file is checked every `reload` (1m by default, 0 for never). It is read again when the SOA serial
-has changed, or with `reload_by_mtime` when the file has changed: its time of change, later or
-earlier, its size, or that it is another file. While there is no such file, its zones are answered
-with SERVFAIL; with `reload 0` that is a mistake. A file with a mistake leaves the last good one in
-force. `$INCLUDE` is relative to the directory of DBFILE. `transfer` hands the zones on.
+file is checked every `reload` (1m by default, 0 for never). It is loaded again when the SOA serial
+has changed, or with `reload_by_mtime` when the time, size or inode of the file has changed. While
+the file is missing, its zones get SERVFAIL; with `reload 0` that is a mistake. After a mistake in
+the file its last good version stays in force. `$INCLUDE` is relative to the directory of DBFILE.
+`transfer` transfers the zones to secondary servers.
 
-A signed zone (`dnssec-signzone`, `sign`) is answered from with its signatures where a query sets
-DO, and then its NSEC records prove what does not exist (RFC 4035). NSEC3 is a mistake.
+Replies from a signed zone (`dnssec-signzone`, `sign`) to queries with DO have its signatures, and
+its NSEC records as proofs of denials (RFC 4035). A zone with NSEC3 is a mistake.
 
 Examples:
 
@@ -26,14 +26,14 @@ Examples:
         }
     }
 
-Differences from CoreDNS: a zone whose serial is 0 is served. Records of one RRset share its lowest
-TTL (RFC 2181 section 5.2), and equal ones are one. An alias beside other records is a mistake.
-Aliases that lead around in a circle are answered with each of them once, also one that is an alias
-of itself. What `$GENERATE` makes has the TTL of `$TTL`. In a signed zone, denials that CoreDNS
-leaves out and a validator needs are there: at delegations without DS, of wildcards, at the end of
-aliases, for wildcards below empty names. The signature of an alias that a wildcard has made has the
-owner of the alias, and a wildcard is no match for an empty name (RFC 4592). A zone with all it
-includes may have 24 MiB and 250,000 records.
+Differences from CoreDNS: a zone whose serial is 0 is served. All records of an RRset have its
+lowest TTL (RFC 2181 section 5.2), and repeated records are one. An alias beside other records is a
+mistake. A loop of aliases is answered with each of them once. Records of `$GENERATE` have the TTL
+of `$TTL`. A signed zone has all the proofs that a validator needs, some of which CoreDNS leaves
+out: at delegations without DS, for wildcards, at the end of aliases, for wildcards below empty
+non-terminals. The signature of an alias made by a wildcard has the owner of the alias, and a
+wildcard does not match an empty non-terminal (RFC 4592). A zone with its includes may have 24 MiB
+and 250,000 records.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class File(Authority, Polling):
                 case "fallthrough":
                     self.through = arguments.zone_names(line.args or (".",), line)
                 case "upstream":
-                    pass  # CoreDNS takes and ignores it
+                    pass  # accepted and ignored, as in CoreDNS
                 case _:
                     raise line.unknown("reload", "reload_by_mtime", "fallthrough", "upstream")
         self.zones = dict.fromkeys(apexes)  # None: no file yet
@@ -93,7 +93,7 @@ class File(Authority, Polling):
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
-        """Return a plugin for each occurrence, which know each other's zones."""
+        """Return a plugin for each occurrence; each knows the zones of the others."""
         plugins = [cls(directive, block) for directive in directives]
         through = [plugin.through for plugin in plugins if plugin.through]
         for plugin in plugins:
@@ -107,14 +107,14 @@ class File(Authority, Polling):
         return found if found in self.zones else None
 
     async def start(self, worker: Worker) -> None:
-        """Begin to look at the file again and again."""
+        """Start to poll the file."""
         for apex, zone in self.zones.items():
             if zone is not None:
                 self.transfers.changed(apex)
         self.look_again(worker)
 
     async def look(self) -> bool:
-        """Take up the file if it has changed; tell whether it was."""
+        """Load the file if it has changed; tell whether it was loaded."""
         stamp = await asyncio.to_thread(Stamp.at, self._path)
         if self._by_mtime and stamp == self._stamp:
             return False

@@ -1,4 +1,4 @@
-"""forward - ask upstream servers about names that this server does not know.
+"""forward - forward queries to upstream servers.
 
 Syntax:
 
@@ -32,13 +32,13 @@ names, which are looked up at the start; or a file such as `/etc/resolv.conf`, w
 are used. Such a file is read again within 5 s of a change; if it then names no server, the last
 good ones stay. The directive may be repeated; the first one that matches is used.
 
-Over TLS and HTTPS a server proves the address it is asked at, or the name that `tls_servername`
-says, or its own in `tls://192.0.2.1%dns.example`, to the system's CAs or to CA; the name must be in
-the SAN of its certificate. A host name is looked up at the addresses of `resolver`, 2 s a query, or
-else as the system does.
+Over TLS and HTTPS the SAN of a server's certificate must have its address, or the name of
+`tls_servername`, or the server's own name in `tls://192.0.2.1%dns.example`; the certificate must be
+of CA, by default of the system's CAs. Host names are looked up at the addresses of `resolver`, with
+a limit of 2 s for each query, by default with the system's resolver.
 
-Over HTTPS the path is `/dns-query`, and HTTP/2 is spoken if the server does. An exchange has
-`read_timeout`, by default 2s, for all that it takes. `doh_method` is POST by default.
+Over HTTPS the path is `/dns-query`, with HTTP/2 if the server supports it. `read_timeout`, 2s by
+default, bounds a whole exchange. `doh_method` is POST by default.
 
 `policy fastest` asks the server that was fastest recently. If there is no reply within four times
 its usual time, and 100 ms at least, it asks another server too, and the first reply counts. After
@@ -60,19 +60,18 @@ Examples:
         }
     }
 
-Differences from CoreDNS: every query over UDP leaves from a port of its own. Equal queries that are
-under way at the same time share one query upstream, and nothing that a client can vary makes two of
-them: an OPT record is between two hosts (RFC 6891 section 6.1.1), so ours names 1232 octets, has
-the client's DO, and only such options as `rewrite edns0` names; AD is always set, and told to
-clients that set AD or DO (RFC 6840 section 5.8). What 1232 octets have no room for is asked for
-over TCP if the client takes more. A server that refuses the OPT record is asked without one. A
-reply to another question is ignored; FORMERR is returned only if no right one arrives in time. A
-client that sends no OPT gets none. After `failover` a server's reply counts more than the error of
-the ones behind it. `health_check 0` is taken as 0.5s, and a check does not wait for the end of the
-one before. A file that names no server is no mistake: it may name some later. `max_concurrent`
-holds for each worker of `multisocket`. `policy fastest` is ours. Over HTTPS `read_timeout` counts,
-`https://192.0.2.1%dns.example` names a server as `tls://` does, a status other than 200 is a
-failure, and no proxy of the environment is used.
+Differences from CoreDNS: every query over UDP has a random source port. Equal queries under way at
+the same time share one upstream query, whatever EDNS the clients send: an OPT record is hop by hop
+(RFC 6891 section 6.1.1), so ours names 1232 octets, has the client's DO, and only the options of
+`rewrite edns0`; AD is always set upstream, and returned to clients that set AD or DO (RFC 6840
+section 5.8). A reply longer than 1232 octets is fetched over TCP if the client accepts more. A
+server that refuses the OPT record is asked without one. A reply to another question is ignored;
+FORMERR is returned only if no right reply arrives in time. A client without OPT gets none. After
+`failover`, a server's reply wins over the errors of later servers. `health_check 0` means 0.5s, and
+a check does not wait for the end of the one before. A file without servers is not a mistake: it may
+get some later. `max_concurrent` applies to each worker of `multisocket`. `policy fastest` is ours.
+Over HTTPS, `read_timeout` applies, `https://192.0.2.1%dns.example` names a server as with `tls://`,
+a status other than 200 is a failure, and no proxy of the environment is used.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ from clusterdns.wire.message import Query, Question
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.response import Response, failure
 
-RECHECK_S = 5.0  # a file of servers
+RECHECK_S = 5.0  # between checks of a file of servers
 _NETWORK_ERROR = 23  # RFC 8914 section 5.2
 _LOOPING = failure(rr.SERVFAIL, "plugin/forward: what is forwarded comes back, see loop")._replace(
     edns=message.extended_error(_NETWORK_ERROR, "forwarding loop")
@@ -167,14 +166,14 @@ class Forward(Plugin):
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
-        """Return a plugin for each occurrence; `next` leads from one to the one behind."""
+        """Return a plugin for each occurrence; `next` leads from each to the following one."""
         plugins = [cls(directive, block) for directive in directives]
         for plugin in plugins[:-1]:
             plugin._is_last = False
         return [*plugins]
 
     def _take_servers(self) -> None:
-        """Take the servers that TO stands for now, and warn of those that lead back here."""
+        """Set the present servers of TO, and warn of those that are this server."""
         known = self._destinations
         self._destinations = destinations.all_of(self._settings.entries)
         upstreams = self._outside.upstreams
@@ -188,7 +187,7 @@ class Forward(Plugin):
                 _log.warning("%s is this server: what is forwarded there comes back", where)
 
     async def start(self, worker: Worker) -> None:
-        """Make the servers' sockets ready in this worker."""
+        """Open the servers in this worker."""
         outside = self._outside
         self._roster = Roster(self._destinations, self._open)
         self._pool = Pool(self._settings.rules, self._roster.asked, outside.octets, outside.options)
@@ -196,7 +195,7 @@ class Forward(Plugin):
             self._polling = asyncio.create_task(self._poll_files(self._roster, self._pool))
 
     async def stop(self) -> None:
-        """Close what is open."""
+        """Close the servers."""
         await end(self._polling)
         if self._pool is not None:
             self._pool.close()
@@ -209,7 +208,7 @@ class Forward(Plugin):
         return Upstream(one.host, one.port, settings.options, tls, web_method)
 
     async def _poll_files(self, roster: Roster, pool: Pool) -> None:
-        """Take the servers of files anew when they change."""
+        """Replace the servers of files when they change."""
         files = [entry for entry in self._settings.entries if isinstance(entry, ServerFile)]
         while True:
             await asyncio.sleep(RECHECK_S)
@@ -220,7 +219,7 @@ class Forward(Plugin):
                 _log.info("servers now: %s", " ".join(each.text for each in pool.upstreams))
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say of names that are not forwarded here."""
+        """Return the response of the next plugin for names that are not forwarded here."""
         return None if self._settings.is_for(question.folded) else next(question)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
@@ -234,7 +233,7 @@ class Forward(Plugin):
         if self._under_way + pool.relayed >= most:
             self._refuse(1)
             for lane in pool.lanes:
-                lane.refuses = True  # the others like this one, for a while
+                lane.refuses = True  # the relay refuses similar ones for a while
             return failure(rr.REFUSED, f"concurrent queries exceeded maximum {most}")
         self._under_way += 1
         try:
@@ -249,7 +248,7 @@ class Forward(Plugin):
         return await next(query) if self._is_for_next(response) else response
 
     def _tell(self, query: Query, attempt: Attempt) -> None:
-        """Tell who wants to know of an exchange with a server (CoreDNS: forward/dnstap.go)."""
+        """Report an exchange with a server to the taps (CoreDNS: forward/dnstap.go)."""
         upstream, found = attempt.upstream, attempt.found
         if query.metadata is not None:
             query.metadata.put("forward/upstream", lambda: upstream.text)
@@ -260,7 +259,7 @@ class Forward(Plugin):
             tap.forwarded(query, exchanged)
 
     def relay(self, route: Route) -> bool:
-        """Enter the servers, if all that happens to a plain query is to be asked of one of them."""
+        """Enter the servers, if a plain query is only sent to one of them."""
         settings = self._settings
         if not name.is_within(route.zone, settings.zone):
             return route.claim((settings.zone,))
@@ -271,7 +270,7 @@ class Forward(Plugin):
         return route.claim(tuple(zone for zone in settings.excepted if zone != settings.zone))
 
     def _room(self) -> int | None:
-        """Return how many more queries may be under way, but for those relayed."""
+        """Return how many more queries may be under way, not counting those relayed."""
         if self._outside.is_suspect:
             return None
         return self._settings.max_concurrent - self._under_way
@@ -280,7 +279,7 @@ class Forward(Plugin):
         self._rejected += times
 
     def _is_for_next(self, response: Response) -> bool:
-        """Tell whether the `forward` behind shall be asked as well (CoreDNS: isEmpty)."""
+        """Tell whether the next `forward` shall be asked as well (CoreDNS: isEmpty)."""
         if self._is_last or response.bare:
             return False
         if response.rcode in self._settings.next:
@@ -289,7 +288,7 @@ class Forward(Plugin):
         return self._settings.next_on_nodata and is_empty
 
     def samples(self) -> list[Sample]:
-        """Return CoreDNS's counts of the proxy and of what was refused, and our own."""
+        """Return CoreDNS's counts of the proxy and of refused queries, and our own."""
         pool = self._pool
         found: list[Sample] = [("forward_max_concurrent_rejects_total", (), self._rejected)]
         if pool is None:

@@ -6,11 +6,11 @@ Syntax:
         query|response set|clear FLAGS...
     }
 
-FLAGS are `aa`, `ra` and `rd`. The lines of `response` are applied, in their order, to what the
-plugins behind write; those of `query` to what they see. Of these only `rd` has an effect: `forward`
-sends it on, and the reply repeats it. A reply that the server core makes of a return code alone is
-not changed. `cache` comes before this plugin, so cached replies have the changed flags, but for
-`rd`, which on a hit is always that of the query.
+FLAGS are `aa`, `ra` and `rd`. The lines of `response` are applied, in order, to the responses of
+the next plugins; those of `query` to the queries they get. For queries only `rd` has an effect:
+`forward` sends it upstream, and the reply repeats it. A reply that the server makes of a return
+code alone is not changed. `cache` comes before this plugin, so cached replies have the changed
+flags, except `rd`, which on a hit is that of the query.
 
 Examples:
 
@@ -22,7 +22,7 @@ Examples:
         whoami
     }
 
-A block that names `rd` answers by the chain alone, and none with `header` is relayed.
+A block with `rd` does not use the answer table, and a block with `header` does not use the relay.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FLAGS = {"aa": AA, "ra": RA, "rd": RD}
 
 
 class _Rules:
-    """Which flags are set and cleared in the end: the last line about a flag counts."""
+    """The flags to set and to clear: the last line about a flag wins."""
 
     def __init__(self) -> None:
         self.set = self.clear = 0
@@ -67,7 +67,7 @@ class _Rules:
 
 
 class Header(Plugin):
-    """Flags of queries and of replies."""
+    """Changes flags of queries and replies."""
 
     repeats = Repeats.FIRST
 
@@ -85,14 +85,14 @@ class Header(Plugin):
         self._is_about_rd = any(rules.touches(RD) for rules in self._rules.values())
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say with other flags, None if RD is one of them."""
+        """Return the response of the next plugin with other flags, None if RD is one of them."""
         response = None if self._is_about_rd else next(question)
         if response is None or response is DROP or response.bare:
             return response
         return response._replace(flags=self._rules["response"].applied(response.flags))
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say of the changed query, with other flags."""
+        """Return the response of the next plugin to the changed query, with other flags."""
         if self._rules["query"].touches(RD):
             query.flags = query.flags & ~RD | self._rules["query"].applied(query.flags) & RD
         response = await next(query)
@@ -106,12 +106,12 @@ class Header(Plugin):
         return response._replace(flags=rules.applied(flags), verbatim=True)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: no name matters here."""
+        """Return True: all names are treated alike."""
         return True
 
 
 def _as_rendered(query: Query, flags: int) -> int:
-    """Return the flags a reply would have, those of its query included."""
+    """Return the flags of a rendered reply, with those of its query."""
     if query.opcode == OPCODE_QUERY:
         flags |= query.flags & (RD | CD)
     do = query.question is not None and query.question.do

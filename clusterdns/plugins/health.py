@@ -6,7 +6,7 @@ Syntax:
         lameduck DURATION
     }
 
-ADDRESS defaults to `:8080`, the path is `/health`. With `lameduck` the server goes on answering for
+ADDRESS defaults to `:8080`, the path is `/health`. With `lameduck` the server keeps answering for
 DURATION after the signal to stop.
 
 Examples:
@@ -54,7 +54,7 @@ class Health(Passive):
             self._lameduck_s = arguments.duration_s(arguments.one(line), line)
 
     def supervise(self, supervisor: Supervisor) -> None:
-        """Answer `/health`, and stay that long after the signal to stop."""
+        """Serve `/health`, and request the lameduck period."""
 
         async def respond() -> tuple[int, str, bytes]:
             return 200, "text/plain", b"OK"

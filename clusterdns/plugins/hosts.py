@@ -11,20 +11,20 @@ Syntax:
         fallthrough_unsupported
     }
 
-FILE is /etc/hosts by default, relative to `root`. ZONES default to the server block's keys; names
-outside of them are ignored. The block may hold further entries, before `fallthrough`. The answer
+FILE is /etc/hosts by default, relative to `root`. ZONES default to the server block's keys; other
+names are ignored. The block may hold further entries, before `fallthrough`. The answer
 has all addresses of the name, those of the file first. `*.example.org` matches every name with one
 more label that has no entry of its own. A PTR query for an address returns its names, unless
 `no_reverse` is given. The TTL is 3600, or `ttl`, 1 to 65535.
 
 A name without an entry gets SERVFAIL, because there is no SOA for a denial. With `fallthrough`,
-names in ZONES (all names if none are given) go to the plugins behind instead. Other types of a name
+names in ZONES (all names if none are given) go to the next plugin instead. Other types of a name
 with an entry get NODATA; with `fallthrough_unsupported`, which requires `fallthrough`, all types
-but A, AAAA and PTR go to the plugins behind. A reverse name without an entry always does.
+except A, AAAA and PTR go to the next plugin. A reverse name without an entry always does.
 
 The file is checked every `reload` (5s by default, 0 for never) and read again if it has changed. It
-may be missing at the start. A file that is no regular file, or has more than 16 MiB, is not read;
-the last one that was read stays in force.
+may be missing at the start. A file that is not a regular file, or has more than 16 MiB, is not
+read; its last good version stays in force.
 
 Examples:
 
@@ -41,12 +41,12 @@ Examples:
     }
 
 Metrics: `coredns_hosts_entries{hostsfile}`, entries and reverse names of file and Corefile;
-`coredns_hosts_reload_timestamp_seconds`, the time of change of the file that was read last.
+`coredns_hosts_reload_timestamp_seconds`, the modification time of the file last read.
 
 Differences from CoreDNS: a file counts as changed if its time, size or inode differs. A FIFO is not
-read. Names are compared as octets, so names with letters outside ASCII are found. A name that is no
-domain name has no PTR record. A lone word in the block that is no option is a mistake, and so is a
-word after `no_reverse`. A change takes effect at once, also for replies that `cache` holds.
+read. Names are compared as octets, so names with letters outside ASCII are found. An invalid
+domain name has no PTR record. A single word in the block that is not an option is a mistake, and so
+is a word after `no_reverse`. A change takes effect at once, also for replies that `cache` holds.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ from clusterdns.wire.response import Response, failure
 from clusterdns.wire.rr import RR
 
 MAX_FILE_OCTETS = 16 * 2**20
-MAX_COMPLAINTS = 20  # of one reading: a file may be all wrong
+MAX_COMPLAINTS = 20  # log lines of one reading
 MAX_RECORDS = 4700  # more than fit into any message
 MAX_SHARED = 65_536  # names whose parents are kept, to tell which denials hold for names below
 START_TIMEOUT_S = 5.0  # for a file system that does not answer
@@ -120,14 +120,14 @@ class Hosts(Polling):
         inline = "\n".join(self._lines).encode("utf-8", "surrogateescape")
         self._inline = self._parse(inline, "Inline hosts entries")
         self._file = Entries()
-        self._stamp: Stamp | None = None  # of what was read last
-        self._complaint = ""  # about the file as a whole, as last logged
+        self._stamp: Stamp | None = None  # of the last file read
+        self._complaint = ""  # the last error logged about the whole file
         self._parents: frozenset[WireName] | None = frozenset()
         self._share()
         self._facts = (("hosts", self._path),)
 
     def _check_file(self, directive: Directive) -> None:
-        """Warn of a file that is not there, or is none. Raises ConfigError."""
+        """Warn of a file that is missing or not a regular file. Raises ConfigError."""
         try:
             mode = os.stat(self._path).st_mode  # noqa: PTH116 - the path is shown as it was given
         except FileNotFoundError:
@@ -140,7 +140,7 @@ class Hosts(Polling):
                 _log.warning('Hosts file "%s" is a directory', self._path)
 
     def _read(self, line: Directive) -> None:
-        """Take in one line of the block. Raises ConfigError."""
+        """Apply one line of the block. Raises ConfigError."""
         match line.name:
             case "fallthrough":
                 self._fallthrough = arguments.zone_names(line.args or (".",), line)
@@ -170,7 +170,7 @@ class Hosts(Polling):
         self._lines.append(text)
 
     def _parse(self, octets: bytes, source: str) -> Entries:
-        """Return the entries of a text, logging what is wrong with it."""
+        """Return the entries of a text, and log its errors."""
         complaints = 0
 
         def complain(number: int, reason: str) -> None:
@@ -184,13 +184,13 @@ class Hosts(Polling):
             self._zones,
             complain,
             reverses=self._reverses,
-            pause=functools.partial(time.sleep, 0),  # lets the thread that answers go first
+            pause=functools.partial(time.sleep, 0),  # lets the thread that answers run
         )
 
     # ---- the file
 
     async def start(self, worker: Worker) -> None:
-        """Read the file, and begin to look at it again and again."""
+        """Read the file, and start to poll it."""
         try:
             await asyncio.wait_for(self.look(), START_TIMEOUT_S)
         except TimeoutError:
@@ -209,7 +209,7 @@ class Hosts(Polling):
         return True
 
     def _changed(self) -> tuple[Stamp, Entries] | None:
-        """Return the file as it is now, None if it is as before or cannot be read."""
+        """Return the stamp and entries of the file, None if unchanged or unreadable."""
         try:
             found = read_regular(self._path, MAX_FILE_OCTETS, self._stamp)
         except FileNotFoundError:
@@ -226,7 +226,7 @@ class Hosts(Polling):
         return stamp, self._parse(octets, f'Hosts file "{self._path}"')
 
     def _share(self) -> None:
-        """Note below which names there are others, None for too many to tell."""
+        """Note the names that have entries below; None if there are too many."""
         ours = (*self._file.names, *self._inline.names, *self._file.below, *self._inline.below)
         self._parents = None
         if len(ours) <= MAX_SHARED:
@@ -235,17 +235,17 @@ class Hosts(Polling):
     # ---- questions
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the entries say."""
+        """Return the response of the entries, or of the next plugin."""
         response = self._respond(question)
         return next(question) if response is None else response
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the entries say."""
+        """Return the response of the entries, or of the next plugin."""
         response = self._respond(query.question) if query.question else None
         return await next(query) if response is None else response
 
     def _respond(self, question: Question) -> Response | None:
-        """Return the response, None where the plugins behind are to speak."""
+        """Return the response, None to ask the next plugin."""
         qname, qtype = question.folded, question.qtype
         is_ours = name.is_within_any(qname, self._zones)
         if qtype == rr.PTR:
@@ -270,7 +270,7 @@ class Hosts(Polling):
         return self._file.addresses(qname, qtype) + self._inline.addresses(qname, qtype)
 
     def _names_of(self, qname: WireName) -> tuple[bytes, ...]:
-        """Return the names of the address that a reverse name stands for."""
+        """Return the names of the address of a reverse name."""
         address = name.reverse_address(qname)
         if address is None:
             return ()
@@ -280,10 +280,10 @@ class Hosts(Polling):
     def _falls_through(self, qname: WireName) -> bool:
         return name.is_within_any(qname, self._fallthrough)
 
-    # ---- what need not come by here
+    # ---- fast paths
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether there is no name of ours at or below ``cut``, and none that would differ."""
+        """Tell whether no entry is at or below ``cut``, and all names there are treated alike."""
         if self._parents is None or cut in self._parents:
             return False
         if any(cut[1 + cut[0] :] in some for some in (self._file.below, self._inline.below)):
@@ -291,7 +291,7 @@ class Hosts(Polling):
         return not any(name.is_within(zone, cut) for zone in (*self._zones, *self._fallthrough))
 
     def relay(self, route: Route) -> bool:
-        """Leave the names we know to the chain, and zones where others are not to be asked."""
+        """Exclude our names, and zones without fallthrough, from the relay."""
         for entries in (self._file, self._inline):
             route.hold(entries.names, entries.below)
         refused = []
@@ -302,7 +302,7 @@ class Hosts(Polling):
         return route.claim(tuple(refused))
 
     def samples(self) -> list[Sample]:
-        """Return how many entries there are, and of when, once the file has been read."""
+        """Return the number of entries and the time of the file, once it has been read."""
         if self._stamp is None:
             return []
         entries = self._file.entries + self._inline.entries

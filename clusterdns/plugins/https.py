@@ -8,19 +8,18 @@ Syntax:
     }
 
 Keys such as `https://example.org` or `https://.:8443` are served as DNS over HTTPS (RFC 8484), on
-port 443 where they name none: HTTP/2, or HTTP/1.1, GET and POST of `/dns-query`, with the
-certificate of `tls`. Without `tls` it is HTTP/1.1 without TLS, as in CoreDNS: for a proxy in front
-that has taken it off. `timeouts` counts here, too, but for `maxtcpqueries`.
+port 443 by default: HTTP/2 or HTTP/1.1, GET and POST of `/dns-query`, with the certificate of
+`tls`. Without `tls` it is HTTP/1.1 without TLS, as in CoreDNS, for a proxy that terminates TLS.
+`timeouts` applies, except `maxtcpqueries`.
 
-A listener has `max_connections` in each worker, by default 200; 0 is as many as of TCP. If there
-are more, the one that has been quiet for longest gives way, of a client with more than 64 if there
-is one. A connection of HTTP/2 has `max_streams` requests at one time, by default 250, which 0 means
-as well, and 1024 at most; 64 of them may wait for the chain. Server blocks of one port that set
-`max_streams` must agree; of different `max_connections`, the first counts.
+A listener has `max_connections` in each worker, by default 200; 0 is the limit of TCP. If there are
+more, the one that has been quiet for longest is closed, of a client with more than 64 if there is
+one. A connection of HTTP/2 may have `max_streams` requests under way, 250 by default and for 0,
+1024 at most; 64 of them may wait for the chain. Server blocks of one port that set `max_streams`
+must set the same value; of different `max_connections`, the first counts.
 
-A request without a query gets the status 404, for another path, or 400. What has more than 8192
-octets of header fields ends the connection, or gets 431; so does a client that sends 1024 frames
-without a request in them.
+A request for another path gets the status 404, one without a query 400. More than 8192 octets of
+header fields end the connection or get 431; so do 1024 frames without a request.
 
 Examples:
 
@@ -36,10 +35,10 @@ Metrics:
 
     coredns_dns_https_responses_total{server,status}   replies, by HTTP status
 
-Differences from CoreDNS: what has no room waits there for others to leave. A zone transfer that
-takes several messages gets the status 500; CoreDNS sends the last message alone. Replies that
-must be signed (`tsig`) are; CoreDNS sends them with an empty signature. A query of more than 6000
-octets must come by POST.
+Differences from CoreDNS: in CoreDNS a connection above the limit waits until another one ends. A
+zone transfer of several messages gets the status 500; CoreDNS sends only the last message. Replies
+are signed for `tsig`; CoreDNS sends an empty signature. A query of more than 6000 octets needs
+POST.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ Syntax:
 A Service with a load balancer or `externalIPs` has the name `service.namespace.zone`, with SRV
 records at `_port._protocol.service.namespace.zone`, in each ZONE, by default the keys of the server
 block. The cluster is that of `kubernetes`, which must be in the same server block; its namespaces
-and its TTL for aliases and SRV records hold here, too. Addresses have `ttl`, 5 by default and 3600
-at most. The zone's name server is `ns1.dns.zone`, or with `apex` another label than `dns`; it has
-the external addresses of the Services in front of us. `headless` also names endpoints of headless
-Services that have no external address. `fallthrough` passes on names that do not exist. In a
-reverse zone, external addresses have PTR records into the first ZONE.
+apply, and its TTL for aliases and SRV records. Addresses have `ttl`, 5 by default and 3600 at most.
+The zone's name server is `ns1.dns.zone`; `apex` replaces the label `dns`. It has the external
+addresses of the Services of this server. `headless` adds the endpoints of headless Services without
+external address. `fallthrough` sends names that do not exist to the next plugin. In a reverse zone,
+external addresses have PTR records with names in the first ZONE.
 
 Examples:
 
@@ -29,9 +29,9 @@ Examples:
         }
     }
 
-Differences from CoreDNS: a load balancer's host name is one alias, whatever the number of ports. Of
-name servers that only have a host name none are told; CoreDNS then sends nothing. The zone cannot
-be transferred.
+Differences from CoreDNS: a load balancer's host name is one alias for any number of ports. A name
+server with only a host name has no address record; CoreDNS sends no reply then. The zone cannot be
+transferred.
 """
 
 from __future__ import annotations
@@ -94,18 +94,18 @@ class K8sExternal(Plugin):
         )
 
     def relay(self, route: Route) -> bool:
-        """Leave the names of our zones to the chain."""
+        """Exclude the names of our zones from the relay."""
         return route.claim(self._responder.zones)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the cluster has outside; None where an alias leads to what is not known."""
+        """Return the response from memory, None if an alias leads to an unknown name."""
         steps = self._steps(question)
         if steps is None:
             return next(question)
         return answer_by(steps, question, self._block.resolver, next)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the cluster has outside, asking the listener about other names."""
+        """Return the response; ask the listener about targets of aliases."""
         steps = self._steps(query.question) if query.question else None
         if steps is None:
             return await next(query)

@@ -30,16 +30,16 @@ ZONES default to the keys of the server block; CIDR text stands for reverse zone
 `endpoint`, `kubeconfig` or `manifests` the API server is that of the cluster we run in. These are
 not in CoreDNS:
 
-* `manifests` reads the cluster from the YAML and JSON manifests in DIR, and again whenever a file
-  there changes. Links are followed. Objects that are no longer there are gone a second later; an
-  empty file keeps what it held.
+* `manifests` reads the cluster from the YAML and JSON manifests in DIR, and changed files again.
+  Links are followed. Removed objects are gone within a second; an empty file keeps its last
+  objects.
 * `snapshot` saves the known objects in FILE. A start while the API server is down serves them, and
   counts them as stale, until the server answers. The directory of FILE must be writable.
 * `audit` sets how often the known objects are compared with the API server; differences are
   repaired and counted. The default is 5m; 0s turns audits off.
 
-The other options mean what they mean in CoreDNS. Kubeconfigs, tokens and certificates are read
-again when they have changed; if they are of no use then, the last good ones stay. Proxies are those
+The other options are those of CoreDNS. Kubeconfigs, tokens and certificates are read again when
+they have changed; if they are invalid then, the last good ones stay in force. Proxies are those
 of `HTTPS_PROXY` and `NO_PROXY`, without SOCKS. A kubeconfig with `exec` or `auth-provider` needs
 the Python package kubernetes, which a slim install lacks: `pip install kubernetes`.
 `apiserver_max_inflight` is accepted and has no effect: there is at most one request at a time for
@@ -58,13 +58,13 @@ Examples:
         }
     }
 
-Differences from CoreDNS: an external name that is no domain name is answered with SERVFAIL, and the
-address of an endpoint that belongs to no Service with NXDOMAIN, where CoreDNS sends nothing. A
-broken connection to the API server is resumed within 5 s of its return. Where `multicluster` is
-given and the cluster knows no ServiceImports, there are none, and they are looked for again every
-30 s; CoreDNS never becomes ready. If the API server does not let us list a kind of objects, only
-names that need it are SERVFAIL, such as those of Pods with `pods verified`; without Namespaces,
-Services or EndpointSlices the plugin is not ready. CoreDNS answers all name errors with SERVFAIL.
+Differences from CoreDNS: an external name that is not a domain name gets SERVFAIL, and the address
+of an endpoint without a Service NXDOMAIN; CoreDNS sends no reply to either. A broken connection to
+the API server is resumed within 5 s of its return. With `multicluster` in a cluster without
+ServiceImports, there are none, and the API is checked again every 30 s; CoreDNS never becomes
+ready. If the API server forbids listing a kind of objects, only names that need it get SERVFAIL, as
+those of Pods with `pods verified`; without Namespaces, Services or EndpointSlices the plugin is not
+ready. CoreDNS answers all name errors with SERVFAIL.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Kubernetes(Plugin):
         return self._settings.source._replace(is_external=is_external)
 
     async def start(self, worker: Worker) -> None:
-        """Take the source's store and wait a while for it to be filled."""
+        """Take the source's store, and wait up to `startup_timeout` for its objects."""
         self._store = await worker.store(self._source, self._settings.startup_timeout_s)
         self._responder = self._responder_of(self._store)
 
@@ -197,7 +197,7 @@ class Kubernetes(Plugin):
         )
 
     def _cluster(self) -> Cluster:
-        """Return what is known of the cluster, for plugins that answer from it, too."""
+        """Return the cluster, for other plugins that answer from it."""
         return Cluster(
             self._store, self._settings.options, self._settings.ttl, self._block.local_addresses
         )
@@ -225,17 +225,17 @@ class Kubernetes(Plugin):
         return (first, below, zone, *self._search, WireName(b"\0"))
 
     def _is_service(self, namespace: bytes, service: bytes) -> bool:
-        """Tell whether a Service exists, whatever its endpoints."""
+        """Tell whether a Service exists, with or without endpoints."""
         key = (namespace.decode("latin-1"), service.decode("latin-1"))
         return key in self._store.services.by_name or key in self._store.imported.by_name
 
     @property
     def is_ready(self) -> bool:
-        """Whether all kinds of objects have been listed, but what few names need and is refused."""
+        """Whether all kinds of objects have been listed, except forbidden optional ones."""
         return self._store.is_ready
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return the cluster's answer; None where an alias leads to what memory does not know."""
+        """Return the response from memory, None if an alias leads to an unknown name."""
         zone = self._responder.zone_of(question)
         if zone is None:
             return next(question)
@@ -243,18 +243,18 @@ class Kubernetes(Plugin):
         return answer_by(steps, question, self._block.resolver, next)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether no zone of ours, and none that falls through, begins below ``cut``."""
+        """Tell whether no zone of ours, and none of `fallthrough`, is below ``cut``."""
         return not any(
             name.is_below(zone, cut)
             for zone in (*self._settings.zones, *self._settings.fallthrough)
         )
 
     def relay(self, route: Route) -> bool:
-        """Leave the names of our zones to the chain."""
+        """Exclude the names of our zones from the relay."""
         return route.claim(self._settings.zones)
 
     def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:
-        """Return the parts of a name in the cluster, and who asks (CoreDNS: metadata.go)."""
+        """Return the parts of a cluster name, and the client's Pod (CoreDNS: metadata.go)."""
         found = dict[str, str]()
         pods = self._store.pods_at(query.client[0])
         if pods:
@@ -269,7 +269,7 @@ class Kubernetes(Plugin):
         return {f"kubernetes/{word}": functools.partial(str, text) for word, text in found.items()}
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return the cluster's answer, asking the listener about names outside."""
+        """Return the response; ask the listener about names outside."""
         zone = self._responder.zone_of(query.question) if query.question else None
         if query.question is None or zone is None:
             return await next(query)

@@ -9,16 +9,15 @@ Syntax:
         reload DURATION
     }
 
-With `round_robin`, the default, records come out as: CNAME first, then the rest in their order,
-then addresses, then MX; addresses and MX are shuffled. `prefer` puts addresses in the first
-matching CIDR first.
+With `round_robin`, the default, the order of records is: CNAME, other records in their order,
+addresses, MX; addresses and MX are shuffled. `prefer` puts addresses in the first matching CIDR
+first.
 
-With `weighted`, in replies to questions for A, AAAA and SRV, one address is put first, and how
-often it is each one's turn is for its weight: FILE has a line with a name, and below it lines of
-an address and its weight, from 1 to 255. What is not in FILE has weight 1. FILE, relative to
-`root`, is looked at again every `reload`, by default 30s, never with 0; one with a mistake leaves
-the last good one in force. While there is none, all weights are 1; with `reload 0` that is a
-mistake.
+With `weighted`, in replies to questions for A, AAAA and SRV, one address is put first, each as
+often as its weight says: FILE has a line with a name, and below it lines with an address and its
+weight, from 1 to 255. Other addresses have weight 1. FILE, relative to `root`, is checked every
+`reload`, by default 30s, never with 0; after a mistake its last good version stays in force. While
+the file is missing, all weights are 1; with `reload 0` that is a mistake.
 
 Examples:
 
@@ -29,9 +28,9 @@ Examples:
         whoami
     }
 
-A remembered answer holds up to sixteen orders, each address first in its turn, and the client's
-query ID picks one; where that is not exact, the orders are drawn anew every second. Weighted
-replies are not relayed.
+An answer in the table has up to sixteen orders, with a different address first in each, and the ID
+of the query selects one; if that is not exact, new orders are drawn every second. Weighted replies
+are not relayed.
 
 Differences from CoreDNS: names in FILE are compared without regard to case.
 """
@@ -123,11 +122,11 @@ class LoadBalance(Polling):
         return None if response is None else self._balance(question, response)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: no name matters here."""
+        """Return True: all names are treated alike."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Have addresses shuffled; what is preferred or has weights is for the chain."""
+        """Let the relay shuffle addresses; return False for preferences and weights."""
         route.shuffles = True
         return not self._preferred and self._file is None
 
@@ -165,7 +164,7 @@ class LoadBalance(Polling):
         return _in_orders(response, orders, lifetime_s)
 
     def _shuffled(self, section: tuple[RR, ...]) -> _Parts:
-        """Split a section by how its records move, addresses and MX in random order."""
+        """Split a section into groups, with addresses and MX in random order."""
         parts = _split(section)
         self._random.shuffle(parts[2])
         self._random.shuffle(parts[3])
@@ -192,7 +191,7 @@ class LoadBalance(Polling):
     def _weigh(
         self, question: Question, response: Response, weights: weightsfile.Weights
     ) -> Response:
-        """Return a response with an address first as often as its weight says."""
+        """Return a response with an address first, chosen by weight."""
         if question.qtype not in _WEIGHTED:
             return response
         picks = {
@@ -218,7 +217,7 @@ class LoadBalance(Polling):
         return _in_orders(response, orders, lifetime_s)
 
     def _draw(self, weights: Sequence[int], count: int) -> list[int]:
-        """Return ``count`` picks, each index as often as its weight says but for one time."""
+        """Return ``count`` indexes, each in proportion to its weight, within one."""
         total, drawn, reached, i = sum(weights), list[int](), weights[0], 0
         start = self._random.random()
         for turn in range(count):
@@ -231,7 +230,7 @@ class LoadBalance(Polling):
 
 
 class _WeightFile:
-    """A weight file on disk, and the weights it had last."""
+    """A weight file on disk, and its last good weights."""
 
     def __init__(self, path: Path, directive: Directive) -> None:
         self.path = path
@@ -251,10 +250,10 @@ class _WeightFile:
             _log.warning("weight file %s: %s: trying again every %g s", path, error, self.reload_s)
 
     def read(self) -> bool:
-        """Take up what the file says; tell whether that has changed.
+        """Load the file; tell whether its weights have changed.
 
         Raises:
-            OSError: it cannot be read, is no regular file, or is too large.
+            OSError: it cannot be read, is not a regular file, or is too large.
             ValueError: it has a mistake.
         """
         found = read_regular(self.path, MAX_FILE_OCTETS, self._stamp)
@@ -299,7 +298,7 @@ def _weight(record: RR, weights: weightsfile.Weights) -> int:
 
 
 def _shares(weights: list[int]) -> list[int]:
-    """Return how many orders begin with which address, exactly; [] if that takes too many."""
+    """Return the exact number of orders for each address, [] if that takes too many."""
     divisor = math.gcd(*weights)
     shares = [weight // divisor for weight in weights]
     if sum(shares) > MAX_ORDERS:

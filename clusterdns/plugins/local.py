@@ -1,4 +1,4 @@
-"""local - answer for localhost names here instead of forwarding them (RFC 6761).
+"""local - answer localhost names instead of forwarding them (RFC 6761).
 
 Syntax:
 
@@ -6,11 +6,11 @@ Syntax:
         localhost_prefix on|off
     }
 
-`localhost` and the reverse zones of 0.0.0.0/8, 127.0.0.0/8 and 255.0.0.0/8 are answered as zones of
-their own: `localhost` and what is below it have 127.0.0.1 and ::1, 1.0.0.127.in-addr.arpa leads
-back to `localhost`, other names in the reverse zones get NXDOMAIN. With `localhost_prefix on`, the
-default, every name that begins with the label `localhost` has these addresses, too, such as those
-that a search path makes of it.
+`localhost` and the reverse zones of 0.0.0.0/8, 127.0.0.0/8 and 255.0.0.0/8 are zones of this
+server: `localhost` and names below it have 127.0.0.1 and ::1, 1.0.0.127.in-addr.arpa has a PTR
+record with `localhost`, other names in the reverse zones get NXDOMAIN. With `localhost_prefix on`,
+the default, every name that begins with the label `localhost` has these addresses, too, for clients
+with a search path.
 
 Examples:
 
@@ -22,8 +22,8 @@ Examples:
 Metrics: `coredns_local_localhost_requests_total` counts questions for names below `localhost` and
 names that begin with it.
 
-With `localhost_prefix on` names below one that does not exist are not all alike, so each of them is
-remembered by itself; `off` is faster for search paths.
+With `localhost_prefix on`, one denial does not cover all names below, so each name has an entry in
+the answer table; `off` is faster for search paths.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _SOA = _LOCALHOST + b"\x04root" + _LOCALHOST + struct.pack("!IIIII", 1, 0, 0, 0,
 
 
 class Local(Knowing):
-    """Zones that every host has."""
+    """The zones that every host has."""
 
     always_shown = True
     families: ClassVar = {
@@ -76,7 +76,7 @@ class Local(Knowing):
         self._requests = 0
 
     def respond(self, question: Question) -> Response | None:
-        """Return what the host's own zones say."""
+        """Return the response of the host's zones."""
         folded = question.folded
         if self._is_special(folded):
             self._requests += 1
@@ -95,26 +95,26 @@ class Local(Knowing):
         return _nodata(spelled)
 
     def _is_special(self, folded: WireName) -> bool:
-        """Tell whether a name stands for the host without being `localhost`."""
+        """Tell whether a name other than `localhost` stands for the host."""
         if folded == _LOCALHOST:
             return False
         is_prefixed = self._has_prefix and folded.startswith(_LABEL)
         return is_prefixed or name.is_within(folded, _LOCALHOST)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say whether no name below ``cut`` is answered here."""
+        """Tell whether no name below ``cut`` is answered here."""
         return not self._has_prefix and not any(
             name.is_within(zone, cut) or name.is_within(cut, zone) for zone in _ZONES
         )
 
     def relay(self, route: Route) -> bool:
-        """Leave the host's own names to the chain."""
+        """Exclude names of the host from the relay."""
         if self._has_prefix:
             route.starts = _LABEL
         return route.claim(_ZONES)
 
     def samples(self) -> list[Sample]:
-        """Return how many questions were about names of the host but `localhost`."""
+        """Return the number of questions about names of the host other than `localhost`."""
         return [(REQUESTS, (), self._requests)] if self._requests else []
 
 
@@ -132,7 +132,7 @@ def _addresses(question: Question) -> Response | None:
 
 
 def _at_apex(question: Question, zone: WireName) -> Response:
-    """Return what a zone says of its own name."""
+    """Return the response of a zone to questions about its apex."""
     qname = question.qname
     if question.qtype == rr.SOA:
         return _says(RR(qname, rr.SOA, TTL_S, _SOA))

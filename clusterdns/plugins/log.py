@@ -6,15 +6,14 @@ Syntax:
         class CLASSES...
     }
 
-NAMES are the zones to log, `.` by default. FORMAT holds `{...}` tokens; `{common}` and `{combined}`
-are the ready-made ones; `{/plugin/name}` is a label, see `metadata`, and `{local}` the address that
-was asked. CLASSES are `success`,
-`denial`, `error` and `all`, the default. The directive may be repeated; the first rule whose zone
-contains the name is used.
+NAMES are the zones to log, `.` by default. FORMAT has `{...}` tokens, or is `{common}` or
+`{combined}`; `{/plugin/name}` is a label, see `metadata`, and `{local}` the address of the server.
+CLASSES are `success`, `denial`, `error` and `all`, the default. The directive may be repeated; the
+first rule whose zone contains the name is used.
 
-Answers are repeated without asking the plugins although they are logged, unless FORMAT holds a
-label or `{local}`. The lines about these come a fiftieth of a second later, many at a time. Lines
-that nobody reads are dropped, and counted in `clusterdns_log_lines_dropped_total`.
+The answer table stays in use with logging, unless FORMAT has a label or `{local}`. Lines about its
+answers are written 20 ms later, many at once. If the reader of the log is too slow, lines are
+dropped, and counted in `clusterdns_log_lines_dropped_total`.
 
 Examples:
 
@@ -55,7 +54,7 @@ from clusterdns.wire.response import Note, Response
 
 _CLASSES = ("success", "denial", "error", "all")
 MAX_TEMPLATES = 16_384  # of each transport, half a kilobyte each
-# What is not the same for all queries of the same octets behind the ID: arguments of a template.
+# The values that differ between queries with equal octets behind the ID: arguments of a template.
 _REMOTE, _PORT, _IDENT, _DURATION, _TIME, _IP, _SECONDS = (f"\x7f{i}\x7f" for i in range(7))
 _VARYING = {"{remote}": _REMOTE, "{port}": _PORT, "{>id}": _IDENT, "{duration}": _DURATION}
 _log = plugin_logger("log")
@@ -66,7 +65,7 @@ Template = Callable[..., str]  # the seven arguments above -> line
 
 class _Rule(NamedTuple):
     scope: WireName
-    parts: tuple[str, ...]  # of its FORMAT: tokens and what is between
+    parts: tuple[str, ...]  # of its FORMAT: tokens and the text between
     has_labels: bool
     classes: frozenset[str]
 
@@ -77,9 +76,8 @@ class _Rule(NamedTuple):
 class Log(Observer):
     """Logs every query.
 
-    What the table repeats is logged many lines at a time, in ``tell``. All but a few values in a
-    line follow from the octets behind the ID and from what was said of the response: so there is a
-    template for each query that was seen of late.
+    Hits of the table are logged many lines at once, in ``tell``. Most values of a line depend only
+    on the octets behind the ID and the note of the response, so each recent query has a template.
     """
 
     def __init__(self, directive: Directive, block: Block) -> None:
@@ -89,7 +87,7 @@ class Log(Observer):
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
-        """Return one plugin with the rules of all occurrences, in their order."""
+        """Return one plugin with the rules of all occurrences, in order."""
         plugin = cls(directives[0], block)
         for directive in directives[1:]:
             plugin._rules += _rules(directive)
@@ -100,22 +98,22 @@ class Log(Observer):
         return [plugin]
 
     async def start(self, worker: Worker) -> None:
-        """Take the clock durations are measured by."""
+        """Take the clock for durations."""
         self._worker = worker
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Pass on what the plugins behind say, unless a label has to be logged."""
+        """Return the response of the next plugin, None if a label is logged."""
         rule = self._rule_for(question.folded)
         return None if rule is not None and rule.has_labels else next(question)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes if the same rule is used for all names below."""
+        """Return True if one rule applies to all names below."""
         return not any(
             rule.scope != cut and name.is_within(rule.scope, cut) for rule in self._rules
         )
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return the response of the plugins behind and log it."""
+        """Return the response of the next plugin, and log it."""
         question = query.question
         rule = self._rule_for(question.folded) if question else None
         if rule is None or question is None:
@@ -142,7 +140,7 @@ class Log(Observer):
             _log_one(rule, query, Said.by(question, response), seconds)
 
     def note(self, question: Question, response: Response) -> Note | None:
-        """Return the rule and what a line says of the response; None if no rule logs it."""
+        """Return the rule and the facts of the response; None if no rule logs it."""
         rule = self._rule_for(question.folded)
         if rule is None or not rule.wants(outcome_of(question, response).log_class):
             return None
@@ -190,7 +188,7 @@ class Log(Observer):
     ) -> tuple[_Rule, Query, Said]:
         note, packet, *_ = record
         query = reading.read_query(packet)
-        assert isinstance(query, Query)  # or else the table had not known it
+        assert isinstance(query, Query)  # otherwise it had not been a hit
         query.transport = transport
         bound(query)
         return self._rules[note[0]], query, Said._make(note[1:])
@@ -198,7 +196,7 @@ class Log(Observer):
     def _template(
         self, record: Record, transport: str, bound: Callable[[Query], None], is_json: bool
     ) -> Template | None:
-        """Return what makes the line of a record, None if that might be too long."""
+        """Return the template for a record, None if its line might be too long."""
         rule, query, said = self._read(record, transport, bound)
         text = "".join(
             _VARYING.get(part) or querytext.value(part, query, said, 0.0) for part in rule.parts

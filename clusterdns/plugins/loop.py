@@ -4,12 +4,12 @@ Syntax:
 
     loop
 
-At the start every worker sends a query for a random name to the server itself. If the query arrives
-at that worker more than twice, an upstream server sends it back: `forward` then answers SERVFAIL,
-which breaks the loop. A loop that closes later is found, too: queries then come back while they are
-in flight. If such a query has no answer for half a second, the test is repeated, at most once a
-second. Only names of a test that runs count, each is used once, and who has found a loop tests
-until it is gone: nobody can feign a loop with a name that he has seen.
+At the start every worker sends a probe, a query for a random name, to this server. If the probe
+arrives at that worker more than twice, an upstream server sends it back: `forward` then answers
+SERVFAIL, which breaks the loop. A loop that closes later is found, too: queries then return while
+they are under way. If such a query has no reply for half a second, the test is repeated, at most
+once a second. Only names of the running test count, each is used once, and after a loop the test is
+repeated until it is gone, so a client cannot fake a loop with a name it has seen.
 
 Examples:
 
@@ -18,10 +18,10 @@ Examples:
         forward . 192.0.2.53
     }
 
-Differences from CoreDNS: the process does not exit, so that the names it knows itself still
-resolve, and the test is repeated every 30 s. When the loop is gone, names are forwarded again. A
-loop is logged once, with the upstream servers. Clients with EDNS get an Extended DNS Error with the
-SERVFAIL (RFC 8914, 23). CoreDNS does not find loops that close after the start.
+Differences from CoreDNS: the process does not exit, so that its own names still resolve, and the
+test is repeated every 30 s. When the loop is gone, names are forwarded again. A loop is logged
+once, with the upstream servers. Clients with EDNS get an Extended DNS Error with the SERVFAIL (RFC
+8914, 23). CoreDNS does not find loops that close after the start.
 
 Metrics: `clusterdns_forwarding_loop{server}` is the number of workers that know of a loop.
 """
@@ -53,15 +53,15 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
 
 MAX_SEEN = 2
-# Passages of another worker's probe, or a feigned one. Its own worker has most likely had three by
-# then, and whoever makes up such names gets no more hops than this through a loop.
+# Arrivals of another worker's probe, or a fake one. Its own worker has probably had three by then,
+# and fake probes get no more hops than this through a loop.
 MAX_PASSED = 16
 RETRY_S = 1.0
 TEST_S = 30.0
 RETEST_S = 30.0
-DOUBT_S = 0.5  # by then an honest upstream server has replied; targets: a loop is found within 2 s
+DOUBT_S = 0.5  # normal upstream servers reply within it; a loop is found within 2 s
 MAX_NUMBER = 2**62
-MAX_PROBES = 1024  # whose passages are counted; workers send one a second at most
+MAX_PROBES = 1024  # whose arrivals are counted; workers send one a second at most
 _SERVFAIL = failure(rr.SERVFAIL)
 _log = plugin_logger("loop")
 
@@ -69,7 +69,7 @@ _Key = tuple[WireName, int]
 
 
 class Loop(Plugin):
-    """Sends a probe through the block and counts how often it passes."""
+    """Sends a probe through the block and counts its arrivals."""
 
     families: ClassVar = {
         "clusterdns_forwarding_loop": Family(
@@ -84,31 +84,31 @@ class Loop(Plugin):
         self._block = block
         self._outside = block.shared(Outside)
         try:
-            # Made before the workers are forked: whichever of them a probe comes to knows it.
+            # Made before the fork, so that every worker recognizes a probe.
             self._base = _below(block.zones[0])
             _below(self._base)
         except FormError as error:
             raise directive.error(f"no room for a probe below the zone: {error}") from error
         self._seen: Counter[WireName] = Counter()
-        self._own = set[WireName]()  # probes of the test that runs, of this worker
-        self._out: dict[_Key, asyncio.TimerHandle | None] = {}  # under way; a timer: came again
+        self._own = set[WireName]()  # probes of this worker's running test
+        self._out: dict[_Key, asyncio.TimerHandle | None] = {}  # with a timer if it returned
         self._quiet_until = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, worker: Worker) -> None:
-        """Begin to test."""
+        """Start testing."""
         self._task = asyncio.create_task(self._test())
 
     async def stop(self) -> None:
-        """End the test."""
+        """Stop testing."""
         await end(self._task)
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Pass on; a probe has to be seen each time it comes."""
+        """Return the response of the next plugin, None for a probe, to see each arrival."""
         return None if self._is_probe(question) else next(question)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Count a probe, note what comes again while it is out, and pass on."""
+        """Count a probe, note a query that returns while under way, and ask the next plugin."""
         question = query.question
         if question is None:
             return await next(query)
@@ -127,13 +127,13 @@ class Loop(Plugin):
                 timer.cancel()
 
     def relay(self, route: Route) -> bool:
-        """Let pass: what comes again while it is out is for the chain."""
+        """Return True: a query that returns while under way takes the chain."""
         return True
 
     async def _pass(self, query: Query, probe: WireName, next: HandleNext) -> Response:
-        """Take in that a probe has come once more, and pass it on if nothing is decided yet.
+        """Count an arrival of a probe, and forward it unless the test is decided.
 
-        Also while a loop is known here: another worker has to find out whether it is still there.
+        It is forwarded also while this worker knows a loop, for the tests of other workers.
         """
         if len(self._seen) >= MAX_PROBES:
             self._seen.clear()
@@ -151,13 +151,13 @@ class Loop(Plugin):
         try:
             return await next(query)
         finally:
-            outside.probes -= Counter({probe: 1})  # which drops what comes to nothing
+            outside.probes -= Counter({probe: 1})  # also drops counts of 0
 
     def _doubt(self) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(DOUBT_S, self._test_again)
 
     def _test_again(self) -> None:
-        """Test for a loop that has closed since the last test, unless that was just now."""
+        """Test for a new loop, unless a test has just run."""
         now = time.monotonic()
         if self._task is not None and self._task.done() and now >= self._quiet_until:
             self._quiet_until = now + RETRY_S
@@ -185,7 +185,7 @@ class Loop(Plugin):
         )
 
     def samples(self) -> list[Sample]:
-        """Return whether a loop is known: 1 in every worker that knows of it."""
+        """Return 1 if this worker knows of a loop."""
         return [
             (
                 "clusterdns_forwarding_loop",
@@ -195,14 +195,14 @@ class Loop(Plugin):
         ]
 
     async def _test(self) -> None:
-        """Test once; after a loop was found, again and again until it is gone."""
+        """Test once; after a loop, repeat until it is gone."""
         try:
             await self._send_probes()
             while self._outside.is_looping:
                 await asyncio.sleep(RETEST_S)
                 self._outside.is_looping = False
                 await self._send_probes()
-        finally:  # nobody would take it back any more
+        finally:  # no later test would reset it
             self._outside.is_looping = False
         if self._outside.is_suspect:
             _log.info("the loop is gone: names are forwarded again")
@@ -211,14 +211,14 @@ class Loop(Plugin):
 
     @contextlib.contextmanager
     def _testing(self) -> Iterator[None]:
-        """Let the names that are sent meanwhile count, and no others."""
+        """Count only the names sent meanwhile."""
         try:
             yield
         finally:
             self._own.clear()
 
     async def _send_probes(self) -> None:
-        """Ask ourselves until there is a reply (CoreDNS: plugin/loop/setup.go)."""
+        """Send probes to this server until there is a reply (CoreDNS: plugin/loop/setup.go)."""
         host = (self._block.hosts or ["127.0.0.1"])[0]
         with (
             contextlib.closing(Upstream(host, self._block.ports[0], UpstreamOptions())) as server,
@@ -226,7 +226,7 @@ class Loop(Plugin):
         ):
             deadline = time.monotonic() + TEST_S
             while time.monotonic() < deadline:
-                probe = _below(self._base)  # not the last one, which may go round still
+                probe = _below(self._base)  # a new one: the last may still circulate
                 self._own.add(probe)
                 question = Question(probe, probe, rr.HINFO)
                 with contextlib.suppress(UpstreamError):
@@ -238,5 +238,5 @@ class Loop(Plugin):
 
 
 def _below(zone: WireName) -> WireName:
-    """Return the name of a random number below a zone. Raises FormError."""
+    """Return a random name below a zone. Raises FormError."""
     return name.fold(name.parse(f"{secrets.randbelow(MAX_NUMBER)}.{name.text(zone).lstrip('.')}"))

@@ -4,15 +4,15 @@ Syntax:
 
     metadata [ZONES...]
 
-Queries in ZONES, by default those of the server block, get labels of the form `plugin/name`. A
-label is computed only when a plugin asks for it: `log` in a `{/plugin/name}` token, `rewrite` in a
+Queries in ZONES, by default those of the server block, have labels of the form `plugin/name`. A
+label is computed only when a plugin reads it: `log` in a `{/plugin/name}` token, `rewrite` in a
 `{plugin/name}` of a replacement or an EDNS option, `template` as `{{ .Meta "plugin/name" }}`, and
 `view` as `metadata('plugin/name')`.
 
 * `forward/upstream`: the server that replied, as `ADDRESS:PORT`.
 * `kubernetes/port-name`, `/protocol`, `/endpoint`, `/service`, `/namespace`, `/kind`: the parts of
   a name in the cluster; `kubernetes/parse-error` if it has none.
-* `kubernetes/client-namespace`, `/client-pod-name`: the Pod that asks, with `pods verified`.
+* `kubernetes/client-namespace`, `/client-pod-name`: the client's Pod, with `pods verified`.
 * `view/name`: the name of the block's `view`.
 
 Examples:
@@ -23,7 +23,7 @@ Examples:
         forward . 192.0.2.53
     }
 
-Differences from CoreDNS: labels cost nothing until a plugin asks for one. Labels of Pods are not
+Differences from CoreDNS: labels cost nothing until a plugin reads one. Labels of Pods are not
 kept, so there is no `kubernetes/client-label/KEY`.
 """
 
@@ -46,5 +46,5 @@ class Metadata(Passing, Collector):
         self.label_zones = arguments.zone_names(directive.args, directive) or block.zones
 
     def relay(self, route: Route) -> bool:
-        """Let pass: who uses labels sees the queries."""
+        """Return True: plugins that use labels disable the relay."""
         return True

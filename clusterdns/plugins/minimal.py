@@ -1,11 +1,11 @@
-"""minimal - remove records from replies that the client did not ask for.
+"""minimal - remove the records that were not asked for from replies.
 
 Syntax:
 
     minimal
 
-The authority and additional sections of positive answers are taken out. Denials, referrals and
-errors stay as they are: a client needs the SOA of the one and the NS records of the other.
+The authority and additional sections of positive answers are removed. Denials, referrals and errors
+are not changed: clients need the SOA of denials and the NS records of referrals.
 
 Examples:
 
@@ -30,7 +30,7 @@ from clusterdns.wire.response import Response
 
 
 class Minimal(Changing):
-    """Keeps the answer section of what answers."""
+    """Removes the other sections of positive answers."""
 
     repeats = Repeats.FIRST
 
@@ -44,5 +44,5 @@ class Minimal(Changing):
         return response.with_sections((response.answer, (), ()))._replace(edns=None)
 
     def relay(self, route: Route) -> bool:
-        """Let pass: a plain reply has answers, or one SOA and no answer."""
+        """Return True: a plain reply has answers, or one SOA and no answer."""
         return True

@@ -14,7 +14,7 @@ Examples:
         whoami
     }
 
-Queries with EDNS options are answered by the chain; all others as fast as ever.
+Queries with EDNS options take the chain; others use the answer table.
 
 Differences from CoreDNS: the DO bit of the reply is that of the query; CoreDNS sets it.
 """
@@ -38,7 +38,7 @@ MAX_TEXT_OCTETS = 255
 
 
 class Nsid(Plugin):
-    """Puts one option into the OPT of replies."""
+    """Adds one option to the OPT of replies."""
 
     reads_options = True
 
@@ -51,11 +51,11 @@ class Nsid(Plugin):
         self._option = struct.pack("!HH", NSID, len(text)) + text
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say: nobody has asked for the option."""
+        """Return the response of the next plugin: no query here has the option."""
         return next(question)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say, with the option if it is asked for."""
+        """Return the response of the next plugin, with the option if the query has it."""
         edns = query.edns
         response = await next(query)
         is_asked = edns is not None and NSID in dict(message.options(edns.options))
@@ -70,9 +70,9 @@ class Nsid(Plugin):
         return response._replace(edns=own._replace(options=others + self._option))
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: no name matters here."""
+        """Return True: all names are treated alike."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Let pass: queries with options are not relayed."""
+        """Return True: queries with options are not relayed."""
         return True

@@ -6,21 +6,20 @@ Syntax:
         except ZONES...
     }
 
-A name that no plugin in front knows is answered here, and not forwarded, if it is in
+A name that no earlier plugin has answered is answered here, and not forwarded, if it is in
 
 * a special-use domain: `alt` (RFC 9476), `home.arpa` (RFC 8375), `internal` (ICANN), `invalid`,
   `localhost` and `test` (RFC 6761), `local` (RFC 6762), `onion` (RFC 7686), `resolver.arpa`
   (RFC 9462);
-* a reverse zone of addresses that are private or have another use of their own (RFC 6303,
-  RFC 7793);
-* ZONES, such as the cluster's, whose names `fallthrough` would send outside;
-* or if it is a single label and is asked for what a host has: A, AAAA, HTTPS, MX, SRV, SVCB, TXT.
+* a reverse zone of private or special-purpose addresses (RFC 6303, RFC 7793);
+* ZONES, for example the cluster's, whose names `fallthrough` would forward;
+* or if it is a single label, and the type is one of hosts: A, AAAA, HTTPS, MX, SRV, SVCB, TXT.
 
 The answer is that of an empty zone: SOA and NS at its apex, NXDOMAIN below. `localhost` and the
 names below it have the addresses 127.0.0.1 and ::1.
 
-`except` forwards names all the same, such as an Active Directory domain below `local` or a reverse
-zone that has servers. The keys of the server block have the same effect. Of all these zones, the
+`except` forwards names nevertheless, for example an Active Directory domain below `local` or a
+reverse zone with servers of its own. So do the keys of the server block. Of all these zones, the
 longest one that contains the name decides.
 
 Examples:
@@ -36,10 +35,10 @@ Examples:
         forward . 192.0.2.53
     }
 
-Metrics: `clusterdns_leaks_prevented_total{server, reason}` counts the questions that were answered;
+Metrics: `clusterdns_leaks_prevented_total{server, reason}` counts the questions answered here;
 reason is `special_use`, `reverse`, `zone` or `single_label`.
 
-Limits: this is not in CoreDNS. Questions for DS at the apex of a zone below `arpa` are passed on:
+Limits: this is not in CoreDNS. Questions for DS at the apex of a zone below `arpa` are forwarded:
 the delegations there prove to validators that these zones are not signed.
 """
 
@@ -63,7 +62,7 @@ from clusterdns.wire.rr import RR
 LEAKS = "clusterdns_leaks_prevented_total"
 SPECIAL_USE, REVERSE, ZONE, SINGLE_LABEL = "special_use", "reverse", "zone", "single_label"
 LET_OUT = ""
-# RFC 6303 section 3 says 3 h. Here an operator may change his mind, and to repeat it costs little.
+# RFC 6303 section 3 has 3 h; shorter, so that a change of configuration takes effect.
 TTL_S = 300
 _SPECIAL_DOMAINS = (
     "alt", "home.arpa", "internal", "invalid", "local", "localhost", "onion", "resolver.arpa",
@@ -86,7 +85,7 @@ _NOBODY = b"\x06nobody\x07invalid\0"  # RFC 6303 section 3: the mailbox of an em
 
 
 class Private(Plugin):
-    """Empty zones for the names that must not leave."""
+    """Empty zones for names that must not be forwarded."""
 
     families: ClassVar = {
         LEAKS: Family(
@@ -106,7 +105,7 @@ class Private(Plugin):
             out += arguments.zone_names(arguments.some(line), line)
         for zone in set(given) & set(out):
             raise directive.error(f"{name.text(zone)} is in its own except")
-        # Why names in a zone are not let out, or LET_OUT if they are. The later entry counts.
+        # The reason not to forward the names of a zone, or LET_OUT. The later entry wins.
         self._reasons = {
             **_built_in(),
             **dict.fromkeys((zone for zone in block.zones if zone != ROOT), LET_OUT),
@@ -116,19 +115,19 @@ class Private(Plugin):
         self._counts: Counter[str] = Counter()
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what an empty zone says, or what the plugins behind do."""
+        """Return the response of an empty zone, or that of the next plugin."""
         response = self._respond(question)
         return next(question) if response is None else response
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what an empty zone says, or what the plugins behind do."""
+        """Return the response of an empty zone, or that of the next plugin."""
         response = None
         if query.question is not None and query.opcode == OPCODE_QUERY:
             response = self._respond(query.question)
         return await next(query) if response is None else response
 
     def _respond(self, question: Question) -> Response | None:
-        """Return the answer to a question that must not leave, None for any other."""
+        """Return the response to a question that must not be forwarded, None for any other."""
         if question.qclass != rr.CLASS_IN:
             return None
         zone, reason = self._zone_of(question)
@@ -147,24 +146,24 @@ class Private(Plugin):
         return Response(rcode, authority=(_soa(zone),), counters=counters)
 
     def _zone_of(self, question: Question) -> tuple[WireName, str]:
-        """Return the zone that decides, and why it does not let the question out."""
+        """Return the zone that decides, and the reason not to forward, or LET_OUT."""
         for zone in name.parents(question.folded):
             reason = self._reasons.get(zone)
             if reason is not None:
                 return zone, reason
-        # Not all types: what resolvers and validators ask about top-level domains is let out.
+        # Not all types: resolvers and validators may ask about top-level domains.
         is_single = name.count_labels(question.folded) == 1 and question.qtype in _OF_HOSTS
         return ROOT, SINGLE_LABEL if is_single else LET_OUT
 
     def samples(self) -> list[Sample]:
-        """Return how many questions were kept inside."""
+        """Return the number of questions not forwarded."""
         return [
             (LEAKS, (self._block.server, reason), count) for reason, count in self._counts.items()
         ]
 
 
 def _built_in() -> dict[WireName, str]:
-    """Return the zones that are kept inside unless something else is said, with the reason."""
+    """Return the zones that are not forwarded by default, with the reasons."""
     special = dict.fromkeys(map(_zone, _SPECIAL_DOMAINS), SPECIAL_USE)
     reverse = [f"{text}.in-addr.arpa" for text in _REVERSE_ZONES]
     reverse += [f"{text}.ip6.arpa" for text in _REVERSE_ZONES_6]
@@ -176,7 +175,7 @@ def _zone(text: str) -> WireName:
 
 
 def _records(question: Question, zone: WireName) -> tuple[RR, ...]:
-    """Return what an empty zone has for a question."""
+    """Return the records of an empty zone for a question."""
     if zone == _LOCALHOST and question.qtype in _LOOPBACK:
         return (RR(question.qname, question.qtype, TTL_S, _LOOPBACK[question.qtype]),)
     if question.folded != zone or zone in (ROOT, _LOCALHOST):

@@ -37,7 +37,7 @@ class Prometheus(Passive):
         self._address = arguments.listen_address(directive, "localhost:9153")
 
     def supervise(self, supervisor: Supervisor) -> None:
-        """Answer `/metrics` from what the workers have counted."""
+        """Serve `/metrics` with the counts of the workers."""
 
         async def respond() -> tuple[int, str, bytes]:
             return 200, EXPOSITION, await supervisor.metrics()

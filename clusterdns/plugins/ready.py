@@ -7,7 +7,8 @@ Syntax:
     }
 
 ADDRESS defaults to `:8181`, the path is `/ready`. Until then the answer is 503 with the names of
-the plugins that are not. With `until-ready`, the default, a plugin that was ready once stays so.
+the plugins that are not ready. With `until-ready`, the default, a plugin that was ready once stays
+so.
 
 Examples:
 
@@ -16,8 +17,8 @@ Examples:
         whoami
     }
 
-Differences from CoreDNS: the answer is 200 only when the DNS sockets are being read, and not while
-the server stops.
+Differences from CoreDNS: the answer is 503 also before the DNS sockets are read, and while the
+server stops.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Ready(Passive):
             self._is_continuous = word == "continuously"
 
     def supervise(self, supervisor: Supervisor) -> None:
-        """Answer `/ready` from what the workers report."""
+        """Serve `/ready` with the reports of the workers."""
 
         async def respond() -> tuple[int, str, bytes]:
             if supervisor.is_stopping:

@@ -4,7 +4,7 @@ Syntax:
 
     reload [INTERVAL [JITTER]]
 
-Every INTERVAL (30s by default, at least 2s), moved by up to half of JITTER (15s by default), the
+Every INTERVAL (30s by default, at least 2s), varied by up to half of JITTER (15s by default), the
 Corefile is read again. If its content has changed, new workers take over from the old ones, and no
 query is lost. A mistake in the Corefile is logged, and the last good Corefile stays in force.
 
@@ -32,7 +32,7 @@ MIN_JITTER_S = 1.0
 
 
 class Reload(Passive):
-    """Has the supervisor look at the configuration now and then."""
+    """Lets the supervisor poll the configuration."""
 
     always_shown = True
     families: ClassVar = {
@@ -61,5 +61,5 @@ class Reload(Passive):
         self._interval_s = interval_s + random.uniform(-jitter_s / 2, jitter_s / 2)
 
     def supervise(self, supervisor: Supervisor) -> None:
-        """Start looking."""
+        """Start polling."""
         supervisor.poll_configuration(self._interval_s)

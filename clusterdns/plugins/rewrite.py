@@ -1,33 +1,34 @@
-r"""rewrite - change questions before the plugins behind see them, and their replies.
+r"""rewrite - change questions for the next plugins, and their replies.
 
 Syntax:
 
     rewrite [continue|stop] FIELD [TYPE] FROM TO [OPTIONS...]
 
-Rules are tried in the order of the file, each on what those before it have left. One that applies
-ends it, unless it says `continue`. The words of a rule may also stand in a block, behind one word
-at most. A client always gets its own question back.
+Rules are tried in the order of the file, each on the question as rewritten so far. The first rule
+that applies is the last, unless it has `continue`. The words of a rule may also be lines of a
+block. The reply always has the client's own question.
 
 * `name [exact|prefix|suffix|substring|regex] FROM TO`: the name. `{0}`, `{1}`... in TO are what the
-  groups of a regular expression match. With `metadata` behind the TO of a `regex`,
-  `{plugin/label}` is a label, and a rule without a value for it does not apply.
-  Behind it may stand, each any number of times, `answer auto`: owners and names in the reply that
-  are the new name, or below it, become the old one, which `exact` does unasked; for `suffix` those
-  that end in TO end in FROM again. `answer name REGEX TO` rewrites owners, `answer value REGEX TO`
-  the names that CNAME, DNAME, MX, NAPTR, NS, PTR, SOA and SRV records point to.
+  groups of a regular expression. With `metadata` after the TO of a `regex`, `{plugin/label}` is a
+  label, and the rule does not apply if the label has no value.
+  After TO may follow, any number of times: `answer auto`, by which the new name, and names below
+  it, become the old name in owners and RDATA of the reply (the default of `exact`; with `suffix`,
+  names that end in TO end in FROM again); `answer name REGEX TO`, which rewrites owners; `answer
+  value REGEX TO`, which rewrites the names that CNAME, DNAME, MX, NAPTR, NS, PTR, SOA and SRV
+  records point to.
 * `type FROM TO` and `class FROM TO`.
 * `ttl [TYPE] NAME SECONDS`: the TTL of all records in replies about NAME; `MIN-MAX`, `MIN-` and
   `-MAX` are bounds.
 * `rcode [TYPE] NAME FROM TO`: the RCODE of replies, by name or number.
-* `cname [TYPE] FROM TO`: where an alias in a reply leads. What the new target has is looked up.
+* `cname [TYPE] FROM TO`: the target of aliases in replies. The new target is looked up.
 * `edns0 local|nsid|subnet set|append|replace|unset [OPTIONS...] [revert]`: the EDNS options of the
   query. `local CODE DATA` takes text, `0x` and hexadecimal digits, or one of `{qname}`, `{qtype}`,
   `{client_ip}`, `{client_port}`, `{protocol}`, `{server_ip}`, `{server_port}`, `{plugin/label}`;
-  `subnet BITS4 BITS6` how much of a client's address is told. `revert` hides the change from the
-  client.
+  `subnet BITS4 BITS6` sends so many bits of the client's address. `revert` hides the change from
+  the client.
 
-Names are matched as text in lower case with a dot at the end; FROM and TO get one, but for those of
-regular expressions (Go's) and of `cname`.
+Names are matched as text in lower case with the last dot; FROM and TO get a last dot, except in
+regular expressions (of Go) and `cname`.
 
 Examples:
 
@@ -44,11 +45,11 @@ Examples:
         forward . 192.0.2.53
     }
 
-Differences from CoreDNS: the question comes back also after `continue` rules without an answer
-rule. A name that a reply cannot have makes it SERVFAIL, not silence. A client without EDNS gets no
-OPT because `edns0` gave its query one. Options are echoed for `edns0 local` of the same server
-block. `log` and the metrics tell what was asked, not what was made of it. Names are answered from
-memory when they are asked again, unless labels or `edns0 local` are in it.
+Differences from CoreDNS: the reply has the client's question also after `continue` rules without an
+answer rule. If a reply gets an invalid name, the client gets SERVFAIL, not silence. A client
+without EDNS gets no OPT if `edns0` added one to its query. Options are echoed for `edns0 local` of
+the same server block. `log` and the metrics have the client's question, not the rewritten one.
+Repeated questions are answered from the table, unless the rules use labels or `edns0 local`.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Rewrite(Plugin):
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
-        """Return one plugin with the rules of all occurrences, in their order."""
+        """Return one plugin with the rules of all occurrences, in order."""
         plugin = cls(directives[0], block)
         plugin._rules += [_rule(directive) for directive in directives[1:]]
         options = [rule for rule in plugin._rules if isinstance(rule, OptionRule)]
@@ -93,9 +94,9 @@ class Rewrite(Plugin):
         return [plugin]
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what memory knows of what the question becomes."""
+        """Return the response from memory to the rewritten question."""
         if self._echoed:
-            return None  # the options of each query matter
+            return None  # the options of the query decide
         state = State(question, None)
         try:
             self._apply(state)
@@ -110,11 +111,11 @@ class Rewrite(Plugin):
             return None
         except BadNameError as error:
             return failure(rr.SERVFAIL, str(error))
-        # Too many aliases, or an RCODE that only a client with EDNS can be told: `handle` knows.
+        # Too many aliases, or an RCODE that needs EDNS: left to `handle`.
         return None if found is None or found.bare or found.rcode > 15 else found
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say to what the question becomes."""
+        """Return the response of the next plugin to the rewritten question."""
         if query.question is None:
             return await next(query)
         state = State(query.question, query)
@@ -132,7 +133,7 @@ class Rewrite(Plugin):
         return self._with_echo(response, state, query)
 
     def _apply(self, state: State) -> None:
-        """Take a question through the rules."""
+        """Apply the rules to a question."""
         for rule in self._rules:
             if rule.apply(state):
                 state.is_done = True
@@ -140,7 +141,7 @@ class Rewrite(Plugin):
                     return
 
     def _reverted(self, response: Response, state: State, depth: int = 0) -> _Steps:
-        """Return the response as the client shall see it (CoreDNS: reverter.go WriteMsg)."""
+        """Return the response with all reverts applied (CoreDNS: reverter.go WriteMsg)."""
         reply, reverts = RewrittenReply(response), state.reverts[::-1]
         for section in (reply.authority, reply.answer, reply.additional):
             for record in section:
@@ -180,11 +181,11 @@ class Rewrite(Plugin):
         return response._replace(edns=Edns(0, 0, query.edns.flags, octets_of(echoed)), bare=False)
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether no rule is for some of the names below ``cut`` and not for others."""
+        """Tell whether each rule matches all names below ``cut`` or none."""
         return all(rule.treats_alike(cut) for rule in self._rules)
 
     def relay(self, route: Route) -> bool:
-        """Leave the names that rules are for to the chain, where it can be told which they are."""
+        """Exclude the names of rules from the relay; return False if they are not known."""
         return all(rule.relay(route) for rule in self._rules)
 
 

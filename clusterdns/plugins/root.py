@@ -1,10 +1,10 @@
-"""root - the directory that relative paths of the server block start from.
+"""root - set the directory for relative paths of the server block.
 
 Syntax:
 
     root DIR
 
-DIR is relative to the working directory, as in CoreDNS; without `root`, so are all paths.
+DIR is relative to the working directory, as in CoreDNS. Without `root`, all paths are.
 
 Examples:
 

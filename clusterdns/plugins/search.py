@@ -10,16 +10,16 @@ Syntax:
 
 With `ndots:5` a Pod of the namespace NS asks for `www.example.com.NS.svc.ZONE`, then for the name
 below `svc.ZONE`, below ZONE, below the domains of its node, and at last for `www.example.com`. The
-first of these questions says all that is needed to answer it, so no Pod objects are needed: where
-the first name does not exist and one of the others does, the reply is its A or AAAA records, with
-an alias in front. Where none does, it is NXDOMAIN as ever.
+first question names the namespace, so no Pod objects are needed: if the first name does not exist
+and a later one does, the reply has an alias to it, and its A or AAAA records. If none exists, it is
+NXDOMAIN.
 
-ZONES are the cluster's; they default to the keys of the server block but for the root and reverse
-zones. `domains` are those that Pods inherit from their nodes; without it, those in our own
-`/etc/resolv.conf`. `namespaces` picks those to do this for, all that exist by default. Names with
-fewer dots than N, 2 by default and 1 at least, are looked for in the cluster only.
+ZONES are the cluster's zones; they default to the keys of the server block without the root and
+reverse zones. `domains` are those that Pods inherit from their nodes, by default those in our own
+`/etc/resolv.conf`. `namespaces` selects namespaces, by default all that exist. Names with fewer
+dots than N, 2 by default and 1 at least, are looked up in the cluster only.
 
-Three kinds of names are left to the client, because an early answer could be wrong. One is a name
+Three forms of names are left to the client, because an early answer could be wrong. One is a name
 without a dot: below NS it may be a Service that is gone. The second is a name below a Service of
 NS: it may be an endpoint that is not ready. The third is a name whose search ends in a failure.
 
@@ -39,9 +39,9 @@ Examples:
 
 Metrics: `clusterdns_search_success_total{server}` counts the names found.
 
-Limits: this is not in CoreDNS, see `autopath`, and not to be used together with it. Who asks for
-the long name itself gets the short answer too. The search domains of a Pod's own `dnsConfig` are
-not known: leave out the namespaces that use them.
+Limits: this is not in CoreDNS, see `autopath`, and must not be used together with it. A client that
+asks for the long name itself gets the same answer. The search domains of a Pod's own `dnsConfig`
+are not known: leave out the namespaces that use them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response
 
 SUCCESSES = "clusterdns_search_success_total"
-NDOTS = 5  # of a Pod (kubelet): a name with as many dots was asked for as it is before
+NDOTS = 5  # of a Pod (kubelet): a name with so many dots was asked for without domain first
 MIN_DOTS = 2  # `db-0.db` has one, and is more often a Pod than a host of the domain `db`
 _ADDRESSES = (rr.A, rr.AAAA)
 _SVC = b"\x03svc"
@@ -103,28 +103,28 @@ class Search(Plugin):
                     self._min_labels = arguments.number(line, least=1) + 1
                 case _:
                     raise line.unknown("domains", "namespaces", "dots")
-        if found is None:  # those of Pods' nodes are ours, but for the cluster's own
+        if found is None:  # the nodes' domains are ours without the cluster's
             host = searchpath.of_host()
             found = tuple(d for d in host if not name.is_within_any(d, self._zones))
         self._domains = found
         self._successes = 0
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what memory knows of the name, here or further along the path."""
+        """Return the response from memory for the name, here or later on the path."""
         zone = self._zone_of(question)
         if zone is None:
             return next(question)
         return searchpath.answer_walk(self._walk(question, zone), question, next)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what is found, asking outside where the path leads there."""
+        """Return the result of the walk, waiting for names outside."""
         zone = self._zone_of(query.question) if query.opcode == OPCODE_QUERY else None
         if query.question is None or zone is None:
             return await next(query)
         return await searchpath.handle_walk(self._walk(query.question, zone), query, next)
 
     def _zone_of(self, question: Question | None) -> WireName | None:
-        """Return the zone in whose Services a question about addresses is looked for first."""
+        """Return the cluster's zone of a first question of a search, or None."""
         if question is None or question.qtype not in _ADDRESSES or question.qclass != rr.CLASS_IN:
             return None
         for zone in self._zones:
@@ -133,14 +133,14 @@ class Search(Plugin):
         return None
 
     def _walk(self, question: Question, zone: WireName) -> Walk:
-        """Ask for the first name, and for those behind it if it does not exist."""
+        """Ask for the first name, and for later ones if it does not exist."""
         first = yield question
         below = _SVC + zone
         labels = name.labels(question.folded[: -len(below)] + ROOT)
         if first.bare or first.rcode != rr.NXDOMAIN or not self._is_searched(labels):
             return first
         *short, namespace = labels
-        # Does the namespace exist, and none of its Services that the name would be below of?
+        # The namespace must exist, and the name must not be below one of its Services.
         for parts, exists in (([namespace], True), ([short[-1], namespace], False)):
             found = yield _address_of(name.join(parts, below))
             if found.bare or (found.rcode == rr.NOERROR) is not exists:
@@ -160,9 +160,9 @@ class Search(Plugin):
         return first
 
     def _is_searched(self, labels: list[bytes]) -> bool:
-        """Tell whether the labels left of ``svc.ZONE`` are a short name that a Pod looks for.
+        """Tell whether the labels left of ``svc.ZONE`` are a short name in a search.
 
-        The last is the namespace. A name with an underscore is that of a port.
+        The last label is the namespace. A name with an underscore is that of a port.
         """
         *short, namespace = labels or [b""]
         if not 2 <= len(short) <= NDOTS or short[0].startswith(b"_"):
@@ -170,9 +170,9 @@ class Search(Plugin):
         return not self._namespaces or namespace in self._namespaces
 
     def _path(self, zone: WireName, short: list[bytes]) -> tuple[WireName, ...]:
-        """Return the domains behind the first one for the labels of a short name.
+        """Return the later domains for the labels of a short name.
 
-        A name in the cluster's zone, or that of a Service, has no business outside.
+        A name in the cluster's zone, or of a Service, is not looked up outside.
         """
         inside = (WireName(_SVC + zone), zone)
         if name.is_within(WireName(name.join(short)), zone):
@@ -182,7 +182,7 @@ class Search(Plugin):
         return (*inside, *self._domains, ROOT)
 
     def _counted(self, response: Response) -> Response:
-        """Count a name found; what is signed says nothing about the alias in front of it."""
+        """Count a name found, and clear AD: signatures do not cover the alias."""
         self._successes += 1
         return response._replace(
             flags=response.flags & ~AD,
@@ -190,7 +190,7 @@ class Search(Plugin):
         )
 
     def samples(self) -> list[Sample]:
-        """Return how many names were found."""
+        """Return the number of names found."""
         if not self._successes:
             return []
         return [(SUCCESSES, (self._block.server,), self._successes)]

@@ -8,12 +8,12 @@ Syntax:
     }
 
 ZONES, by default the keys of the server block, are transferred by AXFR over TCP from the first
-ADDRESS (port 53 or `ADDRESS:PORT`) that gives them; the property may be repeated. Until the first
-transfer they are answered with SERVFAIL, and it is tried again after 250 ms, then twice that, and
-so on up to every 10 s. Later the refresh, retry and expire times of a zone's SOA hold: each refresh
-time (and up to 5 s more, so that not all come at once) the primary is asked for the serial, and the
-zone is transferred if that is greater. An expired zone is answered with SERVFAIL. A NOTIFY from an
-ADDRESS has the serial asked for at once. `transfer` hands the zones on.
+ADDRESS (port 53 or `ADDRESS:PORT`) that has them; the property may be repeated. Until the first
+transfer the zones get SERVFAIL, and it is repeated after 250 ms, then twice that, and so on up to
+every 10 s. Later the refresh, retry and expire times of a zone's SOA apply: after each refresh time
+(and up to 5 s more, to spread the load) the primary is asked for the serial, and the zone is
+transferred if it is greater. An expired zone gets SERVFAIL. After a NOTIFY from an ADDRESS the
+serial is checked at once. `transfer` transfers the zones to further servers.
 
 Examples:
 
@@ -23,12 +23,11 @@ Examples:
         }
     }
 
-Differences from CoreDNS: `catalog` is not implemented. A zone may have 24 MiB of records and
-250,000 of them, one transfer 300 s, a step of it 5 s; four are under way at one time in a worker.
-Each worker of `multisocket` transfers for itself, and a NOTIFY to one is heard by all within a
-second; one zone is asked about once a second at most. A zone that has expired comes back with
-whatever serial the primary has. A transfer that ends with another serial than it began with, or
-does not have the serial that was promised, is none.
+Differences from CoreDNS: `catalog` is not implemented. A zone may have 250,000 records and 24 MiB;
+a transfer may take 300 s, a step of it 5 s; a worker has at most four under way. Each worker of
+`multisocket` transfers by itself, and a NOTIFY to one reaches all within a second; the serial of a
+zone is checked at most once a second. After expiry the zone is accepted with any serial. A transfer
+is rejected if its first and last serial differ, or are not the announced one.
 """
 
 from __future__ import annotations
@@ -54,17 +53,17 @@ from clusterdns.wire.message import AA, Query
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
 
-MAX_TRANSFERS = 4  # at one time in a worker
+MAX_TRANSFERS = 4  # under way in a worker
 FIRST_S, MOST_FIRST_S = 0.25, 10.0  # between tries of the first transfer
-# Not all secondary servers of a zone come at once (CoreDNS: plugin/file/secondary.go jitter).
+# Spreads the requests of secondary servers of a zone (CoreDNS: plugin/file/secondary.go jitter).
 REFRESH_JITTER_S, RETRY_JITTER_S = 5.0, 2.0
-LEAST_S = 1.0  # between two checks of one zone, whatever its SOA or a NOTIFY says
-TICK_S = 1.0  # how soon a worker hears of a NOTIFY that another has got
+LEAST_S = 1.0  # least time between two checks of a zone
+TICK_S = 1.0  # time in which a worker notices a NOTIFY to another
 _log = plugin_logger("secondary")
 
 
 class Copy:
-    """One zone as a worker has it, and when its primaries are asked about it next."""
+    """A worker's copy of one zone, and the time of its next check."""
 
     def __init__(self, apex: WireName, servers: list[primaries.Address]) -> None:
         self.apex = apex
@@ -72,33 +71,33 @@ class Copy:
         self.zone: Zone | None = None
         self.due_at = -math.inf
         self.checking: asyncio.Task[None] | None = None
-        self.is_told = False  # by a NOTIFY, or another worker, since the primaries were asked
-        self.was_told = False  # before they were
+        self.is_told = False  # by a NOTIFY or another worker, since the last check
+        self.was_told = False  # before the check
         self._asked_at = -math.inf
         self._expires_at = math.inf
         self._is_failing = False
         self._delay_s = FIRST_S
 
     def notified(self, now: float) -> None:
-        """Have the primaries asked soon."""
+        """Schedule a check soon."""
         self.is_told = True
         self.due_at = min(self.due_at, max(now, self._asked_at + LEAST_S))
 
     def asked(self, now: float) -> None:
-        """Note that the primaries are being asked."""
+        """Note that a check is under way."""
         self.was_told, self.is_told = self.is_told, False
         self._asked_at = now
-        self.due_at = now + LEAST_S  # whatever becomes of it
+        self.due_at = now + LEAST_S  # for any result
 
     def good(self, now: float, zone: Zone) -> None:
-        """Note that ``zone`` is what a primary has."""
+        """Set the zone of a primary."""
         refresh_s, _, expire_s = (max(LEAST_S, seconds) for seconds in zone.timers)
         self.zone, self._is_failing, self._delay_s = zone, False, FIRST_S
         self._expires_at = now + expire_s
         self._next(now, refresh_s, REFRESH_JITTER_S)
 
     def failed(self, now: float) -> float:
-        """Note that no primary has said anything; return in how many seconds the next try is."""
+        """Note that the check failed; return the seconds until the next one."""
         self._is_failing = True
         if self.zone is None:
             delay_s, self._delay_s = self._delay_s, min(MOST_FIRST_S, self._delay_s * 2)
@@ -108,7 +107,7 @@ class Copy:
         return self.due_at - now
 
     def is_expired(self, now: float) -> bool:
-        """Tell whether the zone must not be served any more; it is forgotten then."""
+        """Tell whether the zone has expired; if so, it is removed."""
         if self.zone is None or not self._is_failing or now < self._expires_at:
             return False
         self.zone = None
@@ -122,7 +121,7 @@ class Copy:
 
 
 class Secondary(Authority):
-    """The copies of some zones, kept as their primaries have them."""
+    """The copies of some zones, kept equal to those of their primaries."""
 
     def __init__(self, directives: list[Directive], block: Block) -> None:
         super().__init__(block)
@@ -134,7 +133,7 @@ class Secondary(Authority):
                 servers[apex] = [*servers.get(apex, ()), *found]
         self.zones = dict.fromkeys(servers)  # None: not transferred yet
         self._copies = {apex: Copy(apex, some) for apex, some in servers.items()}
-        # A NOTIFY comes to one worker. They are forked from here, and share these counts of it.
+        # A NOTIFY arrives at one worker. All workers share these counters, made before the fork.
         self._notes = memoryview(mmap.mmap(-1, 8 * len(servers))).cast("Q")
         self._heard = self._notes.tolist()
         self._wake = asyncio.Event()
@@ -165,18 +164,18 @@ class Secondary(Authority):
         return found
 
     async def start(self, worker: Worker) -> None:
-        """Begin to transfer; the zones come when they come."""
+        """Start the transfers; do not wait for them."""
         self._heard = self._notes.tolist()
         self._task = asyncio.create_task(self._keep_up(worker))
 
     async def stop(self) -> None:
-        """Ask nobody any more."""
+        """Stop all checks."""
         await end(self._task)
         for copy in self._copies.values():
             await end(copy.checking)
 
     async def notified(self, query: Query, apex: WireName) -> Response:
-        """Return the reply to a NOTIFY from a primary of the zone; silence to all others."""
+        """Return the reply to a NOTIFY from a primary of the zone, DROP for others."""
         client = name.canonical_address(query.client[0]) or query.client[0]
         copy = self._copies[apex]
         server = next((s for s in copy.servers if name.canonical_address(s[0]) == client), None)
@@ -205,14 +204,14 @@ class Secondary(Authority):
                 async with asyncio.timeout(self._pause_s(now)):
                     await self._wake.wait()
             except TimeoutError:
-                pass  # the usual case
+                pass  # from a primary
 
     def _pause_s(self, now: float) -> float:
         due_at = [copy.due_at for copy in self._copies.values() if copy.checking is None]
         return max(0.01, min(TICK_S, min(due_at, default=math.inf) - now))
 
     def _hear(self, now: float) -> None:
-        """Take in which zones a NOTIFY has come for, to whatever worker."""
+        """Note the zones of NOTIFY messages to any worker."""
         notes = self._notes.tolist()
         for copy, note, heard in zip(self._copies.values(), notes, self._heard, strict=True):
             if note != heard:
@@ -220,17 +219,17 @@ class Secondary(Authority):
         self._heard = notes
 
     def _tell_workers(self, copy: Copy) -> None:
-        """Have all workers ask the primaries of a zone, this one included."""
+        """Let all workers, with this one, check a zone."""
         place = list(self._copies).index(copy.apex)
         self._notes[place] = (self._notes[place] + 1) & (2**64 - 1)
 
     def _serve(self, copy: Copy, worker: Worker) -> None:
-        """Answer from what a copy has now."""
+        """Serve the present state of a copy."""
         self.zones = {**self.zones, copy.apex: copy.zone}
         worker.forget_all()
 
     async def _check(self, copy: Copy, worker: Worker) -> None:
-        """Ask the primaries of a zone, and take it from one if it is newer there."""
+        """Check a zone with its primaries, and take a newer version."""
         try:
             async with self._turns:
                 zone = await _newest(copy)
@@ -251,10 +250,10 @@ class Secondary(Authority):
 
 
 async def _newest(copy: Copy) -> Zone:
-    """Return the zone as the first primary that answers has it: the known one, or a new one.
+    """Return the zone of the first primary that answers: the known one or a newer one.
 
     Raises:
-        TransferError: none has answered, or what they say cannot be used.
+        TransferError: none has answered, or the answers are unusable.
     """
     said = list[str]()
     known = copy.zone

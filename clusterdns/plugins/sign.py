@@ -11,12 +11,12 @@ Syntax:
 DBFILE is a master file, relative to `root`. For each of ZONES, by default the keys of the server
 block, it is signed with every KEY and written to `directory`, `/var/lib/coredns` by default, as
 `db.ZONE.signed`, such as `db.example.org.signed`; `file` or `auto` serve that. The signed zone has
-the keys (DNSKEY), what tells the parent zone of them (CDS and CDNSKEY), NSEC records, and the time
-as its SOA serial.
+the keys (DNSKEY), records about them for the parent zone (CDS and CDNSKEY), NSEC records, and the
+time as its SOA serial.
 
-KEY is what `dnssec-keygen -a ECDSAP256SHA256 -f KSK ZONE` has written, with or without `.key` or
-`.private`, relative to `root`; it must have the SEP flag. `key directory` takes all keys of the
-zone in DIR, named `KZONE.+ALGORITHM+TAG`.
+KEY is the name of a key pair made by `dnssec-keygen -a ECDSAP256SHA256 -f KSK ZONE`, with or
+without `.key` or `.private`, relative to `root`; it must have the SEP flag. `key directory` takes
+all keys of the zone in DIR, named `KZONE.+ALGORITHM+TAG`.
 
 At the start and every 5 hours, a zone is signed if there is no signed file, or if the inception of
 the SOA's signatures is more than 6 days ago, or their expiration less than 7 days away. Inception

@@ -1,4 +1,4 @@
-"""siit - make IPv4 addresses of the IPv6 addresses that stand for them (RFC 7915, RFC 7757).
+"""siit - translate IPv6 addresses that stand for IPv4 addresses (RFC 7915, RFC 7757).
 
 Syntax:
 
@@ -7,11 +7,11 @@ Syntax:
         eam IPV4 IPV6
     }
 
-Where a question for A has no A record in its answer, the name is looked up again, from the first
-server block on, for AAAA. Each address found that an `eam` names becomes the IPv4 address given
-with it; one in PREFIX, by default 64:ff9b::/96, the IPv4 address embedded there (RFC 6052).
-Others are left out; if that leaves none, the first reply stands. A name that does not exist stays
-so. The length of PREFIX is 32, 40, 48, 56, 64 or 96. `eam` may be given many times.
+If an A question gets no A record, the server looks up AAAA for the same name, starting with the
+choice of the server block. An address of an `eam` becomes its IPv4 address; an address in PREFIX,
+by default 64:ff9b::/96, becomes the IPv4 address embedded in it (RFC 6052). Others are left out; if
+none remains, the first reply is returned. NXDOMAIN is not changed. The length of PREFIX is 32, 40,
+48, 56, 64 or 96. `eam` may be repeated.
 
 Examples:
 
@@ -24,11 +24,11 @@ Examples:
         forward . 192.0.2.53
     }
 
-Metrics: `coredns_siit_requests_translated_total{server}` counts replies with records made so.
+Metrics: `coredns_siit_requests_translated_total{server}` counts translated replies.
 
-Questions for A are not relayed. With `dns64` in the same block, no question is.
+A questions are not relayed, and with `dns64` in the same block no question is.
 
-Differences from CoreDNS: it sends a reply with an error a second time; here each query has one.
+Differences from CoreDNS: each query gets one reply; CoreDNS sends error replies twice.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
 
 TRANSLATED = "siit_requests_translated_total"
-# Set while a look-up of ours is under way: what it leads to is not translated again, or `dns64` and
-# this would ask each other for ever.
+# Set during a lookup of ours: its result is not translated again; otherwise `dns64` and `siit`
+# would ask each other without end.
 _is_looking_up = contextvars.ContextVar("siit", default=False)
 
 
@@ -85,7 +85,7 @@ class Siit(Plugin):
         self._translated = 0
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say, translated."""
+        """Return the response of the next plugin, translated."""
         response = next(question)
         if response is None or not _is_wanted(question, response):
             return response
@@ -97,7 +97,7 @@ class Siit(Plugin):
             _is_looking_up.reset(token)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the plugins behind say, translated."""
+        """Return the response of the next plugin, translated."""
         response = await next(query)
         if query.question is None or not _is_wanted(query.question, response):
             return response
@@ -133,21 +133,21 @@ class Siit(Plugin):
         return made._replace(counters=(*made.counters, (TRANSLATED, (self._block.server,))))
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: what does not exist is not looked up again."""
+        """Return True: NXDOMAIN is not looked up again."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Leave questions for A to the chain."""
+        """Exclude A questions from the relay."""
         return route.leave(rr.A)
 
     def samples(self) -> list[Sample]:
-        """Return how many replies were translated."""
+        """Return the number of translated replies."""
         labels = (self._block.server,)
         return [(TRANSLATED, labels, self._translated)] if self._translated else []
 
 
 def _is_wanted(question: Question, response: Response) -> bool:
-    """Tell whether a response is one that a translated one may take the place of."""
+    """Tell whether a translated response may replace a response."""
     if _is_looking_up.get() or question.qtype != rr.A or question.qclass != rr.CLASS_IN:
         return False
     if not translation.is_message(response) or response.flags & TC:

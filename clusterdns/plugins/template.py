@@ -1,4 +1,4 @@
-r"""template - answer with records that are made from templates.
+r"""template - answer with records made from templates.
 
 Syntax:
 
@@ -19,18 +19,18 @@ block's keys, is answered if its name, in lower case and with its last dot, matc
 REGEXPs, by default any, and if every `expr` is true. If not, it is SERVFAIL, or with `fallthrough`
 the next `template` is tried, and then the plugins behind. The answer has RCODE `rcode`, by default
 NOERROR, and a record for each TEMPLATE, which makes the text of one as it stands in a master file;
-without a TTL it is 3600. SERVFAIL has no records. An alias that answers a question for an address
-is followed by what its target has. `ederror` tells a client with EDNS why (RFC 8914).
+without a TTL it is 3600. SERVFAIL has no records. For address questions the target of an
+alias is looked up. `ederror` adds an Extended DNS Error for clients with EDNS (RFC 8914).
 
-TEMPLATEs are those of Go's text/template. They take of their data `.Zone`, the longest of ZONES
-that holds the name, `.Name`, `.Class`, `.Type`, `.Regex`, `.Match`, a list of the whole match and
-its groups, `.Group`, a map of the groups by number and name, `.Var`, a map of the `var`s,
-`.Question` with `Name`, `Qtype` and `Qclass`, `.Remote`, the client's address, `.Meta LABEL`, see
-`metadata`, and of `.Message` `Id`, `Opcode` and the flags. There is one more function, `parseInt
-TEXT BASE BITS`.
+TEMPLATEs are those of Go's text/template. Their data has `.Zone`, the longest of ZONES that
+contains the name, `.Name`, `.Class`, `.Type`, `.Regex`, `.Match`, a list of the whole match and its
+groups, `.Group`, a map of the groups by number and name, `.Var`, a map of the `var`s, `.Question`
+with `Name`, `Qtype` and `Qclass`, `.Remote`, the client's address, `.Meta LABEL`, see `metadata`,
+and `.Message` with `Id`, `Opcode` and the flags. An additional function is `parseInt TEXT BASE
+BITS`.
 
 EXPRESSIONs are those of expr-lang, without `now`, `date`, `duration` and `timezone`. The words of
-one are joined; one with `#` is put in quotes. Besides the language's own, their functions are
+one are joined; one with `#` needs quotes. Besides the language's own, their functions are
 `name()`, `type()`, `class()`, `proto()`, `size()`, `client_ip()`, `port()`, `id()`, `opcode()`,
 `do()`, `bufsize()`, `server_ip()`, `server_port()`, `metadata(LABEL)`, `incidr(ADDRESS, CIDR)` and
 `group(NAME OR NUMBER)`; their variables are those declared above.
@@ -51,15 +51,15 @@ Examples:
         whoami
     }
 
-Metrics: `coredns_template_matches_total{server, zone, view, class, type}`, questions that have been
-answered; `coredns_template_template_failures_total` and `coredns_template_rr_failures_total` with
-the labels `section` and `template` too, templates that could not be evaluated, or made no record.
+Metrics: `coredns_template_matches_total{server, zone, view, class, type}`, questions answered;
+`coredns_template_template_failures_total` and `coredns_template_rr_failures_total` with the labels
+`section` and `template` too, templates that could not be evaluated, or made an invalid record.
 
-Differences from CoreDNS: a rule with an EXPRESSION that cannot be evaluated is not about the
-question; that is logged every 10 seconds at most. A template that makes nothing makes no record. A
-client that sends no OPT gets none, and `ederror` does not set DO. With REFUSED and the like one
-reply is sent. At most two aliases are followed. `.Message` has no records, and neither it nor
-`.Question` can be printed as a whole. A record may not include a file.
+Differences from CoreDNS: a rule with an EXPRESSION that cannot be evaluated does not match; that is
+logged at most every 10 seconds. An empty text makes no record. A client without OPT gets none, and
+`ederror` does not set DO. For REFUSED and similar return codes one reply is sent. At most two
+aliases are followed. `.Message` has no records, and neither it nor `.Question` can be printed as a
+whole. A record may not include a file.
 """
 
 from __future__ import annotations
@@ -91,12 +91,12 @@ from clusterdns.wire.rr import RR
 
 _LABELS = ("server", "zone", "view", "class", "type")
 LOG_PAUSE_S = 10.0  # between two lines about expressions of the same rule
-MAX_ALIASES = 2  # that are followed: each may lead to as many, nine deep
+MAX_ALIASES = 2  # followed; each may lead to as many, nine deep
 _log = plugin_logger("template")
 
 
 class _Failure(Exception):
-    """A template that makes no record of this question."""
+    """A template makes no valid record for this question."""
 
 
 class TemplatePlugin(Plugin):
@@ -126,13 +126,13 @@ class TemplatePlugin(Plugin):
         return [plugin]
 
     async def start(self, worker: Worker) -> None:
-        """Take the clock that log lines are counted by."""
+        """Take the clock for log lines."""
         self._worker = worker
 
     # ---- questions
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the rules make of a question, None if that depends on the query."""
+        """Return the response of the rules, None if it depends on the query."""
         for rule in self._rules:
             if rule.zone_of(question) is not None and not rule.is_same_for_all:
                 return None
@@ -140,7 +140,7 @@ class TemplatePlugin(Plugin):
         return answer_by(steps, question, self._block.resolver, next)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return what the rules make of a query."""
+        """Return the response of the rules to a query."""
         if query.question is None:
             return await next(query)
         steps = self._respond(query.question, query)
@@ -164,7 +164,7 @@ class TemplatePlugin(Plugin):
     def _data(
         self, rule: Rule, zone: WireName, question: Question, query: Query | None
     ) -> Data | None:
-        """Return what templates take of a question, None if the rule is not about it."""
+        """Return the data of a question, None if the rule does not match."""
         try:
             return data_of(rule, zone, question, query)
         except ExpressionError as error:
@@ -178,7 +178,7 @@ class TemplatePlugin(Plugin):
     def _obey(
         self, rule: Rule, data: Data, question: Question
     ) -> Generator[Question, Response, Response]:
-        """Yield questions about targets of aliases; return what a rule says that matched."""
+        """Yield questions about targets of aliases; return the response of a matching rule."""
         move = ("template_matches_total", self._labels(data))
         if rule.rcode == rr.SERVFAIL:
             self._counts[move] += 1
@@ -241,10 +241,10 @@ class TemplatePlugin(Plugin):
     def _labels(self, data: Data) -> tuple[str, ...]:
         return self._block.server, data.zone, self._block.view, data.qclass, data.qtype
 
-    # ---- what need not come by here
+    # ---- fast paths
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether no name below ``cut`` is asked about its address in vain here."""
+        """Tell whether the rules treat address questions below ``cut`` alike."""
         return all(
             rule.qclass not in (ANY_CLASS, rr.CLASS_IN)
             or rule.qtype not in (*ADDRESSES, rr.ANY)
@@ -254,7 +254,7 @@ class TemplatePlugin(Plugin):
         )
 
     def relay(self, route: Route) -> bool:
-        """Leave questions for addresses in our zones to the chain."""
+        """Exclude address questions in our zones from the relay."""
         for rule in self._rules:
             if rule.qclass not in (ANY_CLASS, rr.CLASS_IN):
                 continue
@@ -267,5 +267,5 @@ class TemplatePlugin(Plugin):
         return True
 
     def samples(self) -> list[Sample]:
-        """Return how often rules matched and templates failed, but for what the table repeats."""
+        """Return the counts of matches and failures, without hits of the table."""
         return [(*key, times) for key, times in self._counts.items()]

@@ -1,4 +1,4 @@
-"""timeouts - bound how long TCP connections are kept, and for how many queries.
+"""timeouts - bound the time and the number of queries of TCP connections.
 
 Syntax:
 
@@ -9,11 +9,10 @@ Syntax:
         maxtcpqueries COUNT
     }
 
-A connection is closed when its first query has not come after `read`, by default 3s, when none has
-come for `idle`, by default 10s, and when it has had COUNT queries, -1 being any number and the
-default. `write` is taken, and changes nothing: what a client does not read is bounded in octets.
-DURATION is from 1s to 24h, a number alone is seconds. All server blocks of a port have the same
-bounds: of several blocks that set one, the last counts.
+A connection is closed if its first query takes longer than `read`, 3s by default, if it is idle for
+`idle`, 10s by default, or after COUNT queries; -1, the default, is no limit. `write` is accepted
+and has no effect: unread replies are bounded in octets. DURATION is from 1s to 24h; a plain number
+is seconds. All server blocks of a port have the same bounds: of several settings the last counts.
 
 Examples:
 
@@ -63,7 +62,7 @@ class Timeouts(Passive):
 
 
 def _count(line: Directive) -> int:
-    """Return how many queries a connection may have, 0 for any number."""
+    """Return the limit of queries of a connection, 0 for none."""
     if arguments.one(line) == UNLIMITED:
         return 0
     return arguments.number(line, least=1)

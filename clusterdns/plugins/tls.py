@@ -6,11 +6,11 @@ Syntax:
         client_auth nocert|verify_if_given|require_and_verify
     }
 
-Keys such as `tls://example.org` or `tls://.:8853` are served over TLS (RFC 7858), on port 853 where
-they name none. CERT is a PEM file with the server's certificate and those it is issued by, KEY has
-its private key without a password, and CA the authorities of clients' certificates, by default the
-system's. Paths are relative to `root`. TLS 1.2 is the least. `client_auth` says whether clients
-have to show a certificate: never, by default; or only a valid one, if any; or always.
+Keys such as `tls://example.org` or `tls://.:8853` are served over TLS (RFC 7858), on port 853 by
+default. CERT is a PEM file with the server's certificate and its intermediate certificates, KEY has
+its private key without a password, and CA has the CAs of client certificates, by default the
+system's. Paths are relative to `root`. TLS 1.2 is required. `client_auth` sets whether clients need
+a certificate: never, the default; a valid one if they have one; or always.
 
 Files that change are read again within 5 s, for new connections. If they cannot be used, the last
 good ones stay in force, and the log says why.

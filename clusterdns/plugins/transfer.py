@@ -1,4 +1,4 @@
-"""transfer - hand whole zones on to secondary servers.
+"""transfer - transfer zones to secondary servers.
 
 Syntax:
 
@@ -7,13 +7,12 @@ Syntax:
         source ADDRESS
     }
 
-Zones of `file`, `auto` and `kubernetes` in the same server block go to who asks for AXFR or IXFR
-over TCP from an address in `to`, `*` for everyone; an IXFR gets the whole zone, or the SOA alone if
-it has that already. When a zone of a file is loaded or has changed, the addresses in `to` (port 53
-or `ADDRESS:PORT`) get a NOTIFY, up to three times, from the address `source`; with `multisocket`
-the first worker sends it, 2 s later, when the others have the zone as well. ZONE is what this
-holds for, by default the keys of the server block; of several directives, the one with the longest
-zone counts.
+Clients with an address in `to`, `*` for all, get zones of `file`, `auto` and `kubernetes` in the
+same server block by AXFR or IXFR over TCP; an IXFR gets the whole zone, or only the SOA if its
+serial is current. When a zone of a file is loaded or has changed, the addresses in `to` (port 53 or
+`ADDRESS:PORT`) get a NOTIFY, up to three times, from the address `source`; with `multisocket` the
+first worker sends it, after 2 s, when all workers have the zone. ZONE defaults to the keys of the
+server block; of several directives, the one with the longest zone applies.
 
 Examples:
 
@@ -24,9 +23,9 @@ Examples:
         }
     }
 
-Differences from CoreDNS: zones of `multicluster` cannot be transferred. At one time 16 transfers
-are under way in a worker; what is more is answered with SERVFAIL. Records come in the order of the
-file. A cluster zone is given by its own name only, not by one below it.
+Differences from CoreDNS: zones of `multicluster` cannot be transferred. A worker has at
+most 16 transfers under way; further ones get SERVFAIL. Records are in the order of the file. A
+cluster zone is transferred only by its own name, not by a name below it.
 """
 
 from __future__ import annotations
@@ -53,15 +52,15 @@ from clusterdns.wire.rr import RR
 
 MESSAGE_OCTETS = 63_000  # of records, uncompressed (CoreDNS: plugin/transfer/transfer.go)
 MAX_TRANSFERS = 16
-MAX_NOTIFIED = 256  # zones that wait for their NOTIFY to be taken, at one time
+MAX_NOTIFIED = 256  # zones with a NOTIFY under way
 TRIES, TRY_S = 3, 2.0
-OTHERS_S = 2.0  # until the other workers have a zone, who may be asked for it
+OTHERS_S = 2.0  # until the other workers have a zone, too
 _TRANSFERS = (rr.AXFR, rr.IXFR)
 _log = plugin_logger("transfer")
 
 
 class TransferRule(NamedTuple):
-    """One directive: zones, who may have them, who is told of changes, and from which address."""
+    """One directive: zones, allowed clients, addresses to notify, and source address."""
 
     zones: tuple[WireName, ...]
     is_open: bool
@@ -77,7 +76,7 @@ class Transfer(Plugin):
         self._block = block
         self._rules = [_rule(directive, block) for directive in directives]
         self._under_way = 0
-        self._delay_s: float | None = None  # before a NOTIFY; None: another worker sends it
+        self._delay_s: float | None = None  # before a NOTIFY; None if another worker sends it
         self._tasks = dict[WireName, asyncio.Task[None]]()
         self._transfers = block.shared(Transfers)
         self._transfers.add_listener(self._changed)
@@ -88,15 +87,15 @@ class Transfer(Plugin):
         return [cls(directives, block)]
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Say yes: only transfers are answered here."""
+        """Return True: only transfers are answered here."""
         return True
 
     def relay(self, route: Route) -> bool:
-        """Say yes: only transfers are answered here."""
+        """Return True: only transfers are answered here."""
         return True
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say; who asks for a transfer has to be looked at."""
+        """Return the response of the next plugin, None for a transfer: the client decides."""
         return None if question.qtype in _TRANSFERS else next(question)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
@@ -135,7 +134,7 @@ class Transfer(Plugin):
         return Response(rr.NOERROR, AA, parts.__next__(), lifetime_s=0, following=parts)
 
     def _counted(self, parts: Iterator[tuple[RR, ...]]) -> Iterator[tuple[RR, ...]]:
-        """Yield the parts of a transfer, which is under way until they end or are dropped."""
+        """Yield the parts of a transfer; it counts as under way until they end."""
         self._under_way += 1
         try:
             yield from parts
@@ -149,19 +148,19 @@ class Transfer(Plugin):
     # ---- notifications
 
     async def start(self, worker: Worker) -> None:
-        """Notify in one worker only; this comes before the plugins that have zones."""
+        """Enable NOTIFY in one worker; started before the plugins with zones."""
         if worker.number == 0:
             self._delay_s = 0.0 if worker.workers == 1 else OTHERS_S
 
     async def stop(self) -> None:
-        """Notify no more."""
+        """Stop all NOTIFY."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _changed(self, apex: WireName) -> None:
-        """Begin to tell the secondary servers of a zone; one that is being told starts anew."""
+        """Start to notify the secondary servers of a zone; restarts one under way."""
         rule = self._rule_of(apex)
         if (
             self._delay_s is None
@@ -190,7 +189,7 @@ class Transfer(Plugin):
 
 
 def _parts(soa: RR, records: Iterator[RR]) -> Iterator[tuple[RR, ...]]:
-    """Yield the answer sections of the messages that hold a zone."""
+    """Yield the answer sections of the messages of a zone."""
     part, octets = [soa], 0
     for record in records:
         size = len(record.owner) + 10 + len(record.rdata)
@@ -220,7 +219,7 @@ class _Notify(asyncio.DatagramProtocol):
 
 
 async def _notify(address: tuple[str, int], source: str, apex: WireName) -> str:
-    """Send a NOTIFY until it is taken (RFC 1996); return "" or why it was not."""
+    """Send a NOTIFY until it is acknowledged (RFC 1996); return "" or the error."""
     said = ""
     for _ in range(TRIES):
         ident = secrets.randbelow(65536)
@@ -273,5 +272,5 @@ def _rule(directive: Directive, block: Block) -> TransferRule:
 
 
 def _address(text: str) -> str:
-    """Return an address as it is compared: IPv4-mapped ones as IPv4."""
+    """Return an address for comparison: IPv4-mapped ones as IPv4."""
     return name.canonical_address(text) or text

@@ -12,16 +12,16 @@ Syntax:
 A request for a name in ZONES, by default the keys of the server block, that has a TSIG record
 (RFC 8945) is answered only if a key NAME is known and its signature and time are right; the reply
 is signed, each message of a transfer too. Otherwise the reply is NOTAUTH with BADKEY, BADSIG or
-BADTIME. KEY is in base64. FILE, relative to `root`, has keys as BIND has them:
+BADTIME. KEY is in base64. FILE, relative to `root`, has keys in BIND's syntax:
 
     key "transfer.example.org." {
         algorithm hmac-sha256;
         secret "NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk=";
     };
 
-Unsigned requests of a TYPE in `require`, or an OPCODE (QUERY, NOTIFY, ...) in `require_opcode`, are
-answered with REFUSED; `all` are all, `none` is none. The algorithm is what the client has chosen:
-hmac-sha1, sha224, sha256, sha384 or sha512.
+Unsigned requests of a TYPE in `require`, or an OPCODE (QUERY, NOTIFY, ...) in `require_opcode`, get
+REFUSED; `all` stands for all, `none` for none. The client chooses the algorithm: hmac-sha1, sha224,
+sha256, sha384 or sha512.
 
 Examples:
 
@@ -36,10 +36,10 @@ Examples:
         }
     }
 
-Differences from CoreDNS: a KEY that is no base64 is a mistake. Keys hold in their server block,
-whatever the letter case of their names. A reply leaves room for its TSIG record, and is truncated
+Differences from CoreDNS: a KEY that is not base64 is a mistake. Keys apply to their server block;
+their names match in any letter case. A reply leaves room for its TSIG record, and is truncated
 if that does not suffice. An unknown algorithm, hmac-md5 too, is BADKEY. `secondary` and NOTIFY are
-not signed, and a request that is forwarded goes without its TSIG record, as in CoreDNS.
+not signed, and a forwarded request has no TSIG record, as in CoreDNS.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _log = plugin_logger("tsig")
 
 
 class Tsig(Plugin):
-    """Checks what is signed, and refuses what is not but has to be."""
+    """Verifies signed requests, and refuses unsigned ones that must be signed."""
 
     reads_signatures = True
 
@@ -116,25 +116,25 @@ class Tsig(Plugin):
             raise line.error(f"the secret of {text!r} is empty")
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether no name at issue has to be asked about with a signature."""
+        """Tell whether no name below ``cut`` requires a signature."""
         if not (self._types or self._opcodes):
             return True
         return not any(name.is_within(z, cut) or name.is_within(cut, z) for z in self._zones)
 
     def relay(self, route: Route) -> bool:
-        """Leave names that have to be asked about with a signature to the chain."""
+        """Exclude names that require a signature from the relay."""
         if self._types or self._opcodes:
             return route.claim(tuple(self._zones))
         return True
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say to a query without a signature, if they may."""
+        """Return the response of the next plugin, None if a signature decides."""
         if self._is_required(question, OPCODE_QUERY):
             return _REFUSED
         return next(question)
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
-        """Return the reply, which will be signed if the query is."""
+        """Return the response; the reply is signed if the query is."""
         question, signed = query.question, query.signed
         if signed is not None and not signed.is_last:  # RFC 8945 section 5.1
             return Response(rr.FORMERR, flags=0, lifetime_s=0)
@@ -152,7 +152,7 @@ class Tsig(Plugin):
         return is_required and name.is_within_any(question.folded, self._zones)
 
     def _check(self, query: Query, signed: Signed) -> Response | None:
-        """Have the reply signed; return it if the request is not signed as it must be."""
+        """Set up signing of the reply; return the error response to an invalid request."""
         try:
             signer = signature.check(signed, self._keys, int(time.time()))
         except FormError as error:
@@ -170,7 +170,7 @@ _ERRORS = {signature.BADKEY: "BADKEY", signature.BADSIG: "BADSIG", signature.BAD
 
 
 class _Required:
-    """Types or opcodes that are to be signed."""
+    """Types or opcodes that require a signature."""
 
     def __init__(self) -> None:
         self._some = frozenset[int]()
@@ -183,7 +183,7 @@ class _Required:
         return self._is_all or number in self._some
 
     def read(self, line: Directive, numbers: dict[str, int], what: str) -> None:
-        """Take the words of a property; those of the last one hold. Raises ConfigError."""
+        """Read the words of a property; the last one wins. Raises ConfigError."""
         words = arguments.some(line)
         self._some = frozenset()
         if words[0] == "all":

@@ -1,4 +1,4 @@
-"""view - use a server block only for queries that fulfil conditions.
+"""view - use a server block only for queries that meet conditions.
 
 Syntax:
 
@@ -6,13 +6,13 @@ Syntax:
         expr EXPRESSION
     }
 
-Server blocks with a view may share a zone; of those whose conditions all hold, the first in the
-file answers. Where none does, the query goes to the block of the next shorter zone. The block
-without a view stands last. EXPRESSIONs are those of expr-lang, and their functions those of
+Server blocks with a view may share a zone; the first in the file whose conditions are all true
+answers. If there is none, the query goes to the block of the next shorter zone. The block without a
+view is the last one of its zone. EXPRESSIONs are those of expr-lang, and their functions those of
 `template`: `name()`, `type()`, `class()`, `proto()`, `size()`, `client_ip()`, `port()`, `id()`,
 `opcode()`, `do()`, `bufsize()`, `server_ip()`, `server_port()`, `metadata(LABEL)`, and
-`incidr(ADDRESS, CIDR)`. The words of one are joined; one with `#` is put in quotes. What is not
-true, or cannot be evaluated, does not hold.
+`incidr(ADDRESS, CIDR)`. The words of one are joined; one with `#` needs quotes. A condition that
+cannot be evaluated is false.
 
 Examples:
 
@@ -29,9 +29,9 @@ Examples:
 
 Metrics: NAME is the label `view` of the block's `coredns_dns_*` metrics.
 
-Differences from CoreDNS: none in what is answered. Answers of blocks whose conditions depend on
-nothing but name, type and class are remembered as ever, all others are made anew each time; so are
-those of blocks behind them for the same zones. Other zones are not concerned.
+Differences from CoreDNS: none in replies. The answer table is used for blocks whose conditions
+depend only on name, type and class; answers of other blocks with a view, and of later blocks for
+the same zones, are made for each query. Other zones are not affected.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ENVIRONMENT = {**conditions.OF_THE_QUESTION, **conditions.OF_THE_QUERY}
 
 
 class View(Passing, Filter):
-    """The conditions of a server block; lets every question pass that has come to it."""
+    """The conditions of a server block; the router evaluates them."""
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._name = block.view = arguments.one(directive)

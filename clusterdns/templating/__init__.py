@@ -1,1 +1,1 @@
-"""What `template` does with a question: the rules it obeys, and what templates take of it."""
+"""The rules of `template`, and the data of its templates."""

@@ -1,4 +1,4 @@
-"""What templates and expressions take of a question that a rule is about.
+"""The data of a question for templates and expressions.
 
 (CoreDNS: plugin/template/template.go templateData)
 """
@@ -17,7 +17,7 @@ from clusterdns.wire.name import WireName
 
 
 class Data(NamedTuple):
-    """What is known of a question that a rule is about."""
+    """The data of a question that a rule matches."""
 
     zone: str
     qclass: str
@@ -26,9 +26,9 @@ class Data(NamedTuple):
 
 
 def data_of(rule: Rule, zone: WireName, question: Question, query: Query | None) -> Data | None:
-    """Return what templates take of a question, None if the rule is not about it.
+    """Return the data of a question, None if the rule does not match.
 
-    Without ``query``, what depends on that is empty.
+    Without ``query``, the parts that depend on it are empty.
 
     Raises:
         ExpressionError: an expression of the rule cannot be evaluated.

@@ -1,4 +1,4 @@
-"""One `template` directive: which questions it is about, and the templates of its records.
+"""One `template` directive: the questions it matches, and the templates of its records.
 
 (CoreDNS: plugin/template/setup.go)
 """
@@ -25,7 +25,7 @@ from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.rr import RR
 
 SECTIONS = ("answer", "additional", "authority")
-# What a template takes that another client, or another query of this one, may have otherwise.
+# Data that may differ between queries for one question.
 _OF_THE_QUERY = frozenset(("Remote", "Meta", "Message"))
 _GROUP: dict[str, Type | Signature] = {"group": Signature((exprvalues.ANY,), exprvalues.STRING)}
 _TYPES = {text: number for number, text in rr.TYPE_TEXT.items()}
@@ -37,14 +37,14 @@ _VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 class Made(NamedTuple):
-    """A template of one section; ``record`` is what it always makes, if that is known."""
+    """A template of one section; ``record`` is its constant record, if it is constant."""
 
     template: Template
     record: RR | None
 
 
 class Rule:
-    """One `template`; without zones of its own it is for those of ``default``."""
+    """One `template`; its zones default to ``default``."""
 
     def __init__(self, directive: Directive, default: Sequence[WireName]) -> None:
         """Read a directive. Raises ConfigError."""
@@ -82,7 +82,7 @@ class Rule:
         )
 
     def _read(self, line: Directive) -> None:
-        """Take in one line of the block. Raises ConfigError."""
+        """Apply one line of the block. Raises ConfigError."""
         match line.name:
             case "match":
                 self.regexps += [_regexp(text, line) for text in arguments.some(line)]
@@ -105,7 +105,7 @@ class Rule:
             case "fallthrough":
                 self.fallthrough = arguments.zone_names(line.args or (".",), line)
             case "upstream":
-                pass  # CoreDNS takes and ignores it
+                pass  # accepted and ignored, as in CoreDNS
             case _:
                 raise line.unknown(
                     "match",
@@ -139,7 +139,7 @@ class Rule:
             raise line.error(f"could not compile expression: {error}") from error
 
     def holds(self, values: dict[str, object]) -> bool:
-        """Tell whether all conditions are true; ``values`` are given the variables, too.
+        """Tell whether all conditions are true; adds the variables to ``values``.
 
         Raises:
             ExpressionError: one cannot be evaluated.
@@ -149,7 +149,7 @@ class Rule:
         return all(condition.run(values) is True for condition in self.conditions)
 
     def zone_of(self, question: Question) -> WireName | None:
-        """Return the zone of ours a question lies in if its class and type are ours, or None."""
+        """Return the zone of a question if its class and type match, or None."""
         if self.qclass not in (ANY_CLASS, question.qclass) and question.qclass != ANY_CLASS:
             return None
         if self.qtype not in (rr.ANY, question.qtype) and question.qtype != rr.ANY:
@@ -168,10 +168,9 @@ class Rule:
         return None
 
     def zones_of_addresses(self) -> list[WireName]:
-        """Return zones outside of which nobody's question for an address is answered here.
+        """Return zones that contain all names whose address questions the rule may answer.
 
-        Where others fall through, the end of the regular expressions tells: in names as text, but
-        for labels with dots in them.
+        With fallthrough, the literal ends of the regular expressions limit them.
         """
         found: list[WireName] = []
         for zone in self.zones:
@@ -185,7 +184,7 @@ class Rule:
 
     @property
     def takes_all(self) -> bool:
-        """Whether names do not matter, in its zones."""
+        """Whether it answers all names of its zones alike."""
         return not self.regexps and not self.conditions and not self.variables
 
 
@@ -197,7 +196,7 @@ def _regexp(text: str, line: Directive) -> Regexp:
 
 
 def _zone_of_tail(regexp: Regexp) -> WireName:
-    """Return the longest zone that all names lie in which match, as far as one can see."""
+    """Return the longest known zone of all matching names."""
     _, dot, zone = regexp.tail.lower().partition(".")
     try:
         return name.fold(name.parse(zone)) if dot and zone.endswith(".") else ROOT
@@ -206,7 +205,7 @@ def _zone_of_tail(regexp: Regexp) -> WireName:
 
 
 def _made(text: str, line: Directive) -> Made:
-    """Return a template, and the record it makes if that is always the same one."""
+    """Return a template, with its record if that is constant."""
     try:
         template = Template(text, {"parseInt": parse_int}, name=line.name)
     except TemplateError as error:
@@ -216,12 +215,12 @@ def _made(text: str, line: Directive) -> Made:
         try:
             record = masterfile.record(template.render(Struct("", {})))
         except (MasterFileError, TemplateError):
-            record = None  # as in CoreDNS, whoever asks learns of it
+            record = None  # as in CoreDNS, the error is reported at a query
     return Made(template, record)
 
 
 def parse_int(text: object, base: object, bits: object) -> int:
-    """Return a number that is not negative (Go: strconv.ParseUint)."""
+    """Return a non-negative number (Go: strconv.ParseUint)."""
     if not isinstance(text, str) or isinstance(base, bool) or isinstance(bits, bool):
         raise TemplateError("wrong type for value; expected string, int, int")
     if not isinstance(base, int) or not isinstance(bits, int):
@@ -242,5 +241,5 @@ def parse_int(text: object, base: object, bits: object) -> int:
 
 
 def touch(one: WireName, other: WireName) -> bool:
-    """Tell whether a name may lie in two zones."""
+    """Tell whether one zone contains the other."""
     return name.is_within(one, other) or name.is_within(other, one)
