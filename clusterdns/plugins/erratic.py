@@ -10,10 +10,10 @@ Syntax:
     }
 
 Questions for A get 192.0.2.53, for AAAA 2001:db8::53, for AXFR a small zone, all others SERVFAIL.
-One of AMOUNT queries, by default 2, is dropped, answered after DURATION, by default 100ms, or has TC
-set in its reply; 0 is none. Without a block every second query is dropped.
-`large` gives 30 addresses for A. It is ready between its third and fifth query, and `autopath
-@erratic` finds the search path `a.example.org b.example.org`.
+One of AMOUNT queries, by default 2, is dropped, answered after DURATION, by default 100ms, or has
+TC set in its reply; 0 is none. Without a block every second query is dropped. `large` gives 30
+addresses for A. It is ready between its third and fifth query, and `autopath @erratic` finds the
+search path `a.example.org b.example.org`.
 
 Examples:
 
