@@ -13,7 +13,6 @@ import pytest
 
 from clusterdns.authority import zonefile
 from clusterdns.config.compile import compile_text
-from clusterdns.errors import ConfigError
 from clusterdns.plugins.auto import Auto
 
 ZONE = "$TTL 60\n@ IN SOA ns h {serial} 2 3 4 5\n@ IN NS ns\nwww IN A 192.0.2.{last}\n"
@@ -111,24 +110,3 @@ def test_a_file_is_read_again_only_when_it_or_what_it_includes_has_changed(tmp_p
     assert [1, 0, 0] == [look(), look(), look()]
     os.utime(zones / "rest", (2000, 2000))
     assert [1, 0] == [look(), look()]
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("directory", "wants DIR"),
-        ("directory zones x", "wants DIR"),
-        ("directory zones (.*) {1} x", "wants DIR"),
-        ("directory zones db {1}", "needs a part in parentheses"),
-        ("directory zones (db {1}", "is no regular expression"),
-        ("reload", "needs an argument"),
-        ("reload soon", "is no duration"),
-        ("reload -1s", "wants a positive duration"),
-        ("nonsense", "unknown property"),
-    ],
-)
-def test_mistakes_name_their_line(line, said):
-    with pytest.raises(ConfigError, match=rf"^Corefile:3: .*{said}"):
-        compile_text(
-            f"org {{\n auto {{\n {line}\n }}\n}}\n", "Corefile", port=53, environ={}, warn=print
-        )

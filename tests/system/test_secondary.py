@@ -17,8 +17,6 @@ import inprocess
 import pytest
 
 from clusterdns.authority import primaries
-from clusterdns.config.compile import compile_text
-from clusterdns.errors import ConfigError
 
 ZONE = "example.test."
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -258,22 +256,3 @@ def test_names_that_the_zone_does_not_have_fall_through():
                 assert expected == await said(server, f"nowhere.{ZONE}")
 
     run(test())
-
-
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        ("", ":2: secondary: wants transfer from ADDRESS"),
-        ("transfer", ":3: transfer: wants from ADDRESS..."),
-        ("transfer from", ":3: transfer: wants from ADDRESS..."),
-        ("transfer to 192.0.2.1", ":3: transfer: wants from ADDRESS..."),
-        ("transfer from *", ":3: transfer: '*' is no IP address"),
-        ("transfer from 192.0.2.1:0", ":3: transfer: wants a whole number"),
-        ("nonsense", ":3: nonsense: unknown property"),
-    ],
-)
-def test_mistakes_name_their_line(lines, expected):
-    text = f"{ZONE} {{\n secondary {{\n {lines}\n }}\n}}\n"
-    with pytest.raises(ConfigError) as caught:
-        compile_text(text, "Corefile", port=53, environ={}, warn=print)
-    assert str(caught.value).startswith(f"Corefile{expected}")

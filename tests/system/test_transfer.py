@@ -15,9 +15,6 @@ import dns.zone
 import peers
 import pytest
 
-from clusterdns.config.compile import compile_text
-from clusterdns.errors import ConfigError
-
 ZONE = "$TTL 60\n@ IN SOA ns h 7 2 3 4 5\n@ IN NS ns\n@ IN MX 5 m\nns IN A 192.0.2.1\n"
 LARGE = ZONE + "".join(f"$GENERATE 0-255 h{i}-$ 60 A 192.0.2.$\n" for i in range(40))
 COREFILE = """. {{
@@ -148,23 +145,3 @@ def test_several_workers_notify_once_when_all_have_the_zone(tmp_path):
 def serial(server: peers.Server) -> int:
     query = dns.message.make_query("example.test", "SOA")
     return dns.message.from_wire(peers.ask_udp(server.address, query.to_wire())).answer[0][0].serial
-
-
-@pytest.mark.parametrize(
-    ("lines", "said"),
-    [
-        ("", ":2: transfer: to is required"),
-        ("to", ":3: to: needs an argument"),
-        ("to somewhere", ":3: to: 'somewhere' is no IP address"),
-        ("to 192.0.2.1:x", ":3: to: wants a whole number"),
-        ("source 192.0.2.1", ":2: transfer: to is required"),
-        ("source here", ":3: source: 'here' is no IP address"),
-        ("nonsense", ":3: nonsense: unknown property"),
-    ],
-)
-def test_mistakes_name_their_line(lines, said):
-    with pytest.raises(ConfigError) as caught:
-        compile_text(
-            f". {{\n transfer {{\n {lines}\n }}\n}}\n", "Corefile", port=53, environ={}, warn=print
-        )
-    assert str(caught.value).startswith(f"Corefile{said}")

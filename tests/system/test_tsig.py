@@ -220,26 +220,6 @@ def test_each_message_of_a_transfer_is_signed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        ("secret a", ":3: secret: wants NAME KEY"),
-        ("secret a ?", ":3: secret: the secret of 'a' is no base64"),
-        ("secret a eA==\n secret A. eA==", ":4: secret: key 'A.' redefined"),
-        ("secret a..b eA==", ":3: secret: 'a..b' is no name"),
-        ("secrets nowhere", ":3: secrets: "),
-        ("require", ":3: require: needs an argument"),
-        ("require X", ":3: require: unknown query type 'X'"),
-        ("require_opcode X", ":3: require_opcode: unknown opcode 'X'"),
-    ],
-)
-def test_mistakes_name_their_line(lines, expected):
-    text = f". {{\n tsig {{\n {lines}\n }}\n}}\n"
-    with pytest.raises(ConfigError) as caught:
-        compile_text(text, "Corefile", port=53, environ={}, warn=print)
-    assert str(caught.value).startswith(f"Corefile{expected}")
-
-
-@pytest.mark.parametrize(
     "text",
     ["key", "key a", "key a {", "key a { }", "key a { secret", 'key a { secret "";', "zone b { }",
      "key a { algorithm x; }", "key a { secret ; }", 'key "" { secret eA==; };', "} key"],

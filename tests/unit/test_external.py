@@ -6,13 +6,11 @@ import asyncio
 
 import dns.message
 import dns.rcode
-import pytest
 from inprocess import InProcess
 
 from clusterdns.cluster import feed, objects
 from clusterdns.cluster.store import EXTERNAL_SERIAL, Store
 from clusterdns.config.compile import compile_text
-from clusterdns.errors import ConfigError
 from clusterdns.wire.facts import Renewal
 
 COREFILE = """.:53 {{
@@ -119,20 +117,3 @@ def test_a_host_name_is_one_alias_and_shares_the_weight():
         assert expected == (await said(server, "lb.demo.example.org", "SRV"))[1]
 
     run(steps, service(hostname="lb.test"))
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (".:53 {\n k8s_external\n}\n", ":2: k8s_external: needs the kubernetes plugin"),
-        (COREFILE.format(option="ttl 3601"), ":6: ttl: wants a whole number from 0 to 3600"),
-        (COREFILE.format(option="ttl"), ":6: ttl: takes one argument"),
-        (COREFILE.format(option="apex"), ":6: apex: needs an argument"),
-        (COREFILE.format(option="headless yes"), ":6: headless: takes no argument"),
-        (COREFILE.format(option="nonsense"), ":6: nonsense: unknown property"),
-    ],
-)
-def test_mistakes_name_their_line(text, said):
-    with pytest.raises(ConfigError) as caught:
-        compile_text(text, "Corefile", port=53, environ={}, warn=print)
-    assert str(caught.value).startswith(f"Corefile{said}")
