@@ -17,8 +17,8 @@ Examples:
 
 from __future__ import annotations
 
+from clusterdns.chain.bases import Knowing
 from clusterdns.chain.block import Block
-from clusterdns.chain.knowing import Knowing
 from clusterdns.chain.plugin import Repeats, no_arguments
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive

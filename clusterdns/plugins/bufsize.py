@@ -23,8 +23,8 @@ same one. If they differ, queries with a size above the least of them take the c
 
 from __future__ import annotations
 
+from clusterdns.chain.bases import Passing
 from clusterdns.chain.block import Block
-from clusterdns.chain.knowing import Passing
 from clusterdns.chain.plugin import Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments

@@ -29,8 +29,8 @@ import random
 import socket
 
 from clusterdns import COREDNS_VERSION
+from clusterdns.chain.bases import Knowing
 from clusterdns.chain.block import Block
-from clusterdns.chain.knowing import Knowing
 from clusterdns.chain.plugin import Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive

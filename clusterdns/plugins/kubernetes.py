@@ -87,7 +87,7 @@ from clusterdns.cluster.respond import Responder
 from clusterdns.cluster.settings import Settings
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Store
-from clusterdns.cluster.transfer import zone_records
+from clusterdns.cluster.wholezone import zone_records
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.metrics.family import Family

@@ -31,8 +31,8 @@ from __future__ import annotations
 import struct
 from typing import ClassVar
 
+from clusterdns.chain.bases import Knowing
 from clusterdns.chain.block import Block
-from clusterdns.chain.knowing import Knowing
 from clusterdns.chain.plugin import Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments

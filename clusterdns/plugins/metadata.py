@@ -29,8 +29,8 @@ kept, so there is no `kubernetes/client-label/KEY`.
 
 from __future__ import annotations
 
+from clusterdns.chain.bases import Passing
 from clusterdns.chain.block import Block
-from clusterdns.chain.knowing import Passing
 from clusterdns.chain.metadata import Collector
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments

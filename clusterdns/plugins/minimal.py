@@ -19,8 +19,8 @@ Differences from CoreDNS: a reply to NOTIFY or to a zone transfer passes without
 
 from __future__ import annotations
 
+from clusterdns.chain.bases import Changing
 from clusterdns.chain.block import Block
-from clusterdns.chain.knowing import Changing
 from clusterdns.chain.plugin import Repeats, no_arguments
 from clusterdns.chain.route import Route
 from clusterdns.corefile.parser import Directive

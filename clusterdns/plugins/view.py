@@ -38,8 +38,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from clusterdns.chain.bases import Passing
 from clusterdns.chain.block import Block
-from clusterdns.chain.knowing import Passing
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.languages import conditions
