@@ -51,9 +51,10 @@ Metrics:
     clusterdns_dnstap_dropped_total{endpoint}  messages dropped because the reader was too slow
 
 Differences from CoreDNS: messages of a short outage of the reader are sent after it, if the queue
-has room for them. A reply that the server makes itself is reported as sent, with its OPT. Queries
-over TLS to an upstream server are reported as TCP. `listen` needs a single worker, and `tcp://` and
-`tls://` a port.
+has room for them. A reply that the server makes itself is reported as sent, with its OPT, and a
+query to an upstream server as sent, but with the client's ID. Queries over TLS or HTTPS to an
+upstream server are reported as TCP. `listen` needs a single worker, and `tcp://` and `tls://` a
+port.
 """
 
 from __future__ import annotations
