@@ -213,6 +213,28 @@ def test_requests_in_single_octets():
     assert [QUERY, QUERY] == [carrier.query_of(each) for each in server.requests]
 
 
+@pytest.mark.parametrize(
+    ("status", "fields"),
+    [
+        (NOT_FOUND, [(b":method", b"POST")]),
+        (NOT_FOUND, [(b":method", b"POST"), (b":path", b"/dns-query"), (b":path", b"/dns-query")]),
+        (BAD_REQUEST, [(b":path", b"/dns-query")]),
+        (BAD_REQUEST, [(b":path", b"/dns-query"), (b":method", b"POST"), (b":method", b"POST")]),
+        (BAD_REQUEST, [(b":path", b"/dns-query"), (b":METHOD", b"POST")]),
+        (BAD_REQUEST, [(b":path", b"/dns-query"), (b":status", b"200")]),
+    ],
+)
+def test_pseudo_header_fields(status, fields):
+    """What lacks one, or has it twice, carries no query."""
+    server = opened()
+    block = b"".join(webclient.field(*each) for each in fields)
+    server.receive(webclient.frame(HEADERS, END_HEADERS | END_STREAM, 1, block))
+    run(server)
+    with pytest.raises(NoQueryError) as caught:
+        carrier.query_of(server.requests[0])
+    assert status == caught.value.status
+
+
 def test_settings_are_said_first():
     sort, _, _, body = frames_in(http2.Server(7).output())[0]
     said = dict(struct.iter_unpack("!HI", body))
