@@ -3,14 +3,17 @@
 ``corefiles/NAME.corefile`` is one of them, as it is mounted in a Pod at /etc/coredns, and a folder
 of the same name has the files mounted beside it. A comment ``# ask NAME...`` in it lists what is
 asked besides the names that every cluster has. Ports, the API server and the upstream server are
-those of the test, and `lameduck` is 0s, since every stop would wait. They are written from what is
+those of the test, all addresses are loopback's, and `lameduck` is 0s, since every stop would wait.
+``CLUSTER_DNS`` is a CoreDNS with kubeadm's Corefile. They are written from what is
 known of the manifests, whose versions differ in details.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import beside
@@ -31,6 +34,7 @@ ASKED = (
     "a.hl.demo.svc.cluster.local", "_dns._udp.hl.demo.svc.cluster.local", "Alias.demo.svc.cluster.local",
 )  # fmt: skip
 QTYPES = ("A", "AAAA", "PTR", "SRV")
+CACHED = beside.UNORDERED._replace(age_s=20, is_outside=True)
 
 
 def service(name: str, namespace: str = "demo", **spec: object) -> dict:
@@ -75,6 +79,7 @@ def adapted(text: str, mounted: Path, api: str, upstream: str) -> str:
         r"^(\s+)(kubernetes .*\{)$", rf"\1\2\n\1   endpoint {api}", text, flags=re.MULTILINE
     )
     text = re.sub(r"lameduck \S+", "lameduck 0s", text)
+    text = re.sub(r"^(\s+bind) .*$", r"\1 127.0.0.1", text, flags=re.MULTILINE)
     return text.replace("/etc/resolv.conf", upstream).replace("/etc/coredns", str(mounted))
 
 
@@ -83,6 +88,16 @@ def rules(packet: bytes) -> compare.Rules:
     is_inside = qname.endswith("cluster.local") and not qname.startswith("alias.")
     is_inside &= ".internal." not in qname  # which Gardener rewrites to a name outside
     return beside.UNORDERED._replace(age_s=20, is_outside=not is_inside)
+
+
+@contextlib.contextmanager
+def cluster_dns(api: str, directory: Path) -> Iterator[str]:
+    """Run the cluster's DNS, as NodeLocal DNSCache asks it; yield its address."""
+    text = (FOLDER / "kubeadm.corefile").read_text()
+    with FaultyUpstream(good) as upstream:
+        corefile = adapted(text, directory, api, upstream.address)
+        with peers.coredns(corefile, directory) as server:
+            yield f"127.0.0.1:{server.port}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,8 +117,16 @@ def test_both_say_the_same(name, tmp_path):
         for qtype in QTYPES
         for edns in (None, 1232)
     ]
-    with FakeApi(CLUSTER) as api, FaultyUpstream(good) as one, FaultyUpstream(good) as other:
+    is_cache = "CLUSTER_DNS" in text
+    with (
+        FakeApi(CLUSTER) as api,
+        FaultyUpstream(good) as one,
+        FaultyUpstream(good) as other,
+        cluster_dns(api.url, tmp_path) if is_cache else contextlib.nullcontext("") as dns,
+    ):
+        text = text.replace("CLUSTER_DNS", dns)
         ours = adapted(text, mounted, api.url, one.address)
         theirs = adapted(text, mounted, api.url, other.address)
-        found = beside.differences(ours, packets, tmp_path, rules, theirs)
+        chosen = (lambda _: CACHED) if is_cache else rules
+        found = beside.differences(ours, packets, tmp_path, chosen, theirs)
     assert not found, f"{ours}\n{len(found)} differences\n" + "\n".join(found[:5])
