@@ -551,7 +551,7 @@ static size_t write_frame(const Table *table, unsigned char *packet, size_t leng
     return 2 + total;
 }
 
-/* Streams.answer_hits of tcp.py, which is the specification. */
+/* Crowd.answer_hits of connection.py, which is the specification. */
 static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     static char frames[ROOM + 2 + MAX_OCTETS];
