@@ -41,6 +41,7 @@ def blocks_of(text: str, tmp_path: Path) -> list[ServerBlock]:
     (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.53\n")
     text = text.replace("{tmp}", str(tmp_path)).replace("/etc/coredns/NodeHosts", "/dev/null")
     text = text.replace("/etc/resolv.conf", str(tmp_path / "resolv.conf"))
+    text = text.replace("CLUSTER_DNS", "127.0.0.1")
     text = re.sub(r"(kubernetes .*\{)$", r"\1\nendpoint http://127.0.0.1:9", text, flags=re.M)
     return parse(text, "Corefile", environ={}, files=DiskFiles(), warn=lambda _: None)
 
