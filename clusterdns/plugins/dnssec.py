@@ -13,13 +13,14 @@ without the type, and NXDOMAIN becomes NOERROR ("black lies"). DNSKEY of ZONES i
 keys.
 
 KEY is the name of a key pair made by `dnssec-keygen -a ECDSAP256SHA256 ZONE`,
-`Kexample.org.+013+45330`, with or without `.key` or `.private`, relative to `root`. The name of its
-zone is one of ZONES, or above one. Algorithms are RSA (5, 7, 8, 10), ECDSA P-256 and P-384, and
-Ed25519. If one key has the SEP flag (`-f KSK`) and another has not, those with it sign DNSKEY and
-the others all else; otherwise every key signs every RRset. Signatures are valid for 8 days and
-replaced after 6. The cache holds the signatures of CAPACITY RRsets, 10000 by default, of which
-denials may take half. A signature of ECDSA P-256 takes 0.1 ms of CPU time, one of RSA with 2048
-bits 1 ms.
+`Kexample.org.+013+45330`, with or without `.key` or `.private`, relative to `root`. Other names
+will do, such as `keys/cluster`: those in a Kubernetes Secret may not contain `+`. Files are read at
+the start and at a reload. The name of its zone is one of ZONES, or above one. Algorithms are RSA
+(5, 7, 8, 10), ECDSA P-256 and P-384, and Ed25519. If one key has the SEP flag (`-f KSK`) and
+another has not, those with it sign DNSKEY and the others all else; otherwise every key signs every
+RRset. Signatures are valid for 8 days and replaced after 6. The cache holds the signatures of
+CAPACITY RRsets, 10000 by default, of which denials may take half. A signature of ECDSA P-256 takes
+0.1 ms of CPU time, one of RSA with 2048 bits 1 ms.
 
 Examples:
 
