@@ -1,4 +1,4 @@
-"""What a validator needs in an answer from a signed zone: signatures, and proofs of denials.
+"""Signatures and proofs of denials in answers from a signed zone, for validators.
 
 RRSIG records follow each RRset (RFC 4035 section 3.1.1), and NSEC records that prove a denial end
 the authority section (section 3.1.3). CoreDNS omits some of the NSEC records.

@@ -1,4 +1,4 @@
-"""What a zone says to a question: the sections of an answer, and how it came to be.
+"""The answer of a zone to a question: its sections, and how it was found.
 
 Pure: no sockets, clock, threads or randomness.
 """

@@ -106,9 +106,9 @@ class Plugin:
     after: ClassVar[str] = ""  # not in CoreDNS: the directive directly before it,
     before: ClassVar[str] = ""  # or directly after it
     families: ClassVar[Mapping[str, Family]] = {}  # of its metrics, by the names in `samples`
-    # Types of what is complete once this is made, for plugins that ask ``Block.shared`` for it.
+    # Types of objects that this completes when made, for plugins that call ``Block.shared``.
     provides: ClassVar[tuple[type[object], ...]] = ()
-    # True for what has metrics that CoreDNS exports, at 0, also where nobody uses the plugin.
+    # True if CoreDNS exports its metrics, at 0, also without the plugin.
     always_shown: ClassVar[bool] = False
     repeats: ClassVar[Repeats] = Repeats.NEVER
     handles: ClassVar[bool] = True  # false for setup-only directives, in no chain

@@ -1,4 +1,4 @@
-"""Plugins that look at files again and again, and take up what has changed."""
+"""Plugins that poll files and load those that changed."""
 
 from __future__ import annotations
 

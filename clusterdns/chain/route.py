@@ -1,4 +1,4 @@
-"""What the relay needs to know of a chain to forward plain queries of a zone without it.
+"""Routes: the facts of a chain that the relay needs to forward plain queries without it.
 
 ``relay.py`` calls ``Plugin.relay`` of each plugin of a server block, which enters what it would do.
 If a plugin has to see every query, all queries take the chain.

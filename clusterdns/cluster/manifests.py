@@ -76,7 +76,8 @@ class Directory:
         self.is_read = False  # the directory has been listed, be it once
         self._signatures: dict[Path, Stamp] = {}
         self._files: dict[Path, Objects] = {}
-        # What takes objects away, None for a file that is gone, and since when it is like that.
+        # Changes that would remove objects, None for a missing file, and the time they were first
+        # seen.
         self._losses: dict[Path, tuple[Stamp | None, float]] = {}
         self._homeless: frozenset[str] = frozenset()
         self._complaints: set[str] = set()

@@ -1,4 +1,4 @@
-"""What a `kubernetes` directive sets: which names, of which objects, from which cluster.
+"""The settings of a `kubernetes` directive: names, objects and the source of objects.
 
 (CoreDNS: plugin/kubernetes/setup.go)
 """

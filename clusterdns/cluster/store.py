@@ -282,7 +282,7 @@ class Store:
 
 
 def _label(text: str) -> bytes:
-    """Return the label that names have for a text; none has the empty one, for what is no label.
+    """Return the label of a text, the empty label for an invalid one.
 
     As in ``records.parse``, a label is read as Latin-1.
     """

@@ -189,8 +189,8 @@ def _slow(view: View, configuration: Configuration) -> Iterator[str]:
 def _slow_in(view: View, zone: WireName, *, is_shared: bool) -> Iterator[str]:
     """Yield each plugin that keeps queries of a zone off a fast path, with the reason.
 
-    For the relay there is none where no query is forwarded, or where all names of the zone are a
-    plugin's own. What stands behind `forward` is not asked.
+    The relay needs no reason if no query is forwarded, or if a plugin answers all names of the
+    zone. Plugins after `forward` are not asked.
     """
     route, of_relay = Route(zone), list[str]()
     denies = any(each.denies for each in view.chain)

@@ -93,7 +93,7 @@ class Session(Protocol):
 
 
 class Delivery(NamedTuple):
-    """What became of a request of ours: the reply to it, whose ``body`` is None if it is too long.
+    """The reply to a request of ours; its ``body`` is None if it is too long.
 
     The status is 0 if there is none, and ``AGAIN`` if the server has not looked at the request.
     """
@@ -110,7 +110,7 @@ class ClientSession(Protocol):
 
     @property
     def room(self) -> int:
-        """How many more requests may be under way now; 0 for ever if the server is leaving."""
+        """The number of further requests allowed now; 0 for good if the server is leaving."""
 
     @property
     def is_over(self) -> bool:

@@ -1,8 +1,8 @@
-"""Header fields as octets of HPACK (RFC 7541), for those that we send: few, short and most alike.
+"""HPACK encoding (RFC 7541) of the header fields that we send, which are few and short.
 
-No field enters a table of the other side, so what was encoded once holds for every connection, and
-nobody's settings make it slower. It takes the place of the package hpack's encoder in h2: a query
-with its reply costs 132 µs in h2, and 147 with that. What is received is decoded by hpack.
+No field enters the table of the other side, so an encoded field is valid for every connection, and
+settings of the other side do not slow it down. It replaces the encoder of the package hpack in h2:
+a query with its reply takes 132 µs in h2, and 147 with hpack's. hpack decodes received fields.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -35,7 +35,7 @@ _NAMES = {
 
 
 class Encoder:
-    """What h2 asks for the octets of header fields."""
+    """The encoder of header fields for h2."""
 
     header_table_size = 0  # h2 sets what the other side allows; it is not used
 
@@ -46,7 +46,7 @@ class Encoder:
 
 @functools.lru_cache(maxsize=4096)
 def _field(name: bytes, value: bytes) -> bytes:
-    """Return one field: an index, or a literal that is not to be remembered (section 6.2.2)."""
+    """Return one field: an index, or a literal without indexing (section 6.2.2)."""
     index = _WHOLE.get((name, value))
     if index is not None:
         return _integer(index, 7, 0x80)
@@ -55,7 +55,7 @@ def _field(name: bytes, value: bytes) -> bytes:
 
 
 def _string(octets: bytes) -> bytes:
-    """Return a string literal as it is (section 5.2)."""
+    """Return a string literal without Huffman coding (section 5.2)."""
     return _integer(len(octets), 7, 0) + octets
 
 

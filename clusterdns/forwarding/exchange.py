@@ -1,9 +1,9 @@
 """One query to an upstream server, and the recognition of its reply.
 
-``Asked`` is what is sent upstream of a client's query. OPT records are not forwarded (RFC 6891
-section 6.1.1), so ours has our own payload size, DO, and none of the client's options; of the
-header flags RD, CD and AD are sent. So equal questions make equal queries, which share one flight.
-Otherwise a forger who sends 1,000 EDNS sizes or cookies would have 1,000 IDs and ports to hit.
+``Asked`` is the part of a client's query that is sent upstream. OPT records are not forwarded (RFC
+6891 section 6.1.1), so ours has our own payload size, DO, and none of the client's options; of the
+header flags RD, CD and AD are sent. Equal questions make equal queries, which share one flight.
+Otherwise a forger with 1,000 EDNS sizes or cookies would have 1,000 IDs and ports to hit.
 
 ``Exchange.read`` decodes received octets; ``is_answered_by`` tells whether they answer our
 question. A reply with our ID and another question is not of an honest server: the caller drops it
@@ -33,7 +33,7 @@ REFUSALS = frozenset((rr.FORMERR, rr.NOTIMP))  # of who does not know EDNS (RFC 
 
 
 class Asked(NamedTuple):
-    """What is sent of a query: alike for all who ask the same."""
+    """The part of a query that is sent upstream, equal for all clients."""
 
     name: WireName
     qtype: int

@@ -41,7 +41,7 @@ class Regexp:
         Raises:
             RegexpError: it is invalid or too long.
         """
-        import re2  # type: ignore[import-untyped]  # who has no regular expression does not load it
+        import re2  # type: ignore[import-untyped]  # loaded at the first use
 
         if len(text) > MAX_CHARACTERS:
             raise RegexpError(f"longer than {MAX_CHARACTERS} characters")

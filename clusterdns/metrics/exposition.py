@@ -76,7 +76,7 @@ FAMILIES: dict[str, Family] = {
         ("server",),
     ),
     "clusterdns_log_lines_dropped_total": Family(
-        "Counter of log lines dropped because nobody read them."
+        "Counter of log lines dropped because the reader was too slow."
     ),
 }
 

@@ -110,7 +110,7 @@ class Auto(Authority, Polling):
         return longest(qname, self.zones) if name.is_within_any(qname, self._origins) else None
 
     async def start(self, worker: Worker) -> None:
-        """Read the directory, and begin to look at it again and again."""
+        """Read the directory, and start to poll it."""
         await self.look()
         self.look_again(worker)
 

@@ -165,7 +165,7 @@ class EtcdPlugin(Plugin):
             self._etcd.close()
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return what the plugins behind say of names outside of the zones."""
+        """Return the response of the next plugin for names outside the zones."""
         return next(question) if self._zone_of(question.folded) is None else None
 
     def treats_alike(self, cut: WireName) -> bool:

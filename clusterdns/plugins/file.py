@@ -29,8 +29,8 @@ Examples:
 Differences from CoreDNS: a zone whose serial is 0 is served. All records of an RRset have its
 lowest TTL (RFC 2181 section 5.2), and repeated records are one. An alias beside other records is a
 mistake. A loop of aliases is answered with each of them once. Records of `$GENERATE` have the TTL
-of `$TTL`. A signed zone has all the proofs that a validator needs, some of which CoreDNS leaves
-out: at delegations without DS, for wildcards, at the end of aliases, for wildcards below empty
+of `$TTL`. Answers from a signed zone have all the proofs that a validator needs; CoreDNS leaves
+some out: at delegations without DS, for wildcards, at the end of aliases, for wildcards below empty
 non-terminals. The signature of an alias made by a wildcard has the owner of the alias, and a
 wildcard does not match an empty non-terminal (RFC 4592). A zone with its includes may have 24 MiB
 and 250,000 records.

@@ -99,7 +99,7 @@ class LoadBalance(Polling):
             self._preferred.append(arguments.network(word, line))
 
     async def start(self, worker: Worker) -> None:
-        """Begin to look at the weight file again and again."""
+        """Start to poll the weight file."""
         self.look_again(worker)
 
     async def look(self) -> bool:

@@ -89,7 +89,7 @@ class Private(Plugin):
 
     families: ClassVar = {
         LEAKS: Family(
-            "Counter of queries answered here because the name means nothing outside the cluster.",
+            "Counter of queries answered here because the name has no meaning outside the cluster.",
             ("server", "reason"),
         ),
     }

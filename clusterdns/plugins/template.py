@@ -14,11 +14,11 @@ Syntax:
         fallthrough [ZONES...]
     }
 
-A question of CLASS and TYPE, either of which may be ANY, for a name in ZONES, by default the server
+A question of CLASS and TYPE, each of them may be ANY, for a name in ZONES, by default the server
 block's keys, is answered if its name, in lower case and with its last dot, matches one of the
 REGEXPs, by default any, and if every `expr` is true. If not, it is SERVFAIL, or with `fallthrough`
-the next `template` is tried, and then the plugins behind. The answer has RCODE `rcode`, by default
-NOERROR, and a record for each TEMPLATE, which makes the text of one as it stands in a master file;
+the next `template` is tried, and then the next plugin. The answer has RCODE `rcode`, by default
+NOERROR, and a record for each TEMPLATE, which makes its text in master file syntax;
 without a TTL it is 3600. SERVFAIL has no records. For address questions the target of an
 alias is looked up. `ederror` adds an Extended DNS Error for clients with EDNS (RFC 8914).
 

@@ -79,7 +79,7 @@ class Tls(Passive):
         self._polling: asyncio.Task[None] | None = None
 
     async def start(self, worker: Worker) -> None:
-        """Look at the files now, and again and again: this worker may be older than they are."""
+        """Check the files now, since they may be newer than this worker, and poll them."""
         self._refresh()
         self._polling = asyncio.create_task(self._poll())
 

@@ -1,11 +1,10 @@
-/* AnswerTable.reply for a whole batch of datagrams. table.py is the specification, and what runs
- * where this was not compiled; tests hold that both give the same octets for every packet.
+/* AnswerTable.reply for a whole batch of datagrams. table.py is the specification, and runs if this
+ * was not compiled; tests verify that both give the same octets for every packet.
  *
- * One system call takes up to BATCH queries, another sends all replies. A reply is not copied
- * together: its pieces are the query's own octets and the bytes objects of the remembered answer,
- * which nobody can free meanwhile, since the interpreter's lock is held from the first look into the
- * table until the last piece is sent. What is no hit goes on upstream if it may, see _relay.c; the
- * rest is handed back as it came.
+ * One system call receives up to BATCH queries, another sends all replies. A reply is not copied:
+ * its pieces are the query's own octets and the bytes objects of the answer, which stay alive
+ * because the interpreter's lock is held from the first lookup until the last piece is sent. A miss
+ * is forwarded if a lane takes it, see _relay.c; the others are returned to Python.
  */
 #include "_relay.h"
 #include <arpa/inet.h>
@@ -33,13 +32,13 @@ typedef struct {
     PyObject *hits;              /* counts by slot */
     int least, most;             /* octets that `bufsize` allows */
     int passes_options;
-    PyObject *seen;              /* where hits are noted that somebody observes, or NULL */
-    int keeps_replies;           /* for who observes the octets of replies, too */
+    PyObject *seen;              /* the list of observed hits, or NULL */
+    int keeps_replies;           /* whether observers want the octets of replies */
     double now;
-    int is_stream;               /* the limit of a datagram does not hold */
+    int is_stream;               /* no limit of a datagram */
 } Table;
 
-/* A plain query: what AnswerTable.reply finds out about it. */
+/* A plain query, as AnswerTable.reply reads it. */
 typedef struct {
     const unsigned char *question, *opt; /* NULL: no OPT */
     size_t asked;                        /* octets of the question */
@@ -50,10 +49,10 @@ typedef struct {
     unsigned char key[MAX_QUESTION + 2]; /* the question folded, CD + 2 DO, octets of the name */
 } Query;
 
-/* What an answer consists of, see table.py. */
+/* The items of an answer, see table.py. */
 enum { UNTIL, SLOT, HEADS, IS_FREE, SPARED, CHILDREN, BODY };
 
-/* Read AnswerTable.maps with the counts of a channel: an argument's converter. */
+/* Read AnswerTable.maps with the counts of a transport: an argument's converter. */
 static int read_table(PyObject *maps, void *into)
 {
     Table *table = into;
@@ -71,7 +70,7 @@ static int read_table(PyObject *maps, void *into)
     return 1;
 }
 
-/* A number, or -1 for what is none or too large. */
+/* A number, or -1 if it is none or too large. */
 static Py_ssize_t number_of(PyObject *object)
 {
     Py_ssize_t found = object && PyLong_Check(object) ? PyLong_AsSsize_t(object) : -1;
@@ -101,7 +100,7 @@ static int count_hit(PyObject *hits, PyObject *slot, const Query *query)
            add_to(hits, place + 3, (Py_ssize_t)query->extra);
 }
 
-/* Whether the gate takes an EDNS option, and nobody answers it: _SILENT_OPTIONS in table.py. */
+/* Whether the gate accepts an EDNS option, and it gets no answer: _SILENT_OPTIONS in table.py. */
 static int is_silent(unsigned code, const unsigned char *data, size_t length)
 {
     enum { NSID = 3, SUBNET = 8, EXPIRE, COOKIE, KEEPALIVE, PADDING };
@@ -180,7 +179,7 @@ static int read_query(const Table *table, Query *query, const unsigned char *pac
     return 1;
 }
 
-/* Whether something the table holds is an answer: it never holds what is none. */
+/* Whether an object of the table is an answer: it always is. */
 static int is_answer(PyObject *found)
 {
     if (!found || !PyTuple_Check(found) || PyTuple_GET_SIZE(found) <= BODY)
@@ -258,8 +257,8 @@ static struct iovec piece_of(PyObject *bytes)
     return (struct iovec){PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes)};
 }
 
-/* Put together the reply to a query, return the octets; 0 for what the table cannot answer. `note` is
- * what observers are told of it, borrowed, or NULL. */
+/* Compose the reply to a query and return its octets, 0 for a miss. `note` is the note for observers,
+ * borrowed, or NULL. */
 static size_t compose(const Table *table, unsigned char *packet, size_t length, struct iovec *reply,
                       PyObject **note)
 {
@@ -299,7 +298,7 @@ static size_t compose(const Table *table, unsigned char *packet, size_t length, 
     return count_hit(table->hits, PyTuple_GET_ITEM(answer, SLOT), &query) ? total : 0;
 }
 
-/* Send replies; return how many could not be: as if the network had lost them. */
+/* Send replies; return how many could not be sent, and so are lost. */
 static int send_all(int fd, int count)
 {
     int unsent = 0;
@@ -330,13 +329,13 @@ static double seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* A hit that somebody observes: its note, owned, and which query of the batch it is. */
+/* An observed hit: its note, owned, and the index of its query in the batch. */
 typedef struct {
     PyObject *note;
     int query, reply;
 } Noted;
 
-/* The octets of a reply for who observes them, else None; NULL without memory. */
+/* The octets of a reply if observers want them, else None; NULL without memory. */
 static PyObject *kept_reply(const Table *table, const struct iovec *reply)
 {
     if (!table->keeps_replies)
@@ -353,8 +352,8 @@ static PyObject *kept_reply(const Table *table, const struct iovec *reply)
     return kept;
 }
 
-/* Append hits to what observers will be told of, with their part of the time that the batch took:
- * (note, query, client, seconds, when it began, reply). They are let go if that fails. */
+/* Append hits to the list for observers, each with its share of the time of the batch:
+ * (note, query, client, seconds, start, reply). They are dropped if that fails. */
 static void observe(const Table *table, const Noted *noted, int count, int hits)
 {
     double taken = count ? (seconds() - table->now) / hits : 0.0;
@@ -370,8 +369,8 @@ static void observe(const Table *table, const Noted *noted, int count, int hits)
     }
 }
 
-/* Take in a batch and answer what the table can; -1 on an error. `zones` says where a miss may go
- * on: zone -> lane, or None. */
+/* Receive a batch and answer the hits; -1 on an error. `zones` has the lanes for misses: zone -> lane,
+ * or None. */
 static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *left, int *unsent)
 {
     int hits = 0, misses = 0, count = 0, missed[BATCH];
@@ -432,7 +431,7 @@ static void note_batch(PyObject *times, int hits, double taken)
         add_to(times, PyList_GET_SIZE(times) - 1, (Py_ssize_t)(taken * 1e9));
 }
 
-/* Call something in Python; whether it has left asyncio something to do, -1 on an error. */
+/* Call a function in Python; return whether asyncio has work now, -1 on an error. */
 static int call(PyObject *function, double *now)
 {
     Py_INCREF(function);
@@ -444,8 +443,8 @@ static int call(PyObject *function, double *now)
     return wanted;
 }
 
-/* Take in a batch of queries, and have Python see to what is left; whether that left it something to
- * do, -1 on an error. */
+/* Receive a batch of queries, and let Python handle the rest; return whether asyncio has work now, -1
+ * on an error. */
 static int serve_queries(PyObject *reader, int fd, double *now)
 {
     Table table = {.now = *now};
@@ -463,7 +462,7 @@ static int serve_queries(PyObject *reader, int fd, double *now)
         return -1;
     after = table.seen ? PyList_GET_SIZE(table.seen) : 0;
     Py_ssize_t many = table.keeps_replies ? BATCH : MANY_SEEN;
-    int is_due = (after && !before) || after >= many; /* to set a timer, or to tell of them */
+    int is_due = (after && !before) || after >= many; /* to set a timer, or to report them */
     return PyList_GET_SIZE(left) || is_due ? call(finish, now) : 0;
 }
 
@@ -478,7 +477,7 @@ static int serve_replies(PyObject *reader, double *now)
     return wanted > 0 ? call(finish, now) : wanted;
 }
 
-/* Look after what is ready; whether asyncio has to, -1 on an error. */
+/* Serve a ready descriptor; return whether asyncio has to, -1 on an error. */
 static int serve(PyObject *readers, const struct epoll_event *event, double *now)
 {
     enum { REPLIES = 2 };
@@ -497,8 +496,8 @@ static int serve(PyObject *readers, const struct epoll_event *event, double *now
     return wanted;
 }
 
-/* wait(epoll, timeout, readers): as epoll_wait, but what readers take care of does not end it; the
- * descriptors that do. */
+/* wait(epoll, timeout, readers): as epoll_wait, but descriptors of readers do not end it; returns the
+ * other descriptors. */
 static PyObject *wait_for(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     struct epoll_event ready[BATCH];
@@ -527,7 +526,7 @@ static PyObject *wait_for(PyObject *Py_UNUSED(module), PyObject *arguments)
     return found;
 }
 
-/* Write the reply to a message, its length in front; return the octets, 0 for no hit. */
+/* Write the framed reply to a message; return its octets, 0 for a miss. */
 static size_t write_frame(const Table *table, unsigned char *packet, size_t length, char *frame)
 {
     struct iovec reply[PIECES];
@@ -579,7 +578,7 @@ static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *arguments)
     return Py_BuildValue("(y#ni)", frames, (Py_ssize_t)size, at, hits);
 }
 
-/* Write who is to have a reply, as Python's sockets say it; the octets of the address, 0 with an error set. */
+/* Write the address of a client in the form of Python's sockets; return its octets, 0 on an error. */
 static socklen_t write_address(PyObject *client, struct sockaddr_storage *address)
 {
     const char *host;

@@ -50,8 +50,8 @@ PyObject *client_of(const struct client *client)
     return Py_BuildValue("(si)", host, ntohs(four->sin_port));
 }
 
-/* The interface is left to the routes (0), as miekg/dns does, but for a link-local address, which
- * means nothing without one. */
+/* Routing chooses the interface (0), as in miekg/dns, except for a link-local address, which needs
+ * one. */
 void turn_around(struct client *client, size_t octets)
 {
     struct cmsghdr *head = &client->source.head;

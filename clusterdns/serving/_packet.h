@@ -1,4 +1,4 @@
-/* What _drain.c, _relay.c and _reply.c all read in a message, and what they tell Python of it. */
+/* Shared by _drain.c, _relay.c and _reply.c: parsing of messages, and objects for Python. */
 #ifndef CLUSTERDNS_PACKET_H
 #define CLUSTERDNS_PACKET_H
 #define PY_SSIZE_T_CLEAN
@@ -33,11 +33,11 @@ int form_of(const unsigned char *packet, size_t length);
 /* Write octets with their letters in lower case; whether any was a capital. */
 int fold(unsigned char *to, const unsigned char *from, size_t length);
 
-/* What a dict has for some octets, borrowed; NULL for nothing. */
+/* The value of a dict for some octets, borrowed; NULL if there is none. */
 PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length);
 
-/* Who sent a query, and the control message that makes a reply leave by the address which was asked:
- * what a socket of all addresses is told with IP_PKTINFO; none for a socket of one address. */
+/* The client of a query, and the control message that sets the source of the reply to the address of
+ * the query: IP_PKTINFO on a socket of all addresses, none on a socket of one address. */
 struct client {
     struct sockaddr_storage address;
     size_t source_octets;
@@ -47,16 +47,16 @@ struct client {
     } source;
 };
 
-/* Who it was, as Python's sockets say it. */
+/* The client in the form of Python's sockets. */
 PyObject *client_of(const struct client *client);
 
-/* Turn what the kernel told of a query's destination into what tells it the reply's source. */
+/* Turn the destination of a query into the source of its reply. */
 void turn_around(struct client *client, size_t octets);
 
-/* Send a client a reply; what cannot be sent is as good as lost. */
+/* Send a client a reply; it is lost if that fails. */
 void send_to(int fd, struct client *client, unsigned char *octets, size_t length);
 
-/* Where a duration is counted: histogram.TIME_S. */
+/* The bucket of a duration: histogram.TIME_S. */
 unsigned char time_bucket(double seconds);
 
 #pragma GCC visibility pop

@@ -1,13 +1,14 @@
-/* Plain queries for names outside: on to an upstream server and back, without Python.
+/* Forwards plain queries to an upstream server and returns the replies, without Python.
  *
- * The plugin chain is the specification; relay.py says which queries take this way. Only what is
- * plain does: A and AAAA over UDP, a reply of addresses or a denial with its SOA behind aliases,
- * ordered and compressed as every server does it. Anything else - no reply, TC, another RCODE,
- * other records, one more client with the same question - is handed to Python, which goes on.
+ * The plugin chain is the specification; relay.py decides which queries take this path. Only plain
+ * ones do: A and AAAA over UDP, and replies with addresses, or a denial with its SOA, behind
+ * aliases, in the usual order and compression. All else - no reply, TC, another RCODE, other
+ * records, one more client with the same question - is handed over to Python.
  *
- * Its question is sent on, with an OPT of our own (exchange.Asked), another ID, and from a socket and
- * so a port of its own (RFC 5452). A reply is passed on as it came, with the client's ID and spelling, the TTL that `cache` says and
- * its addresses shuffled if `loadbalance` is there, and kept as octets until it is asked for again.
+ * Its question is sent on, with an OPT of our own (exchange.Asked), another ID, and from a socket
+ * and so a port of its own (RFC 5452). A reply is passed on unchanged except for the client's ID
+ * and letter case, the TTL that `cache` says and its addresses shuffled if `loadbalance` is there,
+ * and kept as octets until it is asked for again.
  */
 #include "_relay.h"
 #include "_reply.h"
@@ -26,7 +27,7 @@ enum {
 };
 enum policy { SEQUENTIAL, ROUND_ROBIN, RANDOM };
 
-/* Where queries of one zone of a server block go, and what their replies meet; see relay.py. */
+/* The lane of one zone of a server block: its servers, and how its replies are kept; see relay.py. */
 typedef struct {
     PyObject_HEAD
     PyObject *known;     /* tuple of dicts, question -> second it is known until, or (that, ...) */
@@ -45,14 +46,14 @@ typedef struct {
     int own_octets;   /* of a reply to us, as the OPT of our queries says */
     PyObject *starts; /* octets: names that begin with them are for Python; or None */
     char is_cached, shuffles;
-    char refuses; /* what there is no room for; else Python sees it */
+    char refuses; /* whether to refuse queries without room here, or leave them to Python */
 } Lane;
 
 struct target {
     unsigned char number[2], unused[2], to[ADDRESS], from[ADDRESS]; /* sockaddr_in or _in6 */
 };
 
-/* A query that is out. */
+/* A query under way. */
 struct out {
     Lane *lane; /* NULL: none */
     PyObject *question;
@@ -60,11 +61,11 @@ struct out {
     struct client client;
     int sock, listener, next_free, error;
     unsigned short ident, target, length, limit;
-    char is_mismatched;              /* something had our ID, but was no reply to our question */
-    unsigned char packet[MAX_QUERY]; /* as it came */
+    char is_mismatched;              /* a datagram had our ID and another question */
+    unsigned char packet[MAX_QUERY]; /* as received */
 };
 
-/* What is counted together: its octets are a key, so it has no gaps. */
+/* The key of a count: its octets are compared, so it has no gaps. */
 struct count {
     int listener;
     unsigned short lane, target, type, query, reply; /* octets: without OPT, uncompressed */
@@ -75,10 +76,10 @@ static struct out outs[MAX_OUT];
 static struct out *first_free, *unsent[BATCH];
 static int unsent_count;
 static int poll_fd = -1;
-static int gathered; /* times, since Python has looked after what is kept */
+static int gathered; /* replies kept since Python last checked the bounds */
 static unsigned char reply[MAX_OCTETS + OPT];
 
-/* A number nobody can guess; none is taken before a worker is forked. */
+/* A random number; none is taken before a worker is forked. */
 static unsigned short random16(void)
 {
     static unsigned short numbers[128]; /* 256 octets are never cut short: getrandom(2) */
@@ -91,7 +92,7 @@ static unsigned short random16(void)
     return numbers[--left];
 }
 
-/* Count one more of what has the same octets, and its time. */
+/* Add one, and its time, to the count of a key. */
 static void count(PyObject *counts, const void *octets, size_t size, double seconds)
 {
     PyObject *key = PyBytes_FromStringAndSize(octets, (Py_ssize_t)size), *after = NULL;
@@ -113,7 +114,7 @@ static int is_address_type(const unsigned char *type)
     return !memcmp(type, "\0\1\0\1", 4) || !memcmp(type, "\0\x1c\0\1", 4);
 }
 
-/* Write a question in lower case; false if it is none, or not for an address. */
+/* Write a question in lower case; false if it is invalid or not for an address. */
 static int fold_question(unsigned char *to, const unsigned char *from, size_t length)
 {
     size_t at = 0, last = length - 4;
@@ -130,7 +131,7 @@ static int fold_question(unsigned char *to, const unsigned char *from, size_t le
     return at + 1 == last && is_address_type(from + last);
 }
 
-/* The octets a client takes that sent this OPT; 0 if it is not bare. */
+/* The payload size of a client's OPT; 0 if it has options. */
 static unsigned short limit_of(const unsigned char *opt)
 {
     unsigned short size = number16(opt + 3);
@@ -139,7 +140,7 @@ static unsigned short limit_of(const unsigned char *opt)
     return size > LEAST_LIMIT ? size > MAX_UDP ? MAX_UDP : size : LEAST_LIMIT;
 }
 
-/* Whether Python wants to see a folded question, for its type or for how its name begins. */
+/* Whether a folded question is left to Python, by its type or the start of its name. */
 static int is_left(const Lane *lane, const unsigned char *question, size_t length)
 {
     PyObject *starts = lane->starts;
@@ -161,7 +162,7 @@ static Lane *lane_of(PyObject *zones, const unsigned char *name, size_t length)
     }
 }
 
-/* Whether a kept reply may still be used; what is no second is left to Python. */
+/* Whether a kept reply may still be used; an invalid time is left to Python. */
 static int is_usable(PyObject *until, double now)
 {
     if (PyTuple_Check(until) && PyTuple_GET_SIZE(until))
@@ -169,7 +170,7 @@ static int is_usable(PyObject *until, double now)
     return !PyFloat_Check(until) || PyFloat_AS_DOUBLE(until) > now;
 }
 
-/* Whether Python knows the reply to a question, or somebody waits for it. */
+/* Whether Python knows the reply to a question, or has it under way. */
 static int is_known(const Lane *lane, PyObject *question, double now)
 {
     if (PyDict_GetItemWithError(lane->under_way, question))
@@ -199,7 +200,7 @@ static int is_held(const Lane *lane, const unsigned char *name, size_t length)
     return 0;
 }
 
-/* The server to be asked, borrowed from the lane; NULL if none is known to be good. */
+/* The server to ask, borrowed from the lane; NULL if none is up. */
 static const struct target *target_of(Lane *lane)
 {
     Py_ssize_t count = PyList_GET_SIZE(lane->targets), chosen = 0;
@@ -252,7 +253,7 @@ static int connected(const struct target *target)
     return -1;
 }
 
-/* Have a query sent with the others of its batch, and its reply waited for; false on an error. */
+/* Queue a query to send with its batch, and wait for its reply; false on an error. */
 static int prepare(struct out *out)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = (unsigned)(out - outs)};
@@ -266,7 +267,7 @@ static int prepare(struct out *out)
     return !failed;
 }
 
-/* One behind the other: a server that is still awake from the last need not be woken again. */
+/* In sequence: a server that is still awake from the last one need not be woken. */
 void relay_send(void)
 {
     static const unsigned char bare_opt[OPT] = {0, 0, TYPE_OPT};
@@ -281,12 +282,12 @@ void relay_send(void)
         memcpy(packet + end, bare_opt, OPT);
         write16(packet + end + 3, (unsigned)out->lane->own_octets);
         if (send(out->sock, packet, end + OPT, 0) < 0)
-            out->error = errno; /* soon handed over */
+            out->error = errno; /* handed over soon */
     }
     unsent_count = 0;
 }
 
-/* Free what a query that is out holds. */
+/* Free the resources of a query. */
 static void release(struct out *out)
 {
     Lane *lane = out->lane;
@@ -301,7 +302,7 @@ static void release(struct out *out)
     first_free = out;
 }
 
-/* Refuse a query that there is no room for: the header changes and nothing else. */
+/* Refuse a query for lack of room: only its header changes. */
 static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t length,
                    size_t asked, const struct client *client)
 {
@@ -385,7 +386,7 @@ static int refuses_opt(size_t length)
            !memcmp(reply + 4, "\0\0\0\0\0\0\0\0", 8);
 }
 
-/* Whether octets are a reply to our question; what has our ID and is none is noted. */
+/* Whether octets are a reply to our question; notes a reply with our ID and another question. */
 static int is_reply_to(struct out *out, size_t length)
 {
     size_t asked = (size_t)PyBytes_GET_SIZE(out->question);
@@ -427,7 +428,7 @@ static void keep(const struct out *out, const struct plain *found, unsigned ttl,
     Py_XDECREF(value);
 }
 
-/* Put the addresses into a random order: records of one length, one behind the other. */
+/* Shuffle the addresses: records of one length, in sequence. */
 static void shuffle(const struct plain *found)
 {
     enum { MOST = 2 + 10 + 16 };
@@ -460,7 +461,7 @@ static void count_reply(const struct out *out, const struct plain *found, double
     count(out->lane->counts, &counted, sizeof counted, seconds);
 }
 
-/* Send a client what is its reply; false if that is not plain. */
+/* Send a client its reply; false if the reply is not plain. */
 static int pass_on(struct out *out, size_t length, double now)
 {
     struct plain found;
@@ -485,7 +486,7 @@ static int pass_on(struct out *out, size_t length, double now)
     return 1;
 }
 
-/* Hand a query over to Python, with what came for it: (lane, query, client, control
+/* Hand a query over to Python, with its result: (lane, query, client, control
  * message, listener, server, seconds, reply or None, error or -1 for replies to other questions only). */
 static int hand_over(PyObject *left, struct out *out, double now, size_t length, int error)
 {
@@ -499,14 +500,14 @@ static int hand_over(PyObject *left, struct out *out, double now, size_t length,
     return failed ? -1 : 0;
 }
 
-/* Read a socket until the reply to its query has come; -1 on an error of Python's. */
+/* Read a socket until the reply to its query; -1 on an error of Python's. */
 static int read_socket(struct out *out, double now, PyObject *left)
 {
     for (int i = 0; i < BATCH; i++) {
         ssize_t length = recv(out->sock, reply, MAX_OCTETS, MSG_DONTWAIT);
         if (length < 0 && (errno == EAGAIN || errno == EINTR))
             return 0;
-        if (length < 0) /* ICMP says that nobody listens there, or so */
+        if (length < 0) /* an ICMP error, for example port unreachable */
             return hand_over(left, out, now, 0, errno);
         if (!is_reply_to(out, (size_t)length))
             continue;
@@ -531,7 +532,7 @@ int relay_gathers(PyObject *left, double now)
     return PyList_GET_SIZE(left) > 0 || ++gathered >= MAX_GATHERED;
 }
 
-/* collect(now): pass on the replies that have come; returns what is handed over. */
+/* collect(now): pass on the received replies; returns those handed over. */
 PyObject *relay_collect(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     double now;
@@ -542,7 +543,7 @@ PyObject *relay_collect(PyObject *Py_UNUSED(module), PyObject *arguments)
     return left;
 }
 
-/* expire(now): hand over what has waited for too long, or could not be sent. */
+/* expire(now): hand over queries that have expired or could not be sent. */
 PyObject *relay_expire(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     double now;

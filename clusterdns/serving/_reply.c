@@ -21,7 +21,7 @@ static unsigned rest_at(const struct plain *found, unsigned at)
     return 0;
 }
 
-/* Where a name ends that starts at `at`, 0 if it is none; a pointer leads to a label before it. */
+/* The end of the name at `at`, 0 if it is invalid; a pointer leads to a label before it. */
 static size_t name_end(struct plain *found, size_t at, size_t last, size_t *octets)
 {
     int first = found->labels;
@@ -69,7 +69,7 @@ int answers_question(const unsigned char *octets, size_t length, const unsigned 
            is_alike(octets + HEADER, query + HEADER, asked);
 }
 
-/* Note seconds that a reply may be kept for at most. */
+/* Lower the time a reply may be kept to some seconds. */
 static void bound(struct plain *found, const unsigned char *number)
 {
     unsigned ttl = (unsigned)number16(number) << 16 | number16(number + 2);
@@ -77,7 +77,7 @@ static void bound(struct plain *found, const unsigned char *number)
         found->ttl = ttl;
 }
 
-/* Read what follows an owner; returns where its RDATA ends, 0 if it is cut short. */
+/* Read the record behind an owner; returns the end of its RDATA, 0 if it is truncated. */
 static size_t head_end(struct plain *found, size_t at, size_t last)
 {
     const unsigned char *head = found->octets + at;
@@ -133,7 +133,7 @@ static size_t denial_end(struct plain *found, size_t at, size_t last)
     return end;
 }
 
-/* Whether nothing follows the records but an OPT that says nothing to the client. */
+/* Whether only an OPT without content for the client follows the records. */
 static int ends_well(const struct plain *found, size_t at, size_t last, int hides_opt)
 {
     if (!number16(found->octets + 10))

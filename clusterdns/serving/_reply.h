@@ -7,7 +7,7 @@ enum { MAX_RECORDS = 64, MAX_LABELS = 256 };
 
 #pragma GCC visibility push(hidden)
 
-/* What a plain reply holds: addresses or a denial with its SOA, behind any aliases. */
+/* The content of a plain reply: any aliases, then addresses or a denial with its SOA. */
 struct plain {
     const unsigned char *octets; /* of the message */
     size_t end;          /* of its records, but for an OPT */
@@ -19,15 +19,15 @@ struct plain {
     struct { unsigned short at, rest; } label[MAX_LABELS]; /* and octets up to the name's end */
 };
 
-/* Whether octets could be a message about a question or none; others are as if none had come. */
+/* Whether octets could be a message with one question or none; others are ignored. */
 int has_question(const unsigned char *octets, size_t length);
 
-/* Whether a reply is to a query's question of so many octets, whatever the case of its letters. */
+/* Whether a reply has the question of a query, of so many octets, in any letter case. */
 int answers_question(const unsigned char *octets, size_t length, const unsigned char *query,
                      size_t asked);
 
-/* Read a reply to our question; false if it is not plain. Where the cache is in front of the
- * upstream server, or the client sent no OPT, `hides_opt`: what its OPT says does not reach the client. */
+/* Read a reply to our question; false if it is not plain. `hides_opt`, with `cache` or for a client
+ * without OPT: the OPT of the reply is not passed on. */
 int read_plain(struct plain *found, const unsigned char *octets, size_t length, int hides_opt);
 
 #pragma GCC visibility pop

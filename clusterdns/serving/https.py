@@ -1,10 +1,10 @@
 """DNS over HTTPS (RFC 8484): connections of ``tcp``, or of ``secure``, whose octets are HTTP.
 
 They go through a ``Session``, HTTP/2 or HTTP/1.1 as TLS has agreed on, and the queries in requests
-through the table and the gate like all others. A request costs a hundred times what a query on a
-stream does, so a stretch of one connection ends by the clock, and UDP is looked after before the
-next. Queries that wait for the chain are counted until they are done, also where their stream has
-been reset: who resets streams gets no more work done than who does not (CVE-2023-44487).
+through the table and the gate like all others. A request takes a hundred times as long as a
+query on a stream, so a time limit ends the turn of a connection, and UDP is served before the next.
+Queries that wait for the chain are counted until they are done, even if their stream was reset: a
+client that resets streams gets no more work done than others (CVE-2023-44487).
 (CoreDNS: core/dnsserver/server_https.go)
 """
 

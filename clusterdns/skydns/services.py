@@ -23,7 +23,7 @@ _MAX_INT, _MAX_TTL = 2**63, 2**32
 
 
 class Service(NamedTuple):
-    """What a key says; ``host`` is a name or an address, in text."""
+    """The value of a key; ``host`` is the text of a name or an address."""
 
     key: str = ""
     host: str = ""

@@ -20,8 +20,8 @@ from clusterdns.wire.rdata import NAMES
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.rr import RR
 
-# What observers of a server block have to know of an answer each time it is repeated. There is
-# nothing in it that the garbage collector tracks.
+# Data for the observers of a server block, kept with an answer, for each hit. The garbage collector
+# tracks nothing in it.
 Note = tuple[Any, ...]
 
 

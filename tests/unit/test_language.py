@@ -1,4 +1,4 @@
-"""The language of docstrings, comments and manuals: plain sentences, and a docstring for all that is public.
+"""The language of docstrings, comments and manuals: plain sentences, all that is public documented.
 
 Pure text: the files are read, not imported.
 """
@@ -32,17 +32,15 @@ RIDDLES = (
     r"\bsuch as (?:are|is)\b",
     r"\b[Ww]hat (?:is|are) no\b",
     r"\bso that is no\b",
-    r"(?:^|[.;:] )What [a-z]",
+    r"(?:^|[.;] )What [a-z]",
     r"\b(?:is|are|was) to be had\b",
     r"\bis not to be\b",
     r"\bplugins? behind\b",
     r"\bfor ever\b",
     r"\bagain and again\b",
-    r"\bas (?:it|they) (?:is|are|come|comes|came|stands?)\b",
+    r"\bas (?:it|they) (?:come|comes|came|stands?)\b",
     r"\bwho (?:asks|sends|reads|waits|needs|has|takes) ",
-    r"\bnobody\b",
-    r"\b(?:is|are) of (?:no )?use\b",
-    r"\btakes? (?:up|in|note)\b",
+    r"\btakes? note\b",
     r"\blook(?:s|ed)? after\b",
 )
 RIDDLE = re.compile("|".join(RIDDLES))

@@ -1,7 +1,7 @@
-"""Kubeconfigs: where a context's cluster is, and who we are to it, as client-go reads them.
+"""Kubeconfigs: the server and the credentials of a context, as in client-go.
 
-What is wrong is told without the content, which holds tokens and keys. A user that has to be logged
-in by a program or a provider is left to the kubernetes package (login.py). (client-go:
+Errors do not quote the content, which has tokens and keys. A user with a login program or provider
+is left to the kubernetes package (login.py). (client-go:
 tools/clientcmd/client_config.go, validation.go)
 """
 
@@ -24,7 +24,7 @@ Section = Mapping[str, Any]
 
 
 class Kubeconfig(NamedTuple):
-    """What one context of a kubeconfig says. ``user`` and ``cluster`` are its sections, unread."""
+    """One context of a kubeconfig. ``user`` and ``cluster`` are its raw sections."""
 
     server: str
     identity: Identity
