@@ -1,7 +1,8 @@
 """Checks a Corefile without serving it: what it would serve, and all its mistakes.
 
 ``check`` compiles the text that `configmap` has read, as a start would. A start ends at the first
-mistake; here it is noted and removed, and the rest is compiled again, until it could be served.
+mistake; here it is noted and removed, and the rest is compiled again, until it could be served. A
+directive whose arguments are refused hides its block, which is read with other arguments.
 Warnings, which a start logs, are among the findings, each once.
 
 The check may run outside the Pod. A `kubernetes` directive for the cluster it runs in therefore
@@ -14,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -31,6 +34,7 @@ from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
 MAX_MISTAKES = 100
+MOST_EXAMPLES = 3  # of arguments, for a directive whose own are refused
 MOST_ZONES = 3  # of a server block, that are named in front of a reason
 _NO_RELAY = "sees each query for a name outside, so none takes the relay in C"
 Blocks = list[ServerBlock]
@@ -79,6 +83,11 @@ def _check(subject: Subject, port: int, found: Findings) -> None:
             left = _without(blocks, error)
             if left == blocks or found.mistakes >= MAX_MISTAKES:
                 break
+            known = {_at_error(each) for each in (*found.refused, *found.elsewhere)}
+            for hidden in _hidden(blocks, error, port):
+                if _at_error(hidden) not in known and found.mistakes < MAX_MISTAKES:
+                    is_elsewhere = subject.is_mounted and _is_about_surroundings(hidden)
+                    (found.elsewhere if is_elsewhere else refused).append(hidden)
             blocks = left
         else:
             found.zones.extend(configuration.zones)
@@ -283,6 +292,61 @@ def _without(blocks: list[ServerBlock], error: ConfigError) -> list[ServerBlock]
         i = next(i for i in reversed(range(len(blocks))) if _at(blocks[i]) == at)
         return blocks[:i] + blocks[i + 1 :]
     return blocks
+
+
+def _hidden(blocks: list[ServerBlock], error: ConfigError, port: int) -> Iterator[ConfigError]:
+    """Yield the mistakes in the block of a directive whose arguments are refused.
+
+    A plugin that refuses its arguments does not read on. So the directive is tried with those that
+    its manual has in an example, until the lines of its block are good, or with the next ones.
+    """
+    at = (error.file, error.line)
+    found = next((d for block in blocks for d in block.directives if _at(d) == at), None)
+    if found is None or not found.block:
+        return
+    lines, told = {_at(line) for line in found.block}, set[tuple[str, int]]()
+    for args in _examples(found.name):
+        probe = [block._replace(
+            directives=tuple(d._replace(args=args) if _at(d) == at else d for d in block.directives)
+        ) for block in blocks]  # fmt: skip
+        for _ in range(MAX_MISTAKES):
+            mistake = _mistake(probe, port)
+            if mistake is None or _at_error(mistake) == at:
+                break
+            if _at_error(mistake) in lines and _at_error(mistake) not in told:
+                told.add(_at_error(mistake))
+                yield mistake
+            left = _without(probe, mistake)
+            if left == probe:
+                break
+            probe = left
+        if mistake is None:
+            return
+
+
+def _mistake(blocks: list[ServerBlock], port: int) -> ConfigError | None:
+    """Return what a start with these blocks ends at, None if nothing; the log is not told."""
+    with _logged([]):
+        try:
+            compile_blocks([_with_source(block) for block in blocks], port=port)
+        except ConfigError as error:
+            return error
+    return None
+
+
+def _examples(word: str) -> list[tuple[str, ...]]:
+    """Return the arguments that a directive has in the examples of its manual."""
+    try:
+        manual = sys.modules[registry.load(word).__module__].__doc__ or ""
+    except (KeyError, ImportError, registry.PluginError):
+        return []
+    _, _, examples = manual.partition("\nExamples:\n")
+    found = re.findall(rf"^ +{re.escape(word)}((?: [^\s{{}}]+)*)(?: {{)?$", examples, re.MULTILINE)
+    return [*dict.fromkeys(tuple(each.split()) for each in found)][:MOST_EXAMPLES]
+
+
+def _at_error(error: ConfigError) -> tuple[str, int]:
+    return error.file, error.line
 
 
 def _at(of: Directive | ServerBlock) -> tuple[str, int]:

@@ -394,3 +394,44 @@ def test_what_works_here_and_not_as_it_looks_or_not_in_coredns_is_warned_of():
         "stdin:7: bufsize: given once more; only the first one counts",
         "stdin:8: health: given once more; each adds to those before it",
     ] == lines(done, "warning")
+
+
+HIDING = """\
+. {
+    forward . tcp://1 {
+        max_fails x
+        policy none
+    }
+    dnstap {
+        nope
+        extra
+    }
+    health 127.0.0.1:9x {
+        lameduck q
+    }
+    kubernetes bad..zone {
+        pods nonsense
+        ttl -1
+        endpoint https://10.0.0.1
+    }
+    hosts /none a..b {
+        ttl x
+        10.0.0.999 foo
+    }
+}
+"""
+
+
+def test_mistakes_in_the_block_of_a_directive_whose_arguments_are_refused(tmp_path):
+    path = tmp_path / "Corefile"
+    path.write_text(HIDING)
+    done = run(str(path))
+    refused = [int(n) for n in re.findall(r"refused +\S+Corefile:(\d+):", done.stdout)]
+    assert [2, 3, 4, 6, 7, 8, 10, 11, 13, 14, 15, 18, 19, 20] == refused
+    assert "14 refused" in done.stdout
+
+
+def test_arguments_that_stand_in_leave_no_warning(tmp_path):
+    path = tmp_path / "Corefile"
+    path.write_text(". {\n forward . tcp://1 {\n policy none\n }\n hosts a..b {\n ttl x\n }\n}\n")
+    assert "warning" not in run(str(path)).stdout
