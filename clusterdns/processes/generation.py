@@ -26,7 +26,8 @@ from clusterdns.processes.worker import Worker
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 7.0  # a little longer than a worker takes to finish
-STALLED_S = 15.0  # a worker without a beat for so long hangs
+STALLED_S = 15.0  # a process without a beat for so long hangs
+WORKER_STALLED_S = 3.5  # a worker that serves: it beats every second, and its queries wait
 SAMPLES_TIMEOUT_S = 3.0
 _log = logging.getLogger(__name__)
 
@@ -103,7 +104,9 @@ class ChildProcess:
 
     def kill_if_stalled(self) -> None:
         """Kill the process if its beats have stopped."""
-        if self.child.pid and time.monotonic() - self._beat_at > self._stalled_s:
+        # Before it serves, a worker may read large zones.
+        stalled_s = self._stalled_s if self.is_serving.is_set() else max(STALLED_S, self._stalled_s)
+        if self.child.pid and time.monotonic() - self._beat_at > stalled_s:
             _log.error("%s does not beat any more: killing it", self.child.name)
             self._beat_at = time.monotonic()
             self.child.kill()
@@ -240,7 +243,7 @@ class Generation:
                     [*keep, theirs.fileno()],
                 )
 
-            worker = ChildProcess(f"worker {i}", run, self._ledger)
+            worker = ChildProcess(f"worker {i}", run, self._ledger, stalled_s=WORKER_STALLED_S)
             self._workers.append(worker)
             self._nursery.start(worker.child)
 

@@ -28,7 +28,8 @@ from clusterdns.processes.generation import Generation, Watchers
 from clusterdns.processes.process import Nursery
 from clusterdns.processes.web import AddressError, Web
 
-WATCHDOG_S = 1.0
+WATCHDOG_S = 0.5
+LATE_S = 1.0  # by which the watchdog may wake too late and still judge others
 KNOWING_S = 3.0  # a reload waits so long for what is to be watched, before it is put off
 _log = logging.getLogger(__name__)
 
@@ -298,9 +299,12 @@ class Supervisor:
     async def _kill_stalled(self) -> None:
         """Kill each process that has stopped beating; it is started again."""
         while True:
+            began = time.monotonic()
             await asyncio.sleep(WATCHDOG_S)
-            self._generation.kill_stalled()
-            self._watchers.kill_stalled()
+            # Who was stopped itself, as a frozen container is, has not read the others' beats yet.
+            if time.monotonic() - began < WATCHDOG_S + LATE_S:
+                self._generation.kill_stalled()
+                self._watchers.kill_stalled()
             if self._put_off and not self._reloading.locked() and not self._unknown(self._put_off):
                 self._spawn(self.reload())
 
