@@ -19,7 +19,7 @@ the start and at a reload. The name of its zone is one of ZONES, or above one. A
 (5, 7, 8, 10), ECDSA P-256 and P-384, and Ed25519. If one key has the SEP flag (`-f KSK`) and
 another has not, those with it sign DNSKEY and the others all else; otherwise every key signs every
 RRset. Signatures are valid for 8 days and replaced after 6. The cache holds the signatures of
-CAPACITY RRsets, 10000 by default, of which denials may take half. A signature of ECDSA P-256 takes
+CAPACITY RRsets, 10000 by default; denials may take half. A signature of ECDSA P-256 takes
 0.1 ms of CPU time, one of RSA with 2048 bits 1 ms.
 
 Examples:
