@@ -229,10 +229,20 @@ class Web:
             body = body[size:]
 
     def _events(self, sock: socket.socket) -> list[h2.events.Event]:
+        """Return what has come. h2 takes nothing more behind a GOAWAY, whose requests go on."""
         octets = sock.recv(65536)
         if not octets:
             raise ConnectionResetError
-        return self._h2.receive_data(octets)
+        self._rest += octets
+        frames = []
+        while len(self._rest) >= 9:
+            size = 9 + int.from_bytes(self._rest[:3], "big")
+            if len(self._rest) < size:
+                break
+            each, self._rest = self._rest[:size], self._rest[size:]
+            if each[3] != GOAWAY or each[13:17] != bytes(4):  # an error
+                frames.append(each)
+        return self._h2.receive_data(b"".join(frames))
 
     def _take(
         self,
