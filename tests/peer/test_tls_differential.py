@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import random
 import re
 import socket
 import ssl
@@ -11,7 +14,9 @@ from pathlib import Path
 
 import beside
 import certificates
+import compare
 import dns.message
+import oddqueries
 import peers
 import pytest
 
@@ -90,6 +95,96 @@ def test_replies_and_clients(mode, certs):
     ours, theirs = found
     assert any(each for some in theirs[0] for each in some)
     assert theirs == ours
+
+
+GENERATED = """. {{
+    whoami
+}}
+tls://.:{port} {{
+    tls server.pem server.key
+    acl {{
+        drop type LOC
+        allow
+    }}
+    hosts {{
+        192.0.2.1 www.test
+        192.0.2.2 www.test
+        2001:db8::1 www.test
+        ttl 77
+        fallthrough
+    }}
+    file db.example.org example.org
+    chaos
+    forward . 127.0.0.1:1 {{
+        max_connect_attempts 1
+    }}
+}}
+"""
+
+
+BATCH = 25
+QUIET_S = 0.4  # without a reply: there will be none
+
+
+def streamed(port: int, certs: Path, packets: list[bytes]) -> dict[bytes, list[bytes]]:
+    """Return the replies to some packets by their ID; a batch goes over one connection."""
+    context = ssl.create_default_context(cafile=certs / "ca.pem")
+    found: dict[bytes, list[bytes]] = {packet[:2]: [] for packet in packets}
+    for start in range(0, len(packets), BATCH):
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as sock,
+            context.wrap_socket(sock, server_hostname="dns.test") as secure,
+        ):
+            batch = packets[start : start + BATCH]
+            secure.sendall(b"".join(struct.pack("!H", len(each)) + each for each in batch))
+            secure.settimeout(QUIET_S)
+            with contextlib.suppress(TimeoutError):
+                while reply := peers.read_frame(secure):
+                    found[reply[:2]].append(reply)
+    return found
+
+
+def is_stricter(address: tuple[str, int], packet: bytes, ours: list[bytes]) -> bool:
+    """Tell whether our gate refuses a packet over UDP as well, see malformed.py."""
+    over_udp = peers.ask_udp(address, packet, 0.5)
+    return [each[3] & 15 for each in ours] == [1] and bool(over_udp) and over_udp[3] & 15 == 1
+
+
+def differing(packet: bytes, theirs: list[bytes], ours: list[bytes]) -> list[str]:
+    if len(theirs) != len(ours):
+        return [f"{packet!r}: theirs {theirs}, ours {ours}"]
+    said = [
+        compare.difference(packet, *pair, beside.STRICT)
+        for pair in zip(theirs, ours, strict=True)
+        if pair[0] != pair[1]
+    ]
+    return [f"{packet!r}: {each}" for each in said if each]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_generated_queries(seed, certs):
+    """Replies to queries in all manners, and to what is none, are equal; so is silence."""
+    (certs / "db.example.org").write_text(oddqueries.ZONE)
+    source = oddqueries.messages(random.Random(seed))
+    packets = [
+        number.to_bytes(2, "big") + packet[2:]
+        for number, packet in enumerate(itertools.islice(source, 300))
+        if len(packet) > 2
+    ]
+    with contextlib.ExitStack() as stack:
+        ports = [peers.free_port(), peers.free_port()]
+        server, _ = (
+            stack.enter_context(run(GENERATED.format(port=port), certs))
+            for run, port in zip((peers.clusterdns, peers.coredns), ports, strict=True)
+        )
+        ours, theirs = (streamed(port, certs, packets) for port in ports)
+        found = []
+        for packet in packets:
+            one, other = ours[packet[:2]], theirs[packet[:2]]
+            if one != other and not is_stricter(server.address, packet, one):
+                found += differing(packet, other, one)
+    assert not found, f"{len(found)} differences; " + "\n\n".join(x[:1500] for x in found[:4])
+    assert sum(len(each) for each in ours.values()) > 200
 
 
 MISTAKES = (
