@@ -120,6 +120,8 @@ static int is_silent(unsigned code, const unsigned char *data, size_t length)
     }
 }
 
+enum { MAX_OPTIONS = 64 }; /* reading.MAX_OPTIONS */
+
 /* Read the OPT from `at` on, which ends the packet; false for one that is not plain. */
 static int read_opt(const Table *table, Query *query, const unsigned char *packet, size_t at,
                     size_t length)
@@ -130,8 +132,9 @@ static int read_opt(const Table *table, Query *query, const unsigned char *packe
     query->extra = length - at - OPT;
     if (number16(opt + OPT_HEAD) != query->extra || (query->extra && !table->passes_options))
         return 0;
+    int count = 0;
     for (size_t i = at + OPT, end; i < length; i = end) {
-        if (i + 4 > length)
+        if (i + 4 > length || ++count > MAX_OPTIONS)
             return 0;
         end = i + 4 + number16(packet + i + 2);
         if (end > length || !is_silent(number16(packet + i), packet + i + 4, end - i - 4))

@@ -427,9 +427,10 @@ def _silent_octets(packet: bytes, start: int) -> int:
         return 0
     if len(rest) < 2 or len(rest) - 2 != rest[0] << 8 | rest[1]:
         return -1
-    i = 2
+    i, count = 2, 0
     while i < len(rest):
-        if i + 4 > len(rest):
+        count += 1
+        if i + 4 > len(rest) or count > reading.MAX_OPTIONS:
             return -1
         code, end = rest[i] << 8 | rest[i + 1], i + 4 + (rest[i + 2] << 8 | rest[i + 3])
         if code not in _SILENT_OPTIONS or end > len(rest):

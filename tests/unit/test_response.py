@@ -665,3 +665,18 @@ def test_every_octet_of_a_label_is_printed_as_miekg_does():
         if 0x20 < octet < 0x7F or octet in b" \"'().;@\\":
             printed = "\\" * (octet in b" \"'().;@\\") + chr(octet)
         assert f"a{printed}b." == name.text(bytes((3, 0x61, octet, 0x62, 0)))
+
+
+@pytest.mark.parametrize("code", [10, 12, 65001])
+def test_options_are_counted(code):
+    """A client's OPT may hold 64, at the gate and in the table."""
+    asked = b"\3www\4test\0\0\1\0\1"
+    table, question = AnswerTable(), Question(asked[:-4], name.fold(asked[:-4]), rr.A)
+    table.remember(question, positive(1)._replace(facts=("a",)), 0.0, lambda: 0)
+    for count, is_taken in ((64, True), (65, False)):
+        options = message.write_option(code, bytes(8)) * count
+        opt = message.write_opt(message.Edns(1232, 0, 0, options))
+        packet = message.HEADER.pack(7, message.RD, 1, 0, 0, 1) + asked + opt
+        assert is_taken == isinstance(reading.read_query(packet), message.Query)
+        is_silent = code in (10, 12)
+        assert (is_taken and is_silent) == (table.reply(packet, 0.0, [0] * 4) is not None)
