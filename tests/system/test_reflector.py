@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -643,6 +645,22 @@ def test_a_torn_or_changed_snapshot_is_not_used(tmp_path):
             except snapshot.SnapshotError:
                 continue
             assert ENTRIES == found.entries
+
+
+@pytest.mark.parametrize("unit", [b"\n", b"x"])
+def test_a_snapshot_that_unpacks_to_much_is_refused_within_bounds(tmp_path, unit):
+    """A quarter of a megabyte may be 270 MB, and more as Python's objects."""
+    path = tmp_path / "known"
+    packer = zlib.compressobj(9)
+    piece = unit * (2**20 // len(unit))
+    path.write_bytes(b"".join(packer.compress(piece) for _ in range(270)) + packer.flush())
+    tracemalloc.start()
+    try:
+        with pytest.raises(snapshot.SnapshotError, match=r"too long|more than"):
+            snapshot.read(path, SOURCE)
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_snapshot_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import zlib
@@ -23,6 +24,9 @@ from clusterdns.errors import ClusterDNSError
 
 FORMAT = 2
 MAX_OCTETS = 256 * 2**20  # unpacked
+MAX_LINE_OCTETS = 8 * 2**20  # as of an event of a watch
+MAX_ENTRIES = 1_000_000
+_PIECE_OCTETS = 256 * 1024
 Saved = tuple[ObjectId, tuple[Any, ...]]
 
 
@@ -108,17 +112,38 @@ def _pack(head: dict[str, Any], entries: Iterable[Saved]) -> Iterator[bytes]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file but the last, once its count and digest match."""
-    with path.open("rb") as file:
-        unpacker = zlib.decompressobj()
-        octets = unpacker.decompress(file.read(MAX_OCTETS), MAX_OCTETS)
-    if not unpacker.eof:
-        raise SnapshotError(f"{path}: truncated or too long")
-    *lines, last = octets.splitlines()
-    digest = hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
-    if json.loads(last) != {"count": len(lines) - 1, "sha256": digest}:
+    """Yield the lines of a file but the last, once its count and digest match.
+
+    It is read twice, so that no more than a line is held of what does not match.
+    """
+    digest, last, count = hashlib.sha256(), b"", -1
+    for line in _unpacked(path):
+        if count >= 0:
+            digest.update(last + b"\n")
+        last, count = line, count + 1
+        if count > MAX_ENTRIES:
+            raise SnapshotError(f"{path}: more than {MAX_ENTRIES} objects")
+    if json.loads(last) != {"count": count - 1, "sha256": digest.hexdigest()}:
         raise SnapshotError(f"{path}: count or SHA-256 does not match")
-    yield from lines
+    yield from itertools.islice(_unpacked(path), count)
+
+
+def _unpacked(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file. Raises SnapshotError if it is truncated or too long."""
+    unpacker, rest, octets = zlib.decompressobj(), b"", 0
+    with path.open("rb") as file:
+        while not unpacker.eof:
+            packed = unpacker.unconsumed_tail or file.read(_PIECE_OCTETS)
+            if not packed:
+                raise SnapshotError(f"{path}: truncated")
+            piece = unpacker.decompress(packed, _PIECE_OCTETS)
+            octets += len(piece)
+            *lines, rest = (rest + piece).split(b"\n")
+            if octets > MAX_OCTETS or len(rest) > MAX_LINE_OCTETS:
+                raise SnapshotError(f"{path}: too long")
+            yield from lines
+    if rest:
+        raise SnapshotError(f"{path}: truncated")
 
 
 def _entry(value: list[Any]) -> Saved:
