@@ -72,6 +72,7 @@ class Feeder:
         self.lock = threading.RLock()
         self.objects: Objects = {} if objects is None else objects
         self.marks: list[tuple[str, str]] = []  # "synced" or "refused", and a kind
+        self.marked: Callable[[], None] | None = None  # called from any thread after a new one
         self._feeds: set[_Feed] = set()
 
     def start(self) -> None:
@@ -103,15 +104,19 @@ class Feeder:
         """Note that all objects of a kind have been put once."""
         with self.lock:
             if ("synced", kind) not in self.marks:
-                self.marks.append(("synced", kind))
-                self._tell()
+                self._mark("synced", kind)
 
     def refused(self, kind: str) -> None:
         """Note that a kind cannot be listed; one that has been stays what it is."""
         with self.lock:
             if not any(kind == other for _, other in self.marks):
-                self.marks.append(("refused", kind))
-                self._tell()
+                self._mark("refused", kind)
+
+    def _mark(self, word: str, kind: str) -> None:
+        self.marks.append((word, kind))
+        self._tell()
+        if self.marked is not None:
+            self.marked()
 
     @property
     def synced_kinds(self) -> list[str]:

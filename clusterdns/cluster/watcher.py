@@ -8,6 +8,7 @@ directory of manifests or an API server; the packages for either are imported in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Coroutine
@@ -19,7 +20,6 @@ from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
 
 BEAT_S = 1.0
-STARTING_BEAT_S = 0.1  # a reload may wait for what is known
 _log = logging.getLogger("kubernetes")
 
 
@@ -29,7 +29,7 @@ async def run(source: Source, listener: socket.socket, channel_socket: socket.so
     watching = _watch_of(source, listener)
     tasks = [
         asyncio.create_task(watching.work),
-        asyncio.create_task(_beat(channel, watching, len(source.kinds))),
+        asyncio.create_task(_beat(channel, watching)),
         asyncio.create_task(_listen(channel, watching.samples)),
     ]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -58,10 +58,17 @@ def _watch_of(source: Source, listener: socket.socket) -> _Watching:
     return _Watching(watch.run(), lambda: watch.is_well, watch.samples, watch.feeder)
 
 
-async def _beat(channel: Channel, watching: _Watching, kinds: int) -> None:
+async def _beat(channel: Channel, watching: _Watching) -> None:
     """Send beats while all threads are well, and the kinds that a new worker would be told."""
     was_well, told = True, list[str]()
+    loop, marked = asyncio.get_running_loop(), asyncio.Event()
+
+    def mark() -> None:
+        loop.call_soon_threadsafe(marked.set)
+
+    watching.feeder.marked = mark
     while True:
+        marked.clear()
         known = watching.feeder.synced_kinds
         if known != told:
             channel.send(("known", known))
@@ -71,7 +78,8 @@ async def _beat(channel: Channel, watching: _Watching, kinds: int) -> None:
         elif was_well:
             was_well = False
             _log.error("plugin/kubernetes: a thread of the watcher hangs or has ended")
-        await asyncio.sleep(BEAT_S if len(told) == kinds else STARTING_BEAT_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(marked.wait(), BEAT_S)
 
 
 async def _listen(channel: Channel, samples: Callable[[], list[Sample]]) -> None:

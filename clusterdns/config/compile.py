@@ -102,10 +102,12 @@ def compile_text(
     environ: Mapping[str, str],
     warn: Callable[[str], None],
     files: Files | None = None,
+    unavailable: Mapping[ListenAddress, str] | None = None,
 ) -> Configuration:
     """Return the configuration of a Corefile; ``port`` is that of keys without one.
 
-    Fragments with a mistake are left out, see `fragments`.
+    Fragments with a mistake are left out, see `fragments`. So are those that listen where nobody
+    can: ``unavailable`` says why, by the address.
 
     Raises:
         ConfigError: the text, or a file it imports by its name, has a mistake.
@@ -121,7 +123,9 @@ def compile_text(
         if not blocks:
             default = DEFAULT_COREFILE.format(port=port)
             blocks = parse(default, "default Corefile", environ={}, files=disk, warn=said.append)
-        return compile_blocks(blocks, port=port)
+        compiled = compile_blocks(blocks, port=port)
+        _check_available(blocks, compiled.views, unavailable or {})
+        return compiled
 
     configuration, refused = settle(attempt)
     for reason in said:
@@ -256,6 +260,17 @@ def _check_listeners(blocks: list[ServerBlock], views: list[View]) -> None:
                 elif scheme == "https":
                     reason = _conflict_of_streams(streams, view.block, endpoint)
                 if reason:
+                    raise ConfigError(block.file, block.line, key.text, reason)
+
+
+def _check_available(
+    blocks: list[ServerBlock], views: Sequence[View], unavailable: Mapping[ListenAddress, str]
+) -> None:
+    """Check that no block listens on an address that cannot be had. Raises ConfigError."""
+    for block, view in zip(blocks, views, strict=True):
+        for key, (_, port, scheme) in zip(block.keys, _keys(view.block), strict=True):
+            for host in view.block.hosts or [""]:
+                if reason := unavailable.get(ListenAddress(host, port, scheme)):
                     raise ConfigError(block.file, block.line, key.text, reason)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from clusterdns.config.compile import Configuration, compile_text
+from clusterdns.config.compile import Configuration, ListenAddress, compile_text
 from clusterdns.config.configdir import ConfigDir
 from clusterdns.corefile.files import TrackedFiles
 from clusterdns.errors import ClusterDNSError
@@ -28,12 +28,14 @@ class Loader(NamedTuple):
     """A source of the configuration; ``read`` and ``compile`` raise ConfigError or OSError.
 
     ``imports`` are the files imported by the last compilation. ``fallback``, if there is one,
-    returns a text that can be served in place of a bad one.
+    returns a text that can be served in place of a bad one. ``unavailable`` are the addresses that
+    cannot be listened on, with the reason; fragments that name one are left out.
     """
 
     read: Callable[[], str]
     compile: Callable[[str], Configuration]
     imports: TrackedFiles
+    unavailable: dict[ListenAddress, str]
     fallback: Callable[[str], Configuration] | None = None
 
     def first(self, text: str) -> Configuration:
@@ -56,10 +58,14 @@ def from_corefile(conf: str, port: int) -> Loader:
 
     ``port`` is that of keys without one.
     """
-    files = TrackedFiles()
+    files, unavailable = TrackedFiles(), dict[ListenAddress, str]()
+
+    def compile_(text: str) -> Configuration:
+        return _compile(text, conf or DEFAULT_FILE, port, files, unavailable)
+
     if conf == STDIN:
         given = sys.stdin.read()
-        return Loader(lambda: given, lambda text: _compile(text, STDIN, port, files), files)
+        return Loader(lambda: given, compile_, files, unavailable)
     path = Path(conf or DEFAULT_FILE).absolute()
 
     def read() -> str:
@@ -71,7 +77,7 @@ def from_corefile(conf: str, port: int) -> Loader:
             raise OSError(f"{path}: larger than {MAX_COREFILE_OCTETS} octets")
         return octets.decode("utf-8", "replace")
 
-    return Loader(read, lambda text: _compile(text, conf or DEFAULT_FILE, port, files), files)
+    return Loader(read, compile_, files, unavailable)
 
 
 def from_config_dir(directory: Path, conf: str, *, zone: str, port: int) -> Loader:
@@ -91,18 +97,32 @@ def from_config_dir(directory: Path, conf: str, *, zone: str, port: int) -> Load
     file = conf or f"{directory} (translated)"
 
     def compile_(text: str) -> Configuration:
-        return _compile(mounted.corefile(text), file, port, own.imports)
+        return _compile(mounted.corefile(text), file, port, own.imports, own.unavailable)
 
     def fallback(text: str) -> Configuration:
         return _compile(mounted.defaults(text), conf or DEFAULT_FILE, port)
 
-    return Loader(mounted.read, compile_, own.imports, fallback)
+    return Loader(mounted.read, compile_, own.imports, own.unavailable, fallback)
 
 
-def _compile(text: str, file: str, port: int, files: TrackedFiles | None = None) -> Configuration:
+def _compile(
+    text: str,
+    file: str,
+    port: int,
+    files: TrackedFiles | None = None,
+    unavailable: Mapping[ListenAddress, str] | None = None,
+) -> Configuration:
     if files is not None:
         files.forget()
-    found = compile_text(text, file, port=port, environ=os.environ, warn=_log.warning, files=files)
+    found = compile_text(
+        text,
+        file,
+        port=port,
+        environ=os.environ,
+        warn=_log.warning,
+        files=files,
+        unavailable=unavailable,
+    )
     for error in found.refused:
         _log.error("this file is left out: %s", error)
     return found

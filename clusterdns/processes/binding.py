@@ -27,6 +27,11 @@ _ALL = ("0.0.0.0", "::")
 class BindError(ClusterDNSError):
     """A listen address that cannot be bound."""
 
+    def __init__(self, endpoint: ListenAddress, reason: str) -> None:
+        where = addresses.host_and_port(endpoint.host, endpoint.port)
+        super().__init__(f"listen {where}: {reason}")
+        self.endpoint = endpoint
+
 
 Bound = Mapping[tuple[str, int], list[socket.socket]]  # sockets by host and port
 
@@ -62,9 +67,19 @@ def bind(
     except OSError as error:
         for sock in made:
             sock.close()
-        where = addresses.host_and_port(endpoint.host, endpoint.port)
-        raise BindError(f"listen {where}: {error.strerror or error}") from error
+        raise BindError(endpoint, error.strerror or str(error)) from error
     return found
+
+
+def is_free(endpoint: ListenAddress) -> bool:
+    """Tell whether an address that could not be bound can be had by now."""
+    try:
+        found = bind(endpoint)
+    except BindError:
+        return False
+    for sock in found:
+        sock.close()
+    return True
 
 
 def by_address(sockets: Iterable[socket.socket]) -> Bound:

@@ -24,7 +24,8 @@ from clusterdns.errors import ClusterDNSError
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.ledger import Ledger
 from clusterdns.processes import takeover
-from clusterdns.processes.generation import Generation, Watchers
+from clusterdns.processes.binding import BindError, is_free
+from clusterdns.processes.generation import Generation, Sockets, Watchers
 from clusterdns.processes.process import Nursery
 from clusterdns.processes.web import AddressError, Web
 
@@ -112,8 +113,8 @@ class Supervisor:
         return 0
 
     async def _start(self, announce: Callable[[Configuration], None]) -> None:
-        generation = self._generation
-        generation.bind([])
+        self._generation = generation = await self._bound(self._generation.configuration, [])
+        self._duties = Duties(self, generation)
         await self._take_up(generation, self._duties)
         generation.start()
         self._spawn(self._kill_stalled())
@@ -130,12 +131,9 @@ class Supervisor:
             try:
                 loop = asyncio.get_running_loop()
                 text = await loop.run_in_executor(None, self._loader.read)
-                if (
-                    text == self._text
-                    and self._put_off is None
-                    and not (await loop.run_in_executor(None, self._imports_moved))
-                ):
+                if text == self._text and not await loop.run_in_executor(None, self._has_cause):
                     return
+                self._loader.unavailable.clear()
                 self._text = text  # a failed text is not tried again until it changes
                 compiled = await loop.run_in_executor(None, self._loader.compile, text)
                 self._fragments_refused = len(compiled.refused)
@@ -196,8 +194,13 @@ class Supervisor:
             self._put_off = None
             self._watchers.keep_only(self._generation.configuration.sources)
 
-    def _imports_moved(self) -> bool:
-        return self._loader.imports.have_changed
+    def _has_cause(self) -> bool:
+        """Tell whether an equal text may be served otherwise now."""
+        return (
+            self._put_off is not None
+            or self._loader.imports.have_changed
+            or any(is_free(endpoint) for endpoint in self._loader.unavailable)
+        )
 
     async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""
@@ -222,10 +225,12 @@ class Supervisor:
         Raises:
             ClusterDNSError: the next one cannot start; this one stays in force.
         """
-        old, new = self._generation, self._generation_of(configuration)
+        old = self._generation
+        new = await self._bound(configuration, old.sockets)
+        if new.configuration.digest == old.configuration.digest:
+            return  # but for fragments that are left out again
         duties = Duties(self, new)
         try:
-            new.bind(old.sockets)
             new.start()
             await new.wait_until_serving()
             await self._take_up(new, duties)
@@ -237,7 +242,39 @@ class Supervisor:
         self._generation, self._duties = new, duties
         await old.stop()
         old.unbind(new.sockets)
-        self._watchers.keep_only(configuration.sources)
+        self._watchers.keep_only(new.configuration.sources)
+
+    async def _bound(self, configuration: Configuration, old: list[Sockets]) -> Generation:
+        """Return the generation of a configuration with its sockets.
+
+        Fragments that listen where nobody can are left out.
+
+        Raises:
+            BindError: an address cannot be had, and the Corefile itself names it.
+        """
+        while True:
+            generation = self._generation_of(configuration)
+            try:
+                generation.bind(old)
+                return generation
+            except BindError as error:
+                generation.unbind(old)
+                configuration = await self._without(error)
+
+    async def _without(self, error: BindError) -> Configuration:
+        """Return the configuration without the fragments for which a bind failed, or raise that."""
+        unavailable = self._loader.unavailable
+        if error.endpoint in unavailable:
+            raise error
+        unavailable[error.endpoint] = str(error)
+        try:
+            loop = asyncio.get_running_loop()
+            compiled = await loop.run_in_executor(None, self._loader.compile, self._text)
+        except ClusterDNSError:
+            del unavailable[error.endpoint]
+            raise error from None
+        self._fragments_refused = len(compiled.refused)
+        return compiled
 
     def _generation_of(self, configuration: Configuration) -> Generation:
         for plugin in configuration.plugins:
