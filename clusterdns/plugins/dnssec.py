@@ -174,7 +174,7 @@ class Dnssec(Plugin):
     def _keys(self, question: Question) -> Response:
         """Return the keys at the apex of a zone, signed if DO is set."""
         ttl = min(key.record.ttl for key in self._signer.keys)
-        owner = question.qname
+        owner = question.folded  # as CoreDNS spells it
         records = tuple(key.record._replace(owner=owner, ttl=ttl) for key in self._signer.keys)
         response = Response(answer=records)
         return self._signed(question, response, None) if question.do else response

@@ -51,7 +51,7 @@ class World:
     """A Corefile of signed random zones, and the keys to trust."""
 
     def __init__(self, directory, rng: random.Random) -> None:
-        self.directory, self.rng = directory, rng
+        self.directory, self.seed = directory, rng.random()
         self.zones = [RandomZone(apex, rng) for apex in KEYS]
         self.keys: dict[str, tuple[str, ...]] = {}
         blocks = [". {\n file outside.db outside.test\n}\n"]
@@ -106,6 +106,10 @@ def verified(message: dns.message.Message, keys: dict[str, tuple[str, ...]]) -> 
     return found
 
 
+def without_ttls(sections: list[set[str]]) -> list[set[str]]:
+    return [{re.sub(r"^(\S+) \d+", r"\1", line) for line in lines} for lines in sections]
+
+
 def _grouped(section: Iterable[dns.rrset.RRset]) -> list[dns.rrset.RRset]:
     found: dict[tuple[object, ...], dns.rrset.RRset] = {}
     for rrset in section:
@@ -135,13 +139,14 @@ def is_explained(theirs: dns.message.Message, ours: dns.message.Message, apex: s
 def compared(world: World, corefile: str, zones: list[RandomZone]) -> tuple[list[str], int, int]:
     """Return how replies differ, how many differ as explained, and how many were signed."""
     found, explained, asked = [], 0, 0
+    rng = random.Random(world.seed)
     with (
         peers.clusterdns(corefile, world.directory) as our_server,
         peers.coredns(corefile, world.directory) as their_server,
     ):
         for zone in zones:
-            for name, qtype in questions(zone, world.rng):
-                do = world.rng.random() < 0.85
+            for name, qtype in questions(zone, rng):
+                do = rng.random() < 0.85
                 packet = beside.query(name, qtype, edns=4096, do=do)
                 replies = [
                     peers.ask_tcp(each.address, packet) for each in (their_server, our_server)
@@ -157,6 +162,8 @@ def compared(world: World, corefile: str, zones: list[RandomZone]) -> tuple[list
                 theirs, ours = map(dns.message.from_wire, replies)
                 one, other = verified(theirs, world.keys), verified(ours, world.keys)
                 flags = replies[0][2:4], replies[1][2:4]
+                if " cache 30\n" in corefile:  # each has one of its own
+                    one, other = without_ttls(one), without_ttls(other)
                 if one == other and flags[0] == flags[1]:
                     continue
                 if is_explained(theirs, ours, zone.apex):
@@ -184,7 +191,7 @@ def test_what_upstream_says_is_signed_as_coredns_signs_it(world):
 
 
 def test_a_validator_finds_every_reply_secure(world):
-    found = []
+    found, rng = [], random.Random(world.seed)
     with (
         peers.clusterdns(world.corefile, world.directory) as server,
         signedzones.unbound(
@@ -193,7 +200,7 @@ def test_a_validator_finds_every_reply_secure(world):
     ):
         for zone in world.zones:
             cuts = re.findall(r"^(\S+) NS ns1\.", zone.text, re.MULTILINE)
-            for name, qtype in questions(zone, world.rng):
+            for name, qtype in questions(zone, rng):
                 expected = signedzones.expectation(server.address, name, qtype, zone.apex, cuts)
                 if expected is None:
                     continue

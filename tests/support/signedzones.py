@@ -152,6 +152,15 @@ def expectation(
     message = dns.message.from_wire(reply)
     if message.rcode() not in (0, 3) or not message.flags & dns.flags.AA:
         return None  # a circle, or a referral
+    targets = [
+        item.target
+        for each in message.answer
+        if each.rdtype == dns.rdatatype.CNAME
+        for item in each
+    ]
+    delegated = [dns.name.from_text(f"{cut}.{apex}") for cut in cuts]
+    if any(target.is_subdomain(cut) for target in targets for cut in delegated):
+        return None
     has_dname = any(each.rdtype == dns.rdatatype.DNAME for each in message.answer)
     if has_dname and qtype in ("CNAME", "DNAME", "DS"):
         return None  # Unbound wants a signature of the alias that it makes itself for other types
