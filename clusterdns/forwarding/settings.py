@@ -15,7 +15,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import destinations
 from clusterdns.forwarding.choice import FASTEST, POLICIES
 from clusterdns.forwarding.connections import TlsSettings, tls_context
-from clusterdns.forwarding.destinations import HTTPS, Destination, Servers
+from clusterdns.forwarding.destinations import HTTPS, TLS, Destination, Servers
 from clusterdns.forwarding.flight import DEADLINE_S, Rules
 from clusterdns.forwarding.upstream import UpstreamOptions
 from clusterdns.wire import name, rr
@@ -55,7 +55,9 @@ class ForwardSettings:
         if self.rules.max_attempts == 1:  # a single attempt may use all the time
             self.options = self.options._replace(tls_dial_timeout_s=DEADLINE_S)
         self.entries: list[Servers] = destinations.read_words(directive, self._resolvers)
-        self._check_tls(destinations.all_of(self.entries))
+        servers = destinations.all_of(self.entries)
+        self._schemes = {one.scheme for one in servers}  # a file names servers of DNS alone
+        self._check_tls(servers)
 
     def tls_of(self, one: Destination) -> TlsSettings | None:
         """Return the TLS settings of a server, None without TLS."""
@@ -85,7 +87,8 @@ class ForwardSettings:
             "failover": bool(rules.failover),
             "next": bool(self.next),
             "next_on_nodata": self.next_on_nodata,
-            "tls": self.tls is not None,
+            "tls://": TLS in self._schemes,
+            "https://": HTTPS in self._schemes,
         }
         return [option for option, is_set in found.items() if is_set]
 

@@ -631,7 +631,7 @@ def test_host_names_are_looked_up_where_the_options_say(tmp_path):
         assert isinstance(plugin, Forward)
         host = socket.inet_ntoa(octets)
         assert (host, 5300, False, "") == plugin._destinations[0]
-        assert (host, 853, True, "name.test") in plugin._destinations
+        assert (host, 853, "tls", "name.test") in plugin._destinations
 
 
 def test_a_resolver_that_says_nothing_is_a_mistake_in_time(monkeypatch):

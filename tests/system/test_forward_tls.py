@@ -329,4 +329,4 @@ def test_old_versions_are_not_spoken(certs):
     assert context is not None
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-    assert [("192.0.2.1", 853, True, "")] == plugin._destinations
+    assert [("192.0.2.1", 853, "tls", "")] == plugin._destinations

@@ -233,8 +233,12 @@ SLOW = {
     ". {\n forward . tls://192.0.2.1 {\n policy fastest\n failover REFUSED\n }\n}": [
         ". forward: `policy fastest` is not for the relay in C",
         ". forward: `failover` is not for the relay in C",
-        ". forward: `tls` is not for the relay in C",
+        ". forward: `tls://` is not for the relay in C",
     ],
+    ". {\n forward . 192.0.2.1 https://192.0.2.2 {\n tls\n}\n}": [
+        ". forward: `https://` is not for the relay in C",
+    ],
+    ". {\n forward . 192.0.2.1 {\n tls\n}\n}": [],
     ". {\n forward . 192.0.2.1 {\n next NXDOMAIN\n force_tcp\n next_on_nodata\n }\n}": [
         ". forward: `force_tcp` is not for the relay in C",
         ". forward: `next` is not for the relay in C",
