@@ -630,7 +630,7 @@ def test_host_names_are_looked_up_where_the_options_say(tmp_path):
         (plugin,) = compile_text(text, "Corefile", port=53, environ={}, warn=print).plugins
         assert isinstance(plugin, Forward)
         host = socket.inet_ntoa(octets)
-        assert (host, 5300, False, "") == plugin._destinations[0]
+        assert (host, 5300, "dns", "") == plugin._destinations[0]
         assert (host, 853, "tls", "name.test") in plugin._destinations
 
 
