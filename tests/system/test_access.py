@@ -20,6 +20,7 @@ from faultyapi import FaultyApi
 from test_watch import address, ask, cluster, eventually, metric, service, serving
 
 from clusterdns.cluster.api import kubeconfig
+from clusterdns.cluster.api import snapshot as snapshots
 from clusterdns.cluster.api.client import ApiClient
 from clusterdns.cluster.objects import SERVICES
 from clusterdns.cluster.source import Source
@@ -205,30 +206,42 @@ def test_a_kubeconfig_that_is_written_anew(api, certs, tmp_path):
         api.apply(service("s3", "10.9.9.1"))
         eventually(lambda: {"10.9.9.1"} == ask(server, "s3.a")[1], 6)
         eventually(lambda: "the last good credentials are kept" in server.output, 6)
+        api.tokens = {"first", "second"}
         publish("..3", changed(good, "user", token="second"))
-        api.tokens = {"second"}
-        api.reset_connections()
-        api.apply(service("s3", "10.9.9.2"))
-        eventually(lambda: {"10.9.9.2"} == ask(server, "s3.a")[1], 8)
+        for i, tokens in enumerate(({"first", "second"}, {"second"})):
+            api.tokens = tokens
+            api.reset_connections()
+            api.apply(service("s3", f"10.9.8.{i}"))
+            eventually(lambda i=i: {f"10.9.8.{i}"} == ask(server, "s3.a")[1], 8)
         assert 0 == api.refused_tokens, "it was seen before it was refused"
         assert 1 == server.output.count("the last good credentials are kept")
         assert SECRET not in server.output
 
 
-def test_a_password_in_an_endpoint_is_sent_and_not_told(tmp_path):
+@pytest.mark.parametrize("way", ["endpoint", "kubeconfig"])
+def test_a_password_in_a_url_is_sent_and_not_told(tmp_path, certs, way):
     with FaultyApi(cluster(5)) as plain:
         plain.tokens = {base64.b64encode(b"me:s3cret!").decode()}
         snapshot = tmp_path / "known"
         url = plain.url.replace("//", "//me:s3cret%21@")
-        options = f"endpoint {url}", f"snapshot {snapshot}"
+        named = url
+        if way == "kubeconfig":
+            config = changed(config_of(url, certs), "context", user=None)
+            named = str(write(tmp_path / "config", config))
+        options = f"{way} {named}", f"snapshot {snapshot}"
         with serving(tmp_path, None, *options) as (server, port):
             assert {address(3)} == ask(server, "s3.a")[1]
-            assert metric(port, "clusterdns_kubernetes_objects", source=plain.url) > 0
+            title = plain.url if way == "endpoint" else named
+            assert metric(port, "clusterdns_kubernetes_objects", source=title) > 0
+            host = plain.url.partition("//")[2]
+            assert metric(port, "coredns_kubernetes_rest_client_requests_total", host=host) > 0
             plain.statuses["*"] = 503, {}
             plain.reset_connections()
             eventually(lambda: "fault 503" in server.output, 6)
             assert "s3cret" not in server.output
-        assert "s3cret" not in repr(Source("", (), endpoint=plain.url))
+        text = f". {{\n kubernetes cluster.local {{\n  {options[0]}\n }}\n}}\n"
+        compiled = compile_text(text, "Corefile", port=53, environ={}, warn=print)
+        assert "s3cret" not in repr(snapshots.identity(compiled.sources[0]))
 
 
 def test_a_program_that_has_a_certificate(api, certs, tmp_path):

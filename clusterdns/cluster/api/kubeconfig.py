@@ -112,21 +112,25 @@ def _load(config: Section, context: str, directory: Path) -> Kubeconfig:
     proxy_url = _text(cluster, "proxy-url")
     token_file = _text(user, "tokenFile")
     username, password = _text(user, "username"), _text(user, "password")
+    server, user_of_url = _server(_text(cluster, "server"), identity)
     return Kubeconfig(
-        _server(_text(cluster, "server"), identity),
+        server,
         identity,
         parse_proxy(proxy_url, "proxy-url") if proxy_url else "",
         _text(user, "token").strip(),
         directory / token_file if token_file else None,
-        f"{username}:{password}" if username or password else "",
+        f"{username}:{password}" if username or password else user_of_url,
         user,
         cluster,
         directory,
     )
 
 
-def _server(text: str, identity: Identity) -> str:
-    """Return the URL of a server; its scheme need not be given (client-go: DefaultServerURL)."""
+def _server(text: str, identity: Identity) -> tuple[str, str]:
+    """Return the URL of a server, and the user:password that stood in it.
+
+    Its scheme need not be given (client-go: DefaultServerURL).
+    """
     if not text:
         raise ApiError("the cluster has no server")
     if "://" not in text:
@@ -139,7 +143,8 @@ def _server(text: str, identity: Identity) -> str:
         is_good = False
     if not is_good:
         raise ApiError("the cluster's server is no URL of an API server")
-    return text.rstrip("/")
+    user, _, host = parts.netloc.rpartition("@")  # the URL is logged, a password not
+    return parts._replace(netloc=host).geturl().rstrip("/"), urllib.parse.unquote(user)
 
 
 def _named(config: Section, kind: str, name: str) -> Section:
