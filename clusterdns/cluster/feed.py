@@ -151,6 +151,7 @@ class Feeder:
         with self.lock:
             feed.pending.update(dict.fromkeys(self.objects))
             self._feeds.add(feed)
+            feed.listen()
             feed.tell()
 
 
@@ -174,11 +175,27 @@ class _Feed:
             self._is_waiting = True
             self._loop.call_soon_threadsafe(self._wait)
 
+    def listen(self) -> None:
+        """Notice the end of the worker, which sends nothing, even if nothing changes."""
+        self._loop.add_reader(self._sock, self._read)
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                octets = self._sock.recv(4096)
+            except ConnectionError:
+                octets = b""
+            if not octets:
+                self.close()
+
     def close(self) -> None:
-        self._feeder.drop(self)
-        if self._is_waiting and self._sock.fileno() >= 0:  # only in the loop's own thread
-            self._loop.remove_writer(self._sock)
-        self._sock.close()
+        """Close the connection, in the thread of the loop."""
+        with self._feeder.lock:
+            self._feeder.drop(self)
+            if self._sock.fileno() >= 0:
+                self._loop.remove_reader(self._sock)
+                self._loop.remove_writer(self._sock)
+                self._sock.close()
 
     def _wait(self) -> None:
         if self._sock.fileno() >= 0:
@@ -202,7 +219,8 @@ class _Feed:
         except BlockingIOError:
             return False
         except OSError:
-            self.close()
+            self._feeder.drop(self)
+            self._loop.call_soon_threadsafe(self.close)
             return True
         return False
 

@@ -111,11 +111,11 @@ class ChildProcess:
             self._beat_at = time.monotonic()
             self.child.kill()
 
-    async def stop(self, timeout_s: float) -> None:
+    async def stop(self, timeout_s: float, *, is_last: bool = False) -> None:
         """Tell it to finish, and kill it if it takes too long."""
         self.child.is_wanted = False
         if self.child.pid and self._channel is not None and timeout_s:
-            self._channel.send(("stop",))
+            self._channel.send(("stop", is_last))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.child.ended.wait(), timeout_s)
         self.child.kill()
@@ -255,9 +255,9 @@ class Generation:
         except TimeoutError as error:
             raise GenerationError(f"workers do not serve after {START_TIMEOUT_S:g} s") from error
 
-    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """End the workers."""
-        await asyncio.gather(*(worker.stop(timeout_s) for worker in self._workers))
+    async def stop(self, timeout_s: float = STOP_TIMEOUT_S, *, is_last: bool = False) -> None:
+        """End the workers; ``is_last`` says that no others will read their sockets."""
+        await asyncio.gather(*(worker.stop(timeout_s, is_last=is_last) for worker in self._workers))
 
     async def samples(self) -> list[Sample]:
         """Return the metrics of all workers."""

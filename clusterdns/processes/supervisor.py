@@ -329,7 +329,7 @@ class Supervisor:
             _log.info("SIGINT: Shutting down")
         for task in self._tasks:
             task.cancel()
-        await self._generation.stop()
+        await self._generation.stop(is_last=True)
         for web in self._webs.values():
             web.stop()
 

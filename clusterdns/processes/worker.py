@@ -73,6 +73,7 @@ class Worker:
         self._subscriptions: dict[Source, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_serving = False
+        self._is_last = False  # nobody reads the sockets after us
         self._dropped = 0
         self._stop = asyncio.Event()
 
@@ -164,6 +165,7 @@ class Worker:
             if message[0] == "samples":
                 channel.send(("samples", self.samples()))
             elif message[0] == "stop":
+                self._is_last = message[1]
                 self._stop.set()
         self._stop.set()  # the supervisor has ended: nothing would restart or reload us
 
@@ -183,7 +185,7 @@ class Worker:
     async def _finish(self) -> None:
         """Stop reading the sockets, and answer the queries received."""
         for engine in self._engines:
-            engine.stop()
+            engine.stop(is_last=self._is_last)
         for streams in self._streams:
             streams.stop()
         deadline = self.now() + FINISH_S

@@ -26,6 +26,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import select
 import socket
 import struct
 from collections import OrderedDict, deque
@@ -45,6 +46,7 @@ MISSES = 4  # resolved between two batches of hits: half a millisecond,
 TURN_S = 0.001  # or up to this time
 MAX_MISSED = 1024  # 0.1 s of work, 100 kB; more than a second if each is large
 MAX_WAIT_S = 2.0  # by then the client has asked again, or another server
+_MOST_BATCHES = 256  # read at the end: 4 MiB of a receive buffer
 _LOOKED_AT = 16  # clients compared to find the one with most queries
 _CONTROL_HEAD = struct.Struct("@Nii")  # struct cmsghdr: octets, level, type
 
@@ -81,12 +83,41 @@ class Engine:
             arguments = (maps, self.zones, self._times, self._left)
             packetloop.register_in_c(self._sock, self._drain, arguments, self._see_to_left)
 
-    def stop(self) -> None:
-        """Stop reading; queries read before are still answered."""
+    def stop(self, *, is_last: bool = False) -> None:
+        """Stop reading; queries read before are still answered.
+
+        ``is_last`` says that no other process reads the socket from now on: later queries are
+        refused by the kernel (ICMP port unreachable), so that clients ask elsewhere at once, and
+        those that are in the socket are answered.
+        """
         packetloop.unregister(self._sock)
+        if is_last:
+            self._deafen()
+            self._read_rest()
         while self._missed:
             self._resolve(self._waiting)
         self.observed.tell()
+
+    def _deafen(self) -> None:
+        """Connect the socket to itself, so that the kernel gives it no other's datagrams."""
+        address = self._sock.getsockname()
+        if has_all_addresses(self._sock):
+            host = "::1" if self._sock.family == socket.AF_INET6 else "127.0.0.1"
+            address = (host, *address[1:])
+        with contextlib.suppress(OSError):
+            self._sock.connect(address)
+
+    def _read_rest(self) -> None:
+        """Read what is left in the socket: bounded, should it go on to fill."""
+        waits = select.poll()
+        waits.register(self._sock, select.POLLIN)
+        for _ in range(_MOST_BATCHES):
+            if not waits.poll(0):
+                return
+            if native.compiled is None:
+                self._read_batch()
+            else:
+                self._drain()
 
     def add_up(self) -> None:
         """Count the durations of hits while the loop waited."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -416,3 +418,57 @@ def test_the_corefile_is_watched_after_a_signal_to_reload(tmp_path):
         until(lambda: ask(server, WEB).answer[0].ttl == 10)
         conf.write_text(corefile(tmp_path, ttl=11, more=" reload 2s 0s"))
         until(lambda: ask(server, WEB).answer[0].ttl == 11)
+
+
+@pytest.mark.parametrize("pure", ["", "1"])
+def test_a_query_is_answered_or_refused_when_the_process_ends(tmp_path, monkeypatch, pure):
+    """P1: at 2,000 a second none is lost; ICMP tells the client of those that come too late."""
+    if pure:
+        monkeypatch.setenv("CLUSTERDNS_PURE", pure)
+    packet = dns.message.make_query(WEB, "A").to_wire()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(peers.clusterdns(corefile(tmp_path), tmp_path))
+        socks = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(20)]
+        for sock in socks:
+            sock.connect(server.address)
+            sock.setblocking(False)
+        sent = told = refused = 0
+        began = time.monotonic()
+        until_s, is_told = began + 30, False
+        while time.monotonic() < until_s:
+            now = time.monotonic()
+            if server.process.poll() is not None:
+                until_s = min(until_s, now + 0.5)
+            while until_s > now + 1 and sent < 2000 * (now - began):
+                try:
+                    socks[sent % 20].send(packet)
+                    sent += 1
+                except ConnectionRefusedError:  # that one is told of the query before, and not sent
+                    refused += 1
+            if not is_told and now - began > 0.5:
+                is_told = True
+                server.process.send_signal(signal.SIGTERM)
+            for sock in socks:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        try:
+                            told += bool(sock.recv(512))
+                        except ConnectionRefusedError:
+                            refused += 1
+            time.sleep(0.001)
+        assert sent > 900
+        # The kernel keeps one error for each socket, until it is asked: two may become one.
+        assert 0 <= sent - told - refused <= refused // 2
+        assert 0 == server.process.returncode
+
+
+def test_a_watcher_forgets_workers_that_have_ended(tmp_path):
+    with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
+        watcher = child(server.process.pid, "watcher")
+        before = len([*Path(f"/proc/{watcher}/fd").iterdir()])
+        for _ in range(3):
+            worker = child(server.process.pid, "worker")
+            os.kill(worker, signal.SIGKILL)
+            until(lambda worker=worker: worker not in children(server.process.pid))
+            until(lambda: addresses(server, WEB) == ["10.96.0.7"])
+        until(lambda: len([*Path(f"/proc/{watcher}/fd").iterdir()]) == before)
