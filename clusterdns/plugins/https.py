@@ -12,12 +12,11 @@ port 443 by default: HTTP/2 or HTTP/1.1, GET and POST of `/dns-query`, with the 
 `tls`. Without `tls` it is HTTP/1.1 without TLS, as in CoreDNS, for a proxy that terminates TLS.
 `timeouts` applies, except `maxtcpqueries`.
 
-A listener has `max_connections` in each worker, by default 200; 0 is the limit of TCP, 4096, of
-which each takes 31 KiB. If there are more, the one that has been quiet for longest is closed, of a
-client with more than 64 if there is one. A connection of HTTP/2 may have `max_streams` requests
-under way, 250 by default and for 0, 1024 at most; 64 of them may wait for the chain. Server blocks
-of one port that set `max_streams` must set the same value; of different `max_connections`, the
-first counts.
+A listener has `max_connections` in each worker, by default 200; 0 is the limit of TCP, 4096. Each
+takes 31 KiB. If there are more, the one that has been quiet for longest is closed, of a client with
+more than 64 if there is one. A connection of HTTP/2 may have `max_streams` requests under way, 250
+by default and for 0, 1024 at most; 64 of them may wait for the chain. Server blocks of one port
+that set `max_streams` must set the same value; of different `max_connections`, the first counts.
 
 A request for another path gets the status 404, one without a query 400. More than 8192 octets of
 header fields end the connection or get 431; so do 1024 frames without a request.
