@@ -248,6 +248,16 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
 
 
+def test_the_page_of_reliability_has_every_row_and_names_what_there_is():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    files = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    for stem, test in re.findall(r"`(test_\w+)::(test_\w+)`", text):
+        assert f"def {test}(" in files[stem], test
+    rows = {"W": 9, "F": 7, "K": 10, "P": 10}
+    expected = [f"{letter}{i + 1}" for letter, count in rows.items() for i in range(count)]
+    assert expected == re.findall(r"^\| ([WFKP]\d+) \|", text, re.M)
+
+
 def test_the_page_of_the_tests_names_what_there_is():
     text = (ROOT / "tests" / "README.md").read_text()
     files = {path.name: path for path in (ROOT / "tests").rglob("*.py")}
