@@ -230,7 +230,7 @@ class Dnstap(Observer):
         for _, packet, client, seconds, began_s, reply in records:
             began_ns = int(began_s * _NS) + shift_ns
             moments = Moments(began_ns, began_ns + int(seconds * _NS))
-            if is_full or self._extra:
+            if self._extra or (is_full and packet[11]):  # an OPT, which `bufsize` may change
                 query = reading.read_query(packet)
                 assert isinstance(query, Query)  # otherwise it had not been a hit
                 query.client, query.transport = client[:2], transport
