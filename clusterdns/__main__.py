@@ -145,8 +145,8 @@ def _run(flags: argparse.Namespace) -> int:
         if flags.log_format == logs.JSON:
             for line in lines:
                 _log.info("%s", line)
-        elif lines:
-            print("\n".join(lines), flush=True)
+        elif lines and (sink := logs.bulk()) is not None:
+            sink.write(lines)  # a full disk or pipe must not end or block the start
 
     async def run() -> int:
         return await Supervisor(source, configuration, text).run(announce)

@@ -472,3 +472,39 @@ def test_a_watcher_forgets_workers_that_have_ended(tmp_path):
             until(lambda worker=worker: worker not in children(server.process.pid))
             until(lambda: addresses(server, WEB) == ["10.96.0.7"])
         until(lambda: len([*Path(f"/proc/{watcher}/fd").iterdir()]) == before)
+
+
+@pytest.mark.parametrize("output", ["closed", "full disk", "full pipe"])
+def test_an_output_that_takes_nothing_does_not_hold_up_the_start(tmp_path, output):
+    port = peers.free_port()
+    (tmp_path / "Corefile").write_text(f".:{port} {{\n whoami\n log\n}}\n")
+    reader, writer = os.pipe()
+    if output == "full disk":
+        os.close(writer)
+        writer = os.open("/dev/full", os.O_WRONLY)
+    elif output == "full pipe":
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.set_blocking(writer, True)
+    command = [sys.executable, "-m", "clusterdns", "-conf", "Corefile"]
+    if output == "closed":
+        command = ["sh", "-c", f"exec {' '.join(command)} >&-"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=writer, stderr=subprocess.DEVNULL)
+    query = dns.message.make_query("example.org.", "A").to_wire()
+
+    def is_answered() -> bool:
+        try:
+            return peers.ask_udp(("127.0.0.1", port), query, 0.5) is not None
+        except OSError:
+            return False
+
+    try:
+        until(is_answered)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+        os.close(writer)
