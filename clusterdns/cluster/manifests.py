@@ -6,7 +6,7 @@ source, as those of an API server do, and the differences are fed to the workers
 be read or parsed is reported once, and its last good content stays in force.
 
 A file may be read while it is being written, or be gone for a moment. So what takes objects away
-has to stay like that for a second, and an empty file takes nothing away: ``kubectl get ... > FILE``
+has to stay like that for a while, and an empty file takes nothing away: ``kubectl get ... > FILE``
 leaves it empty for as long as the API server takes.
 """
 
@@ -31,7 +31,8 @@ from clusterdns.host.filetree import FileTree
 from clusterdns.host.stamp import Stamp
 
 POLL_S = 0.5
-SETTLE_S = 0.9  # two looks later
+SETTLE_S, GONE_S = 0.9, 0.2  # how long a file is like that: with fewer objects, gone
+UNSETTLED_POLL_S = 0.1
 MAX_FILE_OCTETS = 256 * 2**20
 _SUFFIXES = frozenset((".yaml", ".yml", ".json"))
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ async def watch(source: Source, feeder: Feeder) -> None:
         if directory.is_read:
             for kind in source.kinds:
                 feeder.synced(kind)
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(UNSETTLED_POLL_S if directory.is_unsettled else POLL_S)
 
 
 class Directory:
@@ -118,7 +119,12 @@ class Directory:
         last, since = before.get(path, (stamp, now))
         since = since if last == stamp else now
         self._losses[path] = stamp, since
-        return now - since >= SETTLE_S
+        return now - since >= (GONE_S if stamp is None else SETTLE_S)
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether something takes objects away, if it stays so."""
+        return bool(self._losses)
 
     def objects(self) -> Objects:
         """Return the objects of all files; of two with one key, the last file's counts."""

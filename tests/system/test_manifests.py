@@ -146,7 +146,7 @@ def test_files_being_written_keep_what_they_said(tmp_path):
             file.write_text(NAMESPACE + "# more\n" * i)
             holds(0.5)
         file.unlink()
-        holds(0.3)
+        holds(0.05)
         file.write_text(whole + SERVICE.format("more", 9))
         until(lambda: rcode_of(server, "more") == "NOERROR")
         holds(0)
