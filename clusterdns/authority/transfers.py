@@ -1,7 +1,8 @@
 """Zone transfers in a server block: sources of whole zones, and listeners to their changes.
 
 A plugin that has whole zones adds a ``Source``; one that sends notifications, a ``Listener``.
-Neither knows the other, and the order in which they are made does not matter.
+Neither knows the other, and the order in which they are made does not matter. ``transfer`` sends
+zones from these sources; ``primaries.py`` fetches zones of other servers.
 
 Pure: no sockets, clock, threads or randomness.
 """

@@ -70,11 +70,11 @@ class Entry(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """How many of the labels left of the zone it takes to name what is not there.
+    """The topmost name that does not exist, on the way from the zone to a name.
 
-    0 if there is no such thing, or names may exist below all the same. ``fact`` is what this
-    depends on, besides the namespaces. ``siblings`` are the labels that are there in its place,
-    alive; None where some have to be looked at one by one.
+    ``depth`` is its number of labels below the zone, 0 if it is not known or names may exist below
+    it. ``fact`` is what this depends on, besides the namespaces. ``siblings`` is the live set of
+    the labels that exist beside it, None if plugins must check each name.
     """
 
     depth: int

@@ -271,9 +271,9 @@ class Responder:
     def _with_cut(
         self, denial: Response, question: Question, zone: AskedZone, lookup: Lookup
     ) -> Response:
-        """Return a name error with the node whose children deny it, and the cut below that.
+        """Add the closest name that exists and the missing name below it, which deny others too.
 
-        Only of a reverse zone neither is known.
+        Reverse zones have neither.
         """
         left = _left_of(question, zone)
         depth, fact, siblings = lookup.missing(left)
@@ -313,7 +313,7 @@ class Responder:
 
 
 def _follows_case(question: Question, response: Response, zone: WireName) -> bool:
-    """Tell whether the question's letter case decides only that of the response.
+    """Tell whether the letter case of the question changes nothing but letter case in the reply.
 
     It changes more for the name server (`_is_name_server`) and the NS records of the apex. NS, SRV
     and CNAME records spell out names in the client's or the operator's letter case. Below ``dns``

@@ -4,6 +4,7 @@
 6891 section 6.1.1), so ours has our own payload size, DO, and none of the client's options; of the
 header flags RD, CD and AD are sent. Equal questions make equal queries, which share one flight.
 Otherwise a forger with 1,000 EDNS sizes or cookies would have 1,000 IDs and ports to hit.
+``datagrams.py``, ``connections.py`` and ``https.py`` send it.
 
 ``Exchange.read`` decodes received octets; ``is_answered_by`` tells whether they answer our
 question. A reply with our ID and another question is not of an honest server: the caller drops it

@@ -37,7 +37,7 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
 
 if TYPE_CHECKING:
-    from clusterdns.forwarding.web import WebConnections
+    from clusterdns.forwarding.https import WebConnections
 
 NO_EDNS_S = 300.0  # a server that refuses OPT records gets none for so long
 MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others are queued
@@ -95,7 +95,7 @@ class Upstream:
     ) -> Connections | WebConnections:
         options, address = self._options, (self.host, self.port)
         if tls is not None and web_method:
-            from clusterdns.forwarding.web import WebConnections  # and HTTP
+            from clusterdns.forwarding.https import WebConnections  # and HTTP
 
             return WebConnections(address, options.idle, tls, web_method, options.source)
         return Connections(

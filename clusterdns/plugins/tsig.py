@@ -61,7 +61,7 @@ from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.host.logs import plugin_logger
-from clusterdns.wire import name, rr, signature
+from clusterdns.wire import name, rr, tsig
 from clusterdns.wire.message import OPCODE_QUERY, Query, Question, Signed
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
@@ -154,7 +154,7 @@ class Tsig(Plugin):
     def _check(self, query: Query, signed: Signed) -> Response | None:
         """Set up signing of the reply; return the error response to an invalid request."""
         try:
-            signer = signature.check(signed, self._keys, int(time.time()))
+            signer = tsig.check(signed, self._keys, int(time.time()))
         except FormError as error:
             _log.debug("%s: %s", query.client[0], error)
             return Response(rr.FORMERR, flags=0, lifetime_s=0)
@@ -166,7 +166,7 @@ class Tsig(Plugin):
         return Response(NOTAUTH, flags=0, lifetime_s=0)
 
 
-_ERRORS = {signature.BADKEY: "BADKEY", signature.BADSIG: "BADSIG", signature.BADTIME: "BADTIME"}
+_ERRORS = {tsig.BADKEY: "BADKEY", tsig.BADSIG: "BADSIG", tsig.BADTIME: "BADTIME"}
 
 
 class _Required:

@@ -195,7 +195,7 @@ class Supervisor:
             self._watchers.keep_only(self._generation.configuration.sources)
 
     def _has_cause(self) -> bool:
-        """Tell whether an equal text may be served otherwise now."""
+        """Tell whether to reload although the text of the Corefile is the same."""
         return (
             self._put_off is not None
             or self._loader.imports.have_changed

@@ -120,7 +120,7 @@ class Engine:
                 self._drain()
 
     def add_up(self) -> None:
-        """Count the durations of hits while the loop waited."""
+        """Move the durations that C measured, while the loop waited, to the histogram."""
         *counts, nanoseconds = self._times
         self._times[:] = [0] * len(self._times)
         batches = self.server.tally.batches

@@ -1,8 +1,8 @@
 """An etcd cluster, asked through the JSON gateway of its API, version 3.
 
 A request is a POST of a small object over HTTP/1.1, by the package `h11`, on a connection that is
-kept. A member that fails is not asked for a moment, twice as long each time; while all fail,
-requests fail at once. At most ``MAX_CONNECTIONS`` requests are under way, as many again as
+kept. A member that fails is left out for a pause that doubles each time; while all fail, requests
+fail at once. At most ``MAX_CONNECTIONS`` requests are under way, as many again as
 ``MAX_WAITING`` wait for their turn, and a reply has at most ``MAX_REPLY_OCTETS``. (etcd:
 Documentation, "gRPC gateway")
 """

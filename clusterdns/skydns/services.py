@@ -103,7 +103,7 @@ def wild_path(qname: WireName, prefix: str) -> tuple[str | None, bool]:
 
 
 def is_like(key: str, wanted: Sequence[str]) -> bool:
-    """Tell whether the parts of a key are as wanted, as far as that goes; some may be wildcards."""
+    """Tell whether a key begins with the parts that are wanted; `*` and `any` match any part."""
     parts = key.split("/")
     if len(wanted) > len(parts):
         return False

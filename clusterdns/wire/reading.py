@@ -1,7 +1,7 @@
 """Readers of DNS messages: the gate for queries, and the walker for replies.
 
-Every octet from the network is parsed here and nowhere else. ``read_query`` is the gate of all
-transports: length, QR, opcode, counts, one strict question, the rest of the sections, OPT, in that
+``read_query`` is the gate of all transports, and the only parser of queries that the table does
+not answer: length, QR, opcode, counts, one strict question, the rest of the sections, OPT, in that
 order (CoreDNS: miekg/dns acceptfunc.go, server.go). ``read_reply`` walks the reply of an upstream
 server. Both do work linear in the packet's length, and raise no other error than ``FormError``.
 

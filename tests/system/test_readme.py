@@ -29,6 +29,7 @@ from clusterdns.config.lab import PORT as LAB_PORT
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+REGISTRY_IMAGE = "registry.example/clusterdns:1"
 COMMAND_PAGES = ("README.md", "CONTRIBUTING.md", "docs/benchmarks.md")
 PAGES = sorted(
     path
@@ -104,9 +105,19 @@ def check_python3(words: list[str]) -> None:
 
 def check_docker(words: list[str]) -> None:
     """The image is the one that `make image` builds; what follows it goes to clusterdns."""
-    assert "run" == words[0]
     assert "docker build -t clusterdns ." in (ROOT / "Makefile").read_text()
-    check_clusterdns(words[words.index("clusterdns") + 1 :])
+    if words[0] == "run":
+        check_clusterdns(words[words.index("clusterdns") + 1 :])
+    elif words[0] == "tag":
+        assert ["clusterdns", REGISTRY_IMAGE] == words[1:]
+    else:
+        assert ["push", REGISTRY_IMAGE] == words
+
+
+def check_mkdir(words: list[str]) -> None:
+    """The directory is the one that the README's Corefile reads."""
+    assert "-p" == words[0]
+    assert f"manifests {words[1]}\n" in README.read_text()
 
 
 def check_apt_get(words: list[str]) -> None:
@@ -141,6 +152,7 @@ CHECKS = {
     "docker": check_docker,
     "kubectl": check_kubectl,
     "make": check_make,
+    "mkdir": check_mkdir,
     "pip": check_pip,
     "pytest": check_pytest,
     "python": check_python,

@@ -59,7 +59,7 @@ class WebConnections:
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def exchange(self, out: Exchange, timeout_s: float, hear: Hear | None = None) -> Reply:
-        """Return the reply to a query within ``timeout_s``, with the dial.
+        """Return the reply to a query within ``timeout_s``, connecting included.
 
         ``hear`` is called with our address of the connection.
 
