@@ -39,7 +39,8 @@ ATTEMPTS = 3
 SILENT_MS = 300  # read_timeout
 FIRST, LAST = map(int, os.environ.get("DIFFERENTIAL_SEEDS", "0-3").split("-"))
 
-_SOA = "authority soa.test. 60 SOA ns.soa.test. h.soa.test. 1 2 3 4 30"
+# MINIMUM is not below the TTL: only we let it bound a denial (RFC 2308 section 3)
+_SOA = "authority soa.test. 60 SOA ns.soa.test. h.soa.test. 1 2 3 4 60"
 # By label what is said of type A; @ is the name, # the last octet of the address: the server's number.
 _SAID = {
     "ttl0": "NOERROR; answer @ 0 A 192.0.2.#",

@@ -147,9 +147,19 @@ def _truncated(name: str, theirs: list[Record], ours: list[Record], rules: Rules
     rooms = {(rrset.rdtype, len(item.to_wire() or b"")) for rrset in section for item in rrset}
     if len(theirs) != len(ours) and len(rooms) == 1 and not rules.is_outside:
         found.append(f"{name}: {len(theirs)} records of theirs are kept, {len(ours)} of ours")
-    ttls = [{record[3] for record in kept} for kept in (theirs, ours)]
-    if rules.age_s is None and theirs and ours and ttls[0] != ttls[1]:
-        found.append(f"{name}: TTLs of theirs {ttls[0]}, of ours {ttls[1]}")
+    if rules.age_s is None:
+        for owner_and_type, ttls in _ttls(theirs).items():
+            others = _ttls(ours).get(owner_and_type, ttls)
+            if ttls != others:
+                found.append(f"{name}: TTLs of theirs {ttls}, of ours {others}")
+    return found
+
+
+def _ttls(section: list[Record]) -> dict[tuple[str, str], set[int]]:
+    """Return the TTLs of each RRset, by owner and type."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for owner, _, rtype, ttl, _ in section:
+        found.setdefault((owner, rtype), set()).add(ttl)
     return found
 
 

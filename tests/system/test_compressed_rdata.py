@@ -24,7 +24,7 @@ SHAPES: dict[int, tuple[bytes, int, bytes]] = {
     rr.RRSIG: (struct.pack("!HBBIIIH", 1, 8, 3, 300, 2, 1, 7), 1, _KEY),
     rdata.SIG: (struct.pack("!HBBIIIH", 1, 8, 3, 300, 2, 1, 7), 1, _KEY),
     rdata.NXT: (b"", 1, b"\x40\0\0\2"),
-    rdata.NSEC: (b"", 1, b"\0\1\x40"),
+    rr.NSEC: (b"", 1, b"\0\1\x40"),
     rdata.SVCB: (b"\0\1", 1, b"\0\3\0\2\1\xbb"),
     rdata.HTTPS: (b"\0\1", 1, b"\0\3\0\2\1\xbb"),
     rdata.A6: (b"\x40" + bytes(8), 1, b""),
