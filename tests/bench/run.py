@@ -47,6 +47,7 @@ class Plan(NamedTuple):
     seconds: float = 1.5  # of a round
     rates: tuple[int, ...] = (20_000, 0)  # queries a second; 0 is as many as are answered
     servers: tuple[str, ...] = servers.NAMES
+    distribution: str = ""  # whose default Corefile, of servers.DISTRIBUTIONS
 
 
 FULL, FULL_TITLES = Plan(), tuple(one.title for one in inputs.SCENARIOS)
@@ -140,6 +141,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--services", type=int, help="of the cluster")
     parser.add_argument("--endpoints", type=int, help="of each Service")
     parser.add_argument(
+        "--distribution", choices=servers.DISTRIBUTIONS, help="with the plugins of its Corefile"
+    )
+    parser.add_argument(
         "--rate", type=int, nargs="+", help="queries a second; 0 is as many as are answered"
     )
     parser.add_argument(
@@ -159,7 +163,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     """Return the plan that the options say."""
     given = {
         name: value for name, value in vars(options).items()
-        if name in ("services", "endpoints", "rounds", "seconds") and value is not None
+        if name in ("services", "endpoints", "rounds", "seconds", "distribution") and value is not None
     }  # fmt: skip
     if options.rate:
         given["rates"] = tuple(options.rate)
@@ -195,7 +199,8 @@ class Bench:
         self._plan = plan
         self._path = directory / "questions"
         self._fresh = random.Random()
-        self._world = stack.enter_context(servers.world(directory, plan.services, plan.endpoints))
+        world = stack.enter_context(servers.world(directory, plan.services, plan.endpoints))
+        self._world = world._replace(distribution=plan.distribution)
         self._subjects: list[servers.Subject] = []
         for name in dict.fromkeys((servers.ECHO, *plan.servers)):
             reason = servers.missing(name)

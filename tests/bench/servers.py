@@ -49,8 +49,9 @@ UPSTREAM_PROBE = "probe.example0.com"
 COREFILE = """.:{{PORT}} {{
     errors
     prometheus 127.0.0.1:{metrics}
-    cache 30
+    cache {cache}
     loadbalance
+    {plugins}
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         endpoint {url}
         pods insecure
@@ -60,6 +61,20 @@ COREFILE = """.:{{PORT}} {{
     forward . 127.0.0.1:{upstream}
 }}
 """
+# What the default Corefile of a distribution has besides, as in tests/peer/corefiles.
+DISTRIBUTIONS = {
+    "k3s": "hosts {nodehosts} {{\n ttl 60\n reload 15s\n fallthrough\n }}",
+    "aks": """template ANY ANY internal.cloudapp.net {{
+        match "^(?:[^.]+\\.){{4,}}internal\\.cloudapp\\.net\\.$"
+        rcode NXDOMAIN
+        fallthrough
+    }}
+    template ANY ANY reddog.microsoft.com {{
+        rcode NXDOMAIN
+    }}""",
+    "openshift": "bufsize 1232\n log . {{\n class error\n }}",
+}
+CACHES = {"openshift": "900 {\n denial 9984 30\n }"}
 
 
 class World(NamedTuple):
@@ -68,6 +83,7 @@ class World(NamedTuple):
     directory: Path
     cluster: inputs.Cluster
     upstream: int  # port
+    distribution: str = ""  # of DISTRIBUTIONS
 
 
 class Subject(NamedTuple):
@@ -168,7 +184,7 @@ def running(name: str, world: World) -> Iterator[Subject]:
         api = None
         if name in (CLUSTERDNS, PURE, COREDNS):
             api = stack.enter_context(churn.api_process(world.directory))
-            text = COREFILE.format(metrics=peers.free_port(), url=api.url, upstream=world.upstream)
+            text = _corefile(world, api.url)
             run = peers.coredns if name == COREDNS else peers.clusterdns
             with measure.pinned(measure.SERVER_CORE), _pure(name == PURE):
                 server = stack.enter_context(run(text, world.directory))
@@ -177,6 +193,18 @@ def running(name: str, world: World) -> Iterator[Subject]:
         if name != ECHO:
             _wait_for(server, world.cluster.probe)
         yield Subject(name, server.port, server.process.pid, api)
+
+
+def _corefile(world: World, url: str) -> str:
+    nodehosts = world.directory / "NodeHosts"
+    nodehosts.write_text("".join(f"10.42.0.{i} node-{i}\n" for i in range(1, 100)))
+    return COREFILE.format(
+        metrics=peers.free_port(),
+        url=url,
+        upstream=world.upstream,
+        cache=CACHES.get(world.distribution, "30"),
+        plugins=DISTRIBUTIONS.get(world.distribution, "").format(nodehosts=nodehosts),
+    )
 
 
 def _started(name: str, world: World) -> contextlib.AbstractContextManager[peers.Server]:

@@ -28,6 +28,8 @@ import measure  # noqa: E402
 import run  # noqa: E402
 import servers  # noqa: E402
 
+from clusterdns.config.compile import compile_text  # noqa: E402
+
 needs_tools = pytest.mark.skipif(bool(measure.missing()), reason=measure.missing())
 FEW = 20  # Services
 
@@ -316,3 +318,12 @@ def test_pure_is_for_one_server_only(monkeypatch):
     with servers._pure(True):
         assert "1" == os.environ["CLUSTERDNS_PURE"]
     assert "CLUSTERDNS_PURE" not in os.environ
+
+
+@pytest.mark.parametrize("distribution", servers.DISTRIBUTIONS)
+def test_the_corefile_of_a_distribution_has_its_plugins(distribution, tmp_path):
+    world = servers.World(tmp_path, inputs.Cluster((), ()), 53, distribution)
+    text = servers._corefile(world, "http://127.0.0.1:1").replace("{PORT}", "53")
+    configuration = compile_text(text, "Corefile", port=53, environ={}, warn=print)
+    names = {plugin.name for plugin in configuration.plugins}
+    assert {"k3s": "hosts", "aks": "template", "openshift": "log"}[distribution] in names
