@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,21 +172,11 @@ class Settings:
         self.source = source
 
     def _url(self, line: Directive) -> tuple[str, str]:
-        """Return the URL of an API server, and the user:password that stood in it.
-
-        Its scheme need not be given (client-go).
-        """
-        text = arguments.some(line)[0]
-        url = text if "://" in text else f"{self._scheme}://{text}"
+        """Return the URL of an API server, and the user:password that stood in it."""
         try:
-            parts = urllib.parse.urlsplit(url)
-            is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            is_good = False
-        if not is_good:
-            raise line.error("this is no URL of an API server")  # nor told: it may hold a password
-        user, _, host = parts.netloc.rpartition("@")  # the URL is logged and saved, a password not
-        return parts._replace(netloc=host).geturl().rstrip("/"), urllib.parse.unquote(user)
+            return location.parse_server(arguments.some(line)[0], self._scheme, "this")
+        except ApiError as error:
+            raise line.error(str(error)) from None
 
     def _path(self, text: str) -> str:
         # Links stay: those of a mounted Secret lead elsewhere after each change.

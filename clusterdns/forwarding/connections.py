@@ -135,20 +135,7 @@ class Connections:
 
     async def _dial(self) -> _Connection:
         async with asyncio.timeout(self.dial_timeout_s):
-            sock = open_socket(self._address[0], socket.SOCK_STREAM, self._source)
-            try:
-                await asyncio.get_running_loop().sock_connect(sock, self._address)
-                if self._tls is None:
-                    reader, writer = await asyncio.open_connection(sock=sock)
-                else:
-                    reader, writer = await asyncio.open_connection(
-                        sock=sock,
-                        ssl=self._tls.context,
-                        server_hostname=self._tls.server_name or self._address[0],
-                    )
-            except BaseException:
-                sock.close()
-                raise
+            reader, writer = await open_stream(self._address, self._source, self._tls)
         now = time.monotonic()
         return _Connection(reader, writer, now, now)
 
@@ -227,6 +214,23 @@ def open_socket(host: str, socket_type: int, source: str = "") -> socket.socket:
             sock.close()
             raise
     return sock
+
+
+async def open_stream(
+    address: tuple[str, int], source: str, tls: TlsSettings | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a server from its source address, and shake hands if ``tls`` says how."""
+    sock = open_socket(address[0], socket.SOCK_STREAM, source)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        if tls is None:
+            return await asyncio.open_connection(sock=sock)
+        return await asyncio.open_connection(
+            sock=sock, ssl=tls.context, server_hostname=tls.server_name or address[0]
+        )
+    except BaseException:
+        sock.close()
+        raise
 
 
 def reason_of(error: OSError | asyncio.IncompleteReadError) -> str:

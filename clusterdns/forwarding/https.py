@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 
 from clusterdns.doh import carrier, http1, http2
@@ -23,7 +22,7 @@ from clusterdns.forwarding.connections import (
     Hear,
     Idle,
     TlsSettings,
-    open_socket,
+    open_stream,
 )
 from clusterdns.forwarding.exchange import Exchange, Mismatch
 from clusterdns.host.addresses import host_and_port
@@ -147,17 +146,7 @@ class WebConnections:
 
     async def _dial(self) -> _Channel:
         async with asyncio.timeout(TLS_DIAL_TIMEOUT_S):
-            sock = open_socket(self._address[0], socket.SOCK_STREAM, self._source)
-            try:
-                await asyncio.get_running_loop().sock_connect(sock, self._address)
-                reader, writer = await asyncio.open_connection(
-                    sock=sock,
-                    ssl=self._tls.context,
-                    server_hostname=self._tls.server_name or self._address[0],
-                )
-            except BaseException:
-                sock.close()
-                raise
+            reader, writer = await open_stream(self._address, self._source, self._tls)
         is_new = writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
         self._most_dials = 1 if is_new else _MAX_DIALS
         channel = _Channel(reader, writer, http2.Client() if is_new else http1.Client())

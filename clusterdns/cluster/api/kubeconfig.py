@@ -10,13 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clusterdns.cluster.api.identity import Identity, Pem, read
-from clusterdns.cluster.api.location import parse_proxy
+from clusterdns.cluster.api.location import parse_proxy, parse_server
 from clusterdns.cluster.yamltext import YamlError, documents
 from clusterdns.errors import ApiError
 
@@ -127,24 +126,11 @@ def _load(config: Section, context: str, directory: Path) -> Kubeconfig:
 
 
 def _server(text: str, identity: Identity) -> tuple[str, str]:
-    """Return the URL of a server, and the user:password that stood in it.
-
-    Its scheme need not be given (client-go: DefaultServerURL).
-    """
+    """Return the URL of a server, and the user:password that stood in it."""
     if not text:
         raise ApiError("the cluster has no server")
-    if "://" not in text:
-        is_plain = identity == Identity()
-        text = f"{'http' if is_plain else 'https'}://{text}"
-    try:
-        parts = urllib.parse.urlsplit(text)
-        is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise ApiError("the cluster's server is no URL of an API server")
-    user, _, host = parts.netloc.rpartition("@")  # the URL is logged, a password not
-    return parts._replace(netloc=host).geturl().rstrip("/"), urllib.parse.unquote(user)
+    scheme = "http" if identity == Identity() else "https"
+    return parse_server(text, scheme, "the cluster's server")
 
 
 def _named(config: Section, kind: str, name: str) -> Section:

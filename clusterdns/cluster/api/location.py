@@ -36,6 +36,26 @@ def url_of(source: Source, environ: Mapping[str, str]) -> str:
     return f"https://{host_and_port(host, port)}"
 
 
+def parse_server(text: str, scheme: str, name: str) -> tuple[str, str]:
+    """Return the URL of an API server, and the user:password that stood in it.
+
+    ``scheme`` is the one of a text that gives none (client-go: DefaultServerURL); ``name`` is what
+    it was called.
+
+    Raises:
+        ApiError: it is no URL of one. The URL is not told: it may hold a password.
+    """
+    try:
+        parts = urllib.parse.urlsplit(text if "://" in text else f"{scheme}://{text}")
+        is_good = parts.scheme in _PORTS and parts.hostname and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ApiError(f"{name} is no URL of an API server")
+    user, _, host = parts.netloc.rpartition("@")  # the URL is logged and saved, a password not
+    return parts._replace(netloc=host).geturl().rstrip("/"), urllib.parse.unquote(user)
+
+
 def proxy_of(url: str, environ: Mapping[str, str]) -> str:
     """Return the URL of the proxy that a URL is asked by, "" for none.
 
