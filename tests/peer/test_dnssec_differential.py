@@ -192,25 +192,10 @@ def test_what_upstream_says_is_signed_as_coredns_signs_it(world):
 
 
 def test_a_validator_finds_every_reply_secure(world):
-    found, rng = [], random.Random(world.seed)
-    with (
-        peers.clusterdns(world.corefile, world.directory) as server,
-        signedzones.unbound(
-            world.directory / "unbound", server.address, world.keys, ("outside.test.",)
-        ) as resolver,
-    ):
-        for zone in world.zones:
-            cuts = re.findall(r"^(\S+) NS ns1\.", zone.text, re.MULTILINE)
-            for name, qtype in questions(zone, rng):
-                expected = signedzones.expectation(server.address, name, qtype, zone.apex, cuts)
-                if expected is None:
-                    continue
-                said, reply = signedzones.verdict(resolver, name, qtype)
-                if said not in expected:
-                    found.append(f"{name} {qtype}: {said}\n{reply}")
-    log = (world.directory / "unbound" / "unbound.log").read_text()
-    failures = [line for line in log.splitlines() if "validation failure" in line]
-    assert not found, "\n".join([f"{len(found)} failures", *found[:6], *failures[:6]])
+    rng = random.Random(world.seed)
+    zones = [(zone.apex, zone.text, questions(zone, rng)) for zone in world.zones]
+    found = signedzones.unexpected(world.directory, world.corefile, world.keys, zones)
+    assert not found, "\n".join(found)
 
 
 def test_what_is_counted_is_what_coredns_counts(tmp_path):

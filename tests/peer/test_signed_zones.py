@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import re
 import time
 from collections.abc import Iterator
 
@@ -141,27 +140,9 @@ def test_signed_zones_are_answered_as_coredns_answers_them(world):
 def test_a_validator_finds_every_answer_secure(world):
     corefile, zones, keys, directory, seed = world
     rng = random.Random(seed)
-    found = []
-    with (
-        peers.clusterdns(corefile, directory) as server,
-        signedzones.unbound(
-            directory / "unbound", server.address, keys, ("outside.test.",)
-        ) as resolver,
-    ):
-        for zone in zones:
-            cuts = re.findall(r"^(\S+) NS ns1\.", zone.text, re.MULTILINE)
-            for name, qtype in questions(zone, rng):
-                expected = signedzones.expectation(server.address, name, qtype, zone.apex, cuts)
-                if expected is None:
-                    continue
-                said, reply = signedzones.verdict(resolver, name, qtype)
-                if said not in expected:
-                    found.append(f"{name} {qtype}: {said}\n{reply}")
-    log = (directory / "unbound" / "unbound.log").read_text()
-    failures = [line for line in log.splitlines() if "validation failure" in line]
-    assert not found, "\n".join(
-        [f"{len(found)} failures", *found[:6], *failures[:6], str(directory)]
-    )
+    asked = [(zone.apex, zone.text, questions(zone, rng)) for zone in zones]
+    found = signedzones.unexpected(directory, corefile, keys, asked)
+    assert not found, "\n".join(found)
 
 
 def test_auto_and_secondary_answer_as_file_does(world):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import dns.dnssec
@@ -172,6 +173,37 @@ def expectation(
         return None
     leads_out = "outside.test." in message.to_text() and message.answer
     return ("secure", "insecure") if leads_out else ("secure",)
+
+
+def unexpected(
+    directory: Path,
+    corefile: str,
+    trusted: Mapping[str, tuple[str, ...]],
+    zones: Iterable[tuple[str, str, Iterable[tuple[str, str]]]],
+) -> list[str]:
+    """Return what a validating resolver says of our replies and should not.
+
+    ``zones`` are the apex, the text and the questions of each.
+    """
+    found = []
+    with (
+        peers.clusterdns(corefile, directory) as server,
+        unbound(directory / "unbound", server.address, trusted, ("outside.test.",)) as resolver,
+    ):
+        for apex, text, questions in zones:
+            cuts = re.findall(r"^(\S+) NS ns1\.", text, re.MULTILINE)
+            for name, qtype in questions:
+                expected = expectation(server.address, name, qtype, apex, cuts)
+                if expected is None:
+                    continue
+                said, reply = verdict(resolver, name, qtype)
+                if said not in expected:
+                    found.append(f"{name} {qtype}: {said}\n{reply}")
+    if not found:
+        return []
+    log = (directory / "unbound" / "unbound.log").read_text()
+    failures = [line for line in log.splitlines() if "validation failure" in line]
+    return [f"{len(found)} failures", *found[:6], *failures[:6], str(directory)]
 
 
 def key_files(
