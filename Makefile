@@ -39,6 +39,10 @@ bench-check: $(VENV)/installed
 # Write what is made of the code and of the recorded benchmark: in the README, docs/ and the chart.
 docs: $(VENV)/installed
 	PYTHONPATH=tests/support $(BIN)/python -m plugintable
+	$(BIN)/clusterdns help --completion bash >deploy/shell/clusterdns
+	$(BIN)/clusterdns help --completion zsh >deploy/shell/_clusterdns
+	$(BIN)/clusterdns help --completion fish >deploy/shell/clusterdns.fish
+	$(BIN)/clusterdns help --man >docs/clusterdns.8
 	$(BIN)/clusterdns -plugins | sed -n 's/^  dns\.//p' >deploy/helm/clusterdns/plugins.txt
 	$(BIN)/python tests/bench/report.py
 

@@ -21,6 +21,7 @@ Resolver = Literal["glibc", "musl", "go"]
 
 MAX_NDOTS = 15
 MAX_NAME_LENGTH = 253  # characters without the last dot (RFC 1035 section 2.3.4)
+DEFAULT_TIMEOUT_S, DEFAULT_ATTEMPTS = 5, 2  # resolv.conf(5)
 MAX_NAMESERVERS = 3  # glibc MAXNS, musl MAXNS; Go asks three as well
 
 
@@ -41,8 +42,8 @@ class ResolvConf(NamedTuple):
     nameservers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     ndots: int = 1
-    timeout_s: int = 5
-    attempts: int = 2
+    timeout_s: int = DEFAULT_TIMEOUT_S
+    attempts: int = DEFAULT_ATTEMPTS
     options: tuple[str, ...] = ()  # other than the three above
 
 
@@ -60,6 +61,17 @@ def parse(text: str) -> ResolvConf:
             for option in values:
                 conf = _with_option(conf, option)
     return conf
+
+
+def text(conf: ResolvConf) -> str:
+    """Return the lines of a resolv.conf, as kubelet writes them."""
+    settings = [f"ndots:{conf.ndots}"]
+    settings += [f"timeout:{conf.timeout_s}"] if conf.timeout_s != DEFAULT_TIMEOUT_S else []
+    settings += [f"attempts:{conf.attempts}"] if conf.attempts != DEFAULT_ATTEMPTS else []
+    lines = [f"search {' '.join(conf.search)}"] if conf.search else []
+    lines += [f"nameserver {address}" for address in conf.nameservers]
+    lines.append(f"options {' '.join((*settings, *conf.options))}")
+    return "\n".join(lines) + "\n"
 
 
 def nameservers(text: str) -> list[str]:

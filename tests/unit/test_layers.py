@@ -26,6 +26,7 @@ ONE_IMPORTER = {
     "h2": {"clusterdns.doh.http2"},
     "kubernetes": {"clusterdns.cluster.api.login"},
     "prometheus_client": {"clusterdns.metrics.exposition"},
+    "rich": {"clusterdns.commands.output"},
     "re2": {"clusterdns.languages.regexp"},
     "yaml": {"clusterdns.cluster.yamltext"},
 }
@@ -148,7 +149,7 @@ def drawn(design: str) -> tuple[dict[str, int], dict[str, bool]]:
     floors, paths = dict[str, int](), dict[str, bool]()
     folders: list[tuple[int, str]] = []
     for line in block.splitlines():
-        found = re.match(r"(\d| ) ( *)(\S+)", line)
+        found = re.match(r"(\d+| ) ( *)(\S+)", line)
         if not found or line.startswith(TOP):
             continue
         depth, entry = len(found[2]), found[3]

@@ -1,0 +1,127 @@
+"""The declaration of a command: its arguments, examples and exit codes.
+
+Each module of this folder that is a command has a ``COMMAND``. The help, the completions and the
+manual page are made of it. A module imports the packages of its command inside of ``run``, so that
+listing the commands is cheap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, NoReturn, TypeVar
+
+OK, FAILED, MISUSED = 0, 1, 2  # exit codes that mean the same everywhere
+PIPE_CLOSED = 141  # what a shell reports for a program that SIGPIPE has ended
+INTERRUPTED = 130  # likewise SIGINT
+T = TypeVar("T")
+
+
+class Example(NamedTuple):
+    """A command line, and what it does."""
+
+    line: str
+    purpose: str
+
+
+class Command(NamedTuple):
+    """A command: ``declare`` adds its arguments to a parser, ``run`` returns the exit code.
+
+    ``summary`` follows the name in lists; ``exits`` says what each exit code means.
+    """
+
+    name: str
+    summary: str
+    description: str
+    declare: Callable[[Parser], object]
+    run: Callable[[argparse.Namespace], int]
+    examples: Sequence[Example]
+    exits: Mapping[int, str]
+
+    def parser(self) -> Parser:
+        """Return the parser of its arguments."""
+        parser = Parser(
+            prog=f"clusterdns {self.name}",
+            description=self.description,
+            epilog=self._epilog(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.declare(parser)
+        return parser
+
+    def _epilog(self) -> str:
+        lines = ["examples:"]
+        for each in self.examples:
+            lines += [f"  {each.line}", f"      {each.purpose}"]
+        lines += ["", "exit codes:"]
+        lines += [f"  {code:<4}{meaning}" for code, meaning in self.exits.items()]
+        return "\n".join(lines)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that suggests the option or the choice that was meant."""
+
+    def parse_known_args(  # type: ignore[override]  # argparse has overloads for a namespace of the caller's
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Return the namespace; end with exit code 2 for arguments that are not declared."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = [each for each in unknown if each.startswith("-")]
+            hint = did_you_mean(options[0].partition("=")[0], self.options()) if options else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found, unknown
+
+    def options(self) -> list[str]:
+        """Return all options, as they are written."""
+        return [word for action in self._actions for word in action.option_strings]
+
+    def arguments(self) -> list[argparse.Action]:
+        """Return all arguments and options, as they were declared."""
+        return [action for action in self._actions if action.help != argparse.SUPPRESS]
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments and where to read on, and exit with 2."""
+        self.print_usage(sys.stderr)
+        self.exit(MISUSED, f"{self.prog}: {message}; see `{self.prog} -h`\n")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint to the most similar of the known words, "" if none is similar."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f', did you mean "{found[0]}"?' if found else ""
+
+
+def port(text: str) -> int:
+    """Return a port number. Raises argparse.ArgumentTypeError."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number")
+    return int(text)
+
+
+def zone(text: str) -> str:
+    """Return the name of a zone, folded, without the last dot.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no domain name.
+    """
+    from clusterdns.config import kubedns
+
+    found = text.removesuffix(".").lower()
+    if not kubedns.is_domain(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no domain name")
+    return found
+
+
+def add_port(parser: Parser, default: int, purpose: str) -> None:
+    """Declare the option for a port as CoreDNS spells it, and as ``-p``."""
+    parser.add_argument("-p", "-dns.port", "--port", dest="port", type=port, default=default,
+        metavar="PORT", help=purpose)  # fmt: skip
+
+
+def add_json(parser: Parser) -> None:
+    """Declare ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")

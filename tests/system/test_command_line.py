@@ -1,0 +1,195 @@
+"""The command line as a shell sees it: every command through the real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clusterdns.commands import generated, listing
+
+ROOT = Path(__file__).resolve().parents[2]
+ZONES = ROOT / "zones"
+MADE = {
+    "deploy/shell/clusterdns": lambda: generated.completion("bash"),
+    "deploy/shell/_clusterdns": lambda: generated.completion("zsh"),
+    "deploy/shell/clusterdns.fish": lambda: generated.completion("fish"),
+    "docs/clusterdns.8": generated.manual,
+}
+COMMANDS = sorted(listing.NAMES)
+SERVING = {"serve", "lab"}
+
+
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environ = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR")}
+    return subprocess.run(
+        [sys.executable, "-m", "clusterdns", *arguments],
+        cwd=ZONES, env={**environ, **settings}, capture_output=True, text=True, timeout=30,
+        check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_examples_and_exit_codes(name):
+    done = run(name, "-h")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert done.stdout.startswith(f"usage: clusterdns {name}")
+    command = listing.load(name)
+    assert all(each.line in done.stdout for each in command.examples)
+    assert all(
+        f"\n  {code:<4}{meaning}\n" in done.stdout for code, meaning in command.exits.items()
+    )
+    assert f"\n  {name} " in run("-h").stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_refuses_what_it_does_not_know(name):
+    done = run(name, "--no-such-option")
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "--no-such-option" in done.stderr or "required" in done.stderr
+    assert f"see `clusterdns {name} -h`" in done.stderr
+    assert 2 in listing.load(name).exits
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_are_commands(name):
+    for example in listing.load(name).examples:
+        for part in re.split(r"[|>]", example.line):
+            program, *words = shlex.split(part)
+            if program == "clusterdns":
+                found = words[0] if words[0] in listing.NAMES else "serve"
+                listing.load(found).parser().parse_args(words[words[:1] == [found] :])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("chekc", "Corefile"), 'no command "chekc", did you mean "check"?'),
+        (("check", "--prot", "1", "Corefile"), 'did you mean "--port"?'),
+        (("-dns.prot", "1"), 'did you mean "-dns.port"?'),
+        (("-conv", "Corefile"), 'did you mean "-conf"?'),
+    ],
+)
+def test_what_was_meant_is_suggested(arguments, hint):
+    done = run(*arguments)
+    assert (2, "", True) == (done.returncode, done.stdout, hint in done.stderr), done.stderr
+
+
+def test_help_suggests_plugins_and_commands():
+    done = run("help", "kubernets")
+    assert (1, True) == (done.returncode, 'did you mean "kubernetes"?' in done.stderr)
+    assert run("help", "check").stdout == run("check", "-h").stdout
+    listed = json.loads(run("help", "--json").stdout)
+    assert [*listing.NAMES] == [*listed["commands"]]
+    assert "kubernetes" in listed["plugins"]
+
+
+def test_a_closed_pipe_ends_it_in_silence():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "clusterdns", "help"],
+            stdout=closed, stderr=subprocess.PIPE, timeout=30, check=False,
+        )  # fmt: skip
+    assert (141, b"") == (done.returncode, done.stderr)
+
+
+def on_a_terminal(*arguments: str, **settings: str) -> str:
+    """Return what a command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    environ = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clusterdns", *arguments],
+        cwd=ZONES, env={**environ, "TERM": "xterm-256color", **settings}, stdout=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    octets = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            octets += chunk
+    except OSError:  # EIO: the program has ended
+        pass
+    finally:
+        os.close(ours)
+        process.wait(30)
+    return octets.decode()
+
+
+def test_colors_are_for_terminals():
+    assert "\x1b[" in on_a_terminal("check", "Corefile")
+    assert "\x1b[" not in on_a_terminal("check", "Corefile", NO_COLOR="1")
+    assert "\x1b[" not in on_a_terminal("check", "Corefile", TERM="dumb")
+    assert "\x1b[" not in run("check", "Corefile").stdout
+
+
+@pytest.mark.parametrize("path", MADE)
+def test_completions_and_manual_are_current(path):
+    assert MADE[path]() == (ROOT / path).read_text(), "run `make docs`"
+
+
+def completed(line: str) -> set[str]:
+    """Return what bash completes at the end of a line."""
+    words = line.split(" ")
+    script = (
+        f"source deploy/shell/clusterdns; COMP_WORDS=({' '.join(map(shlex.quote, words))}); "
+        f'COMP_CWORD={len(words) - 1}; _clusterdns; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("clusterdns ", set(listing.NAMES)),
+        ("clusterdns ch", {"check"}),
+        ("clusterdns check --po", {"--port"}),
+        ("clusterdns -con", {"-conf", "-config-dir"}),
+        ("clusterdns -conf zones/Core", {"zones/Corefile"}),
+        ("clusterdns check zones/Core", set()),  # bash completes the file itself
+        ("clusterdns help --completion ", {"bash", "zsh", "fish"}),
+    ],
+)
+def test_bash_completes(line, some):
+    assert some == completed(line)
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="needs groff: apt-get install groff-base")
+def test_the_manual_page_is_roff():
+    done = subprocess.run(
+        ["groff", "-man", "-ww", "-z", "docs/clusterdns.8"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "" == done.stderr
+
+
+def test_what_serves_imports_no_other_command():
+    """The memory of every process of a server: what a start imports stays."""
+    code = (
+        "import sys; from clusterdns.commands import listing; listing.load('serve').parser();"
+        "print(*sorted(each for each in sys.modules"
+        " if each.split('.')[0] == 'rich' or each.startswith('clusterdns.commands.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ["declaration", "listing", "serve"] == [
+        each.rpartition(".")[2] for each in done.stdout.split()
+    ]
+
+
+def test_settings_of_a_pod():
+    done = run("resolv-conf", "uit")
+    (given,) = [(ZONES / "resolv.conf").read_text().partition("\n")[2]]
+    assert sorted(given.splitlines()) == sorted(done.stdout.splitlines())
+    found = json.loads(run("resolv-conf", "web", "--ndots", "1", "--json").stdout)
+    assert (1, "web.svc.cluster.local") == (found["ndots"], found["search"][0])
