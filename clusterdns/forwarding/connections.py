@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding.exchange import Exchange, Mismatch
+from clusterdns.host.encryption import client_context
 from clusterdns.wire.reading import Reply
 
 DIAL_TIMEOUT_S = 2.0
@@ -48,16 +49,13 @@ class Idle(NamedTuple):
 def tls_context(files: tuple[str, ...], line: Directive, root: Path) -> ssl.SSLContext:
     """Return the context for ``[CA]`` or ``CERT KEY [CA]``; the default is the system's CAs.
 
-    It requires TLS 1.2 and a name in the SAN (RFC 9525 section 2).
     (CoreDNS: plugin/pkg/tls) Raises ConfigError.
     """
     if len(files) > 3:
         raise line.error("wants [CA] or CERT KEY [CA]")
     paths = [str(root / file) for file in files]
     authority = paths[-1] if len(paths) in (1, 3) else ""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.hostname_checks_common_name = False
+    context = client_context()
     try:
         if authority:
             context.load_verify_locations(authority)

@@ -1,4 +1,4 @@
-"""TLS of a listener: its certificate, and the authentication of clients, as set by `tls`.
+"""TLS: certificates of a listener, authentication of its clients as set by `tls`, and clients.
 
 The handshake precedes the question, so all server blocks of a listener must have the same TLS.
 (CoreDNS 1.15.0: core/dnsserver/tls.go)
@@ -80,6 +80,20 @@ class _Contents(NamedTuple):
     web: ssl.SSLContext
     authorities: frozenset[bytes] | None  # CAs of clients, in DER; None is the system's
     chain: str  # the file of our certificates, PEM
+
+
+def client_context() -> ssl.SSLContext:
+    """Return what a client trusts before it is told more: nothing; the caller loads authorities.
+
+    It requires TLS 1.2 and a name in the SAN (RFC 9525 section 2). It is not strict about
+    certificates of authorities, as Python is by default since 3.13: private authorities without a
+    key usage or key identifier are common, and Go accepts them.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def _context(

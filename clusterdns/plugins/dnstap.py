@@ -82,7 +82,7 @@ from clusterdns.chain.plugin import (
 from clusterdns.corefile import arguments
 from clusterdns.corefile.lexer import shorten
 from clusterdns.corefile.parser import Directive
-from clusterdns.host.encryption import Encryption
+from clusterdns.host.encryption import Encryption, client_context
 from clusterdns.host.logs import plugin_logger
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
@@ -346,8 +346,8 @@ def _files(line: Directive) -> tuple[str, ...]:
 
 
 def _client_tls(is_verified: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = client_context()
+    context.load_default_certs()
     if not is_verified:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

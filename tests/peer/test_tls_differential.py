@@ -7,7 +7,6 @@ import itertools
 import random
 import re
 import socket
-import ssl
 import struct
 import urllib.request
 from pathlib import Path
@@ -50,7 +49,7 @@ def certs(tmp_path_factory) -> Path:
 
 def replies(port: int, certs: Path, who: str, asked: list[bytes]) -> list[bytes | None]:
     """Return the replies to queries on one connection, None for one that is refused."""
-    context = ssl.create_default_context(cafile=certs / "ca.pem")
+    context = certificates.client_context(certs / "ca.pem")
     if who:
         context.load_cert_chain(certs / f"{who}.pem", certs / f"{who}.key")
     try:
@@ -128,7 +127,7 @@ QUIET_S = 0.4  # without a reply: there will be none
 
 def streamed(port: int, certs: Path, packets: list[bytes]) -> dict[bytes, list[bytes]]:
     """Return the replies to some packets by their ID; a batch goes over one connection."""
-    context = ssl.create_default_context(cafile=certs / "ca.pem")
+    context = certificates.client_context(certs / "ca.pem")
     found: dict[bytes, list[bytes]] = {packet[:2]: [] for packet in packets}
     for start in range(0, len(packets), BATCH):
         with (

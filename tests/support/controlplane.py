@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import certificates
 import peers
 import pytest
 import yaml
@@ -69,7 +70,7 @@ class ControlPlane:
         self.etcd_port, self._peer_port = peers.free_port(), peers.free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._context = ssl.create_default_context()
+        self._context = certificates.client_context()
         self._context.check_hostname = False
         self._context.verify_mode = ssl.CERT_NONE
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import socket
-import ssl
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import certificates
 import h2.config
 import h2.connection
 import h2.events
@@ -67,7 +67,7 @@ def connect(port: int, authority: Path | None, version: str = HTTP2) -> Iterator
         if authority is None:
             yield sock
             return
-        context = ssl.create_default_context(cafile=authority)
+        context = certificates.client_context(authority)
         context.set_alpn_protocols([version])
         with context.wrap_socket(sock, server_hostname="dns.test") as secure:
             assert secure.selected_alpn_protocol() == version

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 
 import beside
@@ -275,7 +274,7 @@ def test_what_means_nothing_is_taken(caplog):
 def test_endpoints_of_all_kinds():
     from clusterdns.plugins.etcd import _endpoint
 
-    context = ssl.create_default_context()
+    context = certificates.client_context()
     for text, expected in (
         ("http://a:1", Endpoint("a", 1)), ("a:2", Endpoint("a", 2, context)),
         ("https://a", Endpoint("a", 2379, context)), ("[::1]:3", Endpoint("::1", 3, context)),

@@ -18,6 +18,7 @@ import pytest
 
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
+from clusterdns.host.encryption import client_context
 
 COREFILE = """. {{
     whoami
@@ -47,7 +48,7 @@ def certs(tmp_path_factory) -> Path:
 
 @contextlib.contextmanager
 def secure(port: int, certs: Path, who: str = ""):
-    context = ssl.create_default_context(cafile=certs / "ca.pem")
+    context = certificates.client_context(certs / "ca.pem")
     if who:
         context.load_cert_chain(certs / f"{who}.pem", certs / f"{who}.key")
     with (
@@ -143,7 +144,7 @@ def test_clients_that_misbehave(certs):
 def test_old_versions_are_refused(certs):
     port = peers.free_port()
     with peers.clusterdns(corefile(port), certs):
-        context = ssl.create_default_context(cafile=certs / "ca.pem")
+        context = certificates.client_context(certs / "ca.pem")
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         with (
@@ -247,7 +248,7 @@ def test_reload_turns_a_port_over(certs, tmp_path):
 
 def issuer_of(port: int, authority: Path, version: str = "") -> bytes:
     """Return the certificate that a new connection is shown; it is of this authority."""
-    context = ssl.create_default_context(cafile=authority)
+    context = certificates.client_context(authority)
     if version:
         context.set_alpn_protocols([version])
     with (
@@ -286,3 +287,8 @@ def wait_for(is_so, timeout_s: float = 15) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_private_authorities_are_trusted_as_by_go():
+    """Python 3.13 is strict by default: an authority without a key usage would be refused."""
+    assert not client_context().verify_flags & ssl.VERIFY_X509_STRICT

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
+from clusterdns.host.encryption import client_context
 from clusterdns.host.stamp import Stamp
 
 MAX_OCTETS = 4 * 2**20  # of a file
@@ -45,9 +46,7 @@ class Identity(NamedTuple):
         Raises:
             ApiError: a file cannot be read, or holds no certificate or key.
         """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.hostname_checks_common_name = False  # RFC 9525 section 2
+        context = client_context()
         if not self.is_verified:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
