@@ -9,9 +9,9 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-PART = 8  # of the capacity of `cache`, for each generation
+PART: Final = 8  # of the capacity of `cache`, for each generation
 
 
 class Raw(NamedTuple):

@@ -11,6 +11,7 @@ Pure: no sockets, clock, threads or randomness; ``now`` is monotonic seconds.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from cachetools import LRUCache
 
@@ -22,9 +23,11 @@ CacheKey = bytes
 
 # Measured with tracemalloc on 64-bit CPython 3.11, thousands of replies as `forward` reads them: an
 # item without records; a record without its RDATA; an owner name without its octets.
-ITEM_OCTETS, RECORD_OCTETS, NAME_OCTETS = 920, 136, 40
-AVERAGE_OCTETS = 2048  # for each reply of the capacity: about eight records
-PROTECTED = 0.8  # of either bound
+ITEM_OCTETS: Final = 920
+RECORD_OCTETS: Final = 136
+NAME_OCTETS: Final = 40
+AVERAGE_OCTETS: Final = 2048  # for each reply of the capacity: about eight records
+PROTECTED: Final = 0.8  # of either bound
 
 
 class Item:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Final
 
 from clusterdns.corefile import arguments
 from clusterdns.corefile.arguments import duration_s
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire.name import ROOT, WireName
 
-SUCCESS, DENIAL = "success", "denial"
-CAPACITY, MIN_CAPACITY = 10_000, 1024
-SHARDS = 256  # CoreDNS: pkg/cache; the capacity is a multiple of it
-MAX_SERVFAIL_S = 300.0  # RFC 2308 section 7.1
-MAX_RECHECK_S = 300.0
-MAX_TTL = 2**32 - 1
-_STALE_TIMES = {
+SUCCESS: Final = "success"
+DENIAL: Final = "denial"
+CAPACITY: Final = 10_000
+MIN_CAPACITY: Final = 1024
+SHARDS: Final = 256  # CoreDNS: pkg/cache; the capacity is a multiple of it
+MAX_SERVFAIL_S: Final = 300.0  # RFC 2308 section 7.1
+MAX_RECHECK_S: Final = 300.0
+MAX_TTL: Final = 2**32 - 1
+_STALE_TIMES: Final = {
     "immediate": ("duration", "TTL", "recheck"),
     "verify": ("duration", "timeout", "TTL", "recheck"),
 }

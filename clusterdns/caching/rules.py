@@ -7,6 +7,8 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
+from typing import Final
+
 from clusterdns.caching.options import DENIAL, MAX_TTL, SUCCESS, CacheOptions
 from clusterdns.wire import rr
 from clusterdns.wire.message import TC, Edns, Question, extended_error
@@ -14,9 +16,10 @@ from clusterdns.wire.outcome import Outcome, answers_question, has_soa, outcome_
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
-MIN_TTL_S = 5  # of a reply without records (CoreDNS: dnsutil/ttl.go)
-_STALE_ANSWER, _STALE_NXDOMAIN = 3, 19  # RFC 8914 section 5.2
-_KEPT_AS = {
+MIN_TTL_S: Final = 5  # of a reply without records (CoreDNS: dnsutil/ttl.go)
+_STALE_ANSWER: Final = 3  # RFC 8914 section 5.2
+_STALE_NXDOMAIN: Final = 19
+_KEPT_AS: Final = {
     Outcome.NOERROR: SUCCESS,
     Outcome.DELEGATION: SUCCESS,
     Outcome.NXDOMAIN: DENIAL,

@@ -8,7 +8,7 @@ Pure: no sockets, clock, threads or randomness; ``now`` is monotonic seconds.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clusterdns.caching import rules
 from clusterdns.caching.counts import Counts
@@ -19,9 +19,9 @@ from clusterdns.wire import name, reading, rr
 from clusterdns.wire.message import Question
 from clusterdns.wire.response import Response, response_of
 
-FIRST_FAILURE_S = 1  # RFC 9520 section 3.2: between one second and five minutes
-FAILURES_APART_S = 30  # a failure within this time of the last one's end doubles its time
-_UNANSWERED = Response(rr.SERVFAIL, flags=0, unanswered=True)
+FIRST_FAILURE_S: Final = 1  # RFC 9520 section 3.2: between one second and five minutes
+FAILURES_APART_S: Final = 30  # a failure within this time of the last one's end doubles its time
+_UNANSWERED: Final = Response(rr.SERVFAIL, flags=0, unanswered=True)
 
 
 class Found(NamedTuple):

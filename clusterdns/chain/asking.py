@@ -10,7 +10,7 @@ walk along a search path asks the next plugins, see ``searchpath``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from clusterdns.chain.block import Resolver
 from clusterdns.chain.plugin import AnswerNext, HandleNext
@@ -21,8 +21,8 @@ from clusterdns.wire.response import Response, failure, fit
 T = TypeVar("T")
 Steps = Generator[Question, Response, Response | None]
 
-MAX_DEPTH = 9  # a question and eight nested in it (CoreDNS: plugin/file/lookup.go LoopKey)
-_CIRCLE = failure(rr.SERVFAIL, "aliases lead around in a circle")
+MAX_DEPTH: Final = 9  # a question and eight nested in it (CoreDNS: plugin/file/lookup.go LoopKey)
+_CIRCLE: Final = failure(rr.SERVFAIL, "aliases lead around in a circle")
 
 
 def from_memory(

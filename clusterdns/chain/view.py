@@ -10,7 +10,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clusterdns.chain.block import Block, StreamBounds, WebBounds
 from clusterdns.chain.metadata import Collector
@@ -21,7 +21,7 @@ from clusterdns.wire.message import MAX_OCTETS, OPCODE_QUERY, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Note, Response, failure
 
-REFUSED = failure(rr.REFUSED)
+REFUSED: Final = failure(rr.REFUSED)
 
 
 class View:

@@ -11,7 +11,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clusterdns.cluster.objects import (
     IMPORT_SLICES,
@@ -30,7 +30,9 @@ from clusterdns.cluster.store import SERVERS, Fact, Store
 from clusterdns.wire import name, rr
 from clusterdns.wire.rr import RR
 
-DISABLED, INSECURE, VERIFIED = "disabled", "insecure", "verified"
+DISABLED: Final = "disabled"
+INSECURE: Final = "insecure"
+VERIFIED: Final = "verified"
 
 
 class RecordOptions(NamedTuple):
@@ -82,9 +84,9 @@ class Missing(NamedTuple):
     siblings: Set[bytes] | None
 
 
-NOTHING = Missing(0, None, None)
+NOTHING: Final = Missing(0, None, None)
 # Below the apex. Names below `hostmaster` shorten the SOA, so they have a denial of their own.
-_BRANCHES = frozenset((b"svc", b"pod", b"dns", b"hostmaster"))
+_BRANCHES: Final = frozenset((b"svc", b"pod", b"dns", b"hostmaster"))
 
 
 def parse(

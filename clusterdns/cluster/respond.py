@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Hashable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clusterdns.cluster.records import (
     Entry,
@@ -33,17 +33,17 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Node, Response, failure
 from clusterdns.wire.rr import RR
 
-DNS_VERSION = "1.1.0"  # the schema version (DNS spec 1.1.0 section 2.2)
-DNS_VERSION_TTL_S = 28800
-MAX_SOA_TTL_S = 300
-MAX_CHAIN = 10  # most CNAMEs before the last
+DNS_VERSION: Final = "1.1.0"  # the schema version (DNS spec 1.1.0 section 2.2)
+DNS_VERSION_TTL_S: Final = 28800
+MAX_SOA_TTL_S: Final = 300
+MAX_CHAIN: Final = 10  # most CNAMEs before the last
 
-_REVERSE = (WireName(b"\x07in-addr\x04arpa\0"), WireName(b"\x03ip6\x04arpa\0"))
-_DNS = b"\x03dns"
-_NS_DNS = b"\x02ns" + _DNS
+_REVERSE: Final = (WireName(b"\x07in-addr\x04arpa\0"), WireName(b"\x03ip6\x04arpa\0"))
+_DNS: Final = b"\x03dns"
+_NS_DNS: Final = b"\x02ns" + _DNS
 # Records whose RDATA spells no name of the question's zone, or only by a compression pointer.
-_WITHOUT_NAMES = frozenset((rr.A, rr.AAAA, rr.TXT, rr.PTR, rr.SOA))
-_HOSTMASTER = b"\x0ahostmaster"
+_WITHOUT_NAMES: Final = frozenset((rr.A, rr.AAAA, rr.TXT, rr.PTR, rr.SOA))
+_HOSTMASTER: Final = b"\x0ahostmaster"
 
 Records = tuple[list[RR], list[RR]]  # answer and additional section
 Asking = Generator[Question, Response, "Records | None"]

@@ -13,7 +13,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Set
-from typing import Any
+from typing import Any, Final
 
 from clusterdns.cluster.objects import (
     IMPORT_SLICES,
@@ -36,10 +36,10 @@ from clusterdns.wire.facts import EVERYTHING, Renewal
 
 Fact = tuple[str, ...] | Renewal
 
-SERVERS: Fact = ("servers",)
-SERIAL: Fact = ("serial",)
-IMPORT_SERIAL: Fact = ("import serial",)
-EXTERNAL_SERIAL: Fact = ("external serial",)
+SERVERS: Final[Fact] = ("servers",)
+SERIAL: Final[Fact] = ("serial",)
+IMPORT_SERIAL: Final[Fact] = ("import serial",)
+EXTERNAL_SERIAL: Final[Fact] = ("external serial",)
 
 
 class Services:

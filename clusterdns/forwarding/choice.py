@@ -11,17 +11,17 @@ Pure: no sockets, clock, threads or randomness; they are arguments.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-FASTEST = "fastest"
-POLICIES = ("random", "round_robin", "sequential", FASTEST)
-BAND = 1.5  # the first band: up to this factor of the fastest,
-BAND_S = 0.01  # or this difference, which nobody notices
-EXPLORE = 0.02  # share of the queries that another, random server is asked as well
-HEDGE_LEAST_S = 0.1
-HEDGE_FACTOR = 4  # times the smoothed round trip: beyond the 99th percentile of most servers
-_GAIN = 0.125  # RFC 6298 section 2
-_LATE_GAIN = 0.5  # of a lost reply: leave a silent server soon
+FASTEST: Final = "fastest"
+POLICIES: Final = ("random", "round_robin", "sequential", FASTEST)
+BAND: Final = 1.5  # the first band: up to this factor of the fastest,
+BAND_S: Final = 0.01  # or this difference, which nobody notices
+EXPLORE: Final = 0.02  # share of the queries that another, random server is asked as well
+HEDGE_LEAST_S: Final = 0.1
+HEDGE_FACTOR: Final = 4  # times the smoothed round trip: beyond the 99th percentile of most servers
+_GAIN: Final = 0.125  # RFC 6298 section 2
+_LATE_GAIN: Final = 0.5  # of a lost reply: leave a silent server soon
 
 
 class Random(Protocol):

@@ -11,6 +11,7 @@ import asyncio
 import select
 import socket
 from collections.abc import Callable
+from typing import Final
 
 from clusterdns.errors import UpstreamError
 from clusterdns.forwarding.connections import Hear, open_socket, reason_of
@@ -19,8 +20,9 @@ from clusterdns.forwarding.exchange import Exchange
 from clusterdns.wire import message
 from clusterdns.wire.reading import Reply
 
-_IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h; Python has no names for them
-_BATCH = 64  # sockets read at once, and datagrams of one socket that are no reply
+_IP_RECVERR: Final = 11  # linux/in.h, linux/in6.h; Python has no names for them
+_IPV6_RECVERR: Final = 25
+_BATCH: Final = 64  # sockets read at once, and datagrams of one socket that are no reply
 
 Done = Callable[["Reply | UpstreamError"], None]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from typing import Final
 
-MIN_PORT = 1024
-PORT_TRIES = 3  # then the kernel chooses, out of half as many ports
-_AT_ONCE = 256  # IDs taken from the kernel at one time: 0.05 µs each, 1.2 one by one
+MIN_PORT: Final = 1024
+PORT_TRIES: Final = 3  # then the kernel chooses, out of half as many ports
+_AT_ONCE: Final = 256  # IDs taken from the kernel at one time: 0.05 µs each, 1.2 one by one
 
 
 class Idents:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Set
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clusterdns.errors import FormError, UpstreamError
 from clusterdns.wire import message, reading, rr
@@ -26,11 +26,12 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.rr import RR
 
-_POINTER = b"\xc0\x0c"  # to the name in the question
-_RR_HEAD = struct.Struct("!HHIH")
-_ADDRESS_OCTETS = {rr.A: 4, rr.AAAA: 16}
-HEADER_FLAGS = 0x7FF0  # everything but QR and RCODE
-REFUSALS = frozenset((rr.FORMERR, rr.NOTIMP))  # of who does not know EDNS (RFC 2671 section 5.3)
+_POINTER: Final = b"\xc0\x0c"  # to the name in the question
+_RR_HEAD: Final = struct.Struct("!HHIH")
+_ADDRESS_OCTETS: Final = {rr.A: 4, rr.AAAA: 16}
+HEADER_FLAGS: Final = 0x7FF0  # everything but QR and RCODE
+# Of who does not know EDNS (RFC 2671 section 5.3).
+REFUSALS: Final = frozenset((rr.FORMERR, rr.NOTIMP))
 
 
 class Asked(NamedTuple):

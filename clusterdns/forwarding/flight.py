@@ -18,7 +18,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from clusterdns.errors import UpstreamError
 from clusterdns.forwarding.choice import EXPLORE, FASTEST, Round, hedge_s, order
@@ -34,18 +34,19 @@ if TYPE_CHECKING:
     from clusterdns.serving._drain import Lane
 
 DEADLINE_S = 5.0
-STALE_S, MAX_ARRIVED = 1.0, 1024  # of the replies to relayed queries, kept for the chain
-FAILED_S = 1.0  # pace of a failed query, even if it failed at once
-LAME_S = 0.5  # pace of a SERVFAIL or REFUSED where another server answered
-PAUSE_S = 0.05  # between rounds if attempts are unlimited
-FLAP_S = 0.1  # between rounds otherwise, if the last server failed at once: routes may return
+STALE_S: Final = 1.0  # of the replies to relayed queries, kept for the chain
+MAX_ARRIVED: Final = 1024
+FAILED_S: Final = 1.0  # pace of a failed query, even if it failed at once
+LAME_S: Final = 0.5  # pace of a SERVFAIL or REFUSED where another server answered
+PAUSE_S: Final = 0.05  # between rounds if attempts are unlimited
+FLAP_S: Final = 0.1  # otherwise, if the last server failed at once: routes may return
 # Of one flight; more start another. At most 8192 queries wait in a worker, so a question has three
 # flights at most, and a forger must send 2^29 replies (RFC 5452 section 7).
 MAX_WAITERS = 4096
-MAX_PROBES = 16  # equal HINFO queries under way: loop.MAX_PASSED
-_CHAIN = b""  # a flight, in `under_way`
-ATTEMPTS_PER_SERVER = 2
-_ELSEWHERE = frozenset((rr.SERVFAIL, rr.REFUSED))  # `fastest`: ask another server
+MAX_PROBES: Final = 16  # equal HINFO queries under way: loop.MAX_PASSED
+_CHAIN: Final = b""  # a flight, in `under_way`
+ATTEMPTS_PER_SERVER: Final = 2
+_ELSEWHERE: Final = frozenset((rr.SERVFAIL, rr.REFUSED))  # `fastest`: ask another server
 
 
 class Rules(NamedTuple):

@@ -12,7 +12,7 @@ import asyncio
 import errno
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from clusterdns.errors import FormError, UpstreamError
 from clusterdns.forwarding.choice import Pace
@@ -39,7 +39,7 @@ from clusterdns.wire.reading import Reply
 if TYPE_CHECKING:
     from clusterdns.forwarding.https import WebConnections
 
-NO_EDNS_S = 300.0  # a server that refuses OPT records gets none for so long
+NO_EDNS_S: Final = 300.0  # a server that refuses OPT records gets none for so long
 MAX_SOCKETS = 1024  # exchanges under way with one server in a worker; others are queued
 
 

@@ -8,12 +8,15 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Final
 
-TIME_S = tuple(0.00025 * 2**k for k in range(16))  # 250 µs to 8.192 s
-SLIM_TIME_S = (0.00025, 0.0025, 0.025, 0.25, 2.5)
-DEFAULT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # client_golang
-PROGRAMMING_S = tuple(0.001 * 2**k for k in range(20))  # 1 ms to 524 s
-SIZE_OCTETS = (0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16000, 32000, 48000, 64000)
+TIME_S: Final = tuple(0.00025 * 2**k for k in range(16))  # 250 µs to 8.192 s
+SLIM_TIME_S: Final = (0.00025, 0.0025, 0.025, 0.25, 2.5)
+DEFAULT_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # client_golang
+PROGRAMMING_S: Final = tuple(0.001 * 2**k for k in range(20))  # 1 ms to 524 s
+SIZE_OCTETS: Final = (
+    0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16000, 32000, 48000, 64000,
+)  # fmt: skip
 
 
 class Histogram:

@@ -15,18 +15,18 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clusterdns.metrics.histogram import SIZE_OCTETS, TIME_S, Histogram
 
-MAX_PROFILES = 16_384  # with slots
-SLOTS = 4  # of each profile
-MAX_SINGLES = 4096  # profiles of replies sent once, until they are added up
-OPT_OCTETS = 11  # a bare OPT
-DROPPED = "dropped"  # the zone label of queries that no server block takes
+MAX_PROFILES: Final = 16_384  # with slots
+SLOTS: Final = 4  # of each profile
+MAX_SINGLES: Final = 4096  # profiles of replies sent once, until they are added up
+OPT_OCTETS: Final = 11  # a bare OPT
+DROPPED: Final = "dropped"  # the zone label of queries that no server block takes
 
 # The types that have a label of their own (CoreDNS: plugin/metrics/vars/monitor.go).
-_TYPES = frozenset(
+_TYPES: Final = frozenset(
     (
         "A", "AAAA", "CNAME", "DNSKEY", "DS", "MX", "NSEC3", "NSEC", "NS", "PTR", "RRSIG", "SOA",
         "SRV", "TXT", "HTTPS", "SVCB", "IXFR", "AXFR", "ANY",

@@ -14,7 +14,7 @@ import mmap
 import socket
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from clusterdns.host import libc
 from clusterdns.wire import message
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from clusterdns.serving.observed import Observed
     from clusterdns.serving.table import AnswerTable
 
-BATCH = 64
+BATCH: Final = 64
 # CoreDNS receives 512 octets: a longer query is cut and fails to parse (miekg/dns UDPSize).
-RECEIVE_OCTETS = 512
-IP_PKTINFO = 8  # linux/in.h
-_ANY_INTERFACES = memoryview(bytes(4 * BATCH)).cast("I")
-_PKTINFO = socket.CMSG_LEN(0)  # offset of the data in a control message
-_V4_ADDRESS, _V6_ADDRESS = 16, 28  # octets of struct sockaddr_in, sockaddr_in6
+RECEIVE_OCTETS: Final = 512
+IP_PKTINFO: Final = 8  # linux/in.h
+_ANY_INTERFACES: Final = memoryview(bytes(4 * BATCH)).cast("I")
+_PKTINFO: Final = socket.CMSG_LEN(0)  # offset of the data in a control message
+_V4_ADDRESS: Final = 16  # octets of struct sockaddr_in, sockaddr_in6
+_V6_ADDRESS: Final = 28
 _V4_CONTROL, _V6_CONTROL = socket.CMSG_SPACE(12), socket.CMSG_SPACE(20)  # of in_, in6_pktinfo
 
 

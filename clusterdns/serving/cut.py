@@ -12,13 +12,15 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_right
+from typing import Final
 
 from clusterdns.wire.message import TC
 
-MAX_OCTETS = 8 * 2**20  # of the bodies whose records are known; then they are forgotten
-_COUNTS = struct.Struct("!HHHHH")  # flags, QDCOUNT, ANCOUNT, NSCOUNT, ARCOUNT
-_POINTER = 0xC0
-_HEAD_OCTETS, _RDLENGTH = 10, 8  # of a record behind its owner, and where in it
+MAX_OCTETS: Final = 8 * 2**20  # of the bodies whose records are known; then they are forgotten
+_COUNTS: Final = struct.Struct("!HHHHH")  # flags, QDCOUNT, ANCOUNT, NSCOUNT, ARCOUNT
+_POINTER: Final = 0xC0
+_HEAD_OCTETS: Final = 10  # of a record behind its owner, and where in it
+_RDLENGTH: Final = 8
 
 
 class Cuts:

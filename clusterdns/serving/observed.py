@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from itertools import groupby
+from typing import Final
 
 from clusterdns.chain.plugin import Record
 from clusterdns.serving.server import Listener
 from clusterdns.serving.table import Seen
 from clusterdns.wire.response import Note
 
-TELL_S = 0.02  # delay of a log line; 50 reports a second cost nothing
-MANY = 1024  # a megabyte at most, besides those of one batch
-MANY_REPLIES = 64  # 8 MiB at most with the longest replies and one batch more
+TELL_S: Final = 0.02  # delay of a log line; 50 reports a second cost nothing
+MANY: Final = 1024  # a megabyte at most, besides those of one batch
+MANY_REPLIES: Final = 64  # 8 MiB at most with the longest replies and one batch more
 _log = logging.getLogger(__name__)
 
 

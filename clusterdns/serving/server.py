@@ -12,6 +12,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Choice, Router, View
@@ -22,12 +23,12 @@ from clusterdns.wire.message import Edns, Query
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure, render_reply, uncompressed_octets
 
-MAX_WAITING = 8192  # queries waiting for a chain, a few kilobytes each
-_SERVFAIL = failure(rr.SERVFAIL)
-_BADVERS_OPT = message.write_opt(Edns(0, 0, 0), rr.BADVERS)  # CoreDNS: pkg/edns, size 0
+MAX_WAITING: Final = 8192  # queries waiting for a chain, a few kilobytes each
+_SERVFAIL: Final = failure(rr.SERVFAIL)
+_BADVERS_OPT: Final = message.write_opt(Edns(0, 0, 0), rr.BADVERS)  # CoreDNS: pkg/edns, size 0
 _log = logging.getLogger(__name__)
 
-LATER = b""  # no reply yet
+LATER: Final = b""  # no reply yet
 
 
 Send = Callable[[bytes | None], None]

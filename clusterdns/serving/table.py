@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from clusterdns.serving.cut import Cuts
 from clusterdns.wire import message, name, reading
@@ -57,35 +57,38 @@ Maps = tuple[
     list[Any] | None, bool,
 ]  # fmt: skip
 
-MAX_TABLE_OCTETS = 64 * 2**20  # of all bodies in a worker
+MAX_TABLE_OCTETS: Final = 64 * 2**20  # of all bodies in a worker
 _UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _CHILDREN, _BODY = range(7)
 
 # The form of a plain query, by its header behind the ID: opcode QUERY, one question, any of RD, AD
 # and CD, no other flag, and at most one additional record. It is RD + 2 AD + 4 OPT + 8 CD. A client
 # that sets DO understands AD, so a query with DO counts as one with AD.
-_RD, _AD, _OPT, _CD = 1, 2, 4, 8
-_FORMS = range(16)
-_NOTE = 16  # index in the heads
-_FLAGS = ((_RD, RD), (_AD, AD), (_CD, CD))
-_PLAIN = {
+_RD: Final = 1
+_AD: Final = 2
+_OPT: Final = 4
+_CD: Final = 8
+_FORMS: Final = range(16)
+_NOTE: Final = 16  # index in the heads
+_FLAGS: Final = ((_RD, RD), (_AD, AD), (_CD, CD))
+_PLAIN: Final = {
     struct.pack(
         "!HHHHH", sum(flag for bit, flag in _FLAGS if form & bit), 1, 0, 0, form >> 2 & 1
     ): form
     for form in _FORMS
 }
 # Behind the question in a key: CD + 2 DO.
-_VARIANTS = tuple(bytes((i,)) for i in range(4))
-_OPT_START = b"\0\0\x29"  # the root, type OPT
-_OPT_HEAD = 9  # octets of an OPT before its RDLENGTH
-_OPT_OCTETS = 11  # of one without options
-_PLAIN_OPT_TTLS = (b"\0\0\0\0", b"\0\0\x80\0")  # version 0, and no flag but DO
+_VARIANTS: Final = tuple(bytes((i,)) for i in range(4))
+_OPT_START: Final = b"\0\0\x29"  # the root, type OPT
+_OPT_HEAD: Final = 9  # octets of an OPT before its RDLENGTH
+_OPT_OCTETS: Final = 11  # of one without options
+_PLAIN_OPT_TTLS: Final = (b"\0\0\0\0", b"\0\0\x80\0")  # version 0, and no flag but DO
 # NSID, client subnet, EXPIRE, COOKIE, keepalive, padding.
-_SILENT_OPTIONS = frozenset((3, 8, 9, 10, 11, 12))
-NO_BOUNDS = (message.MAX_OCTETS, message.MAX_OCTETS)
-_LONGEST = name.MAX_NAME_OCTETS + 4  # a question
-_MAX_HEADS = 4096  # shared heads; then they are forgotten
+_SILENT_OPTIONS: Final = frozenset((3, 8, 9, 10, 11, 12))
+NO_BOUNDS: Final = (message.MAX_OCTETS, message.MAX_OCTETS)
+_LONGEST: Final = name.MAX_NAME_OCTETS + 4  # a question
+_MAX_HEADS: Final = 4096  # shared heads; then they are forgotten
 _MAX_RENEWED = 4096  # answers in one call, which queries wait for; the rest is dropped
-_ADDRESSES = (b"\0\1\0\1", b"\0\x1c\0\1")  # A and AAAA, IN: questions that a cut may answer
+_ADDRESSES: Final = (b"\0\1\0\1", b"\0\x1c\0\1")  # A and AAAA, IN: questions that a cut may answer
 
 
 class AnswerTable:

@@ -30,7 +30,7 @@ import select
 import socket
 import struct
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.tally import Sample
@@ -42,13 +42,13 @@ from clusterdns.serving.server import Listener
 if TYPE_CHECKING:
     from clusterdns.serving._drain import Client, Lane, Left, Reply
 
-MISSES = 4  # resolved between two batches of hits: half a millisecond,
-TURN_S = 0.001  # or up to this time
-MAX_MISSED = 1024  # 0.1 s of work, 100 kB; more than a second if each is large
-MAX_WAIT_S = 2.0  # by then the client has asked again, or another server
-_MOST_BATCHES = 256  # read at the end: 4 MiB of a receive buffer
-_LOOKED_AT = 16  # clients compared to find the one with most queries
-_CONTROL_HEAD = struct.Struct("@Nii")  # struct cmsghdr: octets, level, type
+MISSES: Final = 4  # resolved between two batches of hits: half a millisecond,
+TURN_S: Final = 0.001  # or up to this time
+MAX_MISSED: Final = 1024  # 0.1 s of work, 100 kB; more than a second if each is large
+MAX_WAIT_S: Final = 2.0  # by then the client has asked again, or another server
+_MOST_BATCHES: Final = 256  # read at the end: 4 MiB of a receive buffer
+_LOOKED_AT: Final = 16  # clients compared to find the one with most queries
+_CONTROL_HEAD: Final = struct.Struct("@Nii")  # struct cmsghdr: octets, level, type
 
 _Missed = tuple["Left", float, int]  # time of arrival, and the table's count of answers then
 

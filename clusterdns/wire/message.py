@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from clusterdns.wire import rr
 from clusterdns.wire.name import WireName
 
-QR, AA, TC, RD, RA, Z, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0040, 0x0020, 0x0010
-OPCODE_MASK, OPCODE_QUERY, OPCODE_NOTIFY = 0x7800, 0, 4
-EDNS_DO = 0x8000
-HEADER = struct.Struct("!HHHHHH")
-HEADER_OCTETS = 12
-MIN_UDP_OCTETS = 512  # RFC 1035 section 4.2.1
-MAX_OCTETS = 65535
+QR: Final = 0x8000
+AA: Final = 0x0400
+TC: Final = 0x0200
+RD: Final = 0x0100
+RA: Final = 0x0080
+Z: Final = 0x0040
+AD: Final = 0x0020
+CD: Final = 0x0010
+OPCODE_MASK: Final = 0x7800
+OPCODE_QUERY: Final = 0
+OPCODE_NOTIFY: Final = 4
+EDNS_DO: Final = 0x8000
+HEADER: Final = struct.Struct("!HHHHHH")
+HEADER_OCTETS: Final = 12
+MIN_UDP_OCTETS: Final = 512  # RFC 1035 section 4.2.1
+MAX_OCTETS: Final = 65535
 # The longest datagram over IPv4; the kernel refuses to send a longer one.
-MAX_UDP_OCTETS = 65_507
+MAX_UDP_OCTETS: Final = 65_507
 
-EXTENDED_ERROR = 15  # RFC 8914 section 2
+EXTENDED_ERROR: Final = 15  # RFC 8914 section 2
 
 
 class Edns(NamedTuple):

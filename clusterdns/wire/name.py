@@ -13,20 +13,20 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import NewType
+from typing import Final, NewType
 
 from clusterdns.errors import FormError
 
 WireName = NewType("WireName", bytes)
 
-ROOT = WireName(b"\0")
-MAX_NAME_OCTETS = 255  # RFC 1035 section 2.3.4
-MAX_LABEL_OCTETS = 63
+ROOT: Final = WireName(b"\0")
+MAX_NAME_OCTETS: Final = 255  # RFC 1035 section 2.3.4
+MAX_LABEL_OCTETS: Final = 63
 
-_IN_ADDR_ARPA = (b"in-addr", b"arpa")
-_IP6_ARPA = (b"ip6", b"arpa")
-_PLAIN = re.compile(rb"[!#$%&*+,\-/0-9:<=>?A-Z\[\]^_`a-z{|}~]+")  # no octet is escaped
-_SPECIAL = frozenset(b" \"'().;@\\")  # the octets miekg/dns escapes with a backslash
+_IN_ADDR_ARPA: Final = (b"in-addr", b"arpa")
+_IP6_ARPA: Final = (b"ip6", b"arpa")
+_PLAIN: Final = re.compile(rb"[!#$%&*+,\-/0-9:<=>?A-Z\[\]^_`a-z{|}~]+")  # no octet is escaped
+_SPECIAL: Final = frozenset(b" \"'().;@\\")  # the octets miekg/dns escapes with a backslash
 
 
 def parse(text: str) -> bytes:

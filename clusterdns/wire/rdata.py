@@ -9,7 +9,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clusterdns.wire import rr
 
@@ -39,7 +39,9 @@ NXT, NAPTR, KX, A6, IPSECKEY, HIP, TALINK, SVCB, HTTPS, DSYNC = (
     65,
     66,
 )
-LP, TKEY, AMTRELAY = 107, 249, 260
+LP: Final = 107
+TKEY: Final = 249
+AMTRELAY: Final = 260
 
 
 class Names(NamedTuple):
@@ -56,7 +58,7 @@ class Names(NamedTuple):
 
 
 _ONE, _TWO = Names(0, is_compressed=True), Names(0, 2, is_compressed=True)
-NAMES: dict[int, Names] = {
+NAMES: Final[dict[int, Names]] = {
     rr.NS: _ONE, MD: _ONE, MF: _ONE, rr.CNAME: _ONE, rr.SOA: _TWO, MB: _ONE, MG: _ONE, MR: _ONE,
     rr.PTR: _ONE, MINFO: _TWO, rr.MX: Names(2, is_compressed=True), RP: Names(0, 2),
     AFSDB: Names(2), RT: Names(2), NSAP_PTR: Names(0), SIG: Names(18), PX: Names(2, 2),
@@ -65,14 +67,14 @@ NAMES: dict[int, Names] = {
     HTTPS: Names(2), DSYNC: Names(5), LP: Names(2), TKEY: Names(0), rr.TSIG: Names(0),
 }  # fmt: skip
 # Types whose RDATA itself tells whether and where it holds names.
-_VARYING = frozenset((A6, IPSECKEY, HIP, AMTRELAY))
-WITH_NAMES = NAMES.keys() | _VARYING
+_VARYING: Final = frozenset((A6, IPSECKEY, HIP, AMTRELAY))
+WITH_NAMES: Final = NAMES.keys() | _VARYING
 # Types that we write or follow need their names; others may be empty (RFC 2136).
-NEVER_EMPTY = frozenset(rtype for rtype, names in NAMES.items() if names.is_compressed) | {
+NEVER_EMPTY: Final = frozenset(rtype for rtype, names in NAMES.items() if names.is_compressed) | {
     rr.SRV,
     rr.DNAME,
 }
-_GATEWAY_IS_NAME = 3  # RFC 4025 section 2.3, RFC 8777 section 4.2.3
+_GATEWAY_IS_NAME: Final = 3  # RFC 4025 section 2.3, RFC 8777 section 4.2.3
 
 
 def names_in(rtype: int, octets: bytes, start: int, end: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rdata, rr
@@ -39,11 +39,11 @@ from clusterdns.wire.rr import RR
 
 # The most that a name of 255 octets can need (miekg/dns maxCompressionPointers). Without this
 # limit, 64 KiB of records that all enter a chain of 8,000 pointers cost 5 s.
-MAX_POINTERS = 126
+MAX_POINTERS: Final = 126
 # Of a query's OPT: two dozen are defined. 16,000 of them, as 64 KiB hold, would cost 11 ms.
-MAX_OPTIONS = 64
+MAX_OPTIONS: Final = 64
 # Allowed lengths of options in octets: LLQ, UL, EXPIRE, TCP-KEEPALIVE, EDE.
-_OPTION_OCTETS = {
+_OPTION_OCTETS: Final = {
     1: range(18, MAX_OCTETS),
     2: (4, 8),
     9: (0, *range(4, 512)),

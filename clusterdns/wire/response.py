@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Hashable, Iterator, Set
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import AA, AD, QR, RD, TC, Question
@@ -39,13 +39,13 @@ class Node(NamedTuple):
 
 Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
 
-_MAX_POINTER = 0x3FFF  # RFC 1035 section 4.1.4
-_RR_HEAD = struct.Struct("!HHIH")
-_FLAGS_KEPT = (
+_MAX_POINTER: Final = 0x3FFF  # RFC 1035 section 4.1.4
+_RR_HEAD: Final = struct.Struct("!HHIH")
+_FLAGS_KEPT: Final = (
     message.AA | message.TC | message.RD | message.RA | message.Z | message.AD | message.CD
 )
 # Names compressed in RDATA (RFC 3597 section 4): octets before them, and their number.
-_COMPRESSED = {
+_COMPRESSED: Final = {
     rtype: (names.before, names.number) for rtype, names in NAMES.items() if names.is_compressed
 }
 

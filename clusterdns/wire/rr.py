@@ -11,17 +11,38 @@ from __future__ import annotations
 import functools
 import ipaddress
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clusterdns.wire import name
 
-A, NS, CNAME, SOA, PTR, HINFO, MX, TXT, AAAA, SRV = 1, 2, 5, 6, 12, 13, 15, 16, 28, 33
-DNAME, OPT, DS, RRSIG, NSEC, DNSKEY, NSEC3, NSEC3PARAM = 39, 41, 43, 46, 47, 48, 50, 51
-CDS, CDNSKEY, TSIG, IXFR, AXFR, ANY = 59, 60, 250, 251, 252, 255
-CLASS_IN = 1
+A: Final = 1
+NS: Final = 2
+CNAME: Final = 5
+SOA: Final = 6
+PTR: Final = 12
+HINFO: Final = 13
+MX: Final = 15
+TXT: Final = 16
+AAAA: Final = 28
+SRV: Final = 33
+DNAME: Final = 39
+OPT: Final = 41
+DS: Final = 43
+RRSIG: Final = 46
+NSEC: Final = 47
+DNSKEY: Final = 48
+NSEC3: Final = 50
+NSEC3PARAM: Final = 51
+CDS: Final = 59
+CDNSKEY: Final = 60
+TSIG: Final = 250
+IXFR: Final = 251
+AXFR: Final = 252
+ANY: Final = 255
+CLASS_IN: Final = 1
 
 # IANA "Resource Record (RR) TYPEs", as miekg/dns prints them; the rest is TYPE<n>.
-TYPE_TEXT: dict[int, str] = {
+TYPE_TEXT: Final[dict[int, str]] = {
     0: "None", 1: "A", 2: "NS", 3: "MD", 4: "MF", 5: "CNAME", 6: "SOA", 7: "MB", 8: "MG", 9: "MR",
     10: "NULL", 12: "PTR", 13: "HINFO", 14: "MINFO", 15: "MX", 16: "TXT", 17: "RP", 18: "AFSDB",
     19: "X25", 20: "ISDN", 21: "RT", 23: "NSAP-PTR", 24: "SIG", 25: "KEY", 26: "PX", 27: "GPOS",
@@ -35,15 +56,15 @@ TYPE_TEXT: dict[int, str] = {
     254: "MAILA", 255: "ANY", 256: "URI", 257: "CAA", 258: "AVC", 260: "AMTRELAY",
     32768: "TA", 32769: "DLV",
 }  # fmt: skip
-CLASS_TEXT: dict[int, str] = {1: "IN", 2: "CS", 3: "CH", 4: "HS", 254: "NONE", 255: "ANY"}
-RCODE_TEXT: dict[int, str] = {
+CLASS_TEXT: Final[dict[int, str]] = {1: "IN", 2: "CS", 3: "CH", 4: "HS", 254: "NONE", 255: "ANY"}
+RCODE_TEXT: Final[dict[int, str]] = {
     0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED",
     6: "YXDOMAIN", 7: "YXRRSET", 8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE", 11: "DSOTYPENI",
     16: "BADVERS", 17: "BADKEY", 18: "BADTIME", 19: "BADMODE", 20: "BADNAME", 21: "BADALG",
     22: "BADTRUNC", 23: "BADCOOKIE",
 }  # fmt: skip
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
-BADVERS = 16
+BADVERS: Final = 16
 
 
 class RR(NamedTuple):
