@@ -30,6 +30,7 @@ check: lint
 # CPU per query beside CoreDNS, Knot, Unbound, dnsmasq and a C echo server, half an hour; into README and docs/.
 bench: $(VENV)/installed
 	$(BIN)/python tests/bench/run.py --json bench.json
+	$(BIN)/python tests/bench/run.py --forms --json forms.json
 	$(BIN)/python tests/bench/report.py bench.json
 
 # Has the packet path become slower than recorded? Ratios to the echo server, two minutes.

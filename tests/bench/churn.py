@@ -95,7 +95,7 @@ def _change(api: FakeApi, items: list[dict[str, Any]], is_on: threading.Event) -
 
 def changes(items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield objects with something changed, without end; each turn gives other addresses."""
-    services = [item for item in items if item["kind"] == "Service"]
+    services = [i for i in items if i["kind"] == "Service" and "clusterIP" in i["spec"]]
     slices = [item for item in items if item["kind"] == "EndpointSlice"]
     turn = 0
     while True:

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from forms import AD, BINARY, CD, DO, RD, Form
+
 ZONE = "cluster.local"
 SEARCH = (f"default.svc.{ZONE}", f"svc.{ZONE}", ZONE)  # a Pod's resolv.conf, options ndots:5
 EXTERNAL_NAMES = 200
+ALIASES = 50  # Services that are another name for a name outside
 ENDPOINTS = 10
 HEADLESS_EVERY = 10
 CHURN = " + churn"
@@ -22,6 +25,7 @@ _READY = {"ready": True, "serving": True, "terminating": False}
 _SERVICE_NET, _ENDPOINT_NET = 200, 16  # second octets; apart up to 184 blocks of 65,536 endpoints
 
 Question = tuple[str, str]
+Questions = Callable[["Cluster", random.Random], Iterator[Question]]
 
 
 class Cluster(NamedTuple):
@@ -29,6 +33,7 @@ class Cluster(NamedTuple):
 
     services: tuple[str, ...]  # namespace-qualified, such as `s7.default`
     headless: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
 
     @property
     def probe(self) -> str:
@@ -40,12 +45,13 @@ class Scenario(NamedTuple):
     """What is asked, and what a server must have to be asked that."""
 
     title: str
-    questions: Callable[[Cluster, random.Random], Iterator[Question]]
-    needs: frozenset[str]  # of `zone`, `srv`, `external`, `unique`, `tcp`, `api`
+    questions: Questions
+    needs: frozenset[str]  # of `zone`, `srv`, `external`, `unique`, `tcp`, `api`, `form`
     is_endless: bool = False  # no name is ever asked for twice
     transport: str = "udp"
     is_churned: bool = False  # the cluster changes meanwhile
     options: tuple[str, ...] = ()  # of dnsperf: the form of the queries
+    form: Form | None = None  # None: dnsperf's own
 
 
 def generate(directory: Path, size: int, endpoints: int = ENDPOINTS) -> Cluster:
@@ -59,9 +65,16 @@ def generate(directory: Path, size: int, endpoints: int = ENDPOINTS) -> Cluster:
         is_headless = i % HEADLESS_EVERY == HEADLESS_EVERY - 1
         (headless if is_headless else services).append(f"{label}.{space}")
         items += _service(i, label, space, is_headless, endpoints)
+    items += [_alias(i, host) for i, host in enumerate(external_names()[:ALIASES])]
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
     (directory / "cluster.json").write_text(text)
-    return Cluster(tuple(services), tuple(headless))
+    aliases = tuple(f"alias-{i}.default" for i in range(ALIASES))
+    return Cluster(tuple(services), tuple(headless), aliases)
+
+
+def _alias(i: int, host: str) -> dict[str, Any]:
+    meta = {"name": f"alias-{i}", "namespace": "default"}
+    return _object("v1", "Service", meta, spec={"type": "ExternalName", "externalName": host})
 
 
 def _service(
@@ -125,14 +138,6 @@ def cluster_addresses(cluster: Cluster, rng: random.Random) -> Iterator[Question
     """Ask for the addresses of all Services that have a cluster address."""
     for name in rng.sample(cluster.services, len(cluster.services)):
         yield f"{name}.svc.{ZONE}", "A"
-
-
-def mixed_case(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
-    """Ask for cluster addresses in another mixture of upper and lower case each time (0x20)."""
-    while True:
-        for qname, qtype in cluster_addresses(cluster, rng):
-            bits = rng.getrandbits(len(qname))
-            yield "".join(c.upper() if bits >> i & 1 else c for i, c in enumerate(qname)), qtype
 
 
 def random_services(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
@@ -223,15 +228,151 @@ _FORWARDED = Scenario(
 )
 
 
-# What forwarders, dig and resolvers against forgers make of a question, and a dictionary attack.
+def every_type(qtype: str) -> Questions:
+    """Return a scenario's questions: one type at the names of Services."""
+
+    def questions(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+        for name in rng.sample(cluster.services, len(cluster.services)):
+            yield f"{name}.svc.{ZONE}", qtype
+
+    return questions
+
+
+def aliases(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for the addresses of Services that are another name for one outside."""
+    for name in rng.sample(cluster.aliases, len(cluster.aliases)):
+        yield f"{name}.svc.{ZONE}", "A"
+
+
+def upper_case(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for cluster addresses in capitals."""
+    for qname, qtype in cluster_addresses(cluster, rng):
+        yield qname.upper(), qtype
+
+
+def respelled(questions: Questions) -> Questions:
+    """Return a scenario's questions in another mixture of letters each time (0x20)."""
+
+    def mixed(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+        while True:
+            for qname, qtype in questions(cluster, rng):
+                bits = rng.getrandbits(len(qname))
+                yield "".join(c.upper() if bits >> i & 1 else c for i, c in enumerate(qname)), qtype
+
+    return mixed
+
+
+def random_of_type(qtype: str) -> Questions:
+    """Return a scenario's questions: one type at Services that are not there."""
+
+    def questions(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+        for qname, _ in random_services(cluster, rng):
+            yield qname, qtype
+
+    return questions
+
+
+def random_endpoints(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for endpoints that are not there, of a headless Service that is."""
+    while True:
+        yield f"{rng.getrandbits(48):012x}.{cluster.headless[0]}.svc.{ZONE}", "A"
+
+
+def random_ports(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for ports that are not there, of a Service that is."""
+    while True:
+        yield f"_{rng.getrandbits(48):012x}._tcp.{cluster.services[0]}.svc.{ZONE}", "SRV"
+
+
+def reverse(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for the names of addresses of Services."""
+    for i in range(len(cluster.services)):
+        if i % HEADLESS_EVERY != HEADLESS_EVERY - 1:
+            yield f"{'.'.join(reversed(_address(_SERVICE_NET, i).split('.')))}.in-addr.arpa", "PTR"
+
+
+def random_reverse(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for the names of addresses that nothing has, beside those of Services."""
+    while True:
+        octets = (rng.randrange(256), rng.randrange(256), rng.randrange(100, 200))
+        yield f"{octets[0]}.{octets[1]}.{octets[2]}.10.in-addr.arpa", "PTR"
+
+
+def wildcards(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for wildcards, which CoreDNS has no more, below a Service that is not there."""
+    while True:
+        yield f"*.*.{rng.getrandbits(48):012x}.{SEARCH[0]}", "A"
+
+
+def random_pods(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for Pods whose names are no addresses."""
+    while True:
+        yield f"{rng.getrandbits(48):012x}.default.pod.{ZONE}", "A"
+
+
+def random_apex(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for names right below the zone."""
+    while True:
+        yield f"{rng.getrandbits(48):012x}.{ZONE}", "A"
+
+
+_COOKIE = bytes.fromhex("000a00080011223344556677")
+_SUBNET = bytes.fromhex("00080007000118000a0000")
+_UNKNOWN = bytes.fromhex("fde900021234")  # option 65001
+_FORMS = {
+    "with CD": Form(RD | CD),
+    "with AD": Form(RD | AD),
+    "without RD": Form(0),
+    "with OPT of 1232": Form(size=1232),
+    "with OPT of 100": Form(size=100),
+    "with OPT of 65535": Form(size=65535),
+    "with EDNS 1": Form(size=1232, version=1),
+    "with DO, CD, a cookie": Form(RD | AD | CD, 1232, 0, DO, _COOKIE),
+    "with a subnet": Form(size=1232, options=_SUBNET),
+    "with an unknown option": Form(size=1232, options=_UNKNOWN),
+    "with an EDNS flag": Form(size=1232, edns_flags=0x4000),
+}
+_TYPES = ("AAAA", "ANY", "HTTPS", "SVCB", "NS", "SOA", "TXT", "SRV", "MX", "CNAME")
+
+
+def _ours(title: str, questions: Questions, **more: Any) -> Scenario:
+    """Return a scenario that needs a server of the cluster, asked in whole packets."""
+    needs = frozenset({"zone", "form"})
+    return Scenario(title, questions, needs, **{"options": (BINARY,), "form": Form()} | more)
+
+
+# What forwarders, dig and resolvers against forgers make of a question; all types at names that
+# exist; dictionary attacks on what is known.
 FORMS = (
     Scenario("a with DO", cluster_addresses, frozenset({"zone"}), options=("-D",)),
     Scenario(
         "a with a cookie", cluster_addresses, frozenset({"zone"}),
         options=("-e", "-E", "10:0011223344556677"),
     ),
-    Scenario("a in mixed case", mixed_case, frozenset({"zone"}), is_endless=True),
+    Scenario(
+        "a in mixed case", respelled(cluster_addresses), frozenset({"zone"}), is_endless=True
+    ),
     Scenario("random services", random_services, frozenset({"zone"}), is_endless=True),
+    *(_ours(f"a {title}", cluster_addresses, form=form) for title, form in _FORMS.items()),
+    _ours("a in capitals", upper_case),
+    *(_ours(f"{qtype} at services", every_type(qtype)) for qtype in _TYPES),
+    _ours("srv in mixed case", respelled(ports), is_endless=True),
+    _ours("alias", aliases),
+    _ours("alias in mixed case", respelled(aliases), is_endless=True),
+    _ours("search in mixed case", respelled(search_path), is_endless=True),
+    _ours("reverse", reverse),
+    *(
+        _ours(f"random services, {qtype}", random_of_type(qtype), is_endless=True)
+        for qtype in ("AAAA", "HTTPS", "SRV", "TXT", "SOA", "ANY")
+    ),
+    _ours("random services in mixed case", respelled(random_services), is_endless=True),
+    _ours("random wildcards", wildcards, is_endless=True),
+    _ours("random endpoints", random_endpoints, is_endless=True),
+    _ours("random ports", random_ports, is_endless=True),
+    _ours("random reverse", random_reverse, is_endless=True),
+    _ours("random pods", random_pods, is_endless=True),
+    _ours("random apex", random_apex, is_endless=True),
+    _ours("internal over tcp with DO", internal, transport="tcp", form=Form(size=1232, edns_flags=DO)),
 )  # fmt: skip
 
 

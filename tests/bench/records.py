@@ -32,7 +32,7 @@ def records(objects: Iterable[dict[str, Any]]) -> Iterator[Record]:
     yield Record(f"dns-version.{ZONE}", "TXT", '"1.1.0"')
     headless = set[str]()
     for item in objects:
-        if item["kind"] == "Service":
+        if item["kind"] == "Service" and "clusterIP" in item["spec"]:
             yield from _service(item, headless)
         elif item["kind"] == "EndpointSlice":
             yield from _slice(item, headless)

@@ -29,6 +29,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import forms
 import inputs
 import measure
 import servers
@@ -52,6 +53,10 @@ class Plan(NamedTuple):
 
 FULL, FULL_TITLES = Plan(), tuple(one.title for one in inputs.SCENARIOS)
 FORM_TITLES = tuple(one.title for one in inputs.FORMS)
+FORMS = Plan(
+    1000, rounds=3, seconds=0.5, rates=(0,),
+    servers=(servers.CLUSTERDNS, servers.PURE, servers.COREDNS),
+)  # fmt: skip
 QUICK = Plan(1000, seconds=0.5, rates=(0,), servers=servers.NAMES[:4])
 QUICK_TITLES = (
     "a", "search", "mixed", "random nxdomain", "random services", "uncached external", "tcp",
@@ -104,8 +109,8 @@ _HITS = ("a", "headless", "srv", "search", "mixed", "cached external")
 GOALS = (
     Goal(_HITS, servers.CLUSTERDNS, "ratio_to_echo", 1.3),
     Goal(_HITS, servers.PURE, "ratio_to_echo", 1.6),
-    Goal(("random *",), "clusterdns*", "ratio_to_echo", 2.0),
-    Goal(("random *",), servers.CLUSTERDNS, "ratio_to_echo", 1.3),
+    Goal((*FORM_TITLES, "random *"), servers.PURE, "ratio_to_echo", 1.7),
+    Goal((*FORM_TITLES, "random *"), servers.CLUSTERDNS, "ratio_to_echo", 1.3),
     Goal(("tcp", "uncached external", f"*{inputs.CHURN}"), "clusterdns*", "ratio_to_coredns", 0.5),
     Goal(("*",), "clusterdns*", "ratio_to_coredns", 1.0),
 )
@@ -114,7 +119,7 @@ GOALS = (
 def main() -> int:
     options = _arguments()
     plan = _plan(options)
-    default = QUICK_TITLES if options.quick else FULL_TITLES
+    default = QUICK_TITLES if options.quick else FORM_TITLES if options.forms else FULL_TITLES
     titles = (
         _matching(options.scenario, (*FULL_TITLES, *FORM_TITLES)) if options.scenario else default
     )
@@ -136,6 +141,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small cluster, few scenarios")
+    parser.add_argument("--forms", action="store_true", help="every form of a query, once")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of a round")
     parser.add_argument("--services", type=int, help="of the cluster")
@@ -169,7 +175,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         given["rates"] = tuple(options.rate)
     if options.server:
         given["servers"] = _matching(options.server, servers.NAMES)
-    return (QUICK if options.quick else FULL)._replace(**given)
+    plan = QUICK if options.quick else FORMS if options.forms else FULL
+    return plan._replace(**given)
 
 
 def _matching(patterns: Iterable[str], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -263,9 +270,11 @@ class Bench:
         """Write the questions; ``count`` new ones if the scenario is endless."""
         rng = self._fresh if scenario.is_endless else random.Random(1)
         questions = scenario.questions(self._world.cluster, rng)
-        inputs.write_input(
-            self._path, islice(questions, int(count) if scenario.is_endless else None)
-        )
+        some = islice(questions, int(count) if scenario.is_endless else None)
+        if scenario.form is None:
+            inputs.write_input(self._path, some)
+        else:
+            forms.write_packets(self._path, scenario.form, some)
 
 
 def _ratios(ours: list[measure.Sample], theirs: list[measure.Sample]) -> list[float]:

@@ -55,7 +55,7 @@ COREFILE = """.:{{PORT}} {{
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         endpoint {url}
         pods insecure
-        fallthrough in-addr.arpa ip6.arpa
+        fallthrough ip6.arpa
         ttl 30
     }}
     forward . 127.0.0.1:{upstream}
@@ -112,7 +112,7 @@ def can_serve(name: str, scenario: inputs.Scenario) -> bool:
 def _meets(name: str) -> frozenset[str]:
     if name in _KINDS:
         return _KINDS[name].meets
-    return frozenset({"zone", "srv", "external", "unique", "tcp", "api"})
+    return frozenset({"zone", "srv", "external", "unique", "tcp", "api", "form"})
 
 
 def missing(name: str) -> str:

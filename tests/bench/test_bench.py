@@ -23,6 +23,7 @@ import pytest
 BENCH = Path(__file__).parent
 
 import churn  # noqa: E402 - lies in tests/bench, which is no package
+import forms  # noqa: E402
 import inputs  # noqa: E402
 import measure  # noqa: E402
 import run  # noqa: E402
@@ -178,7 +179,11 @@ def test_the_cluster_changes_only_while_it_churns(world):
 def test_changes_keep_every_object_and_come_to_each(tmp_path):
     cluster = inputs.generate(tmp_path, FEW)
     items = inputs.objects(tmp_path)
-    before = {(i["kind"], i["metadata"]["name"]): i for i in items if i["kind"] != "Namespace"}
+    before = {
+        (i["kind"], i["metadata"]["name"]): i
+        for i in items
+        if i["kind"] != "Namespace" and "externalName" not in i.get("spec", {})
+    }
     seen = {}
     for changed in islice(churn.changes(items), 2 * FEW):
         key = changed["kind"], changed["metadata"]["name"]
@@ -277,12 +282,36 @@ def test_a_scenario_asks_the_same_again_unless_it_is_endless(tmp_path, scenario)
         assert len(set(one)) == 50
 
 
+def test_a_form_is_what_its_title_says(tmp_path):
+    found = {}
+    for scenario in inputs.FORMS:
+        if scenario.form is not None:
+            question = next(scenario.questions(inputs.generate(tmp_path, 20), random.Random(1)))
+            forms.write_packets(tmp_path / "packets", scenario.form, [question, question])
+            octets = (tmp_path / "packets").read_bytes()
+            (length,) = struct.unpack_from("!H", octets)
+            assert octets == 2 * octets[: 2 + length]
+            found[scenario.title] = octets[2 : 2 + length]
+    read = {title: dns.message.from_wire(octets) for title, octets in found.items()}
+    said = {title: (query.flags, query.edns, query.payload) for title, query in read.items()}
+    assert (forms.RD | forms.CD, -1, 0) == said["a with CD"]
+    assert (0, -1, 0) == said["a without RD"]
+    assert (forms.RD, 0, 100) == said["a with OPT of 100"]
+    assert (forms.RD, 1, 1232) == said["a with EDNS 1"]
+    assert dns.rdatatype.HTTPS == read["HTTPS at services"].question[0].rdtype
+    assert [8] == [option.otype for option in read["a with a subnet"].options]
+    assert forms.DO == read["internal over tcp with DO"].ednsflags
+
+
 def test_the_cluster_is_as_large_as_asked(tmp_path):
     cluster = inputs.generate(tmp_path, 200, 4)
     assert (180, 20) == (len(cluster.services), len(cluster.headless))
     items = inputs.objects(tmp_path)
     kinds = [item["kind"] for item in items]
-    assert (200, 200, 3) == tuple(kinds.count(k) for k in ("Service", "EndpointSlice", "Namespace"))
+    named = inputs.ALIASES
+    assert (200 + named, 200, 3) == tuple(
+        kinds.count(k) for k in ("Service", "EndpointSlice", "Namespace")
+    )
     addresses = [a for i in items for e in i.get("endpoints", ()) for a in e["addresses"]]
     assert 800 == len(addresses) == len(set(addresses))
 
