@@ -64,16 +64,16 @@ class Command(NamedTuple):
 class Parser(argparse.ArgumentParser):
     """A parser that suggests the option or the choice that was meant."""
 
-    def parse_known_args(  # type: ignore[override]  # argparse has overloads for a namespace of the caller's
+    def parse_args(  # type: ignore[override]  # argparse has overloads for foreign namespaces
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Return the namespace; end with exit code 2 for arguments that are not declared."""
-        found, unknown = super().parse_known_args(args, namespace)
+    ) -> argparse.Namespace:
+        """Return the namespace; options may stand anywhere. Ends with exit code 2 for others."""
+        found, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             options = [each for each in unknown if each.startswith("-")]
             hint = did_you_mean(options[0].partition("=")[0], self.options()) if options else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-        return found, unknown
+        return found
 
     def options(self) -> list[str]:
         """Return all options, as they are written."""

@@ -11,6 +11,7 @@ NAMES = {
     "serve": "serve",
     "lab": "lab",
     "check": "check",
+    "lookup": "lookup",
     "resolv-conf": "resolv_conf",
     "translate": "translate",
     "help": "help",
