@@ -24,7 +24,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import rr
-from clusterdns.wire.message import MAX_OCTETS, Query, Question
+from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Note, Response, failure
 
@@ -118,7 +118,7 @@ class Plugin:
     reads_options: ClassVar[bool] = False  # true if it needs queries with EDNS options
     reads_signatures: ClassVar[bool] = False  # true if it needs queries with TSIG records
     slow: str = ""  # for `check`: why it keeps queries off the table
-    most_octets: int = MAX_OCTETS  # limit of replies over UDP
+    most_octets: int = 0  # limit of replies over UDP, 0 for the usual one
 
     def __init__(self, directive: Directive, block: Block) -> None:
         """Read the directive. Raises ConfigError."""

@@ -17,7 +17,7 @@ from clusterdns.chain.metadata import Collector
 from clusterdns.chain.plugin import Observer, Plugin, fold
 from clusterdns.languages.conditions import Filter
 from clusterdns.wire import name, rr
-from clusterdns.wire.message import MAX_OCTETS, OPCODE_QUERY, Query, Question
+from clusterdns.wire.message import OPCODE_QUERY, USUAL_UDP_OCTETS, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Note, Response, failure
 
@@ -40,7 +40,8 @@ class View:
         # Of every class, as in CoreDNS: core/dnsserver/server.go EnableChaos.
         self.opens_classes = any(plugin.opens_classes for plugin in plugins)
         self.is_measured = "prometheus" in names
-        self.most_octets = min((plugin.most_octets for plugin in plugins), default=MAX_OCTETS)
+        stated = [plugin.most_octets for plugin in plugins if plugin.most_octets]
+        self.most_octets = min(stated, default=USUAL_UDP_OCTETS)
         self.reads_options = any(plugin.reads_options for plugin in self.chain)
         self.reads_signatures = any(plugin.reads_signatures for plugin in self.chain)
         self.writer = self._label_of_writer()
@@ -53,7 +54,7 @@ class View:
         return await self._handle(query)
 
     def bound(self, query: Query) -> None:
-        """Lower the payload size in a query's OPT to the limit of `bufsize`."""
+        """Lower the payload size in a query's OPT to the limit of this server block."""
         if query.edns is not None and query.edns.size > self.most_octets:
             query.edns = query.edns._replace(size=self.most_octets)
 
@@ -118,7 +119,7 @@ class Router:
         all_views = [view for some in views.values() for view in some]
         self.opens_classes = any(view.opens_classes for view in all_views)
         self._is_filtered = any(view.filter is not None for view in all_views)
-        most = [view.most_octets for view in all_views] or [MAX_OCTETS]
+        most = [view.most_octets for view in all_views] or [USUAL_UDP_OCTETS]
         self.streams = StreamBounds()
         for view in all_views:  # the last setting wins
             said = {k: v for k, v in view.block.streams._asdict().items() if v is not None}

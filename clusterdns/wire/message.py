@@ -32,6 +32,9 @@ MIN_UDP_OCTETS: Final = 512  # RFC 1035 section 4.2.1
 MAX_OCTETS: Final = 65535
 # The longest datagram over IPv4; the kernel refuses to send a longer one.
 MAX_UDP_OCTETS: Final = 65_507
+# Of a reply over UDP unless `bufsize` says otherwise: resolvers name at most this (RFC 6891 section
+# 6.2.5), and a query with a forged source brings at most 70 times its octets upon somebody else.
+USUAL_UDP_OCTETS: Final = 4096
 
 EXTENDED_ERROR: Final = 15  # RFC 8914 section 2
 

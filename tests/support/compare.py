@@ -18,6 +18,8 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
+from clusterdns.wire import message
+
 Record = tuple[str, str, str, int, str]  # owner, class, type, TTL, RDATA
 SECTIONS = ("answer", "authority", "additional")
 _AA, _CD = 0x04, 0x10  # in the header's third and fourth octet
@@ -93,7 +95,10 @@ def _header(
         found.append(f"header: theirs {theirs[:4].hex()}, ours {ours[:4].hex()}")
     if theirs[4:6] != ours[4:6] or _question(query, theirs) != _question(query, ours):
         found.append("question section")
-    edns = [(m.edns, m.payload, m.ednsflags, m.options) for m in (their_reply, our_reply)]
+    edns = [
+        (m.edns, min(m.payload, message.USUAL_UDP_OCTETS), m.ednsflags, m.options)
+        for m in (their_reply, our_reply)
+    ]
     if edns[0] != edns[1]:
         found.append(f"OPT: theirs {edns[0]}, ours {edns[1]}")
     return found

@@ -33,7 +33,7 @@ def test_what_no_datagram_has_room_for_is_cut(tmp_path, pure, monkeypatch):
     elif native.compiled is None:
         pytest.skip("not compiled: apt-get install gcc python3-dev, then pip install -e . again")
     (tmp_path / "big").write_text(HEAD + zone("w", WHOLE) + zone("t", TOO_LONG))
-    with peers.clusterdns("big.test {\n file big\n}\n", tmp_path) as server:
+    with peers.clusterdns("big.test {\n file big\n bufsize client\n}\n", tmp_path) as server:
         for name, octets in (("w", WHOLE), ("t", TOO_LONG)):
             query = dns.message.make_query(f"{name}.big.test", "TXT", use_edns=0, payload=65535)
             for _ in range(3):  # a miss, and hits
@@ -43,3 +43,29 @@ def test_what_no_datagram_has_room_for_is_cut(tmp_path, pure, monkeypatch):
                 is_cut = bool(dns.message.from_wire(reply).flags & dns.flags.TC)
                 assert is_cut == (octets > WHOLE)
                 assert (octets == len(reply)) or is_cut
+
+
+USUAL = 4096
+
+
+@pytest.mark.parametrize("pure", ["", "1"])
+def test_a_forger_gets_4096_octets_out_of_a_query_and_over_tcp_there_is_all(
+    tmp_path, pure, monkeypatch
+):
+    """Without `bufsize`; CoreDNS 1.15.0 sends 65,502 octets for the 59 of this query."""
+    if pure:
+        monkeypatch.setenv("CLUSTERDNS_PURE", pure)
+    elif native.compiled is None:
+        pytest.skip("not compiled: apt-get install gcc python3-dev, then pip install -e . again")
+    octets = {"a": USUAL, "b": USUAL + 1, "c": 9000, "d": WHOLE}
+    (tmp_path / "big").write_text(HEAD + "".join(zone(*each) for each in octets.items()))
+    with peers.clusterdns("big.test {\n file big\n}\n", tmp_path) as server:
+        for name, whole in octets.items():
+            query = dns.message.make_query(f"{name}.big.test", "TXT", use_edns=0, payload=65535)
+            for _ in range(3):  # a miss, and hits
+                reply = peers.ask_udp(server.address, query.to_wire())
+                assert reply is not None
+                said = dns.message.from_wire(reply)
+                assert (whole > USUAL, USUAL) == (bool(said.flags & dns.flags.TC), said.payload)
+                assert len(reply) <= USUAL
+                assert whole == len(peers.ask_tcp(server.address, query.to_wire()))

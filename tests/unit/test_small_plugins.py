@@ -72,13 +72,15 @@ def test_what_does_not_fit_bufsize_is_cut():
 
 def test_blocks_with_other_bounds_leave_larger_queries_to_the_chain():
     async def main() -> None:
-        blocks = [("a", "bufsize 600"), ("b", "bufsize 900"), ("c", "errors")]
+        blocks = [
+            ("a", "bufsize 600"), ("b", "bufsize 900"), ("c", "errors"), ("d", "bufsize client")
+        ]  # fmt: skip
         corefile = "".join(
             f"{key} {{\n{line}\nhosts /none {{\n192.0.2.1 {key}\n}}\n}}\n" for key, line in blocks
         )
         async with InProcess(corefile, []) as server:
-            for key, most in (("a", 600), ("b", 900), ("c", 4096)):
-                small, large = beside.query(key, edns=600), beside.query(key, edns=4096)
+            for key, most in (("a", 600), ("b", 900), ("c", 4096), ("d", 9999)):
+                small, large = beside.query(key, edns=600), beside.query(key, edns=9999)
                 for _ in range(3):
                     assert payload(await server.ask_chain(small, "udp")) == (600, False)
                     assert payload(await server.ask_chain(large, "udp")) == (most, False)
