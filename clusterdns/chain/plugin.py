@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from clusterdns.chain.block import Block
@@ -84,6 +84,9 @@ class Worker(Protocol):
     async def store(self, source: Source, timeout_s: float) -> Store:
         """Return the store fed from ``source``, once it is filled or ``timeout_s`` have passed."""
 
+    def forget(self, facts: Iterable[Hashable]) -> None:
+        """Remove the answers that depend on any of ``facts`` from the tables."""
+
     def forget_all(self) -> None:
         """Remove all answers from the tables."""
 
@@ -117,6 +120,7 @@ class Plugin:
     answers_zones: ClassVar[bool] = False  # true for what answers from whole zones
     reads_options: ClassVar[bool] = False  # true if it needs queries with EDNS options
     reads_signatures: ClassVar[bool] = False  # true if it needs queries with TSIG records
+    takes_updates: ClassVar[bool] = False  # true for what has UPDATE let in
     slow: str = ""  # for `check`: why it keeps queries off the table
     most_octets: int = 0  # limit of replies over UDP, 0 for the usual one
 

@@ -39,6 +39,7 @@ class View:
         names = {plugin.name for plugin in plugins}
         # Of every class, as in CoreDNS: core/dnsserver/server.go EnableChaos.
         self.opens_classes = any(plugin.opens_classes for plugin in plugins)
+        self.takes_updates = any(plugin.takes_updates for plugin in plugins)
         self.is_measured = "prometheus" in names
         stated = [plugin.most_octets for plugin in plugins if plugin.most_octets]
         self.most_octets = min(stated, default=USUAL_UDP_OCTETS)
@@ -118,6 +119,7 @@ class Router:
         self.views = views
         all_views = [view for some in views.values() for view in some]
         self.opens_classes = any(view.opens_classes for view in all_views)
+        self.takes_updates = any(view.takes_updates for view in all_views)
         self._is_filtered = any(view.filter is not None for view in all_views)
         most = [view.most_octets for view in all_views] or [USUAL_UDP_OCTETS]
         self.streams = StreamBounds()

@@ -70,6 +70,7 @@ from clusterdns.caching.kept import CacheKey, key_of
 from clusterdns.caching.options import read
 from clusterdns.caching.rules import bounded, spelled, stale_edns, with_ttl
 from clusterdns.caching.shelf import Found, Renewed, Shelf
+from clusterdns.caching.spared import Spared
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin, Worker
 from clusterdns.chain.route import Cached, Route
@@ -124,6 +125,7 @@ class Cache(Plugin):
                 directive.file, directive.line, first,
             )  # fmt: skip
         self._zones, self._is_everywhere = options.zones, ROOT in options.zones
+        self._spared = block.shared(Spared)
         self._relayed: list[Cached] = []
         self._refreshes: dict[CacheKey, asyncio.Task[Renewed | None]] = {}
         self._worker: Worker | None = None
@@ -190,6 +192,9 @@ class Cache(Plugin):
         return response
 
     def _is_mine(self, question: Question) -> bool:
+        spared = self._spared.zones
+        if spared and name.is_within_any(question.folded, spared):
+            return False
         return self._is_everywhere or name.is_within_any(question.folded, self._zones)
 
     def _now(self) -> float:

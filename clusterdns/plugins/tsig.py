@@ -161,6 +161,7 @@ class Tsig(Plugin):
         query.sign = lambda wire: signer.sign(wire, int(time.time()))
         query.sign_octets = signer.octets
         if not signer.error:
+            query.key = WireName(signer.owner.lower())
             return None
         _log.debug("request of %s: %s", query.client[0], _ERRORS[signer.error])
         return Response(NOTAUTH, flags=0, lifetime_s=0)

@@ -13,12 +13,12 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from clusterdns.cluster.feed import Subscription
 from clusterdns.cluster.source import Source
-from clusterdns.cluster.store import Fact, Store
+from clusterdns.cluster.store import Store
 from clusterdns.config.compile import Configuration, ListenAddress
 from clusterdns.host import logs
 from clusterdns.host.channel import Channel
@@ -147,15 +147,15 @@ class Worker:
             self._feeds[source],
             store,
             kinds=source.kinds,
-            changed=self._forget,
+            changed=self.forget,
             clock=time.time,
         )
         task = asyncio.create_task(subscription.run())
         self._tasks.add(task)
         return subscription
 
-    def _forget(self, facts: list[Fact]) -> None:
-        """Drop the answers that depend on changed facts."""
+    def forget(self, facts: Iterable[Hashable]) -> None:
+        """Remove the answers that depend on any of ``facts`` from the tables."""
         for server in self._servers.values():
             server.table.forget(facts)
 

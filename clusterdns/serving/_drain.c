@@ -12,18 +12,18 @@
 #include <sys/epoll.h>
 #include <time.h>
 
-/* OCTETS: CoreDNS receives into 512, a longer query is cut. PIECES: ID, head, question, body, OPT and
+/* OCTETS: CoreDNS receives into 512, a longer query is cut. MORE: of an UPDATE. PIECES: ID, head, question, body, OPT and
  * its length if that has changed. ROOM: for the framed replies of a stream, but for the last.
  * SLOTS: a reply's counts, see tally.py. MANY_SEEN: MANY in observed.py,
  * where it is BATCH with the replies. */
 enum {
-    BATCH = 64, OCTETS = 512, PIECES = 6, ROOM = 256 * 1024, SLOTS = 4, MANY_SEEN = 1024,
+    BATCH = 64, OCTETS = 512, MORE = 16384 - OCTETS, PIECES = 6, ROOM = 256 * 1024, SLOTS = 4, MANY_SEEN = 1024,
     OPT_HEAD = 9, MAX_QUESTION = MAX_NAME + 4
 };
 
-static unsigned char octets[BATCH][OCTETS];
+static unsigned char octets[BATCH][OCTETS], more[BATCH][MORE];
 static struct client clients[BATCH];
-static struct iovec rooms[BATCH], pieces[BATCH][PIECES];
+static struct iovec rooms[BATCH][2], pieces[BATCH][PIECES];
 static struct mmsghdr queries[BATCH], replies[BATCH];
 
 typedef struct {
@@ -313,11 +313,34 @@ static int send_all(int fd, int count)
     return unsent;
 }
 
+/* Cut a datagram, unless it is an UPDATE, which may be long (RFC 2136); return whether it fits OCTETS. */
+static int cut(int i)
+{
+    enum { OPCODE_MASK = 0x78, UPDATE = 5 << 3 };
+    if (queries[i].msg_len <= OCTETS)
+        return 1;
+    if ((octets[i][2] & OPCODE_MASK) == UPDATE)
+        return 0;
+    queries[i].msg_len = OCTETS;
+    return 1;
+}
+
+/* The octets of a datagram; NULL without memory. */
+static PyObject *octets_of(int i)
+{
+    size_t length = queries[i].msg_len, first = length < OCTETS ? length : OCTETS;
+    PyObject *whole = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    if (whole) {
+        memcpy(PyBytes_AS_STRING(whole), octets[i], first);
+        memcpy(PyBytes_AS_STRING(whole) + first, more[i], length - first);
+    }
+    return whole;
+}
+
 /* Append a query to those that are left to Python. */
 static void leave(PyObject *left, int i)
 {
-    PyObject *pair = Py_BuildValue("(y#Ny#)", octets[i], (Py_ssize_t)queries[i].msg_len,
-                                   client_of(&clients[i]), &clients[i].source,
+    PyObject *pair = Py_BuildValue("(NNy#)", octets_of(i), client_of(&clients[i]), &clients[i].source,
                                    (Py_ssize_t)clients[i].source_octets);
     if (pair)
         PyList_Append(left, pair);
@@ -383,7 +406,7 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
     for (int i = 0; i < taken; i++) {
         struct msghdr *query = &queries[i].msg_hdr, *reply = &replies[hits].msg_hdr;
         turn_around(&clients[i], query->msg_controllen);
-        if (compose(table, octets[i], queries[i].msg_len, pieces[hits], &note)) {
+        if (cut(i) && compose(table, octets[i], queries[i].msg_len, pieces[hits], &note)) {
             if (note)
                 noted[count++] = (Noted){Py_NewRef(note), i, hits};
             reply->msg_name = query->msg_name;
@@ -400,7 +423,8 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
     observe(table, noted, count, hits);
     for (int i = 0; i < misses && !PyErr_Occurred(); i++) {
         int n = missed[i];
-        if (!relay_takes(zones, fd, octets[n], queries[n].msg_len, &clients[n], table->now))
+        if (queries[n].msg_len > OCTETS ||
+            !relay_takes(zones, fd, octets[n], queries[n].msg_len, &clients[n], table->now))
             leave(left, n);
     }
     relay_send();
@@ -664,9 +688,10 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_drain", NULL, -
 PyMODINIT_FUNC PyInit__drain(void)
 {
     for (int i = 0; i < BATCH; i++) {
-        rooms[i] = (struct iovec){octets[i], OCTETS};
-        queries[i].msg_hdr.msg_iov = &rooms[i];
-        queries[i].msg_hdr.msg_iovlen = 1;
+        rooms[i][0] = (struct iovec){octets[i], OCTETS};
+        rooms[i][1] = (struct iovec){more[i], MORE};
+        queries[i].msg_hdr.msg_iov = rooms[i];
+        queries[i].msg_hdr.msg_iovlen = 2;
         queries[i].msg_hdr.msg_name = &clients[i].address;
         queries[i].msg_hdr.msg_namelen = sizeof clients[i].address;
         queries[i].msg_hdr.msg_control = &clients[i].source;

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BATCH: Final = 64
 # CoreDNS receives 512 octets: a longer query is cut and fails to parse (miekg/dns UDPSize).
 RECEIVE_OCTETS: Final = 512
+UPDATE_OCTETS: Final = 16_384  # an UPDATE is received whole up to this length (RFC 2136)
 IP_PKTINFO: Final = 8  # linux/in.h
 _ANY_INTERFACES: Final = memoryview(bytes(4 * BATCH)).cast("I")
 _PKTINFO: Final = socket.CMSG_LEN(0)  # offset of the data in a control message
@@ -74,7 +75,7 @@ class Batch:
         self._control_octets = 0
         if has_all_addresses(sock):
             self._control_octets = _V6_CONTROL if self._is_v6 else _V4_CONTROL
-        self._queries = _room(RECEIVE_OCTETS)
+        self._queries = _room(UPDATE_OCTETS)
         self._addresses = _room(self._address_octets)
         self._controls = _room(self._control_octets)
         self._replies = _room(message.MAX_UDP_OCTETS)
@@ -98,7 +99,7 @@ class Batch:
         self._recvmmsg, self._sendmmsg = libc.datagram_calls()
 
     def _prepare(self, i: int, head: _Head, piece: _Piece) -> None:
-        piece.start, piece.octets = _address(self._queries) + i * RECEIVE_OCTETS, RECEIVE_OCTETS
+        piece.start, piece.octets = _address(self._queries) + i * UPDATE_OCTETS, UPDATE_OCTETS
         head.address = _address(self._addresses) + i * self._address_octets
         head.address_octets = self._address_octets
         head.pieces = ctypes.addressof(piece)
@@ -120,7 +121,7 @@ class Batch:
         missed, at, start = list[int](), 0, 0
         for i, length in enumerate(lengths):
             packet = queries[at : at + length]
-            at += RECEIVE_OCTETS
+            at += UPDATE_OCTETS
             reply = reply_from_table(packet, now, hits, False, seen)
             if reply is None:
                 missed.append(i)
@@ -144,7 +145,12 @@ class Batch:
         self._used = max(0, count)
         if self._control_octets:
             self._turn_around()
-        return self._lengths[: self._used].tolist()
+        return [self._cut(i, octets) for i, octets in enumerate(self._lengths[: self._used])]
+
+    def _cut(self, i: int, octets: int) -> int:
+        """Return the length of a datagram, cut unless it is an UPDATE."""
+        is_update = self._queries[i * UPDATE_OCTETS + 2] & 0x78 == message.OPCODE_UPDATE << 3
+        return octets if is_update else min(octets, RECEIVE_OCTETS)
 
     def _turn_around(self) -> None:
         """Turn the destinations of the queries into the sources of the replies.
@@ -173,7 +179,7 @@ class Batch:
             start = end + 1
 
     def _left(self, i: int, length: int) -> Left:
-        at, start = i * RECEIVE_OCTETS, i * self._control_octets
+        at, start = i * UPDATE_OCTETS, i * self._control_octets
         control = self._controls[start : start + self._controlled[i]]
         return self._queries[at : at + length], self._client(i), control
 

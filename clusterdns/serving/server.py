@@ -25,6 +25,7 @@ from clusterdns.wire.response import Response, failure, render_reply, uncompress
 
 MAX_WAITING: Final = 8192  # queries waiting for a chain, a few kilobytes each
 _SERVFAIL: Final = failure(rr.SERVFAIL)
+_NOTIMP: Final = failure(rr.NOTIMP)
 _BADVERS_OPT: Final = message.write_opt(Edns(0, 0, 0), rr.BADVERS)  # CoreDNS: pkg/edns, size 0
 _log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Listener:
         ``hits`` are the slots to count in, ``address`` is ours on a stream, ``more`` as
         in ``Query``. Never raises.
         """
-        query = reading.read_query(packet)
+        query = reading.read_query(packet, takes_updates=self.router.takes_updates)
         if not isinstance(query, Query):
             return query
         return self.resolve_query(query, client, transport, hits, send, address, more)
@@ -116,6 +117,8 @@ class Listener:
         view = choice.view
         if view is None or not view.chain:
             return self._write(query, None, REFUSED, hits)
+        if query.changes is not None and not view.takes_updates:
+            return self._write(query, None, _NOTIMP, hits)
         view.bound(query)
         may_repeat = choice.is_shared and not view.observers and view.may_know(query)
         if may_repeat and (known := self.table.known(query, self.clock(), hits)) is not None:

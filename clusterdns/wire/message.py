@@ -25,6 +25,7 @@ CD: Final = 0x0010
 OPCODE_MASK: Final = 0x7800
 OPCODE_QUERY: Final = 0
 OPCODE_NOTIFY: Final = 4
+OPCODE_UPDATE: Final = 5
 EDNS_DO: Final = 0x8000
 HEADER: Final = struct.Struct("!HHHHHH")
 HEADER_OCTETS: Final = 12
@@ -95,6 +96,18 @@ class Signed(NamedTuple):
     is_last: bool
 
 
+class Unread(NamedTuple):
+    """The records of an UPDATE (RFC 2136 section 2), not read yet: their octets and first offset.
+
+    ``prerequisites`` and ``updates`` are the numbers of records in both sections.
+    """
+
+    packet: bytes
+    start: int
+    prerequisites: int
+    updates: int
+
+
 def is_label(text: str) -> bool:
     """Tell whether ``text`` is a label: two words or more with slashes between."""
     plugin, slash, rest = text.partition("/")
@@ -111,12 +124,14 @@ class Query:
     collects them. ``serial`` is the serial that the client of an IXFR has (RFC 1995 section 3).
     ``more``, on a stream, sends one of several messages of a reply and returns when there is room
     for the next, or False if the client has closed. ``signed`` locates its TSIG record, if any;
-    ``sign`` signs a rendered message of the reply, which becomes ``sign_octets`` longer.
+    ``sign`` signs a rendered message of the reply, which becomes ``sign_octets`` longer. ``key`` is
+    the folded name of the key of a signature that `tsig` has found valid. ``changes`` are the
+    records of an UPDATE.
     """
 
     __slots__ = (
-        "client", "edns", "flags", "ident", "metadata", "more", "octets", "question",
-        "serial", "server", "sign", "sign_octets", "signed", "transport",
+        "changes", "client", "edns", "flags", "ident", "key", "metadata", "more", "octets",
+        "question", "serial", "server", "sign", "sign_octets", "signed", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +151,8 @@ class Query:
         self.signed: Signed | None = None
         self.sign: Callable[[bytes], bytes] | None = None
         self.sign_octets = 0
+        self.key: WireName | None = None
+        self.changes: Unread | None = None
 
     def asking(self, question: Question) -> Query:
         """Return this query with another question, and the same client, flags and EDNS."""

@@ -26,6 +26,7 @@ from clusterdns.wire.message import (
     OPCODE_MASK,
     OPCODE_NOTIFY,
     OPCODE_QUERY,
+    OPCODE_UPDATE,
     QR,
     RA,
     RD,
@@ -34,6 +35,7 @@ from clusterdns.wire.message import (
     Query,
     Question,
     Signed,
+    Unread,
 )  # fmt: skip
 from clusterdns.wire.rr import RR
 
@@ -65,16 +67,20 @@ class Reply(NamedTuple):
     edns: Edns | None
 
 
-def read_query(packet: bytes) -> Query | bytes | None:
-    """Return the query in ``packet``, the error reply to send at once, or None to stay silent."""
+def read_query(packet: bytes, *, takes_updates: bool = False) -> Query | bytes | None:
+    """Return the query in ``packet``, the error reply to send at once, or None to stay silent.
+
+    ``takes_updates`` lets UPDATE in, whose sections may have any number of records.
+    """
     if len(packet) < HEADER_OCTETS:
         return None
     ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(packet)
     if flags & QR:
         return None  # a reply to a reply could loop between two servers (CVE-2024-2169)
-    if flags & OPCODE_MASK not in (OPCODE_QUERY << 11, OPCODE_NOTIFY << 11):
+    is_update = takes_updates and flags & OPCODE_MASK == OPCODE_UPDATE << 11
+    if not is_update and flags & OPCODE_MASK not in (OPCODE_QUERY << 11, OPCODE_NOTIFY << 11):
         return _reject(ident, flags, rr.NOTIMP)
-    if questions != 1 or answers > 1 or authorities > 1 or additionals > 2:
+    if questions != 1 or (not is_update and (answers > 1 or authorities > 1 or additionals > 2)):
         return _reject(ident, flags, rr.FORMERR)
     if len(packet) == HEADER_OCTETS:
         return Query(ident, flags, None, None, HEADER_OCTETS)
@@ -85,7 +91,10 @@ def read_query(packet: bytes) -> Query | bytes | None:
     except FormError:
         return _reject(ident, flags, rr.FORMERR)
     try:
-        edns, signed = _read_rest(packet, end, answers + authorities, additionals)
+        if is_update:
+            edns, signed = _walk_update(packet, end, answers + authorities, additionals)
+        else:
+            edns, signed = _read_rest(packet, end, answers + authorities, additionals)
     except FormError:
         return _reject(ident, flags, rr.FORMERR, packet[HEADER_OCTETS:end])
     question = Question(
@@ -94,6 +103,8 @@ def read_query(packet: bytes) -> Query | bytes | None:
     )  # fmt: skip
     query = Query(ident, flags, question, edns, len(packet))
     query.signed = signed
+    if is_update:
+        query.changes = Unread(packet, end, answers, authorities)
     if qtype == rr.IXFR and (answers, authorities) == (0, 1):
         query.serial = _read_serial(packet, end)
     return query
@@ -171,6 +182,66 @@ def _read_rest(
         else:
             _read_rdata(packet, rtype, start, offset, names)
     return edns, signed
+
+
+def _walk_update(
+    packet: bytes, offset: int, before: int, additionals: int
+) -> tuple[Edns | None, Signed | None]:
+    """Return the OPT of an UPDATE and the place of its first TSIG record.
+
+    Names and RDATA are stepped over: who may not update causes no more work than that.
+    """
+    edns, signed = None, None
+    for i in range(before + additionals):
+        if offset == len(packet):
+            break  # fewer records than counted; miekg/dns accepts that
+        if signed is not None:
+            signed = signed._replace(is_last=False)
+        owner, offset = offset, _behind_name(packet, offset)
+        rtype, size, ttl, start, offset = _read_record_head(packet, offset)
+        if i < before:
+            continue
+        if rtype == rr.TSIG and signed is None:
+            signed = Signed(packet, owner, True)
+        elif rtype == rr.OPT:
+            options = packet[start:offset]
+            _check_options(options)
+            edns = Edns(size, ttl >> 16 & 0xFF, ttl & 0xFFFF, options)
+    return edns, signed
+
+
+def _behind_name(packet: bytes, offset: int) -> int:
+    """Return the offset behind a name that may be compressed."""
+    while offset < len(packet):
+        length = packet[offset]
+        if length >= 0xC0:
+            return offset + 2
+        offset += 1 + length
+        if not length:
+            return offset
+        if length > name.MAX_LABEL_OCTETS:
+            break
+    raise FormError(offset, "name does not end")
+
+
+def read_update(changes: Unread) -> tuple[tuple[RR, ...], tuple[RR, ...]]:
+    """Return the prerequisites and the updates of an UPDATE; RDATA may be empty.
+
+    Raises:
+        FormError: they are malformed.
+    """
+    packet, offset, *counts = changes
+    names = dict[int, bytes]()
+    sections: list[tuple[RR, ...]] = []
+    for count in counts:
+        section = []
+        for _ in range(count if offset < len(packet) else 0):
+            owner, offset = read_name(packet, offset, names)
+            rtype, rclass, ttl, start, offset = _read_record_head(packet, offset)
+            octets = _read_rdata(packet, rtype, start, offset, names) if start < offset else b""
+            section.append(RR(owner, rtype, ttl, octets, rclass))
+        sections.append(tuple(section))
+    return sections[0], sections[1]
 
 
 def _read_record_head(packet: bytes, offset: int) -> tuple[int, int, int, int, int]:

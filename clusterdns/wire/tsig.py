@@ -58,9 +58,9 @@ class Signer:
             time_signed=request.time_signed if is_late else now,
             other=now.to_bytes(6, "big") if is_late else b"",
         )
-        self._owner = key.name.to_wire() or b""
+        self.owner = key.name.to_wire() or b""  # the name of the key
         size = dns.tsig.mac_sizes.get(key.algorithm, 0) if self._is_signing else 0
-        self.octets = len(self._owner) + _RECORD.size + len(self._rdata.to_wire() or b"") + size
+        self.octets = len(self.owner) + _RECORD.size + len(self._rdata.to_wire() or b"") + size
 
     @property
     def _is_signing(self) -> bool:
@@ -77,7 +77,7 @@ class Signer:
             )
         octets = rdata.to_wire() or b""
         count = int.from_bytes(wire[10:12], "big") + 1
-        head = self._owner + _RECORD.pack(dns.rdatatype.TSIG, dns.rdataclass.ANY, 0, len(octets))
+        head = self.owner + _RECORD.pack(dns.rdatatype.TSIG, dns.rdataclass.ANY, 0, len(octets))
         return wire[:10] + count.to_bytes(2, "big") + wire[message.HEADER_OCTETS :] + head + octets
 
 
