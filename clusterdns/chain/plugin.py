@@ -29,7 +29,7 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Note, Response, failure
 
 if TYPE_CHECKING:
-    from clusterdns.chain.route import Route
+    from clusterdns.chain.route import Relayed, Route
     from clusterdns.cluster.source import Source
     from clusterdns.cluster.store import Store
 
@@ -197,7 +197,8 @@ class Observer(Plugin):
 
     Its ``answer`` returns the next plugin's response, or None for a query that it has to see in
     ``handle``. Other queries are reported: by ``told`` when the chain has answered from memory, and
-    by ``tell``, a little later, when the table has repeated an answer.
+    a little later by ``tell`` when the table has repeated an answer, and by ``passed`` when the
+    relay has answered.
     """
 
     wants_replies: bool = False  # whether ``tell`` gets the octets of replies
@@ -217,6 +218,10 @@ class Observer(Plugin):
 
         The notes are those that ``note`` returned.
         """
+        raise NotImplementedError
+
+    def passed(self, records: Sequence[Relayed]) -> None:
+        """Observe queries that the relay has answered, of the classes entered into the route."""
         raise NotImplementedError
 
 

@@ -8,14 +8,21 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from clusterdns.caching.fresh import Fresh
 from clusterdns.caching.kept import Kept
 from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions, Limits
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
+
+# A query that the relay has answered: query, client, listener, monotonic second it began, seconds
+# it took, class, header flags of the reply and its octets without compression, number of the
+# upstream server, and the reply if an observer wants it.
+Relayed = tuple[bytes, tuple[str, int], int, float, float, int, int, int, int, bytes | None]
+CLASSES = {"success": 1, "denial": 2, "error": 4}  # of replies, as `log` has them
+ALL_CLASSES = sum(CLASSES.values())
 
 
 class Route:
@@ -32,6 +39,8 @@ class Route:
         self.starts: bytes | None = None  # names that begin with these octets take the chain
         self.passed: list[Callable[[int], None]] = []  # called with the number of relayed queries
         self.shuffles = False
+        self.observers: list[RelayObserver] = []  # told of relayed queries, of these classes:
+        self.observed_classes = 0
         self.cached: Cached | None = None
         self.forwarded: Forwarded | None = None
 
@@ -52,6 +61,12 @@ class Route:
         self.left = qtype
         return is_left
 
+    def observe(self, observer: RelayObserver, classes: int) -> bool:
+        """Report relayed queries to an observer, those with a reply of the classes; return True."""
+        self.observers.append(observer)
+        self.observed_classes |= classes
+        return True
+
     def hold(self, names: Mapping[WireName, object], below: Mapping[WireName, object]) -> None:
         """Leave ``names`` to the chain, and names with one label more than one of ``below``.
 
@@ -59,6 +74,16 @@ class Route:
         replaced.
         """
         self.held.append((names, below))
+
+
+class RelayObserver(Protocol):
+    """A plugin that is told of relayed queries: plugin.Observer."""
+
+    name: ClassVar[str]
+    wants_replies: bool
+
+    def passed(self, records: Sequence[Relayed]) -> None:
+        """Observe queries that the relay has answered."""
 
 
 class Cached:

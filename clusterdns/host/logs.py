@@ -152,6 +152,11 @@ def query_object(message: str, plugin: str, fields: Fields, moment: str) -> str:
     return _object(made)
 
 
+def escaped(text: str) -> str:
+    """Return a text with the escapes of a JSON string."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
 def timestamp() -> str:
     """Return the time in the form of JSON lines."""
     return _rfc3339(time.time())

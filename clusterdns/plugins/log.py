@@ -11,9 +11,9 @@ NAMES are the zones to log, `.` by default. FORMAT has `{...}` tokens, or is `{c
 CLASSES are `success`, `denial`, `error` and `all`, the default. The directive may be repeated; the
 first rule whose zone contains the name is used.
 
-The answer table stays in use with logging, unless FORMAT has a label or `{local}`. Lines about its
-answers are written 20 ms later, many at once. If the reader of the log is too slow, lines are
-dropped, and counted in `clusterdns_log_lines_dropped_total`.
+The answer table and the relay stay in use with logging, unless FORMAT has a label or `{local}`.
+Lines about their answers are written 20 ms later, many at once. If the reader of the log is too
+slow, lines are dropped, and counted in `clusterdns_log_lines_dropped_total`.
 
 Examples:
 
@@ -28,7 +28,7 @@ Examples:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from clusterdns.chain import querytext
@@ -42,12 +42,14 @@ from clusterdns.chain.plugin import (
     Worker,
 )
 from clusterdns.chain.querytext import Said
+from clusterdns.chain.route import ALL_CLASSES, CLASSES, Relayed, Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.host import logs
 from clusterdns.host.logs import plugin_logger
+from clusterdns.metrics.tally import OPT_OCTETS
 from clusterdns.wire import name, reading, rr
-from clusterdns.wire.message import Query, Question
+from clusterdns.wire.message import HEADER_OCTETS, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.outcome import outcome_of
 from clusterdns.wire.response import Note, Response
@@ -57,10 +59,22 @@ MAX_TEMPLATES = 16_384  # of each transport, half a kilobyte each
 # The values that differ between queries with equal octets behind the ID: arguments of a template.
 _REMOTE, _PORT, _IDENT, _DURATION, _TIME, _IP, _SECONDS = (f"\x7f{i}\x7f" for i in range(7))
 _VARYING = {"{remote}": _REMOTE, "{port}": _PORT, "{>id}": _IDENT, "{duration}": _DURATION}
+_JSON_VARYING = {  # with a # behind numbers
+    "client_ip": _IP, "client_port": f"{_PORT}#", "id": f"{_IDENT}#",
+    "duration_seconds": f"{_SECONDS}#",
+}  # fmt: skip
+# And those that differ between relayed queries besides.
+_NAME, _SIZE, _REPLY_SIZE = (f"\x7f{i}\x7f" for i in range(7, 10))
+_OF_RELAYED = _VARYING | {"{name}": _NAME, "{size}": _SIZE, "{rsize}": _REPLY_SIZE}
+_JSON_OF_RELAYED = _JSON_VARYING | {
+    "qname": _NAME, "request_size": f"{_SIZE}#", "response_size": f"{_REPLY_SIZE}#",
+}  # fmt: skip
+_RELAYED = "relayed"  # the templates of these
+MAX_TEMPLATE_NAME = 100  # octets; a relayed query with a longer name is logged by itself
 _log = plugin_logger("log")
 
 
-Template = Callable[..., str]  # the seven arguments above -> line
+Template = Callable[..., str]  # the arguments above -> line
 
 
 class _Rule(NamedTuple):
@@ -68,6 +82,8 @@ class _Rule(NamedTuple):
     parts: tuple[str, ...]  # of its FORMAT: tokens and the text between
     has_labels: bool
     classes: frozenset[str]
+
+    wanted: int  # the same as numbers of CLASSES
 
     def wants(self, log_class: str) -> bool:
         return "all" in self.classes or log_class in self.classes
@@ -83,7 +99,7 @@ class Log(Observer):
     def __init__(self, directive: Directive, block: Block) -> None:
         self._rules = _rules(directive)
         self._worker: Worker | None = None
-        self._templates: dict[tuple[str, bool], dict[tuple[bytes, Note], Template | None]] = {}
+        self._templates: dict[tuple[str, bool], dict[tuple[object, ...], Template | None]] = {}
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
@@ -198,22 +214,72 @@ class Log(Observer):
     ) -> Template | None:
         """Return the template for a record, None if its line might be too long."""
         rule, query, said = self._read(record, transport, bound)
-        text = "".join(
-            _VARYING.get(part) or querytext.value(part, query, said, 0.0) for part in rule.parts
-        )
-        if is_json:
-            fields = _fields(query, said, 0.0) | {
-                "client_ip": _IP, "client_port": f"{_PORT}#", "id": f"{_IDENT}#",
-                "duration_seconds": f"{_SECONDS}#",
-            }  # fmt: skip
-            text = logs.query_object(text, "log", fields, _TIME)
-        else:
-            text = logs.QUERY_HEAD + text
-        if len(text.encode()) > logs.MAX_LINE_OCTETS // 2:
-            return None
-        text = text.replace("{", "{{").replace("}", "}}")
-        text = re.sub('"\x7f(.)\x7f#"|\x7f(.)\x7f', lambda m: f"{{{m[1] or m[2]}}}", text)
-        return text.format
+        return _made_template(rule, query, said, _VARYING, _JSON_VARYING if is_json else None)
+
+    # ---- relayed queries
+
+    def relay(self, route: Route) -> bool:
+        """Let the relay report its queries; exclude names whose labels are logged."""
+        wanted = 0
+        for rule in self._rules:
+            is_whole = name.is_within(route.zone, rule.scope)
+            if not (is_whole or name.is_within(rule.scope, route.zone)):
+                continue
+            if not rule.has_labels:
+                wanted |= rule.wanted
+            elif is_whole and not wanted:
+                return route.refuse("logs labels, which the relay in C does not know")
+            elif not route.claim((rule.scope,)):
+                return False
+            if is_whole:
+                break  # further rules are for no name of the zone
+        return route.observe(self, wanted) if wanted else True
+
+    def passed(self, records: Sequence[Relayed]) -> None:
+        """Log queries that the relay has answered."""
+        sink = logs.bulk()
+        wanted = [(rule, record) for record in records if (rule := self._rule_of(record))]
+        if sink is None:
+            for rule, record in wanted:
+                _log_relayed(rule, record)
+            return
+        if not sink.has_room:
+            sink.dropped += len(wanted)
+            return
+        lines, moment = list[str](), logs.timestamp()
+        templates = self._templates.setdefault((_RELAYED, sink.is_json), {})
+        for rule, record in wanted:
+            packet, client, _, _, seconds, _, flags, octets, *_ = record
+            end = _end_of_question(packet)
+            key = rule.parts, packet[2:4], packet[end - 4 :], flags
+            if key not in templates:
+                if len(templates) >= MAX_TEMPLATES:
+                    templates.clear()
+                templates[key] = _template_of_relayed(rule, record, is_json=sink.is_json)
+            template = templates[key]
+            if template is None or end > MAX_TEMPLATE_NAME:
+                _log_relayed(rule, record)
+                continue
+            text = name.text(packet[HEADER_OCTETS : end - 4].lower())
+            if sink.is_json and "\\" in text:
+                text = logs.escaped(text)
+            host, ident = client[0], packet[0] << 8 | packet[1]
+            remote = f"[{host}]" if ":" in host else host
+            duration, rounded = f"{seconds:.9f}s", round(seconds, 9)
+            varying = (remote, client[1], ident, duration, moment, host, rounded)
+            lines.append(template(*varying, text, len(packet), octets))
+        sink.write(lines)
+
+    def _rule_of(self, record: Relayed) -> _Rule | None:
+        """Return the rule that logs a relayed query, None if none does."""
+        packet, rule = record[0], self._rules[0]
+        if rule.scope != ROOT:
+            qname = packet[HEADER_OCTETS : _end_of_question(packet) - 4]
+            found = self._rule_for(name.fold(qname))
+            if found is None:
+                return None
+            rule = found
+        return rule if rule.wanted & record[5] else None
 
     def _rule_for(self, qname: WireName) -> _Rule | None:
         for rule in self._rules:
@@ -242,7 +308,58 @@ def _rules(directive: Directive) -> list[_Rule]:
         raise directive.error(str(error)) from error
     parts = querytext.parts(format)
     has_labels = querytext.varies(parts) or "\x7f" in format
-    return [_Rule(scope, parts, has_labels, frozenset(classes or {"all"})) for scope in scopes]
+    wanted = sum(CLASSES.get(word, 0) for word in classes)
+    if not classes or "all" in classes:
+        classes, wanted = {"all"}, ALL_CLASSES
+    return [_Rule(scope, parts, has_labels, frozenset(classes), wanted) for scope in scopes]
+
+
+def _end_of_question(packet: bytes) -> int:
+    """Return where the question of a relayed query ends; only a bare OPT may follow."""
+    return len(packet) - (OPT_OCTETS if packet[11] else 0)
+
+
+def _read_relayed(record: Relayed) -> tuple[Query, Said]:
+    """Return a relayed query, and the facts of its reply."""
+    packet, client, _, _, _, _, flags, octets, *_ = record
+    query = reading.read_query(packet)
+    assert isinstance(query, Query)  # otherwise the relay had not taken it
+    query.client, query.transport = client[:2], "udp"
+    return query, Said(True, flags & 15, flags, octets, True)
+
+
+def _log_relayed(rule: _Rule, record: Relayed) -> None:
+    """Log one query that the relay has answered."""
+    query, said = _read_relayed(record)
+    _log_one(rule, query, said, record[4])
+
+
+def _template_of_relayed(rule: _Rule, record: Relayed, *, is_json: bool) -> Template | None:
+    """Return the template of relayed queries like one, None if its line might be too long."""
+    query, said = _read_relayed(record)
+    return _made_template(rule, query, said, _OF_RELAYED, _JSON_OF_RELAYED if is_json else None)
+
+
+def _made_template(
+    rule: _Rule,
+    query: Query,
+    said: Said,
+    varying: Mapping[str, str],
+    json_varying: Mapping[str, str] | None,
+) -> Template | None:
+    """Return a template of lines, of JSON if ``json_varying`` is given; None if it is long."""
+    text = "".join(
+        varying.get(part) or querytext.value(part, query, said, 0.0) for part in rule.parts
+    )
+    if json_varying is not None:
+        text = logs.query_object(text, "log", {**_fields(query, said, 0.0), **json_varying}, _TIME)
+    else:
+        text = logs.QUERY_HEAD + text
+    if len(text.encode()) > logs.MAX_LINE_OCTETS // 2:
+        return None
+    text = text.replace("{", "{{").replace("}", "}}")
+    text = re.sub('"\x7f(.)\x7f#"|\x7f(.)\x7f', lambda m: f"{{{m[1] or m[2]}}}", text)
+    return text.format
 
 
 def _log_one(rule: _Rule, query: Query, said: Said, elapsed_s: float) -> None:

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Mapping
 
+from clusterdns.chain.route import Relayed
 from clusterdns.serving.table import Maps
 from clusterdns.wire.name import WireName
 
@@ -23,6 +24,11 @@ class Lane:
     own_octets: int
     starts: bytes | None
     left: int
+    told: list[tuple[Lane, *Relayed]] | None
+    wants: int
+    many: int
+    untold: int
+    tells_replies: bool
     success_least: int
     success_most: int
     denial_least: int

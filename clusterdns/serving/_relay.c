@@ -22,10 +22,12 @@
 enum {
     MAX_OUT = 1024, BATCH = 64, MIN_PORT = 1024, PORT_TRIES = 3, ADDRESS = 28,
     MAX_QUERY = HEADER + MAX_NAME + 4 + OPT, MAX_GATHERED = 8,
+    MAX_TOLD = 4096, /* records for observers: a few megabytes with the replies */
     ERROR_TTL = 5, /* seconds, rules.MIN_TTL_S */
     NOBODY = 65535
 };
 enum policy { SEQUENTIAL, ROUND_ROBIN, RANDOM };
+enum { SUCCESSES = 1, DENIALS = 2, ERRORS = 4 }; /* classes of `log`: route.CLASSES */
 
 /* The lane of one zone of a server block: its servers, and how its replies are kept; see relay.py. */
 typedef struct {
@@ -45,6 +47,10 @@ typedef struct {
     int most_octets;  /* of a reply, whatever size an OPT names */
     int own_octets;   /* of a reply to us, as the OPT of our queries says */
     PyObject *starts; /* octets: names that begin with them are for Python; or None */
+    PyObject *told;   /* list of records for observers, shared by lanes, or None */
+    int wants;        /* classes of the replies that observers are told of */
+    int many, untold; /* records until Python shall report them; those there was no room for */
+    char tells_replies; /* whether observers want octets */
     char is_cached, shuffles;
     char refuses; /* whether to refuse queries without room here, or leave them to Python */
 } Lane;
@@ -77,6 +83,7 @@ static struct out *first_free, *unsent[BATCH];
 static int unsent_count;
 static int poll_fd = -1;
 static int gathered; /* replies kept since Python last checked the bounds */
+static int is_due;   /* whether Python has to see to the records for observers */
 static unsigned char reply[MAX_OCTETS + OPT];
 
 /* A random number; none is taken before a worker is forked. */
@@ -353,7 +360,7 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
     const struct target *target = is_new && has_room ? target_of(lane) : NULL;
     int sock = target ? connected(target) : -1;
     if (sock < 0) {
-        int is_refused = is_new && !has_room && lane->refuses;
+        int is_refused = is_new && !has_room && lane->refuses && !(lane->wants & ERRORS);
         Py_XDECREF(key);
         PyErr_Clear();
         if (is_refused)
@@ -461,6 +468,40 @@ static void count_reply(const struct out *out, const struct plain *found, double
     count(out->lane->counts, &counted, sizeof counted, seconds);
 }
 
+/* The class of a reply in `log`: Outcome.log_class. */
+static int class_of(const struct plain *found)
+{
+    unsigned rcode = reply[3] & 15, answers = number16(reply + 6);
+    if (rcode == NXDOMAIN && !answers)
+        return DENIALS;
+    if (rcode)
+        return ERRORS;
+    return found->is_denial && !answers ? DENIALS : SUCCESSES;
+}
+
+/* Append a record for the observers of a lane: (lane, query, client, listener, start, seconds, class,
+ * flags, octets without compression, server, reply or None, its octets as received or None). */
+static void tell(const struct out *out, const struct plain *found, double now, size_t length)
+{
+    Lane *lane = out->lane;
+    if (!lane->told || !PyList_Check(lane->told) || !(class_of(found) & lane->wants))
+        return;
+    if (PyList_GET_SIZE(lane->told) >= MAX_TOLD) {
+        lane->untold++;
+        return;
+    }
+    PyObject *told = Py_BuildValue(
+        "(Oy#NiddiHiHy#)", lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
+        out->listener, out->began, now - out->began, class_of(found), number16(reply + 2),
+        (int)found->uncompressed, out->target, lane->tells_replies ? reply : NULL,
+        (Py_ssize_t)length);
+    if (!told || PyList_Append(lane->told, told))
+        PyErr_Clear();
+    Py_XDECREF(told);
+    Py_ssize_t count = PyList_GET_SIZE(lane->told);
+    is_due |= count == 1 || count == lane->many; /* to set a timer, or to report them */
+}
+
 /* Send a client its reply; false if the reply is not plain. */
 static int pass_on(struct out *out, size_t length, double now)
 {
@@ -483,6 +524,7 @@ static int pass_on(struct out *out, size_t length, double now)
     write16(reply + 10, tail ? 1 : 0);
     memcpy(reply + found.end, out->packet + out->length - tail, tail);
     send_to(out->listener, &out->client, reply, found.end + tail);
+    tell(out, &found, now, found.end + tail);
     return 1;
 }
 
@@ -529,7 +571,7 @@ int relay_gathers(PyObject *left, double now)
         if (out->lane && read_socket(out, now, left))
             return -1;
     }
-    return PyList_GET_SIZE(left) > 0 || ++gathered >= MAX_GATHERED;
+    return PyList_GET_SIZE(left) > 0 || is_due || ++gathered >= MAX_GATHERED;
 }
 
 /* collect(now): pass on the received replies; returns those handed over. */
@@ -537,7 +579,7 @@ PyObject *relay_collect(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     double now;
     PyObject *left = PyArg_ParseTuple(arguments, "d:collect", &now) ? PyList_New(0) : NULL;
-    gathered = 0;
+    gathered = is_due = 0;
     if (left && relay_gathers(left, now) < 0)
         Py_CLEAR(left);
     return left;
@@ -582,6 +624,7 @@ static void lane_dealloc(Lane *lane)
     Py_XDECREF(lane->counts);
     Py_XDECREF(lane->held);
     Py_XDECREF(lane->starts);
+    Py_XDECREF(lane->told);
     Py_TYPE(lane)->tp_free((PyObject *)lane);
 }
 
@@ -619,6 +662,11 @@ static PyMemberDef lane_members[] = {
     FIELD(own_octets, T_INT, 0),
     FIELD(starts, T_OBJECT, 0),
     FIELD(left, T_INT, 0),
+    FIELD(told, T_OBJECT, 0),
+    FIELD(wants, T_INT, 0),
+    FIELD(many, T_INT, 0),
+    FIELD(untold, T_INT, 0),
+    FIELD(tells_replies, T_BOOL, 0),
     FIELD(success_least, T_UINT, 0),
     FIELD(success_most, T_UINT, 0),
     FIELD(denial_least, T_UINT, 0),

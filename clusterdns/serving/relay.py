@@ -6,17 +6,21 @@ is passed on. ``_relay.c`` does that. Each zone of a server block whose chain wo
 of reply, no reply, an error, a second client with the same question - continues through the chain,
 with the result so far (``Pool.arrive``).
 
-Replies are counted when metrics are collected: the C side only adds up equal ones.
+Replies are counted when metrics are collected: the C side only adds up equal ones. It appends a
+record of a reply to ``_told`` if an observer, such as `log`, wants to be told of its class; records
+are reported together, 20 ms later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import struct
 import time
 from collections import deque
 from collections.abc import Iterable
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from clusterdns.caching.fresh import Fresh
@@ -31,6 +35,7 @@ from clusterdns.forwarding.upstream import Upstream
 from clusterdns.host.interfaces import sockaddr
 from clusterdns.metrics.tally import Profile, type_label
 from clusterdns.serving import native, packetloop
+from clusterdns.serving.observed import MANY, MANY_REPLIES, TELL_S
 from clusterdns.serving.server import Listener
 from clusterdns.serving.udp import Engine
 from clusterdns.wire import reading, rr
@@ -39,6 +44,7 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.reading import Reply
 
 if TYPE_CHECKING:
+    from clusterdns.chain.route import Relayed
     from clusterdns.serving._drain import HandedOver, Lane
 
 MAX_TICK_S = 0.25  # between checks for expired queries and for servers up or down
@@ -52,6 +58,7 @@ _COUNT = struct.Struct("=iHHHHHBBBxxx")  # struct count
 _EXPIRED, _PAUSE_S = 16, 0.005
 _MISMATCH = struct.Struct("=H")
 _NOBODY = 65_535  # the server of a refused query
+_log = logging.getLogger(__name__)
 
 
 class _Track:
@@ -64,6 +71,7 @@ class _Track:
         self.view = view
         self.cached = route.cached
         self.passed = route.passed
+        self.observers = tuple(route.observers)
         self.forwarded: Forwarded = route.forwarded
         self.pool = _pool_of(route.forwarded)
         self.zone = view.zone_label(route.zone)
@@ -81,6 +89,8 @@ class Relay:
         self._fresh: list[Fresh] = []
         self._left: list[HandedOver] = []  # handed over while the loop waited
         self._expired: deque[HandedOver] = deque()
+        self._told: list[tuple[Lane, *Relayed]] = []  # appended by C
+        self._telling: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = MAX_TICK_S
 
@@ -113,6 +123,7 @@ class Relay:
             await asyncio.sleep(0.02)
         if self._timer is not None:
             self._timer.cancel()
+        self._tell()
 
     # ---- lanes
 
@@ -155,6 +166,10 @@ class Relay:
             lane.success = cached.fresh[SUCCESS].young if cached.keeps[SUCCESS] else None
             lane.denial = cached.fresh[DENIAL].young if cached.keeps[DENIAL] else None
             self._fresh += [each for each in cached.fresh.values() if each not in self._fresh]
+        if route.observers:
+            lane.told, lane.wants = self._told, route.observed_classes
+            lane.tells_replies = any(each.wants_replies for each in route.observers)
+            lane.many = MANY_REPLIES if lane.tells_replies else MANY
         track = _Track(lane, server, view, route)
         self._tracks.append(track)
         pool.lanes.append(lane)
@@ -206,6 +221,8 @@ class Relay:
         self._left.clear()
         if left:
             self._take_over(left)
+        if self._told:
+            self._see_to_told()
         for fresh in self._fresh:
             if len(fresh.young) >= fresh.limit:
                 fresh.age()
@@ -244,6 +261,30 @@ class Relay:
                     upstream.took(found.rcode).observe(seconds)
                 arrival = Arrival(upstream, found, seconds, time.monotonic())
                 track.pool.arrive(asked, arrival)
+
+    # ---- observers
+
+    def _see_to_told(self) -> None:
+        """Report the records soon, or now if there are many."""
+        if len(self._told) >= self._told[0][0].many:
+            self._tell()
+        elif self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell)
+
+    def _tell(self) -> None:
+        """Report the records to the observers now."""
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        records = self._told[:]
+        self._told.clear()  # C holds this list
+        for lane, some in groupby(records, lambda record: record[0]):
+            same = [record[1:] for record in some]
+            for observer in self._tracks[lane.number].observers:
+                try:
+                    observer.passed(same)
+                except Exception:  # a bug in an observer shall cost no reply
+                    _log.exception("plugin/%s: cannot tell of queries", observer.name)
 
     # ---- counts
 

@@ -73,6 +73,7 @@ DISTRIBUTIONS = {
         rcode NXDOMAIN
     }}""",
     "openshift": "bufsize 1232\n log . {{\n class error\n }}",
+    "log": "log",  # of no distribution, but what many add
 }
 CACHES = {"openshift": "900 {\n denial 9984 30\n }"}
 

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
     fuzz_drain.built() is None,
     reason="not compiled: apt-get install gcc python3-dev, then pip install -e . again",
 )
-CORE = ". {\n errors\n prometheus 127.0.0.1:METRICS\n CACHE\n loadbalance\n forward . UPSTREAM {\n OPTIONS\n }\n}\n"
+CORE = ". {\n errors\n LOG\n prometheus 127.0.0.1:METRICS\n CACHE\n loadbalance\n forward . UPSTREAM {\n OPTIONS\n }\n}\n"
 PATIENCE = "read_timeout 300ms"
 # What depends on when the first check of a server's health falls due.
 BY_CHANCE = {"coredns_proxy_healthcheck_failures", "coredns_forward_healthcheck_broken"}
@@ -193,6 +193,7 @@ def ttl_of(reply: list[Any]) -> int:
 def pair(
     directory: Path, monkeypatch: pytest.MonkeyPatch, *, cache: str = "cache 30",
     options: str = "", before: str = "", address: Address | None = None,
+    log: str = "", arguments: tuple[str, ...] = (),
 ) -> Iterator[Pair]:  # fmt: skip
     """Run both; ``before`` are servers to be asked first, ``address`` that of one both shall ask."""
     with contextlib.ExitStack() as stack:
@@ -204,9 +205,9 @@ def pair(
             text = CORE.replace("METRICS", str(port)).replace("CACHE", cache)
             own = f"{address[0]}:{address[1]}" if address else upstream.address
             text = text.replace("UPSTREAM", f"{before} {own}")
-            text = text.replace("OPTIONS", options)
+            text = text.replace("OPTIONS", options).replace("LOG", log)
             place.mkdir()
-            server = stack.enter_context(peers.clusterdns(text, place))
+            server = stack.enter_context(peers.clusterdns(text, place, *arguments))
             found.append(Subject(server, upstream, port, {}))
         Pair(*found).ask("first.example")
         for subject in found:
@@ -261,6 +262,47 @@ def test_the_same_is_said_and_counted(run, cache):
             both.ask(f"{word}.mixed", flags=dns.flags.RD | dns.flags.AD)
             both.ask(word)
         both.hold()
+
+
+LOGS = ("log", 'log . "Q {combined} {name} {rsize} {size} {>rflags} é {}"', "log . {\n class error\n }",
+        "log . {\n class denial\n }", 'log edns.test "Q {common}" {\n class success\n }\n log norec.test',
+        'log do.test "Q {name} {local}"\n log')  # fmt: skip
+
+
+@pytest.mark.parametrize("cache", ["cache 30", ""])
+@pytest.mark.parametrize("log", LOGS)
+def test_the_same_is_logged(run, log, cache):
+    with run(log=log, cache=cache) as both:
+        check_lines(both)
+
+
+def test_the_same_is_logged_as_json(run):
+    with run(log='log . "Q {combined}"', arguments=("-log-format=json",)) as both:
+        check_lines(both)
+
+
+def check_lines(both: Pair) -> None:
+    """Hold that both log the same of the same queries."""
+    before = [lines(each) for each in both]
+    ask_all(both)
+    both.ask('quo\\"te\\.\\000{port}', id=7)
+    both.ask("x" * 63 + ".y" * 40, id=8)
+    wait_for(lambda: all(sum((lines(each)).values()) for each in both))
+    time.sleep(0.1)  # the delay of lines
+    found = [lines(each) - some for each, some in zip(both, before, strict=True)]
+    assert found[0] == found[1]
+    assert found[0]
+
+
+def lines(subject: Subject) -> Counter[str]:
+    """Return the lines about queries, without what differs: ports, IDs, times."""
+    found = Counter[str]()
+    for line in subject.server.output.splitlines():
+        if "errors" in line or "test." not in line:
+            continue
+        line = re.sub(r"127\.0\.0\.1:\d+ - \d+|\d\.\d{9}s", "", line)
+        found[re.sub(r'"(time|client_port|id|duration_seconds)":[^,}]*', "", line)] += 1
+    return found
 
 
 def test_ttls_count_down_and_end(run):

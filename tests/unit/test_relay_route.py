@@ -114,7 +114,9 @@ def corefile(lines: str, upstream: FaultyUpstream) -> str:
         ("forward . UPSTREAM {\n failover SERVFAIL\n}", False, False),
         ("forward . UPSTREAM {\n next SERVFAIL\n}\nforward . UPSTREAM", False, False),
         (f"loadbalance {{\n prefer 10.0.0.0/8\n}}\n{FORWARD}", False, False),
-        (f"log\n{FORWARD}", False, False),
+        (f"log\n{FORWARD}", True, True),
+        (f"log inside.test {{local}}\n{FORWARD}", True, False),
+        (f"log . {{local}}\n{FORWARD}", False, False),
     ],
 )
 def test_which_server_blocks(upstream, lines, outside, inside):
@@ -134,7 +136,7 @@ def test_each_zone_has_its_own_way(upstream):
         for zone, lines in {
             ".": "kubernetes k.test example {\n manifests .\n}\nforward . UPSTREAM",
             "plain.example": "cache\nforward . UPSTREAM",
-            "chain.plain.example": "log\nforward . UPSTREAM",
+            "chain.plain.example": "log . {local}\nforward . UPSTREAM",
         }.items()
     )
 
