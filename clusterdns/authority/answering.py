@@ -16,7 +16,7 @@ from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.route import Route
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import AA, OPCODE_NOTIFY, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
@@ -114,8 +114,15 @@ class Authority(Plugin):
             return failure(rr.REFUSED)
         zone = self.zones[apex]
         if zone is None:
+            if (taker := trace.scribe()) is not None:
+                taker.blame(f"the zone {name.text(apex)} has not been read or transferred yet")
             return failure(rr.SERVFAIL, f"plugin/{self.name}: no zone {name.text(apex)}")
         found = zone.find(question)
+        if (taker := trace.scribe()) is not None:
+            serial = f"serial {zone.serial}"
+            is_there = found.result in (Result.SUCCESS, Result.DELEGATION)
+            note = taker.note if is_there else taker.blame
+            note(f"zone {name.text(apex)} ({serial}): {found.result.value}")
         lifetime_s = math.inf if zone.holds(question.folded) else SYNTHESIZED_S
         facts: tuple[Hashable, ...] = (("zone", name.text(apex)),)
         if found.target:

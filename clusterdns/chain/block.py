@@ -71,9 +71,10 @@ class Block:
     that needs data of another while it is made calls ``shared``.
     """
 
-    def __init__(self, zones: Sequence[WireName], file: str) -> None:
+    def __init__(self, zones: Sequence[WireName], file: str, line: int = 0) -> None:
         self.zones = tuple(zones)
         self.file = file
+        self.line = line
         self.ports: tuple[int, ...] = ()
         self.schemes: tuple[str, ...] = ()  # "dns", "tls" or "https", for each zone
         self.encryption: Encryption | None = None  # `tls`

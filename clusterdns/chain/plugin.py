@@ -117,10 +117,12 @@ class Plugin:
     handles: ClassVar[bool] = True  # false for setup-only directives, in no chain
     denies: ClassVar[bool] = False  # true if it sets ``Response.denies``
     opens_classes: ClassVar[bool] = False  # true for what has questions of all classes let in
+    acts_alone: ClassVar[bool] = False  # true if, started, it does things nobody asked for
     answers_zones: ClassVar[bool] = False  # true for what answers from whole zones
     reads_options: ClassVar[bool] = False  # true if it needs queries with EDNS options
     reads_signatures: ClassVar[bool] = False  # true if it needs queries with TSIG records
     takes_updates: ClassVar[bool] = False  # true for what has UPDATE let in
+    places: tuple[str, ...] = ()  # file:line of its directives, set when it is made
     slow: str = ""  # for `check`: why it keeps queries off the table
     most_octets: int = 0  # limit of replies over UDP, 0 for the usual one
 
@@ -247,7 +249,25 @@ def no_arguments(directive: Directive) -> None:
         raise directive.block[0].unknown()
 
 
-def no_next(plugin: Plugin | None) -> Response:
+class Link(Protocol):
+    """A plugin in a fold, or one that stands for it."""
+
+    @property
+    def name(self) -> str:
+        """The directive."""
+
+    @property
+    def answers_zones(self) -> bool:
+        """As in ``Plugin``."""
+
+    def answer(self, question: Question, next: AnswerNext) -> Response | None:
+        """As in ``Plugin``."""
+
+    async def handle(self, query: Query, next: HandleNext) -> Response:
+        """As in ``Plugin``."""
+
+
+def no_next(plugin: Link | None) -> Response:
     """Return the response behind the last plugin (CoreDNS: plugin.go NextOrFailure, file.go)."""
     if plugin is not None and plugin.answers_zones:
         return NO_ZONE
@@ -255,7 +275,7 @@ def no_next(plugin: Plugin | None) -> Response:
     return failure(rr.SERVFAIL, f"plugin/{word}: no next plugin found")
 
 
-def fold(plugins: Sequence[Plugin]) -> tuple[AnswerNext, HandleNext]:
+def fold(plugins: Sequence[Link]) -> tuple[AnswerNext, HandleNext]:
     """Return the two folds of a chain: from memory, and waiting."""
     last = no_next(plugins[-1] if plugins else None)
 

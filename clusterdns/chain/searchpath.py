@@ -19,7 +19,7 @@ from clusterdns.chain.asking import from_memory, waiting
 from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext
 from clusterdns.errors import FormError
 from clusterdns.host import resolvconf
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
@@ -94,6 +94,13 @@ def _decided_by(passed: list[Response], response: Response) -> Response:
         facts=tuple(facts),
         counters=(*counters, *response.counters),
     )
+
+
+def note_path(domains: Iterable[WireName], whose: str) -> None:
+    """Note the search path of an explained query."""
+    if (taker := trace.scribe()) is not None:
+        path = " ".join(name.text(domain) for domain in domains)
+        taker.note(f"the search path of {whose} is {path or '(unknown)'}")
 
 
 def below(question: Question, prefix: bytes, domain: bytes) -> Question | None:

@@ -10,18 +10,20 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from clusterdns.chain.block import Block, StreamBounds, WebBounds
 from clusterdns.chain.metadata import Collector
-from clusterdns.chain.plugin import Observer, Plugin, fold
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Observer, Plugin, fold
+from clusterdns.chain.watched import Watched
 from clusterdns.languages.conditions import Filter
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import OPCODE_QUERY, USUAL_UDP_OCTETS, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Note, Response, failure
 
 REFUSED: Final = failure(rr.REFUSED)
+T = TypeVar("T")
 
 
 class View:
@@ -31,7 +33,8 @@ class View:
         self.block = block
         self.plugins = tuple(plugins)
         self.chain = tuple(plugin for plugin in plugins if plugin.handles)
-        self.answer, self._handle = fold(self.chain)
+        self._answer, self._handle = fold(self.chain)
+        self._watched: tuple[AnswerNext, HandleNext] | None = None  # the folds for explanations
         self.filter = next((p for p in self.chain if isinstance(p, Filter)), None)
         self._collector = next((p for p in self.chain if isinstance(p, Collector)), None)
         self._providers = tuple(p.labels for p in self.chain if type(p).labels is not Plugin.labels)
@@ -49,10 +52,24 @@ class View:
         longest_first = sorted(block.zones, key=len, reverse=True)
         self._zone_labels = [(zone, name.text(zone)) for zone in longest_first]
 
+    def answer(self, question: Question) -> Response | None:
+        """Return the response of the chain from memory, None if it cannot know."""
+        if trace.scribe() is None:
+            return self._answer(question)
+        return self._explained()[0](question)
+
     async def handle(self, query: Query) -> Response:
         """Return the response of the chain, waiting if necessary."""
         self.collect(query)
-        return await self._handle(query)
+        if trace.scribe() is None:
+            return await self._handle(query)
+        return await self._explained()[1](query)
+
+    def _explained(self) -> tuple[AnswerNext, HandleNext]:
+        """Return the folds of the same plugins, watched."""
+        if self._watched is None:
+            self._watched = fold([Watched(plugin) for plugin in self.chain])
+        return self._watched
 
     def bound(self, query: Query) -> None:
         """Lower the payload size in a query's OPT to the limit of this server block."""
@@ -159,10 +176,12 @@ class Router:
                 if view.filter is not None:
                     is_plain, is_shared = False, is_shared and view.filter.is_shared
                     if not _is_admitted(view, question, query):
+                        _note_block(view, zone, "its `view` does not admit the query")
                         continue
                 elif not view.chain and zone == ROOT:
                     continue
                 found = view
+                _note_block(view, zone, _why(question))
                 if question.qtype != rr.DS:  # of several, the last in the file
                     return Choice(view, is_shared, is_plain)
         return Choice(found, is_shared, is_plain)
@@ -177,6 +196,7 @@ class Router:
                 if not view.chain and zone == ROOT:
                     continue
                 found = view
+                _note_block(view, zone, _why(question))
                 break
             else:
                 continue
@@ -190,6 +210,13 @@ class Router:
 
     def answer(self, question: Question) -> Response | None:
         """Return the response of the view of ``question`` from memory, or None."""
+        run = trace.begin(question)
+        if run is None:
+            return self._answer(question)
+        with trace.noted_by(run):
+            return concluded(run, self._answer(question))
+
+    def _answer(self, question: Question) -> Response | None:
         view, is_shared, _ = self.choose(question)
         if not is_shared:
             return None  # it depends on the client
@@ -201,10 +228,43 @@ class Router:
 
     async def handle(self, query: Query) -> Response:
         """Return the response of the view of ``query``, waiting if necessary."""
+        run = trace.begin(query.question) if query.question is not None else None
+        if run is None:
+            return await self._handle(query)
+        with trace.noted_by(run):
+            return concluded(run, await self._handle(query))
+
+    async def _handle(self, query: Query) -> Response:
         view = self.choose(query.question, query).view if query.question else None
         if view is None or not view.chain:
             return REFUSED
         return await view.handle(query)
+
+
+def concluded(run: trace.Run, response: T) -> T:
+    """Enter a response into a run, and return it."""
+    run.verdict = (
+        trace.response_text(response)
+        if isinstance(response, Response)
+        else "cannot answer from memory"
+    )
+    return response
+
+
+def _note_block(view: View, zone: WireName, why: str) -> None:
+    """Note why a server block is chosen, or is not."""
+    taker = trace.scribe()
+    if isinstance(taker, trace.Run):
+        place = f"{view.block.file}:{view.block.line}"
+        taker.zones = " ".join(name.text(each) for each in view.block.zones)
+        taker.place = place
+        taker.note(f"{name.text(zone)} {why}", place=place)
+
+
+def _why(question: Question) -> str:
+    if question.qtype == rr.DS:
+        return "is the zone of a parent, which answers for type DS"
+    return "is the longest zone of this listener that the name lies in"
 
 
 def _is_admitted(view: View, question: Question, query: Query | None) -> bool:

@@ -215,10 +215,7 @@ def _ports(ports: object, protocol: str = "") -> tuple[Port, ...]:
 def _slice(manifest: Mapping[str, Any]) -> Slice:
     endpoints: list[Endpoint] = []
     for endpoint in _list(manifest.get("endpoints")):
-        # serving, terminating and publishNotReadyAddresses are not read: the controller derives
-        # `ready` from them (CoreDNS: object/endpoint.go endpointsliceReady).
-        conditions = endpoint.get("conditions")
-        if conditions and conditions.get("ready") is False:
+        if not _is_ready(endpoint):
             continue
         target = endpoint.get("targetRef")
         name = (target.get("name") or "") if target else ""
@@ -233,6 +230,38 @@ def _slice(manifest: Mapping[str, Any]) -> Slice:
             endpoints.append(Endpoint(address, hostname, name))
     service = labels(manifest).get(SERVICE_NAME_LABEL, "")
     return Slice(_text(service), tuple(endpoints), _ports(manifest.get("ports")))
+
+
+def _is_ready(endpoint: Mapping[str, Any]) -> bool:
+    # serving, terminating and publishNotReadyAddresses are not read: the controller derives
+    # `ready` from them (CoreDNS: object/endpoint.go endpointsliceReady).
+    conditions = endpoint.get("conditions")
+    return not conditions or conditions.get("ready") is not False
+
+
+def left_out(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the addresses of a slice's endpoints that get no records, and why.
+
+    Raises:
+        ObjectError: a field has a wrong type.
+    """
+    try:
+        return [
+            (address, _state(endpoint.get("conditions")))
+            for endpoint in _list(manifest.get("endpoints"))
+            if not _is_ready(endpoint)
+            for address in _texts(endpoint.get("addresses"))
+        ]
+    except (TypeError, AttributeError) as error:
+        raise ObjectError(f"{SLICES}: {type(error).__name__} at {error}") from error
+
+
+def _state(conditions: Mapping[str, Any]) -> str:
+    """Return why an endpoint is not ready."""
+    if conditions.get("terminating") is True:
+        serving = ", still serving" if conditions.get("serving") is True else ""
+        return f"terminating{serving}"
+    return "not ready"
 
 
 def _zones(manifest: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

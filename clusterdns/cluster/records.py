@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
+from clusterdns.cluster import reasons
 from clusterdns.cluster.objects import (
     IMPORT_SLICES,
     IMPORTS,
@@ -27,7 +28,7 @@ from clusterdns.cluster.objects import (
     Slice,
 )
 from clusterdns.cluster.store import SERVERS, Fact, Store
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.rr import RR
 
 DISABLED: Final = "disabled"
@@ -167,6 +168,7 @@ class Lookup:
         if not parsed.branch or not parsed.namespace:
             return []
         if not self.is_visible(parsed.namespace):
+            self._note_invisible(parsed.namespace)
             return None
         if parsed.branch == "pod":
             return self._find_pods(parsed)
@@ -212,6 +214,8 @@ class Lookup:
         self.facts.append(("service", *key))
         self.needs.add(self._kinds[0])
         service = self._services.by_name.get(key)
+        if (taker := trace.scribe()) is not None:
+            self._note_service(taker, key, service)
         if service is None or self._is_ignored(key, service):
             return None
         if parsed.topology_zone:
@@ -223,12 +227,51 @@ class Lookup:
                 return None  # CoreDNS leaves out an address as external name
             return [Entry(service.external_name, -1, ())]
         if service.is_headless or parsed.endpoint:
-            return list(self._find_endpoints(key, parsed)) or None
+            found = list(self._find_endpoints(key, parsed)) or None
+            if found is None and taker is not None:
+                self._note_no_endpoint(taker, key, parsed)
+            return found
         owner = (parsed.service, parsed.namespace, "svc")
         ports = [port for port in service.ports if _is_wanted(port, parsed)]
         if not ports:
+            if taker is not None:
+                taker.blame(reasons.no_port(key, parsed.port, parsed.protocol, service.ports))
             return None
         return [Entry(address, p.number, owner) for p in ports for address in service.addresses]
+
+    def _note_invisible(self, namespace: str) -> None:
+        """Note why a namespace has no names."""
+        if (taker := trace.scribe()) is None:
+            return
+        if not self._is_exposed(namespace):
+            taker.blame(reasons.hidden_namespace(namespace, self._options.namespaces))
+        else:
+            taker.blame(reasons.no_namespace(namespace, self._store.namespaces))
+
+    def _note_service(self, taker: trace.Scribe, key: ObjectKey, service: Service | None) -> None:
+        """Note a Service with its endpoints, or that there is none."""
+        if service is None:
+            taker.blame(reasons.no_service(key, self._services.by_name))
+            return
+        taker.note(reasons.service(key, service), objects=((self._kinds[0], *key),))
+        if service.type != "ExternalName":
+            text, objects = reasons.endpoints(key, self._services.slices_by_name(key))
+            if self._services.has_endpoints(key):
+                taker.note(text, objects=objects)
+            else:
+                taker.blame(text, objects=((self._kinds[0], *key), *objects))
+        if self._is_ignored(key, service):
+            taker.blame("`ignore empty_service` hides it: it has no ready endpoint")
+
+    def _note_no_endpoint(self, taker: trace.Scribe, key: ObjectKey, parsed: Parsed) -> None:
+        """Note why no endpoint of a Service matches a name."""
+        slices = list(self._services.slices_of(key))
+        names = [self.hostname(e).lower() for each in slices for e in each.endpoints]
+        ports = [port for each in slices for port in each.ports]
+        if parsed.endpoint and parsed.endpoint not in names:
+            taker.blame(reasons.no_endpoint(key, parsed.endpoint, names))
+        elif names and not any(_is_wanted(port, parsed) for port in ports):
+            taker.blame(reasons.no_port(key, parsed.port, parsed.protocol, ports))
 
     def _is_ignored(self, key: ObjectKey, service: Service) -> bool:
         if not self._options.ignore_empty_service or service.is_headless:
@@ -270,17 +313,25 @@ class Lookup:
         return dashed + "0" if dashed.endswith("-") else dashed
 
     def _find_pods(self, parsed: Parsed) -> list[Entry] | None:
+        taker = trace.scribe()
         if self._options.pods == DISABLED:
+            if taker is not None:
+                taker.blame("`pods disabled`: no Pod has a name")
             return None
         if not parsed.service:
             return []
         address = _pod_address(parsed.service)
         owner = (parsed.service, parsed.namespace, "pod")
+        if taker is not None:
+            taker.note(f"`pods {self._options.pods}`: the name of a Pod at {address}")
         if self._options.pods == INSECURE:
             return [Entry(address, 0, owner)] if rr.address_rdata(address) else None
         self.facts.append(("address", address))
         self.needs.add(PODS)
         pods = [key for key in self._store.pods_at(address) if key[0] == parsed.namespace]
+        if taker is not None:
+            there = ", ".join("/".join(key) for key in self._store.pods_at(address)) or "none"
+            taker.note(f"Pods at {address}: {there}", objects=tuple((PODS, *key) for key in pods))
         return [Entry(address, 0, owner) for _ in pods] or None
 
     def reverse(self, address: str) -> list[tuple[str, ...]]:
@@ -290,8 +341,12 @@ class Lookup:
         """
         self.facts.append(("address", address))
         self.needs |= {SERVICES, SLICES}
+        taker = trace.scribe()
         for namespace, service in self._store.services.at(address):
             if self._is_pointed_into(namespace):
+                if taker is not None:
+                    taker.note(f"{address} is a cluster address of {namespace}/{service}",
+                               objects=((SERVICES, namespace, service),))  # fmt: skip
                 return [(service, namespace, "svc")]
         found = dict[tuple[str, ...], None]()
         for (namespace, service), sliced in self._store.services.slices_at(address):
@@ -300,6 +355,10 @@ class Lookup:
                 for endpoint in sliced.endpoints:
                     if endpoint.address == address:
                         found[self.hostname(endpoint), service, namespace, "svc"] = None
+        if taker is not None:
+            names = ", ".join(f"{each[2]}/{each[1]}" for each in found)
+            taker.note(f"{address} is a ready endpoint of {names or 'no Service'}",
+                       objects=tuple((SERVICES, each[2], each[1]) for each in found))  # fmt: skip
         return list(found)
 
     def servers(self, local_addresses: tuple[str, ...]) -> list[Entry]:

@@ -27,7 +27,7 @@ from clusterdns.cluster.records import (
 )
 from clusterdns.cluster.store import IMPORT_SERIAL, SERIAL, Fact, Store
 from clusterdns.errors import FormError
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import AA, TC, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Node, Response, failure
@@ -120,12 +120,17 @@ class Responder:
             return failure(rr.REFUSED)
         lookup = Lookup(self._store, self._options, is_multicluster=zone.is_multicluster)
         outside: list[Response] = []
+        taker = trace.scribe()
+        if taker is not None:
+            taker.note(f"in the zone {name.text(zone.folded)} of the cluster")
         try:
             found = yield from self._records(question, zone, lookup, outside)
         except FormError as error:
             return failure(rr.SERVFAIL, f"plugin/kubernetes: {error}")
         facts: tuple[Hashable, ...] = tuple(lookup.facts)
         if found is None:
+            if taker is not None:
+                self._note_name_error(taker, question, zone)
             denial = self._name_error(question.folded, zone, lookup, facts)
             if (
                 denial is None
@@ -135,6 +140,10 @@ class Responder:
                 return denial
             return self._with_cut(denial, question, zone, lookup)
         answer, additional = found
+        if not answer and taker is not None:
+            taker.blame(
+                f"the name exists, but has no record of type {rr.type_text(question.qtype)}"
+            )
         if not answer:
             rcode = rr.SERVFAIL if lookup.needs & self._store.refused else rr.NOERROR
             return self._negative(rcode, zone, facts)
@@ -267,6 +276,19 @@ class Responder:
         # The name may exist but not be listed yet, or be of a kind that we may not list.
         is_known = self._store.is_settled and not lookup.needs & self._store.refused
         return self._negative(rr.NXDOMAIN if is_known else rr.SERVFAIL, zone, facts)
+
+    def _note_name_error(self, taker: trace.Scribe, question: Question, zone: AskedZone) -> None:
+        """Note what the name of an explained query could be, and what it leads to."""
+        is_pointer = question.qtype == rr.PTR and name.reverse_address(question.folded)
+        if not is_pointer and self._parsed(question, zone) is None:
+            taker.blame(
+                "no object has such a name: the label left of the zone is neither `svc` nor `pod`, "
+                "or there are too many labels"
+            )
+        if name.is_within_any(question.folded, self._fallthrough):
+            taker.note("`fallthrough`: the next plugin may know it")
+        elif not self._store.is_settled:
+            taker.blame("the cluster has not been listed yet, so it is not known whether it exists")
 
     def _with_cut(
         self, denial: Response, question: Question, zone: AskedZone, lookup: Lookup

@@ -12,7 +12,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Set
+from collections.abc import Hashable, Iterable, Mapping, Set
 from typing import Any, Final
 
 from clusterdns.cluster.objects import (
@@ -90,6 +90,10 @@ class Services:
     def slices_of(self, service: ObjectKey) -> Iterable[Slice]:
         """Return the EndpointSlices of a Service."""
         return self.slices.get(service, {}).values()
+
+    def slices_by_name(self, service: ObjectKey) -> Mapping[str, Slice]:
+        """Return the EndpointSlices of a Service, by their names."""
+        return self.slices.get(service, {})
 
     def has_endpoints(self, service: ObjectKey) -> bool:
         """Tell whether a Service has a ready endpoint."""

@@ -116,6 +116,17 @@ def zone(text: str) -> str:
     return found
 
 
+def rtype(text: str) -> str:
+    """Return the name of a record type, as `AAAA` or `TYPE65`. Raises ArgumentTypeError."""
+    import dns.exception
+    import dns.rdatatype
+
+    try:
+        return dns.rdatatype.to_text(dns.rdatatype.from_text(text))
+    except (dns.exception.DNSException, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no type of record") from None
+
+
 def add_port(parser: Parser, default: int, purpose: str) -> None:
     """Declare the option for a port as CoreDNS spells it, and as ``-p``."""
     parser.add_argument("-p", "-dns.port", "--port", dest="port", type=port, default=default,

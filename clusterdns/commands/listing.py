@@ -11,6 +11,7 @@ NAMES = {
     "serve": "serve",
     "lab": "lab",
     "check": "check",
+    "explain": "explain",
     "lookup": "lookup",
     "resolv-conf": "resolv_conf",
     "translate": "translate",

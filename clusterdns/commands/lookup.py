@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clusterdns.commands import podsettings
-from clusterdns.commands.declaration import FAILED, OK, Command, Example, Parser, add_json, zone
+from clusterdns.commands.declaration import (
+    FAILED,
+    OK,
+    Command,
+    Example,
+    Parser,
+    add_json,
+    rtype,
+    zone,
+)
 from clusterdns.errors import ClusterDNSError
 from clusterdns.host import resolvconf
 from clusterdns.host.resolvconf import ResolvConf
@@ -38,17 +47,6 @@ def _declare(parser: Parser) -> None:
     add("--zone", type=zone, default=podsettings.DEFAULT_ZONE, metavar="ZONE",
         help=f"zone of the cluster ({podsettings.DEFAULT_ZONE})")  # fmt: skip
     add_json(parser)
-
-
-def rtype(text: str) -> str:
-    """Return the name of a record type, as `AAAA` or `TYPE65`. Raises ArgumentTypeError."""
-    import dns.exception
-    import dns.rdatatype
-
-    try:
-        return dns.rdatatype.to_text(dns.rdatatype.from_text(text))
-    except (dns.exception.DNSException, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no type of record") from None
 
 
 def _run(flags: argparse.Namespace) -> int:

@@ -192,7 +192,13 @@ class _Making:
         """Make the plugins of a directive, unless that is done or under way."""
         if class_ in self._waiting:
             del self._waiting[class_]
-            self.made += class_.setup(self._directives[class_], self.body)
+            directives = self._directives[class_]
+            made = class_.setup(directives, self.body)
+            places = [f"{each.file}:{each.line}" for each in directives]
+            for i, plugin in enumerate(made):
+                is_own = len(made) == len(directives)
+                plugin.places = (places[i],) if is_own else tuple(places)
+            self.made += made
 
     def _make_what_provides(self, type_: type[object]) -> None:
         for class_ in [each for each in self._waiting if type_ in each.provides]:
@@ -225,7 +231,7 @@ def _place(plugin: Plugin | type[Plugin]) -> tuple[float, str]:
 
 def _block(block: ServerBlock, port: int) -> Block:
     zones = [name.fold(name.parse(key.zone)) for key in block.keys]
-    body = Block(zones, block.file)
+    body = Block(zones, block.file, block.line)
     body.ports = tuple(key.effective_port(port) for key in block.keys)
     body.schemes = tuple(key.scheme for key in block.keys)
     return body

@@ -25,7 +25,7 @@ from clusterdns.forwarding.choice import EXPLORE, FASTEST, Round, hedge_s, order
 from clusterdns.forwarding.exchange import REFUSALS, Asked, Exchange, Mismatch
 from clusterdns.forwarding.outside import OWN_OCTETS
 from clusterdns.forwarding.upstream import Upstream
-from clusterdns.wire import message, rr
+from clusterdns.wire import message, rr, trace
 from clusterdns.wire.message import Edns, Query, Question
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.response import Response, failure, response_of
@@ -187,8 +187,11 @@ class Pool:
         rules = self.rules
         paces = [upstream.pace for upstream in upstreams] if rules.policy == FASTEST else ()
         self._turn += 1
+        turns = order(rules.policy, len(upstreams), self._turn, self.random, paces)
+        if (taker := trace.scribe()) is not None:
+            taker.note(_order_text(rules, [upstreams[i] for i in turns]))
         return Round(
-            order(rules.policy, len(upstreams), self._turn, self.random, paces),
+            turns,
             max_fails=rules.max_fails,
             fails_fast=rules.fails_fast,
             rng=self.random,
@@ -444,6 +447,15 @@ class Flight:
             if not future.done():
                 future.set_result(response if qname == asked else _spelled(response, asked, qname))
         self.waiters.clear()
+
+
+def _order_text(rules: Rules, upstreams: Sequence[Upstream]) -> str:
+    """Return the order of the servers of a query, and which of them are down."""
+    said = []
+    for each in upstreams:
+        is_down = rules.max_fails and each.fails > rules.max_fails
+        said.append(f"{each.text} (down: {each.fails} failed checks)" if is_down else each.text)
+    return f"`policy {rules.policy}` asks in this order: {', '.join(said)}"
 
 
 def _spelled(response: Response, asked: bytes, qname: bytes) -> Response:

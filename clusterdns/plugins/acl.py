@@ -49,7 +49,7 @@ from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, rr, trace
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
@@ -76,6 +76,7 @@ class Policy(NamedTuple):
     action: str
     types: frozenset[int] | None
     networks: Networks | None
+    place: str  # file:line
 
 
 class AclRule(NamedTuple):
@@ -161,6 +162,13 @@ class Acl(Plugin):
                         return None
                     if client not in policy.networks:
                         continue
+                if (taker := trace.scribe()) is not None:
+                    of_client = "" if client is None else f" for the client {client}"
+                    note = taker.note if policy.action == "allow" else taker.blame
+                    note(
+                        f"`{policy.action}` matches{of_client} in {name.text(zone)}",
+                        place=policy.place,
+                    )
                 if policy.action == "allow":
                     return _ALLOW
                 return Verdict(policy.action, zone)
@@ -225,7 +233,8 @@ def _policy(line: Directive) -> Policy:
         [word for section, words in sections if section == which for word in words]
         for which in _SECTIONS
     )
-    return Policy(action, _types(types, line), _networks(networks, line))
+    place = f"{line.file}:{line.line}"
+    return Policy(action, _types(types, line), _networks(networks, line), place)
 
 
 def _types(words: list[str], line: Directive) -> frozenset[int] | None:

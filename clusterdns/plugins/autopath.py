@@ -108,6 +108,7 @@ class Autopath(Plugin):
         path = self._path
         if self._knower in self._paths:
             path = self._paths.of(self._knower, query.client[0], question.folded)
+            searchpath.note_path(path, f"the client {query.client[0]}")
         if not path or not name.is_within(question.folded, path[0]):
             return await next(query)
         return await searchpath.handle_walk(self._walk(question, path), query, next)

@@ -78,7 +78,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import AA, AD, OPCODE_QUERY, RA, Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response
@@ -208,6 +208,9 @@ class Cache(Plugin):
         self._counts.add("hits", found.cache_type)
         prefetch, item = self._options.prefetch, found.item
         age = found.now - item.stored_at
+        if (taker := trace.scribe()) is not None:
+            left = f"{found.left} s of its TTL left" if found.left > 0 else "stale"
+            taker.note(f"kept as {found.cache_type} for {age:.0f} s, {left}")
         unseen_s = math.floor(age) + 1 - age  # then the TTL is one less
         if found.left <= 0:
             self._counts.add("served_stale")
@@ -244,6 +247,8 @@ class Cache(Plugin):
 
     async def _miss(self, query: Query, question: Question, next: HandleNext) -> Response:
         """Return the reply of the next plugin, and keep it."""
+        if (taker := trace.scribe()) is not None:
+            taker.note("no reply is kept")
         under_way = self._refreshes.get(key_of(question))
         if under_way is not None:
             await asyncio.wait((under_way,), timeout=PATIENCE_S)

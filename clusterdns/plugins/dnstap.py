@@ -112,6 +112,7 @@ _log = plugin_logger("dnstap")
 class Dnstap(Observer):
     """Makes messages of queries and responses, and puts them into the queues of their reader."""
 
+    acts_alone = True
     families: ClassVar = {
         "clusterdns_dnstap_dropped_total": Family(
             "Counter of dnstap messages dropped because the reader was too slow.", ("endpoint",)

@@ -100,7 +100,7 @@ from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.tally import Sample
 from clusterdns.tapping.payload import Socket
 from clusterdns.tapping.taps import Exchanged, Taps
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, rr, trace
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.response import Response, failure
@@ -228,6 +228,8 @@ class Forward(Plugin):
         if question is None or pool is None or not self._settings.is_for(question.folded):
             return await next(query)
         if self._outside.is_broken(question):
+            if (taker := trace.scribe()) is not None:
+                taker.blame("queries that are forwarded come back: `loop` has found a loop")
             return _LOOPING
         most = self._settings.max_concurrent
         if self._under_way + pool.relayed >= most:
@@ -237,8 +239,14 @@ class Forward(Plugin):
             return failure(rr.REFUSED, f"concurrent queries exceeded maximum {most}")
         self._under_way += 1
         try:
-            tell = functools.partial(self._tell, query) if self._taps.all else None
-            response = await pool.ask(query, question, tell)
+            taker = trace.scribe()
+            is_told = self._taps.all or taker is not None
+            tell = functools.partial(self._tell, query, taker) if is_told else None
+            joined = pool.joined
+            reply = pool.ask(query, question, tell)
+            if taker is not None and pool.joined > joined:
+                taker.note("waits for the reply to an equal query that is under way")
+            response = await reply
         finally:
             self._under_way -= 1
         if query.metadata is not None and response.source:
@@ -247,9 +255,15 @@ class Forward(Plugin):
             response = response._replace(flags=response.flags & ~message.AD)
         return await next(query) if self._is_for_next(response) else response
 
-    def _tell(self, query: Query, attempt: Attempt) -> None:
+    def _tell(self, query: Query, taker: trace.Scribe | None, attempt: Attempt) -> None:
         """Report an exchange with a server to the taps (CoreDNS: forward/dnstap.go)."""
         upstream, found = attempt.upstream, attempt.found
+        if taker is not None:
+            said = rr.rcode_text(found.rcode) if isinstance(found, Reply) else str(found)
+            taken = f"{attempt.seconds * 1000:.1f} ms over {attempt.proto}"
+            is_good = isinstance(found, Reply) and found.rcode == rr.NOERROR
+            note = taker.note if is_good else taker.blame
+            note(f"{upstream.text}: {said} ({taken})")
         if query.metadata is not None:
             query.metadata.put("forward/upstream", lambda: upstream.text)
         socket = Socket(attempt.proto, attempt.local, (upstream.host, upstream.port))

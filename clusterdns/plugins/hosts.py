@@ -70,7 +70,7 @@ from clusterdns.host.logs import plugin_logger
 from clusterdns.host.stamp import Stamp, read_regular
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import AA, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
@@ -263,6 +263,10 @@ class Hosts(Polling):
         return None if self._falls_through(qname) else failure(rr.SERVFAIL)
 
     def _found(self, qname: WireName, rtype: int, rdatas: tuple[bytes, ...]) -> Response:
+        if (taker := trace.scribe()) is not None:
+            kind = f"{len(rdatas)}" if rdatas else "no"
+            taker.note(f"{self._path} and the entries of the Corefile know the name: {kind} "
+                       f"of type {rr.type_text(rtype)}")  # fmt: skip
         records = tuple(RR(qname, rtype, self._ttl, rdata) for rdata in rdatas[:MAX_RECORDS])
         return Response(rr.NOERROR, AA, records, facts=self._facts)
 

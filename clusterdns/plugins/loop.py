@@ -71,6 +71,7 @@ _Key = tuple[WireName, int]
 class Loop(Plugin):
     """Sends a probe through the block and counts its arrivals."""
 
+    acts_alone = True
     families: ClassVar = {
         "clusterdns_forwarding_loop": Family(
             "The number of workers that have detected a forwarding loop.",

@@ -67,7 +67,7 @@ from clusterdns.rewriting.optionrule import OptionRule, octets_of, options_of
 from clusterdns.rewriting.parse import parse
 from clusterdns.rewriting.replies import RewrittenReply
 from clusterdns.rewriting.rule import NeedsQueryError, RewriteRule, State
-from clusterdns.wire import rr
+from clusterdns.wire import rr, trace
 from clusterdns.wire.message import Edns, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure, fit
@@ -134,9 +134,13 @@ class Rewrite(Plugin):
 
     def _apply(self, state: State) -> None:
         """Apply the rules to a question."""
+        taker = trace.scribe()
         for rule in self._rules:
+            before = state.question
             if rule.apply(state):
                 state.is_done = True
+                if taker is not None:
+                    taker.note(_effect(before, state), place=rule.place)
                 if not rule.goes_on:
                     return
 
@@ -189,6 +193,14 @@ class Rewrite(Plugin):
         return all(rule.relay(route) for rule in self._rules)
 
 
+def _effect(before: Question, state: State) -> str:
+    """Return what a rule that matched has done to the question."""
+    if state.question == before:
+        return "the rule matches, and is for the reply or the options of the query"
+    asked = trace.question_text(state.question)
+    return f"the rule matches {trace.question_text(before)}, which becomes {asked}"
+
+
 def _rule(directive: Directive) -> RewriteRule:
     """Return the rule of one directive. Raises ConfigError."""
     words = list(directive.args)
@@ -200,6 +212,8 @@ def _rule(directive: Directive) -> RewriteRule:
     elif directive.has_block:
         raise directive.error("takes a block only behind one word at most")
     try:
-        return parse(words)
+        rule = parse(words)
+        rule.place = f"{directive.file}:{directive.line}"
+        return rule
     except RuleError as error:
         raise directive.error(error.reason, error.word) from error

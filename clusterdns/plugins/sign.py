@@ -158,6 +158,7 @@ class Signer:
 class Sign(Passive):
     """Signs the zones of one master file."""
 
+    acts_alone = True
     _task: asyncio.Task[None] | None = None
 
     def __init__(self, directive: Directive, block: Block) -> None:

@@ -83,7 +83,7 @@ from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.templating.data import Data, data_of
 from clusterdns.templating.rule import ADDRESSES, ANY_CLASS, SECTIONS, Made, Rule, touch
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import AA, TC, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
@@ -155,6 +155,9 @@ class TemplatePlugin(Plugin):
             if zone is None:
                 continue
             data = self._data(rule, zone, question, query)
+            if (taker := trace.scribe()) is not None:
+                matches = "matches" if data is not None else "does not match the name"
+                taker.note(f"the rule for {name.text(zone)} {matches}", place=rule.place)
             if data is not None:
                 return (yield from self._obey(rule, data, question))
             if not name.is_within_any(question.folded, rule.fallthrough):

@@ -72,6 +72,8 @@ class TransferRule(NamedTuple):
 class Transfer(Plugin):
     """Answers AXFR and IXFR, and notifies."""
 
+    acts_alone = True
+
     def __init__(self, directives: list[Directive], block: Block) -> None:
         self._block = block
         self._rules = [_rule(directive, block) for directive in directives]

@@ -56,6 +56,7 @@ class RewriteRule:
     """One rule; the names it matches are within ``scope``."""
 
     goes_on = False
+    place = ""  # file:line
     scope = ROOT
 
     def apply(self, state: State) -> bool:

@@ -112,7 +112,7 @@ class Listener:
         if question.qclass != rr.CLASS_IN and not self.router.opens_classes:
             return self._write(query, None, REFUSED, hits)
         if query.edns is not None and query.edns.version != 0:
-            return _bad_version(query)
+            return bad_version(query)
         choice = self.router.choose(question, query)
         view = choice.view
         if view is None or not view.chain:
@@ -182,10 +182,7 @@ class Listener:
             return None
         profile = profile or self._profile(query, view, response)
         self.tally.once(profile, hits, query.edns is not None)
-        orders = response.orders
-        sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
-        reply = render_reply(query, response, query.limit, sections)
-        return reply if query.sign is None else query.sign(reply)
+        return rendered(query, response)
 
     def _profile(self, query: Query, view: View | None, response: Response) -> Profile:
         question = query.question
@@ -242,6 +239,14 @@ class Listener:
             _log.error("Recovered from panic in server: %s\n%s", self.tally.server, text)
 
 
+def rendered(query: Query, response: Response) -> bytes:
+    """Return the reply to a query in octets, signed if the query is."""
+    orders = response.orders
+    sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
+    reply = render_reply(query, response, query.limit, sections)
+    return reply if query.sign is None else query.sign(reply)
+
+
 async def _send_all_but_last(query: Query, response: Response) -> Response:
     """Send the messages of a reply, each when there is room; return the last one.
 
@@ -257,7 +262,7 @@ async def _send_all_but_last(query: Query, response: Response) -> Response:
     return response._replace(following=None)
 
 
-def _bad_version(query: Query) -> bytes:
+def bad_version(query: Query) -> bytes:
     """Return BADVERS for an EDNS version that is not 0 (RFC 6891 section 6.1.3)."""
     flags = message.QR | query.flags & message.OPCODE_MASK
     if query.opcode == message.OPCODE_QUERY:

@@ -62,6 +62,7 @@ class Rule:
         self.conditions: list[Expression] = []
         self._environment = {**conditions.OF_THE_QUESTION, **conditions.OF_THE_QUERY, **_GROUP}
         self.quiet_until = 0.0
+        self.place = f"{directive.file}:{directive.line}"
         self.fallthrough: tuple[WireName, ...] = ()
         self.rcode = rr.NOERROR
         self.edns: message.Edns | None = None
