@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 from clusterdns.cluster import manifests
@@ -58,6 +58,9 @@ class Offline:
         if source not in self._stores:
             self._stores[source] = filled(source)
         return self._stores[source]
+
+    def forget(self, facts: Iterable[Hashable]) -> None:
+        """Do nothing: no table keeps answers."""
 
     def forget_all(self) -> None:
         """Do nothing: no table keeps answers."""
