@@ -29,6 +29,7 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Note, Response, failure
 
 if TYPE_CHECKING:
+    from clusterdns.chain.limits import RateLimits
     from clusterdns.chain.route import Relayed, Route
     from clusterdns.cluster.source import Source
     from clusterdns.cluster.store import Store
@@ -125,6 +126,7 @@ class Plugin:
     places: tuple[str, ...] = ()  # file:line of its directives, set when it is made
     slow: str = ""  # for `check`: why it keeps queries off the table
     most_octets: int = 0  # limit of replies over UDP, 0 for the usual one
+    limits: RateLimits | None = None  # of queries by client
 
     def __init__(self, directive: Directive, block: Block) -> None:
         """Read the directive. Raises ConfigError."""

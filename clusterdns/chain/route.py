@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 from clusterdns.caching.fresh import Fresh
 from clusterdns.caching.kept import Kept
 from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions, Limits
+from clusterdns.chain.limits import RateLimits
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
@@ -39,6 +40,7 @@ class Route:
         self.starts: bytes | None = None  # names that begin with these octets take the chain
         self.passed: list[Callable[[int], None]] = []  # called with the number of relayed queries
         self.shuffles = False
+        self.limits: RateLimits | None = None  # of queries by client
         self.observers: list[RelayObserver] = []  # told of relayed queries, of these classes:
         self.observed_classes = 0
         self.cached: Cached | None = None

@@ -46,6 +46,10 @@ class View:
         self.is_measured = "prometheus" in names
         stated = [plugin.most_octets for plugin in plugins if plugin.most_octets]
         self.most_octets = min(stated, default=USUAL_UDP_OCTETS)
+        self.limits = next((p.limits for p in plugins if p.limits is not None), None)
+        if self.limits is not None:  # names of the cluster do not count
+            inside = [zone for p in plugins for some in p.sources().values() for zone in some]
+            self.limits.free = (*self.limits.free, *inside)
         self.reads_options = any(plugin.reads_options for plugin in self.chain)
         self.reads_signatures = any(plugin.reads_signatures for plugin in self.chain)
         self.writer = self._label_of_writer()
@@ -150,6 +154,7 @@ class Router:
         self.bounds = (min(most), max(most))  # least and most octets of replies in its blocks
         self.reads_options = any(view.reads_options for view in all_views)
         self.observed = [view for view in all_views if view.observers]
+        self.limits = [view.limits for view in all_views if view.limits is not None]
         self.keeps_replies = any(each.wants_replies for v in all_views for each in v.observers)
 
     def note(self, view: View, question: Question, response: Response) -> Note | None:

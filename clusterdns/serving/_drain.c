@@ -7,6 +7,7 @@
  * is forwarded if a lane takes it, see _relay.c; the others are returned to Python.
  */
 #include "_relay.h"
+#include "_limit.h"
 #include <arpa/inet.h>
 #include <limits.h>
 #include <sys/epoll.h>
@@ -18,8 +19,10 @@
  * where it is BATCH with the replies. */
 enum {
     BATCH = 64, OCTETS = 512, MORE = 16384 - OCTETS, PIECES = 6, ROOM = 256 * 1024, SLOTS = 4, MANY_SEEN = 1024,
-    OPT_HEAD = 9, MAX_QUESTION = MAX_NAME + 4
+    OPT_HEAD = 9, MAX_QUESTION = MAX_NAME + 4, CUT_HEAD = 10
 };
+
+#define SILENT SIZE_MAX
 
 static unsigned char octets[BATCH][OCTETS], more[BATCH][MORE];
 static struct client clients[BATCH];
@@ -260,10 +263,31 @@ static struct iovec piece_of(PyObject *bytes)
     return (struct iovec){PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes)};
 }
 
-/* Compose the reply to a query and return its octets, 0 for a miss. `note` is the note for observers,
- * borrowed, or NULL. */
+/* The verdict on a hit of a client, by its rate; without a client it is not limited. */
+static enum verdict judge(PyObject *heads, const struct client *client, double now)
+{
+    PyObject *found = PyTuple_GET_SIZE(heads) > FORMS + 1 ? PyTuple_GET_ITEM(heads, FORMS + 1) : NULL;
+    if (!client || !found || !PyObject_TypeCheck(found, &limit_buckets))
+        return ANSWER;
+    return limit_judge(found, &client->address, now, 1);
+}
+
+/* The header behind the ID of an empty reply with TC: _CUT_HEADS of table.py. */
+static unsigned char *cut_head(int form)
+{
+    static unsigned char heads[FORMS][CUT_HEAD];
+    unsigned char *head = heads[form];
+    head[0] = (unsigned char)(0x80 | TC | (form & 1));
+    head[1] = form & FORM_CD ? CD : 0;
+    head[3] = 1;
+    head[9] = form & FORM_OPT ? 1 : 0;
+    return head;
+}
+
+/* Compose the reply to a query and return its octets, 0 for a miss, SILENT to send none. `note` is the
+ * note for observers, borrowed, or NULL; `client` is NULL if its rate is not limited. */
 static size_t compose(const Table *table, unsigned char *packet, size_t length, struct iovec *reply,
-                      PyObject **note)
+                      PyObject **note, const struct client *client)
 {
     static unsigned char no_options[2], bounded[2][OPT]; /* without and with DO */
     Query query;
@@ -274,7 +298,9 @@ static size_t compose(const Table *table, unsigned char *packet, size_t length, 
         return 0;
     Py_ssize_t orders = PyTuple_GET_SIZE(answer) - BODY;
     PyObject *heads = PyTuple_GET_ITEM(answer, HEADS), *head = PyTuple_GET_ITEM(heads, query.form);
-    *note = PyTuple_GET_SIZE(heads) > FORMS ? PyTuple_GET_ITEM(heads, FORMS) : NULL;
+    *note = PyTuple_GET_SIZE(heads) > FORMS ? PyTuple_GET_ITEM(heads, FORMS) : Py_None;
+    if (*note == Py_None)
+        *note = NULL;
     PyObject *body = PyTuple_GET_ITEM(answer, BODY + packet[1] % orders);
     if (!PyBytes_Check(head) || !PyBytes_Check(body) || (*note && !table->seen))
         return 0;
@@ -298,6 +324,19 @@ static size_t compose(const Table *table, unsigned char *packet, size_t length, 
         total += reply[i].iov_len;
     if ((Py_ssize_t)total > (table->is_stream ? MAX_OCTETS : query.limit))
         return 0;
+    if (PyTuple_GET_SIZE(heads) > FORMS + 1) {
+        enum verdict verdict = judge(heads, client, table->now);
+        if (verdict != ANSWER)
+            *note = NULL;
+        if (verdict == STAY_SILENT)
+            return SILENT;
+        if (verdict == TRUNCATE) {
+            total -= reply[1].iov_len + reply[3].iov_len - CUT_HEAD;
+            reply[1] = (struct iovec){cut_head(query.form), CUT_HEAD};
+            reply[3].iov_len = 0;
+            return total;
+        }
+    }
     return count_hit(table->hits, PyTuple_GET_ITEM(answer, SLOT), &query) ? total : 0;
 }
 
@@ -399,14 +438,19 @@ static void observe(const Table *table, const Noted *noted, int count, int hits)
  * or None. */
 static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *left, int *unsent)
 {
-    int hits = 0, misses = 0, count = 0, missed[BATCH];
+    int hits = 0, misses = 0, count = 0, silent = 0, missed[BATCH];
     Noted noted[BATCH];
     PyObject *note;
     int taken = recvmmsg(fd, queries, BATCH, MSG_DONTWAIT, NULL);
     for (int i = 0; i < taken; i++) {
         struct msghdr *query = &queries[i].msg_hdr, *reply = &replies[hits].msg_hdr;
         turn_around(&clients[i], query->msg_controllen);
-        if (cut(i) && compose(table, octets[i], queries[i].msg_len, pieces[hits], &note)) {
+        size_t total = 0;
+        if (cut(i))
+            total = compose(table, octets[i], queries[i].msg_len, pieces[hits], &note, &clients[i]);
+        if (total == SILENT) {
+            silent++;
+        } else if (total) {
             if (note)
                 noted[count++] = (Noted){Py_NewRef(note), i, hits};
             reply->msg_name = query->msg_name;
@@ -421,10 +465,16 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
     }
     *unsent = send_all(fd, hits); /* they do not wait for those that went out to others */
     observe(table, noted, count, hits);
+    int is_limited = misses && zones && look_up(zones, octets[0], 0); /* by name, see relay.py */
     for (int i = 0; i < misses && !PyErr_Occurred(); i++) {
         int n = missed[i];
-        if (queries[n].msg_len > OCTETS ||
-            !relay_takes(zones, fd, octets[n], queries[n].msg_len, &clients[n], table->now))
+        size_t length = queries[n].msg_len;
+        const struct client *client = &clients[n];
+        if (length > OCTETS)
+            leave(left, n);
+        else if (is_limited && relay_refuses(zones, fd, octets[n], length, client, table->now))
+            silent++;
+        else if (!relay_takes(zones, fd, octets[n], length, client, table->now))
             leave(left, n);
     }
     relay_send();
@@ -432,7 +482,7 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
         queries[i].msg_hdr.msg_namelen = sizeof clients[i].address;
         queries[i].msg_hdr.msg_controllen = sizeof clients[i].source;
     }
-    return PyErr_Occurred() ? -1 : hits;
+    return PyErr_Occurred() ? -1 : hits + silent;
 }
 
 static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *arguments)
@@ -558,7 +608,7 @@ static size_t write_frame(const Table *table, unsigned char *packet, size_t leng
 {
     struct iovec reply[PIECES];
     PyObject *note;
-    size_t total = compose(table, packet, length, reply, &note), at = 2;
+    size_t total = compose(table, packet, length, reply, &note, NULL), at = 2;
     if (!total)
         return 0;
     if (note && table->seen) {
@@ -699,8 +749,12 @@ PyMODINIT_FUNC PyInit__drain(void)
         replies[i].msg_hdr.msg_iov = pieces[i];
         replies[i].msg_hdr.msg_iovlen = PIECES;
     }
-    PyObject *module = PyType_Ready(&relay_lane) ? NULL : PyModule_Create(&definition);
+    PyObject *module = PyType_Ready(&relay_lane) || PyType_Ready(&limit_buckets)
+                           ? NULL
+                           : PyModule_Create(&definition);
     if (module && PyModule_AddObjectRef(module, "Lane", (PyObject *)&relay_lane))
+        Py_CLEAR(module);
+    if (module && PyModule_AddObjectRef(module, "Buckets", (PyObject *)&limit_buckets))
         Py_CLEAR(module);
     return module;
 }

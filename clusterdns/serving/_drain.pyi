@@ -1,10 +1,28 @@
 from collections.abc import Callable, Mapping
 
+from clusterdns.chain.limits import Judge, Memory
 from clusterdns.chain.route import Relayed
 from clusterdns.serving.table import Maps
 from clusterdns.wire.name import WireName
 
 Client = tuple[str, int]
+
+class Buckets:
+    truncated: int
+    dropped: int
+    def __init__(
+        self,
+        memory: Memory,
+        secret: bytes,
+        interval: float,
+        slack: float,
+        slip: int,
+        bits4: int,
+        bits6: int,
+        exempt: tuple[tuple[bytes, int], ...],
+        /,
+    ) -> None: ...
+    def judge(self, host: str, now: float, /) -> int: ...
 
 class Lane:
     number: int
@@ -24,6 +42,7 @@ class Lane:
     own_octets: int
     starts: bytes | None
     left: int
+    limits: Judge | None
     told: list[tuple[Lane, *Relayed]] | None
     wants: int
     many: int
@@ -46,6 +65,9 @@ class Lane:
         /,
     ) -> None: ...
 
+# What takes the queries of a zone: a lane, limits by client and the chain, or the chain.
+Zone = Lane | Judge | None
+
 # Lane, query, client, control message for the reply, listener, server, seconds, reply, error.
 HandedOver = tuple[Lane, bytes, Client, bytes, int, int, float, bytes | None, int]
 # Query, client, control message for the reply.
@@ -56,7 +78,7 @@ Reply = tuple[bytes, Client, bytes]  # octets, and the same of its query
 # what sees to it and tells whether asyncio has something to do then.
 Reader = tuple[
     Maps,
-    dict[bytes, Lane | None],
+    dict[bytes, Zone],
     list[int],
     list[Left],
     Callable[[], bool],
@@ -68,7 +90,7 @@ def drain(
     fd: int,
     table: Maps,
     now: float,
-    zones: dict[bytes, Lane | None] = ...,
+    zones: dict[bytes, Zone] = ...,
     /,
 ) -> tuple[int, int, list[Left]]: ...
 def answer(

@@ -11,6 +11,7 @@
  * and kept as octets until it is asked for again.
  */
 #include "_relay.h"
+#include "_limit.h"
 #include "_reply.h"
 #include <errno.h>
 #include <netinet/in.h>
@@ -47,6 +48,7 @@ typedef struct {
     int most_octets;  /* of a reply, whatever size an OPT names */
     int own_octets;   /* of a reply to us, as the OPT of our queries says */
     PyObject *starts; /* octets: names that begin with them are for Python; or None */
+    PyObject *limits; /* buckets that a query counts in, or None */
     PyObject *told;   /* list of records for observers, shared by lanes, or None */
     int wants;        /* classes of the replies that observers are told of */
     int many, untold; /* records until Python shall report them; those there was no room for */
@@ -157,16 +159,29 @@ static int is_left(const Lane *lane, const unsigned char *question, size_t lengt
            !memcmp(question, PyBytes_AS_STRING(starts), (size_t)PyBytes_GET_SIZE(starts));
 }
 
-/* The lane of the longest zone that a folded name lies in, borrowed; NULL for none. */
-static Lane *lane_of(PyObject *zones, const unsigned char *name, size_t length)
+/* The value of the longest zone that a folded name lies in, borrowed; NULL for none. */
+static PyObject *zone_of(PyObject *zones, const unsigned char *name, size_t length)
 {
     for (size_t at = 0;; at += 1u + name[at]) {
         PyObject *found = look_up(zones, name + at, length - at);
-        if (found)
-            return PyObject_TypeCheck(found, &relay_lane) ? (Lane *)found : NULL;
-        if (!name[at])
-            return NULL;
+        if (found || !name[at])
+            return found;
     }
+}
+
+/* The lane of that zone, borrowed; NULL for none. */
+static Lane *lane_of(PyObject *zones, const unsigned char *name, size_t length)
+{
+    PyObject *found = zone_of(zones, name, length);
+    return found && PyObject_TypeCheck(found, &relay_lane) ? (Lane *)found : NULL;
+}
+
+/* The buckets of an object that takes queries, borrowed; NULL for none. */
+static PyObject *limits_of(PyObject *found)
+{
+    if (found && PyObject_TypeCheck(found, &relay_lane))
+        found = ((Lane *)found)->limits;
+    return found && PyObject_TypeCheck(found, &limit_buckets) ? found : NULL;
 }
 
 /* Whether a kept reply may still be used; an invalid time is left to Python. */
@@ -331,6 +346,55 @@ static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t
     send_to(fd, &to, refusal, length);
 }
 
+/* The octets of the name in the question of a query, folded; 0 if it is none or malformed. */
+static size_t read_name(unsigned char *to, const unsigned char *packet, size_t length)
+{
+    size_t at = HEADER;
+    if (length < HEADER + 5 || packet[2] & 0xF8 || number16(packet + 4) != 1)
+        return 0;
+    while (at < length && packet[at] && packet[at] <= MAX_LABEL)
+        at += 1u + packet[at];
+    if (at + 5 > length || packet[at] || at + 1 - HEADER > MAX_NAME)
+        return 0;
+    fold(to, packet + HEADER, at + 1 - HEADER);
+    return at + 1 - HEADER;
+}
+
+/* Send an empty reply with TC, and an OPT like the client's: Listener._refuse. */
+static void send_cut(int fd, const unsigned char *packet, size_t length, size_t asked,
+                     const struct client *client)
+{
+    unsigned char cut[MAX_QUERY] = {0};
+    const unsigned char *opt = packet + HEADER + asked;
+    struct client to = *client;
+    size_t end = HEADER + asked;
+    memcpy(cut, packet, end);
+    cut[2] = (unsigned char)(0x80 | TC | (packet[2] & 0x01));
+    cut[3] = packet[3] & CD;
+    memset(cut + 6, 0, 6);
+    if (number16(packet + 10) && length >= end + OPT && !memcmp(opt, "\0\0\x29", 3)) {
+        memcpy(cut + end, opt, 5);
+        cut[end + 7] = opt[7];
+        cut[11] = 1;
+        end += OPT;
+    }
+    send_to(fd, &to, cut, end);
+}
+
+int relay_refuses(PyObject *zones, int fd, const unsigned char *packet, size_t length,
+                  const struct client *client, double now)
+{
+    unsigned char qname[MAX_NAME];
+    size_t name = read_name(qname, packet, length);
+    PyObject *limits = name ? limits_of(zone_of(zones, qname, name)) : NULL;
+    if (!limits)
+        return 0;
+    enum verdict verdict = limit_judge(limits, &client->address, now, 0);
+    if (verdict == TRUNCATE)
+        send_cut(fd, packet, length, name + 4, client);
+    return verdict != ANSWER;
+}
+
 int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t length,
                 const struct client *client, double now)
 {
@@ -376,8 +440,12 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
     memcpy(out->packet, packet, length);
     Py_INCREF(lane);
     lane->busy++;
-    if (prepare(out))
+    if (prepare(out)) {
+        PyObject *limits = limits_of((PyObject *)lane);
+        if (limits)
+            limit_judge(limits, &client->address, now, 1);
         return 1;
+    }
     release(out);
     PyErr_Clear();
     return 0;
@@ -536,6 +604,9 @@ static int hand_over(PyObject *left, struct out *out, double now, size_t length,
         "(Oy#Ny#iHdy#i)", out->lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
         &out->client.source, (Py_ssize_t)out->client.source_octets, out->listener, out->target, now - out->began, length ? reply : NULL, (Py_ssize_t)length,
         error);
+    PyObject *limits = limits_of((PyObject *)out->lane);
+    if (limits) /* the chain counts it */
+        limit_refund(limits, &out->client.address);
     release(out);
     int failed = !told || PyList_Append(left, told);
     Py_XDECREF(told);
@@ -624,6 +695,7 @@ static void lane_dealloc(Lane *lane)
     Py_XDECREF(lane->counts);
     Py_XDECREF(lane->held);
     Py_XDECREF(lane->starts);
+    Py_XDECREF(lane->limits);
     Py_XDECREF(lane->told);
     Py_TYPE(lane)->tp_free((PyObject *)lane);
 }
@@ -661,6 +733,7 @@ static PyMemberDef lane_members[] = {
     FIELD(most_octets, T_INT, 0),
     FIELD(own_octets, T_INT, 0),
     FIELD(starts, T_OBJECT, 0),
+    FIELD(limits, T_OBJECT, 0),
     FIELD(left, T_INT, 0),
     FIELD(told, T_OBJECT, 0),
     FIELD(wants, T_INT, 0),

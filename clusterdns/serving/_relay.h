@@ -9,6 +9,11 @@
 int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t length,
                 const struct client *client, double now);
 
+/* Refuse a query that would be over the limit of its client; false if there is none, or room. The chain
+ * or the lane that takes the query counts it. */
+int relay_refuses(PyObject *zones, int fd, const unsigned char *packet, size_t length,
+                  const struct client *client, double now);
+
 /* Send the accepted queries. */
 void relay_send(void);
 

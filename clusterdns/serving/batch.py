@@ -88,6 +88,7 @@ class Batch:
             self._prepare(i, heads[i].head, pieces[i])
         self._fresh = self._messages[:], self._pieces[:]
         self._used = 0
+        self._present = 0  # the query that is looked up
         self._start = _address(self._messages)
         # Octets of each message and of its control messages; start and octets of each piece.
         self._lengths = _column(self._messages, "I", _Message.octets.offset, _MESSAGE)
@@ -118,13 +119,14 @@ class Batch:
         """
         lengths, reply_from_table, seen = self._receive(), table.reply, observed.seen
         queries, replies, places = self._queries, self._replies, self._places
-        missed, at, start = list[int](), 0, 0
+        missed, silent, at, start = list[int](), list[int](), 0, 0
         for i, length in enumerate(lengths):
             packet = queries[at : at + length]
             at += UPDATE_OCTETS
-            reply = reply_from_table(packet, now, hits, False, seen)
-            if reply is None:
-                missed.append(i)
+            self._present = i
+            reply = reply_from_table(packet, now, hits, False, seen, self._host)
+            if not reply:
+                (missed if reply is None else silent).append(i)
                 continue
             octets = len(reply)
             end = start + octets
@@ -133,7 +135,7 @@ class Batch:
             start = end
             if seen:
                 observed.take(self._client(i))
-        self._send(len(lengths), missed)
+        self._send(len(lengths), sorted(missed + silent) if silent else missed)
         return len(lengths) - len(missed), [self._left(i, lengths[i]) for i in missed]
 
     def _receive(self) -> list[int]:
@@ -182,6 +184,9 @@ class Batch:
         at, start = i * UPDATE_OCTETS, i * self._control_octets
         control = self._controls[start : start + self._controlled[i]]
         return self._queries[at : at + length], self._client(i), control
+
+    def _host(self) -> str:
+        return self._client(self._present)[0]
 
     def _client(self, i: int) -> Client:
         """Return the sender of the ``i``-th datagram, in the form of Python's sockets."""

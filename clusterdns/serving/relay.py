@@ -45,7 +45,7 @@ from clusterdns.wire.reading import Reply
 
 if TYPE_CHECKING:
     from clusterdns.chain.route import Relayed
-    from clusterdns.serving._drain import HandedOver, Lane
+    from clusterdns.serving._drain import HandedOver, Lane, Zone
 
 MAX_TICK_S = 0.25  # between checks for expired queries and for servers up or down
 TICKS = 10  # within the time limit of a reply
@@ -127,20 +127,26 @@ class Relay:
 
     # ---- lanes
 
-    def _zones(self, server: Listener) -> dict[bytes, Lane | None]:
+    def _zones(self, server: Listener) -> dict[bytes, Zone]:
         """Return the lane of each zone of a listener; None for zones that take the chain."""
-        router, found = server.router, dict[bytes, "Lane | None"]()
+        router, found = server.router, dict[bytes, "Zone"]()
         claimed: list[tuple[WireName, View]] = []
         for zone, views in router.views.items():
             is_alone = len(views) == 1 and views[0].filter is None
             route = _route_of(views[0], zone) if is_alone else None
             found[zone] = None
+            limits = views[0].limits if is_alone else None
             if route is not None:
                 found[zone] = self._open(server, views[0], route)
                 claimed += [(each, views[0]) for each in route.claimed]
+            elif limits is not None:  # C refuses queries over the limit, the chain takes others
+                found[zone] = limits.buckets
+                claimed += [(each, views[0]) for each in limits.free]
         for zone, view in claimed:
             if _view_of(router, zone) is view:
                 found.setdefault(zone, None)
+        if router.limits:
+            found[b""] = None  # C looks for limits
         return found
 
     def _open(self, server: Listener, view: View, route: Route) -> Lane:
@@ -157,6 +163,7 @@ class Relay:
         lane.most_octets, lane.own_octets = view.most_octets, pool.octets
         lane.starts = route.starts
         lane.left = route.left
+        lane.limits = None if route.limits is None else route.limits.buckets
         lane.held = tuple(each for pair in route.held for each in pair)
         if cached is not None:
             lane.is_cached, lane.stale = True, cached.stale_s

@@ -14,18 +14,21 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from clusterdns.chain.limits import ANSWER, STAY_SILENT, Judge, RateLimits
 from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Choice, Router, View
 from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Profile, Tally, type_label
+from clusterdns.serving import native
 from clusterdns.serving.table import MAX_TABLE_OCTETS, Answer, AnswerTable
 from clusterdns.wire import message, reading, rr
-from clusterdns.wire.message import Edns, Query
+from clusterdns.wire.message import Edns, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure, render_reply, uncompressed_octets
 
 MAX_WAITING: Final = 8192  # queries waiting for a chain, a few kilobytes each
 _SERVFAIL: Final = failure(rr.SERVFAIL)
 _NOTIMP: Final = failure(rr.NOTIMP)
+_CUT: Final = Response(flags=message.TC, lifetime_s=0)  # to a client over its limit
 _BADVERS_OPT: Final = message.write_opt(Edns(0, 0, 0), rr.BADVERS)  # CoreDNS: pkg/edns, size 0
 _log = logging.getLogger(__name__)
 
@@ -59,6 +62,9 @@ class Listener:
         self.router = router
         self._waiting: set[asyncio.Task[None]] = set()
         self._places: set[str] = set()
+        if native.compiled is not None:
+            for limits in router.limits:
+                limits.compile(native.compiled.Buckets)
 
     def resolve(
         self,
@@ -120,11 +126,20 @@ class Listener:
         if query.changes is not None and not view.takes_updates:
             return self._write(query, None, _NOTIMP, hits)
         view.bound(query)
+        limits = view.limits if query.transport == "udp" and query.changes is None else None
+        if limits is not None and limits.covers(question.folded):
+            verdict, limits = self._judge(query, limits), None
+            if verdict != ANSWER:
+                return self._refuse(query, verdict)
         may_repeat = choice.is_shared and not view.observers and view.may_know(query)
         if may_repeat and (known := self.table.known(query, self.clock(), hits)) is not None:
             return known
         began = self.clock() if view.observers else 0.0
         response = view.answer(question) if view.may_know(query) else None
+        if limits is not None and limits.covers_response(question.folded, response):
+            verdict = self._judge(query, limits)
+            if verdict != ANSWER:
+                return self._refuse(query, verdict)
         if response is None:
             return self._wait(query, view, hits, send)
         for observer in view.observers:
@@ -137,6 +152,14 @@ class Listener:
             return self._write(query, view, response, hits, profile)
         self.tally.once(profile, hits, query.edns is not None)
         return self.table.reply_to(query, answer)
+
+    def _judge(self, query: Query, limits: RateLimits) -> int:
+        """Return what happens to a query, by the rate of its client."""
+        return limits.buckets.judge(query.client[0], self.clock())
+
+    def _refuse(self, query: Query, verdict: int) -> bytes | None:
+        """Return what a client over its limit gets: an empty reply with TC, or none."""
+        return None if verdict == STAY_SILENT else render_reply(query, _CUT, query.limit)
 
     def _remember(
         self, query: Query, response: Response, choice: Choice, profile: Profile
@@ -157,6 +180,7 @@ class Listener:
             self.clock(),
             lambda: self.tally.slot(profile._replace(size=size, counters=response.counters)),
             None if view is None else self.router.note(view, question, response),
+            None if view is None else _buckets(view, question, response),
         )
         if answer is not None and self.tally.is_full:
             self.table.clear()
@@ -245,6 +269,15 @@ def rendered(query: Query, response: Response) -> bytes:
     sections = orders[(query.ident & 0xFF) % len(orders)] if orders else None
     reply = render_reply(query, response, query.limit, sections)
     return reply if query.sign is None else query.sign(reply)
+
+
+def _buckets(view: View, question: Question, response: Response) -> Judge | None:
+    """Return the buckets that each repeat of a response counts in, None if it does not count."""
+    limits, qname = view.limits, question.folded
+    if limits is None:
+        return None
+    is_covered = limits.covers(qname) or limits.covers_response(qname, response)
+    return limits.buckets if is_covered else None
 
 
 async def _send_all_but_last(query: Query, response: Response) -> Response:

@@ -13,7 +13,8 @@ monotonic second of its end, the slot its hits are counted in, the header behind
 form of plain query, whether it holds for any letter case of the question, which names it does not
 deny, and the octets behind the question, one body for each order of ``loadbalance``. Pointers in a
 body lead into the question or the body, so the ID does not matter. If a plugin observes the hits
-(`log`), a 17th head is the note for each hit, see observed.py. The garbage collector does not track
+(`log`), a 17th head is the note for each hit, see observed.py, or None; an 18th are the buckets of
+`ratelimit` if the hit counts for its client. The garbage collector does not track
 such tuples, but for those with children, so a large table causes no pauses. An answer that is not
 free holds for a question in lower case; other letter cases have keys of their own.
 
@@ -39,6 +40,7 @@ import struct
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final
 
+from clusterdns.chain.limits import ANSWER, STAY_SILENT, Judge
 from clusterdns.serving.cut import Cuts
 from clusterdns.wire import message, name, reading
 from clusterdns.wire.facts import EVERYTHING, Fixed, Renewal
@@ -69,6 +71,7 @@ _OPT: Final = 4
 _CD: Final = 8
 _FORMS: Final = range(16)
 _NOTE: Final = 16  # index in the heads
+_BUCKETS: Final = 17
 _FLAGS: Final = ((_RD, RD), (_AD, AD), (_CD, CD))
 _PLAIN: Final = {
     struct.pack(
@@ -126,7 +129,7 @@ class AnswerTable:
         self._denials = _Shelf(passing, octets // 4)
         self._seen: set[int] = set()
         self._heads: dict[tuple[Any, ...], Heads] = {}
-        self._has_notes = False
+        self._has_more = False  # heads with a note or buckets
         self._cuts = Cuts()
         self.remembered = 0  # answers kept so far; if unchanged, a miss is still a miss
 
@@ -137,12 +140,13 @@ class AnswerTable:
         hits: list[int],
         stream: bool = False,
         seen: Seen | None = None,
+        host: Callable[[], str] | None = None,
     ) -> bytes | None:
-        """Return the reply to ``packet`` or None for a miss; never raises.
+        """Return the reply to ``packet``, None for a miss, b"" to send none; never raises.
 
         ``hits`` are the caller's counters, by slot; ``now`` is monotonic seconds; ``stream`` lifts
         the limit of a datagram. An observed hit is appended to ``seen``; if that is None, it is a
-        miss.
+        miss. ``host`` returns the address of the client, whose rate may be limited.
         """
         form = _PLAIN.get(packet[2:HEADER_OCTETS])
         if form is None:
@@ -181,11 +185,16 @@ class AnswerTable:
         reply = _compose(answer, packet[:2], form, question, opt)
         if len(reply) > (message.MAX_OCTETS if stream else limit):
             return None
-        if self._has_notes and len(answer[_HEADS]) > _NOTE:
-            if seen is None:
-                return None
+        if self._has_more and len(answer[_HEADS]) > _NOTE:
             note = answer[_HEADS][_NOTE]
-            seen.append((note, packet, reply if self._keeps_replies else None))
+            if note is not None and seen is None:
+                return None
+            verdict = ANSWER if stream or host is None else _judge(answer, host, now)
+            if verdict != ANSWER:
+                cut = packet[:2] + _CUT_HEADS[form] + question + opt
+                return b"" if verdict == STAY_SILENT else cut
+            if note is not None and seen is not None:
+                seen.append((note, packet, reply if self._keeps_replies else None))
         slot = answer[_SLOT]
         if extra:
             hits[slot + 2] += 1
@@ -209,7 +218,7 @@ class AnswerTable:
         answer = lasting.get(key) or passing.get(key)
         if question.qname != question.folded and not (answer and answer[_IS_FREE]):
             answer = passing.get(wire + variant)
-        if answer is None or answer[_UNTIL] <= now or len(answer[_HEADS]) > _NOTE:
+        if answer is None or answer[_UNTIL] <= now or _is_noted(answer[_HEADS]):
             return None
         extra = query.octets - HEADER_OCTETS - len(wire)
         if query.edns is not None:
@@ -288,11 +297,12 @@ class AnswerTable:
         now: float,
         slot: Callable[[], int],
         note: Note | None = None,
+        buckets: Judge | None = None,
     ) -> Answer | None:
         """Put a response on its shelf if it may be repeated; return its answer there.
 
         ``slot`` returns the slot of its hits, and is called only if it is kept; ``note`` is for the
-        observers of each hit.
+        observers of each hit, ``buckets`` for what each counts in.
         """
         if response.lifetime_s <= 0 or response.edns is not None or response.rcode > 15:
             return None
@@ -318,7 +328,7 @@ class AnswerTable:
         is_known = known is not None and known[_UNTIL] > now and known[_CHILDREN] is children
         if known is not None and is_known and known[_IS_FREE] >= is_free:
             return known  # the query's form or the reply's length made it a miss
-        compiled = self._compile(question, response, note)
+        compiled = self._compile(question, response, note, buckets)
         if compiled is None:
             return None
         heads, bodies = compiled
@@ -386,7 +396,11 @@ class AnswerTable:
         return False
 
     def _compile(
-        self, question: Question, response: Response, note: Note | None
+        self,
+        question: Question,
+        response: Response,
+        note: Note | None,
+        buckets: Judge | None,
     ) -> tuple[Heads, tuple[bytes, ...]] | None:
         """Return the heads and the bodies of a response, None if it fits no message."""
         bodies, flags = [], response.flags | response.rcode & 15
@@ -398,15 +412,26 @@ class AnswerTable:
                 flags |= TC
             bodies.append(body)
         key = (flags, *counts)
-        heads = self._heads.get((*key, note))
+        heads = self._heads.get((*key, note, buckets))
         if heads is None:
             if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()
             made = tuple(_head(form, *key) for form in _FORMS)
-            heads = made if note is None else (*made, note)
-            self._heads[*key, note] = heads
-            self._has_notes |= note is not None
+            more = (note, buckets) if buckets is not None else (note,) if note is not None else ()
+            heads = (*made, *more)
+            self._heads[*key, note, buckets] = heads
+            self._has_more |= bool(more)
         return heads, tuple(bodies)
+
+
+def _judge(answer: Answer, host: Callable[[], str], now: float) -> int:
+    """Return what happens to a hit of a client, by its rate."""
+    heads = answer[_HEADS]
+    return ANSWER if len(heads) <= _BUCKETS else int(heads[_BUCKETS].judge(host(), now))
+
+
+def _is_noted(heads: Heads) -> bool:
+    return len(heads) > _NOTE and heads[_NOTE] is not None
 
 
 def _compose(answer: Answer, ident: bytes, form: int, question: bytes, opt: bytes) -> bytes:
@@ -470,6 +495,9 @@ def _head(form: int, flags: int, answers: int, authorities: int, additionals: in
     if not form & _AD:
         flags &= ~AD
     return struct.pack("!HHHHH", flags, 1, answers, authorities, additionals + (form >> 2 & 1))
+
+
+_CUT_HEADS: Final = tuple(_head(form, TC, 0, 0, 0) for form in _FORMS)
 
 
 class _Shelf:

@@ -26,6 +26,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import operator
 import select
 import socket
 import struct
@@ -40,7 +41,7 @@ from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import Listener
 
 if TYPE_CHECKING:
-    from clusterdns.serving._drain import Client, Lane, Left, Reply
+    from clusterdns.serving._drain import Client, Left, Reply, Zone
 
 MISSES: Final = 4  # resolved between two batches of hits: half a millisecond,
 TURN_S: Final = 0.001  # or up to this time
@@ -65,7 +66,7 @@ class Engine:
         self.hits = server.tally.transport("udp", family)
         self.observed = Observed(server, "udp")
         self.number = sock.fileno()
-        self.zones: dict[bytes, Lane | None] = {}  # lanes of the relay, see relay.py
+        self.zones: dict[bytes, Zone] = {}  # lanes of the relay, see relay.py
         self.shed = 0
         self._missed: OrderedDict[str, deque[_Missed]] = OrderedDict()  # in the order of turns
         self._waiting = 0
@@ -224,7 +225,8 @@ class Engine:
             packet, client, source = left
             reply = None
             if remembered != server.table.remembered:
-                reply = server.table.reply(packet, began, hits, False, self.observed.seen)
+                host = functools.partial(operator.itemgetter(0), client)
+                reply = server.table.reply(packet, began, hits, False, self.observed.seen, host)
                 self.observed.take(client)
             if reply is None:
                 resolved += 1
