@@ -41,9 +41,9 @@ class StreamBounds(NamedTuple):
 
 
 class WebBounds(NamedTuple):
-    """Settings of `https` for HTTP connections, None if not set; 0 is no limit.
+    """Settings of `https`, `grpc_server` or `quic`, None if not set; 0 is no limit.
 
-    The defaults are those of CoreDNS (core/dnsserver/server_https.go).
+    The defaults are those of CoreDNS (core/dnsserver/server_https.go and others).
     """
 
     most_connections: int | None = None
@@ -76,11 +76,12 @@ class Block:
         self.file = file
         self.line = line
         self.ports: tuple[int, ...] = ()
-        self.schemes: tuple[str, ...] = ()  # "dns", "tls" or "https", for each zone
+        self.schemes: tuple[str, ...] = ()  # "dns", "tls" or another, for each zone
         self.encryption: Encryption | None = None  # `tls`
         self.debug = False
         self.streams = StreamBounds()
-        self.web = WebBounds()
+        self.web = WebBounds()  # `https`
+        self.calls = WebBounds()  # `grpc_server`
         self.workers = 1  # `multisocket`: processes that read the sockets
         self.view = ""  # `view`: metric label
         self.resolver: Resolver | None = None  # set when the block's listener is known

@@ -9,7 +9,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from clusterdns.chain.block import Block, StreamBounds, WebBounds
@@ -147,10 +147,8 @@ class Router:
         for view in all_views:  # the last setting wins
             said = {k: v for k, v in view.block.streams._asdict().items() if v is not None}
             self.streams = self.streams._replace(**said)
-        self.web = WebBounds()
-        for view in reversed(all_views):  # the first setting wins; see `https`
-            said = {k: v for k, v in view.block.web._asdict().items() if v is not None}
-            self.web = self.web._replace(**said)
+        self.web = _first(view.block.web for view in all_views)
+        self.calls = _first(view.block.calls for view in all_views)
         self.bounds = (min(most), max(most))  # least and most octets of replies in its blocks
         self.reads_options = any(view.reads_options for view in all_views)
         self.observed = [view for view in all_views if view.observers]
@@ -270,6 +268,15 @@ def _why(question: Question) -> str:
     if question.qtype == rr.DS:
         return "is the zone of a parent, which answers for type DS"
     return "is the longest zone of this listener that the name lies in"
+
+
+def _first(said: Iterable[WebBounds]) -> WebBounds:
+    """Return the settings of a listener: of each, the first one counts."""
+    found = WebBounds()
+    for each in said:
+        mine = zip(found, each, strict=True)
+        found = WebBounds(*[theirs if own is None else own for own, theirs in mine])
+    return found
 
 
 def _is_admitted(view: View, question: Question, query: Query | None) -> bool:

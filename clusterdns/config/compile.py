@@ -30,7 +30,7 @@ from clusterdns.wire.name import WireName
 if TYPE_CHECKING:  # without TLS nothing imports ssl
     from clusterdns.host.encryption import Encryption
 
-SCHEMES = ("dns", "tls", "https")  # served
+SCHEMES = ("dns", "tls", "https", "grpc")  # served
 # The default of CoreDNS without a Corefile (coremain/run.go defaultLoader).
 DEFAULT_COREFILE = ".:{port} {{\n    whoami\n    log\n}}\n"
 

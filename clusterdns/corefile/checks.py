@@ -18,8 +18,6 @@ _REFUSED = {
     "clouddns": "reads zones from Google Cloud DNS, which clusterdns does not",
     "federation": "CoreDNS has removed it, and Kubernetes has no federation",
     "geoip": "clusterdns reads no GeoIP databases",
-    "grpc": "clusterdns does not speak gRPC; use forward",
-    "grpc_server": "clusterdns does not speak gRPC",
     "https3": "clusterdns does not speak HTTP/3",
     "nomad": "reads names from Nomad, which clusterdns does not",
     "pprof": "serves profiles of Go programs, which clusterdns is not",

@@ -61,6 +61,7 @@ class Answer(NamedTuple):
     status: int
     headers: Headers
     body: bytes
+    trailers: Headers | None = None  # with them a reply ends; HTTP/2 alone
 
 
 class Session(Protocol):
@@ -101,6 +102,8 @@ class Delivery(NamedTuple):
     number: int
     status: int
     body: bytes | None
+    code: bytes = b""  # of gRPC: its status and text
+    text: bytes = b""
 
 
 class ClientSession(Protocol):
@@ -140,6 +143,7 @@ class Asked(NamedTuple):
     target: bytes
     headers: Headers
     body: bytes
+    scheme: bytes = b"https"
 
 
 class NoQueryError(Exception):

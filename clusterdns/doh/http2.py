@@ -24,6 +24,7 @@ from h2.events import (
     ResponseReceived,
     StreamEnded,
     StreamReset,
+    TrailersReceived,
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
@@ -194,14 +195,17 @@ class _Bodies:
     def __init__(self, connection: _Connection) -> None:
         self._h2 = connection
         self._unsent: dict[int, memoryview] = {}
+        self._trailers: dict[int, Headers] = {}  # sent behind a body
         self._ready: deque[int] = deque()  # streams that may have room
         self.octets = 0
 
     def __contains__(self, stream: int) -> bool:
         return stream in self._unsent
 
-    def send(self, stream: int, body: bytes) -> bool:
+    def send(self, stream: int, body: bytes, trailers: Headers | None = None) -> bool:
         """Send a body as far as allowed, and keep the rest; tell whether all is sent."""
+        if trailers:
+            self._trailers[stream] = trailers
         return self._send(stream, memoryview(body))
 
     def room_for(self, stream: int) -> None:
@@ -215,7 +219,7 @@ class _Bodies:
         """Send more of one body; return its stream, None if nothing can be sent."""
         while self._ready:
             stream = self._ready.popleft()
-            body = self.drop(stream)
+            body = self._take(stream)
             if body is not None:
                 self._send(stream, body)
                 return stream
@@ -223,6 +227,10 @@ class _Bodies:
 
     def drop(self, stream: int) -> memoryview | None:
         """Forget a body, if there is one; return its unsent part."""
+        self._trailers.pop(stream, None)
+        return self._take(stream)
+
+    def _take(self, stream: int) -> memoryview | None:
         body = self._unsent.pop(stream, None)
         self.octets -= len(body or b"")
         return body
@@ -234,18 +242,25 @@ class _Bodies:
                 self._unsent[stream] = body
                 self.octets += len(body)
                 return False
-            self._h2.send_data(stream, bytes(body[:size]), end_stream=size == len(body))
+            is_last = size == len(body) and stream not in self._trailers
+            self._h2.send_data(stream, bytes(body[:size]), end_stream=is_last)
             body = body[size:]
+        trailers = self._trailers.pop(stream, None)
+        if trailers:
+            self._h2.send_headers(stream, trailers, end_stream=True)
         return True
 
 
 class _Incoming:
     """A partial request or reply."""
 
-    __slots__ = ("body", "subject", "target")
+    __slots__ = ("_most", "body", "code", "subject", "target", "text")
 
-    def __init__(self, headers: Headers) -> None:
+    def __init__(self, headers: Headers, most: int) -> None:
+        self._most = most  # octets of the body
         self.subject = self.target = b""  # the method, or the status; empty if given twice
+        self.code = self.text = b""
+        self.end(headers)
         for name, value in headers:
             if name in (b":method", b":status"):
                 self.subject = b"" if self.subject else value
@@ -253,11 +268,19 @@ class _Incoming:
                 self.target = b"" if self.target else value
         self.body: bytearray | None = bytearray()  # None: longer than any message
 
+    def end(self, trailers: Headers) -> None:
+        """Take the result of a call of gRPC, which may be in the headers."""
+        for name, value in trailers:
+            if name == b"grpc-status":
+                self.code = value
+            elif name == b"grpc-message":
+                self.text = value
+
     def add(self, octets: bytes) -> int:
         """Take a part of the body; return by how many octets it is longer now."""
         if self.body is None:
             return 0
-        if len(self.body) + len(octets) > MAX_OCTETS:
+        if len(self.body) + len(octets) > self._most:
             size, self.body = len(self.body), None
             return -size
         self.body += octets
@@ -267,7 +290,8 @@ class _Incoming:
 class Server:
     """The server's half of a connection: a ``carrier.Session``."""
 
-    def __init__(self, most_streams: int) -> None:
+    def __init__(self, most_streams: int, most_octets: int = MAX_OCTETS) -> None:
+        self._most_octets = most_octets  # of a body
         self.requests: deque[Request] = deque()
         self._h2 = _Connection(is_client=False, most_streams=most_streams)
         self._frames = _Frames(self._h2, has_preface=True)
@@ -309,7 +333,7 @@ class Server:
         self._asked.discard(number)
         headers = [(b":status", b"%d" % answer.status), *answer.headers]
         self._h2.send_headers(number, headers, end_stream=not answer.body)
-        self._bodies.send(number, answer.body)
+        self._bodies.send(number, answer.body, answer.trailers)
 
     def output(self) -> bytes:
         """Return octets to send."""
@@ -324,7 +348,7 @@ class Server:
         match event:
             case RequestReceived(stream_id=int(stream), headers=headers):
                 self._last = max(self._last, stream)
-                self._incoming[stream] = _Incoming(headers)
+                self._incoming[stream] = _Incoming(headers, self._most_octets)
             case DataReceived(stream_id=int(stream)):
                 self._take_body(stream, event)
             case StreamEnded(stream_id=int(stream)):
@@ -363,7 +387,8 @@ class Server:
 class Client:
     """The client's half of a connection: a ``carrier.ClientSession``."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_octets: int = MAX_OCTETS) -> None:
+        self._most_octets = most_octets  # of a body
         self.deliveries: deque[Delivery] = deque()
         self._h2 = _Connection(is_client=True, most_streams=0)
         self._frames = _Frames(self._h2, has_preface=False, leave=self._leave)
@@ -389,7 +414,7 @@ class Client:
         stream = self._h2.get_next_available_stream_id()
         headers = [
             (b":method", query.method),
-            (b":scheme", b"https"),
+            (b":scheme", query.scheme),
             (b":authority", query.authority),
             (b":path", query.target),
             *query.headers,
@@ -430,12 +455,16 @@ class Client:
         match event:
             case ResponseReceived(stream_id=int(stream), headers=headers):
                 if stream in self._incoming:
-                    self._incoming[stream] = _Incoming(headers)
+                    self._incoming[stream] = _Incoming(headers, self._most_octets)
             case DataReceived(stream_id=int(stream)):
                 self._h2.acknowledge_received_data(event.flow_controlled_length or 0, stream)
                 incoming = self._incoming.get(stream)
                 if incoming is not None:
                     incoming.add(event.data or b"")
+            case TrailersReceived(stream_id=int(stream), headers=headers):
+                incoming = self._incoming.get(stream)
+                if incoming is not None:
+                    incoming.end(headers)
             case StreamEnded(stream_id=int(stream)):
                 self._end(stream)
             case StreamReset(stream_id=int(stream)):
@@ -455,7 +484,7 @@ class Client:
         self._drop(stream)
         status = int(incoming.subject) if incoming.subject.isdigit() else 0
         body = None if incoming.body is None else bytes(incoming.body)
-        self.deliveries.append(Delivery(stream, status, body))
+        self.deliveries.append(Delivery(stream, status, body, incoming.code, incoming.text))
 
     def _leave(self, last_stream: int) -> None:
         """Take in that the server takes no further requests, and has not seen the last ones."""

@@ -36,53 +36,22 @@ _HTTP_ID = 0  # makes equal queries equal for HTTP caches (RFC 8484 section 4.1)
 _log = logging.getLogger(__name__)
 
 
-class WebConnections:
-    """Connections to one server, like ``connections.Connections`` for TCP and TLS."""
+class ChannelPool:
+    """Connections of HTTP to one server; a subclass opens them."""
 
-    proto = "https"
-    dial_timeout_s = 0.0  # no separate limit: an exchange has one limit for all
-
-    def __init__(
-        self, address: tuple[str, int], idle: Idle, tls: TlsSettings, method: str, source: str = ""
-    ) -> None:
+    def __init__(self, address: tuple[str, int], idle: Idle) -> None:
+        self.text = host_and_port(*address)
         self._address = address
-        self._text = host_and_port(*address)
         self._idle_limits = idle
-        self._tls = tls
-        self._method = method
-        self._source = source
-        self._channels: list[_Channel] = []
-        self._dialing: set[asyncio.Task[_Channel]] = set()
+        self._channels: list[Channel] = []
+        self._dialing: set[asyncio.Task[Channel]] = set()
         self._most_dials = 1
         self._is_closed = False
         self._sweep_timer: asyncio.TimerHandle | None = None
 
-    async def exchange(self, out: Exchange, timeout_s: float, hear: Hear | None = None) -> Reply:
-        """Return the reply to a query within ``timeout_s``, connecting included.
-
-        ``hear`` is called with our address of the connection.
-
-        Raises:
-            Mismatch: the reply is to another question.
-            UpstreamError: the server sent an HTTP error.
-            TimeoutError: no reply came in time.
-            FormError: the reply cannot be read.
-            OSError: the network failed, or TLS (ssl.SSLError).
-        """
-        out = out.again(_HTTP_ID)
-        authority = self._tls.server_name or self._text
-        query = carrier.request_for(out.packet, self._method, authority)
-        async with asyncio.timeout(timeout_s):
-            found = await self._ask(query, hear)
-        if found.status != carrier.OK:
-            raise UpstreamError(f"{self.proto} {self._text}: HTTP status {found.status}")
-        if found.body is None or len(found.body) < message.HEADER_OCTETS:
-            raise UpstreamError(f"{self.proto} {self._text}: no DNS message")
-        # The ID has no use here; a caching server may send that of another query.
-        reply = out.read_whole(out.packet[:2] + found.body[2:])
-        if reply is None or not out.accepts(reply):
-            raise Mismatch(f"{self.proto} {self._text}: a reply to another question")
-        return reply
+    async def _dial(self) -> Channel:
+        """Return a new connection. Raises OSError, TimeoutError."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close idle connections now, and the others when their queries are done."""
@@ -113,9 +82,9 @@ class WebConnections:
             if found.status > 0:
                 return found
             if is_new and found.status != carrier.AGAIN:
-                raise ConnectionResetError(f"{self._text} has closed the connection")
+                raise ConnectionResetError(f"{self.text} has closed the connection")
 
-    def _free(self) -> _Channel | None:
+    def _free(self) -> Channel | None:
         """Return a connection with room for one more query."""
         limits, now = self._idle_limits, time.monotonic()
         self._close_idle()
@@ -125,10 +94,10 @@ class WebConnections:
                 return channel
         return None
 
-    async def _dialed(self) -> _Channel:
+    async def _dialed(self) -> Channel:
         """Return a new connection, which other waiting queries may share."""
         if len(self._dialing) < self._most_dials:
-            task = asyncio.get_running_loop().create_task(self._dial())
+            task = asyncio.get_running_loop().create_task(self._opened())
             task.add_done_callback(self._forget)
             self._dialing.add(task)
         done, _ = await asyncio.wait(self._dialing, return_when=asyncio.FIRST_COMPLETED)
@@ -138,28 +107,17 @@ class WebConnections:
                 raise error
         return done.pop().result()
 
-    def _forget(self, task: asyncio.Task[_Channel]) -> None:
+    def _forget(self, task: asyncio.Task[Channel]) -> None:
         """Forget a dial that is over, even if no query waits for it any more."""
         self._dialing.discard(task)
         if not task.cancelled():
             task.exception()
 
-    async def _dial(self) -> _Channel:
-        async with asyncio.timeout(TLS_DIAL_TIMEOUT_S):
-            reader, writer = await open_stream(self._address, self._source, self._tls)
-        is_new = writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
-        self._most_dials = 1 if is_new else _MAX_DIALS
-        channel = _Channel(reader, writer, http2.Client() if is_new else http1.Client())
-        self._channels.append(channel)
-        if self._sweep_timer is None and not self._is_closed:
-            self._sweep_later()
-        return channel
-
     def _close_idle(self) -> None:
         """Close ended connections, and idle ones that are too old or too many."""
         limits, now = self._idle_limits, time.monotonic()
         most = 0 if self._is_closed else limits.most or MAX_IDLE_CONNECTIONS
-        kept, idle = list[_Channel](), 0
+        kept, idle = list[Channel](), 0
         for channel in self._channels:
             is_expired = now - channel.used_at > limits.expire_s
             is_old = limits.max_age_s and now - channel.opened_at > limits.max_age_s
@@ -182,8 +140,64 @@ class WebConnections:
         if self._channels:
             self._sweep_later()
 
+    async def _opened(self) -> Channel:
+        channel = await self._dial()
+        self._channels.append(channel)
+        if self._sweep_timer is None and not self._is_closed:
+            self._sweep_later()
+        return channel
 
-class _Channel:
+
+class WebConnections(ChannelPool):
+    """Connections to one server, like ``connections.Connections`` for TCP and TLS."""
+
+    proto = "https"
+    dial_timeout_s = 0.0  # no separate limit: an exchange has one limit for all
+
+    def __init__(
+        self, address: tuple[str, int], idle: Idle, tls: TlsSettings, method: str, source: str = ""
+    ) -> None:
+        super().__init__(address, idle)
+        self._tls = tls
+        self._method = method
+        self._source = source
+
+    async def exchange(self, out: Exchange, timeout_s: float, hear: Hear | None = None) -> Reply:
+        """Return the reply to a query within ``timeout_s``, connecting included.
+
+        ``hear`` is called with our address of the connection.
+
+        Raises:
+            Mismatch: the reply is to another question.
+            UpstreamError: the server sent an HTTP error.
+            TimeoutError: no reply came in time.
+            FormError: the reply cannot be read.
+            OSError: the network failed, or TLS (ssl.SSLError).
+        """
+        out = out.again(_HTTP_ID)
+        authority = self._tls.server_name or self.text
+        query = carrier.request_for(out.packet, self._method, authority)
+        async with asyncio.timeout(timeout_s):
+            found = await self._ask(query, hear)
+        if found.status != carrier.OK:
+            raise UpstreamError(f"{self.proto} {self.text}: HTTP status {found.status}")
+        if found.body is None or len(found.body) < message.HEADER_OCTETS:
+            raise UpstreamError(f"{self.proto} {self.text}: no DNS message")
+        # The ID has no use here; a caching server may send that of another query.
+        reply = out.read_whole(out.packet[:2] + found.body[2:])
+        if reply is None or not out.accepts(reply):
+            raise Mismatch(f"{self.proto} {self.text}: a reply to another question")
+        return reply
+
+    async def _dial(self) -> Channel:
+        async with asyncio.timeout(TLS_DIAL_TIMEOUT_S):
+            reader, writer = await open_stream(self._address, self._source, self._tls)
+        is_new = writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        self._most_dials = 1 if is_new else _MAX_DIALS
+        return Channel(reader, writer, http2.Client() if is_new else http1.Client())
+
+
+class Channel:
     """One connection: its session, and the waiters for its replies."""
 
     def __init__(

@@ -211,6 +211,10 @@ def _streams(
         from clusterdns.serving.https import WebStreams
 
         return WebStreams(server, sock, listeners, encryption)
+    if scheme == "grpc":
+        from clusterdns.serving.grpc import CallStreams
+
+        return CallStreams(server, sock, listeners, encryption)
     if encryption is None:
         return Streams(server, sock, listeners)
     from clusterdns.serving.secure import SecureStreams

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+from clusterdns.chain.block import WebBounds
 from clusterdns.doh import carrier, http1, http2
 from clusterdns.host.encryption import Encryption
 from clusterdns.metrics.tally import Sample
@@ -48,13 +49,18 @@ class WebStreams(Streams):
         encryption: Encryption | None = None,
     ) -> None:
         super().__init__(server, sock, listeners)
-        bounds = server.router.web
-        most = DEFAULT_CONNECTIONS if bounds.most_connections is None else bounds.most_connections
-        self.most = min(self.most, most or self.most)
-        most_streams = DEFAULT_STREAMS if bounds.most_streams is None else bounds.most_streams
-        self.most_streams = min(most_streams or DEFAULT_STREAMS, MAX_STREAMS)
+        bounds = self._bounds()
+        self.most = min(self.most, bounds.most_connections or self.most)
+        self.most_streams = min(bounds.most_streams or DEFAULT_STREAMS, MAX_STREAMS)
         self.statuses: Counter[int] = Counter()
         self._encryption = encryption
+
+    def _bounds(self) -> WebBounds:
+        """Return the limits of connections and streams; 0 is none."""
+        found = self.server.router.web
+        if found.most_connections is None:
+            found = found._replace(most_connections=DEFAULT_CONNECTIONS)
+        return found
 
     def samples(self) -> list[Sample]:
         """Return how many replies had which status."""
@@ -130,10 +136,8 @@ class WebConnection(Connection):
 
     def _answer_request(self, request: carrier.Request, now: float) -> bool:
         """Answer a request, or have it wait; tell whether the table has answered."""
-        try:
-            packet = carrier.query_of(request)
-        except carrier.NoQueryError as error:
-            self._refuse(request, error.status)
+        packet = self._packet_of(request)
+        if packet is None:
             return False
         streams = self._web
         reply, _, is_hit = streams.answer(frame(packet), 0, 1, now)
@@ -144,7 +148,7 @@ class WebConnection(Connection):
             return True
         query = reading.read_query(packet)
         if not isinstance(query, Query):
-            self._refuse(request, carrier.BAD_REQUEST)
+            self._reject(request)
             return False
         found = self._server.resolve_query(
             query,
@@ -169,7 +173,20 @@ class WebConnection(Connection):
                 self._send_output()
         self._settle()
 
+    def _packet_of(self, request: carrier.Request) -> bytes | None:
+        """Return the message in a request; None if it has none, and is answered."""
+        try:
+            return carrier.query_of(request)
+        except carrier.NoQueryError as error:
+            self._refuse(request, error.status)
+            return None
+
+    def _reject(self, request: carrier.Request) -> None:
+        """Answer a request whose message is no query."""
+        self._refuse(request, carrier.BAD_REQUEST)
+
     def _reply(self, request: carrier.Request, reply: bytes | None) -> None:
+        """Answer a request; None is no reply at all."""
         if reply is None:
             self._refuse(request, carrier.INTERNAL_ERROR)
             return

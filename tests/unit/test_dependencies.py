@@ -23,6 +23,7 @@ MODULES = {
     "dnspython": "dns",
     "pyyaml": "yaml",
     "google-re2": "re2",
+    "grpcio": "grpc",
     "prometheus-client": "prometheus_client",
     "protobuf": "google",
 }
