@@ -78,7 +78,7 @@ def _key(manifest: Manifest) -> tuple[str, str, str]:
 
 
 class FromServer:
-    """Reads from the API server of a source, with the rights of its watcher."""
+    """Reads from the API server of a source; the ClusterRole of a DNS server may list, not get."""
 
     def __init__(self, source: Source) -> None:
         from clusterdns.cluster.api.client import ApiClient  # and with it urllib3
@@ -87,29 +87,24 @@ class FromServer:
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """Return an object; raises ApiError."""
-        try:
-            return self._read(kind, namespace, f"/{name}", {})
-        except ApiError as error:
-            if error.code == 404:
-                return None
-            raise
+        found = self._list(kind, namespace, {"fieldSelector": f"metadata.name={name}"})
+        return found[0] | {"kind": MANIFEST_KINDS[kind]} if found else None
 
     def pods(self, namespace: str) -> list[Manifest]:
         """Return the Pods of a namespace, the first hundred; raises ApiError."""
-        items = self._read(PODS, namespace, "", {"limit": "100"}).get("items")
-        return [each for each in items or () if isinstance(each, dict)]
+        return [*self._list(PODS, namespace, {"limit": "100"})]
 
-    def _read(self, kind: str, namespace: str, name: str, query: Mapping[str, str]) -> Manifest:
+    def _list(self, kind: str, namespace: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         start, _, resource = versions.path_of(kind).rpartition("/")
-        path = f"{start}/namespaces/{namespace}/{resource}{name}"
+        path = f"{start}/namespaces/{namespace}/{resource}"
         reply = self._client.get(path, query, read_timeout_s=READ_TIMEOUT_S)
         try:
-            found = json.loads(b"".join(reply.chunks()))
-        except ValueError as error:
+            items = json.loads(b"".join(reply.chunks())).get("items")
+        except (ValueError, AttributeError) as error:
             raise ApiError(f"{path}: {error}") from error
         finally:
             reply.close()
-        return found if isinstance(found, dict) else {}
+        return [each for each in items or () if isinstance(each, dict)]
 
 
 def of_objects(about: Iterable[Object], read: Reader) -> dict[Object, list[str]]:

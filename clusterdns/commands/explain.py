@@ -42,6 +42,7 @@ def _declare(parser: Parser) -> None:
     add("--manifests", type=Path, metavar="DIR",
         help="with --corefile: the objects of the cluster, for `kubernetes`")  # fmt: skip
     add_port(parser, DEFAULT_PORT, f"with --corefile: port of keys without one ({DEFAULT_PORT})")
+    add("--pid", type=int, metavar="PID", help="first process of the running server, if several")
     add("--listener", default="", metavar="HOST:PORT", help="listener to ask (the first)")
     add("--tcp", action="store_true", help="as over TCP: long replies are not cut")
     add("--dnssec", action="store_true", help="as from a client that wants signatures (DO)")
@@ -55,7 +56,7 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.corefile:
         found, reader = asyncio.run(_offline(flags, packet))
     else:
-        raise ClusterDNSError("name a Corefile by --corefile")
+        found, reader = _running(flags, packet)
     found["evidence"] = _evidence(found, reader)
     found["why"] = why(found)
     if flags.json:
@@ -82,6 +83,30 @@ def _packet(flags: argparse.Namespace) -> bytes:
     do = message.EDNS_DO if flags.dnssec else 0
     question = Question(qname, name.fold(qname), number)
     return message.write_query(0, message.RD, question, Edns(PAYLOAD_OCTETS, 0, do))
+
+
+def _running(flags: argparse.Namespace, packet: bytes) -> tuple[Plain, Reader | None]:
+    """Return the explanation by the running server, and the reader of its objects."""
+    from clusterdns.commands import running
+
+    request = {
+        "packet": packet.hex(),
+        "client": flags.client,
+        "transport": "tcp" if flags.tcp else "udp",
+        "listener": flags.listener,
+    }
+    found = running.ask("explain", request, flags.pid)
+    text = found.pop("packet", None)
+    sources = [_source(each) for each in found.pop("sources", ())]
+    return _with_reply(found, bytes.fromhex(text) if text else None), _reader(sources)
+
+
+def _source(fields: Mapping[str, Any]) -> Source:
+    """Return a source that came as JSON, whose tuples are lists."""
+    from clusterdns.cluster.source import Source
+
+    known = ((word, fields[word]) for word in Source._fields)
+    return Source._make(tuple(v) if isinstance(v, list) else v for _, v in known)
 
 
 async def _offline(flags: argparse.Namespace, packet: bytes) -> tuple[Plain, Reader | None]:
@@ -257,6 +282,10 @@ COMMAND = Command(
     _declare,
     _run,
     (
+        Example(
+            "clusterdns explain web.uit.svc.cluster.local",
+            "by the running server of this machine or Pod",
+        ),
         Example(
             "clusterdns explain web.uit.svc.cluster.local --corefile Corefile --manifests cluster",
             "by a Corefile and manifests",

@@ -29,6 +29,7 @@ STOP_TIMEOUT_S = 7.0  # a little longer than a worker takes to finish
 STALLED_S = 15.0  # a process without a beat for so long hangs
 WORKER_STALLED_S = 3.5  # a worker that serves: it beats every second, and its queries wait
 SAMPLES_TIMEOUT_S = 3.0
+MAX_ASKED = 32  # requests to one process at a time
 _log = logging.getLogger(__name__)
 
 Sockets = dict[ListenAddress, list[socket.socket]]
@@ -59,6 +60,8 @@ class ChildProcess:
         self._ledger = ledger
         self._samples: list[Sample] = []  # as last received
         self._answered = asyncio.Event()
+        self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}  # by number
+        self._number = 0
         self._beat_at = time.monotonic()
         self._channel: Channel | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -86,6 +89,8 @@ class ChildProcess:
             elif message[0] == "samples":
                 self._samples = message[1]
                 self._answered.set()
+            elif message[0] == "answer" and message[1] in self._asked:
+                self._asked.pop(message[1]).set_result(message[2])
         self._channel = None
         self.is_serving.clear()
         self.known = frozenset()
@@ -101,6 +106,23 @@ class ChildProcess:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._answered.wait(), SAMPLES_TIMEOUT_S)
         return self._samples
+
+    async def ask(
+        self, word: str, request: dict[str, Any], timeout_s: float
+    ) -> dict[str, Any] | None:
+        """Return the process's answer to a request, None if it has none in time."""
+        if self._channel is None or len(self._asked) >= MAX_ASKED:
+            return None
+        self._number += 1
+        number = self._number
+        future = self._asked[number] = asyncio.get_running_loop().create_future()
+        self._channel.send(("ask", number, word, request))
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return None
+        finally:
+            self._asked.pop(number, None)
 
     def kill_if_stalled(self) -> None:
         """Kill the process if its beats have stopped."""
@@ -262,6 +284,15 @@ class Generation:
     async def samples(self) -> list[Sample]:
         """Return the metrics of all workers."""
         return await _samples(self._workers)
+
+    async def ask(
+        self, word: str, request: dict[str, Any], timeout_s: float
+    ) -> dict[str, Any] | None:
+        """Return the answer of the first worker that serves, None if there is none in time."""
+        for worker in self._workers:
+            if worker.is_serving.is_set():
+                return await worker.ask(word, request, timeout_s)
+        return None
 
     def configuration_samples(self) -> list[Sample]:
         """Return which plugins handle queries (CoreDNS: metrics/register.go plugin_enabled)."""

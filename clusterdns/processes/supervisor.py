@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 from clusterdns.chain import registry
 from clusterdns.chain.plugin import Respond
@@ -26,6 +27,7 @@ from clusterdns.metrics.ledger import Ledger
 from clusterdns.processes import takeover
 from clusterdns.processes.binding import BindError, is_free
 from clusterdns.processes.generation import Generation, Sockets, Watchers
+from clusterdns.processes.inquiry import Inquiries
 from clusterdns.processes.process import Nursery
 from clusterdns.processes.web import AddressError, Web
 
@@ -93,6 +95,7 @@ class Supervisor:
         self._fragments_refused = len(configuration.refused)
         self._reloaded_digest = ""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._inquiries = Inquiries({"explain": self.explain})
 
     async def run(self, announce: Callable[[Configuration], None]) -> int:
         """Serve until a signal ends it; return the exit status.
@@ -119,6 +122,7 @@ class Supervisor:
         generation.start()
         self._spawn(self._kill_stalled())
         await generation.wait_until_serving()
+        await self._inquiries.start()
         announce(generation.configuration)
         if self._duties.interval_s:
             digest = generation.configuration.digest
@@ -201,6 +205,12 @@ class Supervisor:
             or self._loader.imports.have_changed
             or any(is_free(endpoint) for endpoint in self._loader.unavailable)
         )
+
+    async def explain(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the explanation of a query, see ``explanation.explain``."""
+        from clusterdns.processes import explanation  # rarely used
+
+        return await explanation.explain(self._generation, self._watchers, request)
 
     async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""
@@ -327,6 +337,7 @@ class Supervisor:
                 await asyncio.sleep(seconds)
         else:
             _log.info("SIGINT: Shutting down")
+        self._inquiries.stop()
         for task in self._tasks:
             task.cancel()
         await self._generation.stop(is_last=True)

@@ -14,7 +14,7 @@ import logging
 import socket
 import time
 from collections.abc import Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clusterdns.cluster.feed import Subscription
 from clusterdns.cluster.source import Source
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 BEAT_S = 1.0
 STARTING_BEAT_S = 0.05
 FINISH_S = 5.0
+EXPLAINED_PORT = 40000  # source port of a query that is explained
 _log = logging.getLogger(__name__)
 
 
@@ -164,10 +165,35 @@ class Worker:
         async for message in channel.messages():
             if message[0] == "samples":
                 channel.send(("samples", self.samples()))
+            elif message[0] == "ask":
+                task = asyncio.create_task(self._answer(channel, *message[1:]))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             elif message[0] == "stop":
                 self._is_last = message[1]
                 self._stop.set()
         self._stop.set()  # the supervisor has ended: nothing would restart or reload us
+
+    async def _answer(
+        self, channel: Channel, number: int, word: str, request: dict[str, Any]
+    ) -> None:
+        """Answer a request of the supervisor; see ``ChildProcess.ask``."""
+        try:
+            found = await self._explain(request) if word == "explain" else {}
+        except Exception as error:
+            _log.exception("plugin/explain: a query cannot be explained")
+            found = {"error": f"{type(error).__name__}: {error}"}
+        channel.send(("answer", number, found))
+
+    async def _explain(self, request: dict[str, Any]) -> dict[str, Any]:
+        from clusterdns.serving.explaining import explain  # rarely used
+
+        servers = {server.tally.server: server for server in self._servers.values()}
+        client = (request["client"], EXPLAINED_PORT)
+        packet = bytes.fromhex(request["packet"])
+        listener = servers[request["listener"]]
+        found, reply = await explain(listener, packet, client, request["transport"])
+        return {**found, "packet": reply.hex() if reply is not None else None}
 
     async def _beat(self, channel: Channel) -> None:
         """Send beats to the supervisor, with the plugins that are not ready."""

@@ -28,6 +28,7 @@ complete -c clusterdns -n '__fish_seen_subcommand_from explain' -l client -r -d 
 complete -c clusterdns -n '__fish_seen_subcommand_from explain' -l corefile -r -F -d 'explain a Corefile, or a ConfigMap with one, not the running server'
 complete -c clusterdns -n '__fish_seen_subcommand_from explain' -l manifests -r -a '(__fish_complete_directories)' -d 'with --corefile  the objects of the cluster, for kubernetes'
 complete -c clusterdns -n '__fish_seen_subcommand_from explain' -s p -o dns.port -l port -r -d 'with --corefile  port of keys without one (53)'
+complete -c clusterdns -n '__fish_seen_subcommand_from explain' -l pid -r -d 'first process of the running server, if several'
 complete -c clusterdns -n '__fish_seen_subcommand_from explain' -l listener -r -d 'listener to ask (the first)'
 complete -c clusterdns -n '__fish_seen_subcommand_from explain' -l tcp -d 'as over TCP  long replies are not cut'
 complete -c clusterdns -n '__fish_seen_subcommand_from explain' -l dnssec -d 'as from a client that wants signatures (DO)'

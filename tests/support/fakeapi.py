@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import re
 import threading
 import time
 import urllib.parse
@@ -37,6 +38,7 @@ RESOURCES = {
     ),
 }
 _BY_KIND = {kind: resource for resource, (_, _, kind) in RESOURCES.items()}
+_NAMESPACED = re.compile(r"(.+)/namespaces/([^/]+)/(\w+)")
 _BY_PATH = {path: resource for resource, (path, _, _) in RESOURCES.items()}
 
 
@@ -140,7 +142,13 @@ def is_selected(manifest: Manifest, query: Mapping[str, str]) -> bool:
         return False
     phase = (manifest.get("status") or {}).get("phase")
     terms = [term for term in query.get("fieldSelector", "").split(",") if term]
-    return all(term != f"status.phase!={phase}" for term in terms)
+    for term in terms:
+        if term == f"status.phase!={phase}":
+            return False
+        if term.startswith("metadata.name=") and term[14:] != manifest["metadata"]["name"]:
+            return False
+    namespace = query.get("namespace")  # of the path
+    return namespace is None or namespace == manifest["metadata"].get("namespace")
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -164,7 +172,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(url.query))
         api = self.server.api
         api.requests.append(self.path)
-        resource = _BY_PATH.get(url.path)
+        path = url.path
+        if found := _NAMESPACED.fullmatch(path):
+            path, query["namespace"] = f"{found[1]}/{found[3]}", found[2]
+        resource = _BY_PATH.get(path)
         if resource is None:
             self._send(404, _status(404, "NotFound", f"{url.path} is not here"))
         elif query.get("watch") in ("true", "1"):

@@ -1,0 +1,80 @@
+"""An explanation by the running server: a worker explains, the supervisor adds the watch.
+
+``explain`` is asked over the local socket (inquiry.py), and may be by a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clusterdns.cluster.source import Source
+from clusterdns.metrics.tally import Sample
+from clusterdns.processes.generation import Generation, Watchers
+from clusterdns.processes.inquiry import InquiryError
+
+WORKER_S = 10.0  # of a chain that waits for upstream servers
+_AGES = {
+    "clusterdns_kubernetes_contact_age_seconds": "heard from",
+    "clusterdns_kubernetes_event_age_seconds": "last event",
+    "clusterdns_kubernetes_stale_objects": "stale objects",
+}
+Plain = dict[str, Any]
+
+
+async def explain(generation: Generation, watchers: Watchers, request: Plain) -> Plain:
+    """Return the explanation of a query as plain values, with the reply in hexadecimal.
+
+    The request has ``packet`` in hexadecimal, ``client``, ``transport`` and ``listener``, a label
+    or "" for the first listener.
+
+    Raises:
+        InquiryError: no worker answers, or there is no such listener.
+        ValueError, KeyError, TypeError: the request lacks something.
+    """
+    bytes.fromhex(request["packet"])
+    asked = {word: str(request[word]) for word in ("packet", "client", "transport", "listener")}
+    asked["listener"] = _listener(generation, asked["listener"])
+    found = await generation.ask("explain", asked, WORKER_S)
+    if found is None:
+        raise InquiryError(f"no worker has answered in {WORKER_S:g} s")
+    sources = generation.configuration.sources
+    found["sources"] = [_shown(source) for source in sources]
+    found["watch"] = [*_ages(await watchers.samples()), *_of_manifests(sources)]
+    found["not_ready"] = generation.not_ready()
+    return found
+
+
+def _listener(generation: Generation, wanted: str) -> str:
+    labels = [endpoint.label for endpoint in generation.configuration.routers]
+    for label in labels:
+        if not wanted or wanted in (label, label.partition("://")[2]):
+            return label
+    raise InquiryError(f"no listener {wanted}; there are {', '.join(labels)}")
+
+
+def _shown(source: Source) -> Plain:
+    """Return a source for who reads its objects; a password is no concern of theirs."""
+    found = source._replace(endpoint_user="", snapshot="")._asdict()
+    if source.manifests:
+        found["manifests"] = str(Path(source.manifests).absolute())
+    return found
+
+
+def _ages(samples: list[Sample]) -> Iterator[str]:
+    """Yield how fresh each kind of objects of an API server is."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for metric, labels, value in samples:
+        if metric in _AGES and isinstance(value, int | float):
+            unit = " s ago" if metric.endswith("_seconds") else ""
+            shown = f"{value:.1f}" if unit else f"{value:.0f}"
+            found.setdefault(labels, []).append(f"{_AGES[metric]} {shown}{unit}")
+    for (source, kind), ages in sorted(found.items()):
+        yield f"{kind} of {source}: {', '.join(ages)}"
+
+
+def _of_manifests(sources: list[Source]) -> Iterator[str]:
+    for source in sources:
+        if source.manifests:
+            yield f"manifests {source.manifests}: compared with the disk twice a second"

@@ -1,0 +1,249 @@
+"""`explain` through the real program: asked of the running server, and by a Corefile."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import beside
+import dns.message
+import peers
+import pytest
+from fakeapi import FakeApi
+
+from clusterdns.commands import running
+from clusterdns.errors import ClusterDNSError
+from clusterdns.host import localsocket
+from clusterdns.processes import inquiry
+
+ZONES = Path(__file__).resolve().parents[2] / "zones"
+META = {"namespace": "shop", "labels": {"app": "web"}}
+OBJECTS: list[dict[str, Any]] = [
+    {"kind": "Namespace", "metadata": {"name": "shop"}},
+    {
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": []},
+    },
+    {
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "web-1",
+            "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "web"},
+        },
+        "endpoints": [{"addresses": ["10.244.0.7"], "conditions": {"ready": False}}],
+    },
+    {"kind": "Pod", "metadata": {"name": "web-0", **META}, "status": {"podIP": "10.244.0.7"}},
+]
+SERIAL = re.compile(r"(hostmaster\.cluster\.local\.) \d+")
+
+
+def run(*arguments: str):
+    return beside.run([*arguments], ZONES)
+
+
+def explained(server: peers.Server, *arguments: str):
+    return run("explain", *arguments, "--pid", str(server.process.pid))
+
+
+def test_the_running_server_explains(lab):
+    done = explained(lab, "web.uit.svc.cluster.local")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert re.search(r"kubernetes /\S+:\d+: answers NOERROR with 1 record", done.stdout)
+    assert "10.244.1.11 gets no record: it is not ready" in done.stdout
+    assert "10.244.1.12 gets no record: it is terminating, still serving" in done.stdout
+    assert "\n  web.uit.svc.cluster.local. 30 IN A 10.96.1.1\n" in done.stdout
+    assert f"watch: manifests {ZONES / 'cluster'}" in done.stdout
+
+
+def test_why_is_the_last_line(lab):
+    done = explained(lab, "wbe.uit.svc.cluster.local")
+    assert 1 == done.returncode
+    assert 'why: there is no Service uit/wbe, did you mean "web"?' == done.stdout.splitlines()[-1]
+
+
+def test_a_corefile_says_the_same_as_the_server_that_has_it(lab):
+    for name in ("web.uit.svc.cluster.local", "nope.example.com", "website.uit.svc.cluster.local"):
+        live = explained(lab, name, "--json").stdout
+        by_file = run("explain", name, "--corefile", "Corefile", "--json").stdout
+        one, other = json.loads(live), json.loads(by_file)
+        for found in (one, other):
+            for word in ("listener", "watch", "not_ready"):
+                found.pop(word, None)
+        texts = [SERIAL.sub(r"\1", json.dumps(each)) for each in (one, other)]
+        texts = [re.sub(r'[^" ]*:\d+"', 'Corefile"', each) for each in texts]  # the lab's has more
+        assert texts[0] == texts[1]
+
+
+def test_the_reply_of_an_explanation_is_the_one_on_the_wire(lab):
+    rng = random.Random(7)
+    ends = [
+        "uit.svc.cluster.local",
+        "svc.cluster.local",
+        "cluster.local",
+        "example.com",
+        "example.org",
+    ]
+    words = ["web", "six", "db", "website", "www", "nope", "_http._tcp.web", "kube-dns.kube-system"]
+    for _ in range(150):
+        name = f"{rng.choice(words)}.{rng.choice(ends)}"
+        kind = rng.choice(["A", "AAAA", "SRV", "TXT", "NS", "SOA"])
+        query = dns.message.make_query(name, kind, use_edns=0, payload=1232)
+        request = {"packet": query.to_wire().hex(), "client": "127.0.0.1", "listener": ""}
+        found = running.ask("explain", {**request, "transport": "udp"}, lab.process.pid)
+        said, heard = (
+            dns.message.from_wire(reply, one_rr_per_rrset=True)
+            for reply in (
+                bytes.fromhex(found["packet"]),
+                peers.ask_udp(lab.address, query.to_wire()),
+            )
+        )
+        assert said.flags == heard.flags
+        for ours, theirs in zip(said.sections, heard.sections, strict=True):
+            assert sorted(map(str, ours)) == sorted(map(str, theirs))  # `loadbalance` shuffles
+
+
+def test_an_upstream_server_is_named(tmp_path):
+    dead = peers.free_port()
+    corefile = f"{{PORT}} {{\n bind 127.0.0.1\n forward . 127.0.0.1:{dead}\n cache\n}}\n"
+    corefile = corefile.replace("{PORT}", ".:{PORT}", 1)
+    with peers.clusterdns(corefile, tmp_path) as server:
+        done = explained(server, "www.example.com")
+    assert 1 == done.returncode
+    assert f"`policy random` asks in this order: 127.0.0.1:{dead}" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith(f"why: 127.0.0.1:{dead}: ")
+    assert "refused" in last.lower()
+
+
+def test_objects_of_an_api_server_have_their_uid_and_version(tmp_path):
+    with FakeApi(OBJECTS) as api:
+        corefile = (
+            ".:{PORT} {\n bind 127.0.0.1\n kubernetes cluster.local {\n  endpoint URL\n }\n}\n"
+        )
+        with peers.clusterdns(corefile.replace("URL", api.url), tmp_path) as server:
+            done = explained(server, "web.shop.svc.cluster.local")
+    assert 1 == done.returncode
+    assert "Service shop/web: UID services-shop-web, resourceVersion 1002" in done.stdout
+    assert "EndpointSlice shop/web-1: UID endpointslices-shop-web-1" in done.stdout
+    assert "10.244.0.7 gets no record: it is not ready" in done.stdout
+    assert re.search(r"watch: services of http\S+: .*heard from \d+\.\d s ago", done.stdout)
+    last = done.stdout.splitlines()[-1]
+    assert last.endswith("its selector app=web matches Pods, none of which is ready: web-0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("a..b",), "no domain name"),
+        (("web", "--client", "me"), "--client me: not an IP address"),
+        (("web", "--listener", "192.0.2.1:53"), "no listener 192.0.2.1:53; there are dns://"),
+        (("web", "--pid", "1"), "process 1 is no clusterdns"),
+        (("web", "--corefile", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_mistakes_are_said(lab, arguments, said):
+    pid = (
+        () if "--pid" in arguments or "--corefile" in arguments else ("--pid", str(lab.process.pid))
+    )
+    done = run("explain", *arguments, *pid)
+    assert (1, "", True) == (done.returncode, done.stdout, said in done.stderr), done.stderr
+
+
+def test_a_cluster_without_manifests_is_asked_for(tmp_path):
+    (tmp_path / "Corefile").write_text(
+        ".:53 {\n kubernetes cluster.local {\n  endpoint http://127.0.0.1:1\n }\n}\n"
+    )
+    path = str(tmp_path / "Corefile")
+    done = run("explain", "web.uit.svc.cluster.local", "--corefile", path)
+    assert (1, True) == (done.returncode, "give its objects by --manifests" in done.stderr)
+    done = run("explain", "web.uit.svc.cluster.local", "--corefile", path, "--manifests", "cluster")
+    assert (0, True) == (done.returncode, " 5 IN A 10.96.1.1" in done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"nonsense\n", "knows no such question"),
+        (b'{"ask": "nothing"}\n', "knows no such question"),
+        (b'["ask"]\n', "knows no such question"),
+        (b'{"ask": "explain"}\n', "lacks a value"),
+        (b'{"ask": "explain", "packet": "zz"}\n', "lacks a value"),
+        (b"[" * 10_000 + b"\n", "knows no such question"),
+        (b"x" * (2 * inquiry.MAX_REQUEST_OCTETS), ""),
+    ],
+)  # fmt: skip
+def test_bad_requests_do_no_harm(lab, line, said):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(localsocket.address(lab.process.pid))
+        sock.sendall(line)
+        octets = b""
+        try:
+            while chunk := sock.recv(4096):
+                octets += chunk
+        except ConnectionError:  # closed before all was read
+            pass
+    assert said in (json.loads(octets)["error"] if octets else "")
+    assert running.ask("explain", request_for_web(), lab.process.pid)["verdict"]
+
+
+def request_for_web() -> dict[str, str]:
+    query = dns.message.make_query("web.uit.svc.cluster.local", "A").to_wire()
+    return {"packet": query.hex(), "client": "127.0.0.1", "transport": "udp", "listener": ""}
+
+
+def test_packets_that_are_no_query_are_explained_too(lab):
+    for packet in (b"", b"\0" * 11, b"\x80" * 40, b"\0\0\x01\0\0\x01\0\0\0\0\0\0"):
+        request = {**request_for_web(), "packet": packet.hex()}
+        assert running.ask("explain", request, lab.process.pid)["verdict"]
+
+
+def test_more_connections_than_are_served_are_closed(lab):
+    socks = [socket.socket(socket.AF_UNIX) for _ in range(inquiry.MAX_CONNECTIONS + 3)]
+    try:
+        for sock in socks:
+            sock.settimeout(5)
+            sock.connect(localsocket.address(lab.process.pid))
+        assert b"" == socks[-1].recv(1)
+    finally:
+        for sock in socks:
+            sock.close()
+    assert until(lambda: answer_about_web(lab))["verdict"]
+
+
+def answer_about_web(lab) -> dict[str, Any] | None:
+    try:
+        return running.ask("explain", request_for_web(), lab.process.pid)
+    except running.NoServerError:  # the server has not seen yet that the others have closed
+        return None
+
+
+def until(condition, timeout_s: float = 10):
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def test_a_command_finds_the_servers_that_run(lab):
+    assert lab.process.pid in localsocket.servers()
+    with pytest.raises(ClusterDNSError, match="is no clusterdns"):
+        running.ask("explain", {}, os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "trusted"),
+    [(1000, 1000, True), (1000, 0, True), (0, 1000, True), (1000, 1001, False)],
+)
+def test_only_the_same_user_and_root_are_trusted(monkeypatch, ours, theirs, trusted):
+    monkeypatch.setattr(os, "getuid", lambda: ours)
+    assert trusted is localsocket.is_trusted(theirs)
