@@ -127,6 +127,7 @@ class Plugin:
     slow: str = ""  # for `check`: why it keeps queries off the table
     most_octets: int = 0  # limit of replies over UDP, 0 for the usual one
     limits: RateLimits | None = None  # of queries by client
+    web_address: str = ""  # where the supervisor serves HTTP for it
 
     def __init__(self, directive: Directive, block: Block) -> None:
         """Read the directive. Raises ConfigError."""
@@ -174,7 +175,7 @@ class Plugin:
         return {}
 
     def supervise(self, supervisor: Supervisor) -> None:
-        """Start its work in the supervisor, once the configuration is in force."""
+        """Say what it wants of the supervisor; granted once the configuration is in force."""
 
     def sources(self) -> Mapping[Source, Sequence[WireName]]:
         """Return the Kubernetes sources this plugin needs, and the zones it answers from each."""

@@ -24,15 +24,16 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from clusterdns.cluster.objects import Change, ObjectId, ObjectKey
+from clusterdns.cluster.objects import OBJECT_TYPES, Change, ObjectId, ObjectKey
 from clusterdns.cluster.store import Fact, Store
 from clusterdns.host import channel
 
 _FRAME_WEIGHT = 256  # objects and endpoints in a frame: less than 1 ms of a worker's time
 _FRAMES_A_TURN = 16  # then the other workers have their turn
 _RETRY_S = 0.2
+_INHERIT_S = 5.0  # 100,000 endpoints take one
 
 Objects = MutableMapping[ObjectId, tuple[Any, ...]]
 
@@ -241,6 +242,65 @@ class _Feed:
         word, kind = self._feeder.marks[self._told]
         self._told += 1
         return channel.frame((word, [kind]))
+
+
+class Legacy(NamedTuple):
+    """The knowledge of the watcher of the version before: objects, and which kinds are complete."""
+
+    objects: dict[ObjectId, tuple[Any, ...]]
+    kinds: frozenset[str]
+
+
+async def inherit(address: bytes, kinds: Iterable[str]) -> Legacy:
+    """Return what another watcher of the same source knows of ``kinds``.
+
+    A kind that it does not know, in ``_INHERIT_S``, is left out; so is one with an object that this
+    version does not understand.
+    """
+    heard, odd = dict[ObjectId, tuple[Any, ...]](), set[str]()
+    complete, missing = set[str](), set(kinds)
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def take(message: channel.Message) -> None:
+        word, items = message
+        if word == "changes":
+            odd.update(kind for kind, _, value in items if not _is_understood(kind, value))
+            for kind, key, value in items:
+                if value is not None:
+                    heard[kind, key] = value
+                else:
+                    heard.pop((kind, key), None)
+            return
+        missing.difference_update(items)
+        if word == "synced":
+            complete.update(items)
+        if not missing and not done.done():
+            done.set_result(None)
+
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(_INHERIT_S):
+            transport, frames = await loop.create_unix_connection(
+                lambda: channel.Frames(take),
+                address,  # type: ignore[arg-type] # octets are an address, too
+            )
+            try:
+                await asyncio.wait((done, frames.ended), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                transport.abort()
+    known = frozenset(complete - odd)
+    return Legacy({at: value for at, value in heard.items() if at[0] in known}, known)
+
+
+def _is_understood(kind: str, value: tuple[Any, ...] | None) -> bool:
+    """Tell whether an object has the fields that this version has."""
+    if kind not in OBJECT_TYPES:
+        return False
+    try:
+        OBJECT_TYPES[kind](*(value or ()))
+    except TypeError:
+        return value is None
+    return True
 
 
 class Subscription:

@@ -47,13 +47,19 @@ class ManifestError(ClusterDNSError):
         super().__init__(f"{path}:{line}: {reason}" if line else f"{path}: {reason}")
 
 
-async def watch(source: Source, feeder: Feeder) -> None:
-    """Feed the workers from ``source`` until cancelled."""
+async def watch(source: Source, feeder: Feeder, before: Mapping[ObjectId, tuple[Any, ...]]) -> None:
+    """Feed the workers from ``source`` until cancelled.
+
+    ``before`` are objects known to the version of this program before. They stay as long as a file
+    cannot be read, since they may be its.
+    """
     directory = Directory(source)
     feeder.start()
+    is_news = bool(before)
     while True:
-        if directory.refresh():
-            found = directory.objects()
+        if directory.refresh() or is_news or (before and not directory.has_unread):
+            before, is_news = (before if directory.has_unread else {}), False
+            found = {**before, **directory.objects()}
             for kind, key in [at for at in feeder.objects if at not in found]:
                 feeder.put(kind, key, None)
             for (kind, key), value in found.items():
@@ -120,6 +126,11 @@ class Directory:
         since = since if last == stamp else now
         self._losses[path] = stamp, since
         return now - since >= (GONE_S if stamp is None else SETTLE_S)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether a file or directory could not be read yet, not even once."""
+        return bool(self._complaints or self._signatures.keys() - self._files.keys())
 
     @property
     def is_unsettled(self) -> bool:

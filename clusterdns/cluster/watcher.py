@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from clusterdns.cluster.feed import Feeder
+from clusterdns.cluster.feed import Feeder, Legacy, inherit
 from clusterdns.cluster.source import Source
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
@@ -23,10 +23,19 @@ BEAT_S = 1.0
 _log = logging.getLogger("kubernetes")
 
 
-async def run(source: Source, listener: socket.socket, channel_socket: socket.socket) -> None:
-    """Watch ``source`` until the supervisor has ended."""
+async def run(
+    source: Source,
+    listener: socket.socket,
+    channel_socket: socket.socket,
+    before: bytes | None = None,
+) -> None:
+    """Watch ``source`` until the supervisor has ended.
+
+    ``before`` is the feed of the version before: what that knows is fed until the source answers.
+    """
     channel = await Channel.open(channel_socket)
-    watching = _watch_of(source, listener)
+    legacy = await inherit(before, source.kinds) if before else None
+    watching = _watch_of(source, listener, legacy)
     tasks = [
         asyncio.create_task(watching.work),
         asyncio.create_task(_beat(channel, watching)),
@@ -46,15 +55,18 @@ class _Watching(NamedTuple):
     feeder: Feeder
 
 
-def _watch_of(source: Source, listener: socket.socket) -> _Watching:
+def _watch_of(source: Source, listener: socket.socket, legacy: Legacy | None) -> _Watching:
     if source.manifests:
         from clusterdns.cluster import manifests  # and with it PyYAML
 
         feeder = Feeder(listener)
-        return _Watching(manifests.watch(source, feeder), lambda: True, list, feeder)
+        work = manifests.watch(source, feeder, legacy.objects if legacy else {})
+        return _Watching(work, lambda: True, list, feeder)
     from clusterdns.cluster.api.watch import Watch  # and with it urllib3
 
     watch = Watch(source, listener)
+    if legacy is not None:
+        watch.inherit(legacy)
     return _Watching(watch.run(), lambda: watch.is_well, watch.samples, watch.feeder)
 
 

@@ -23,6 +23,9 @@ from clusterdns.config import kubedns, loader
 from clusterdns.config.compile import Configuration
 from clusterdns.errors import ClusterDNSError, ConfigError
 from clusterdns.host import logs
+from clusterdns.processes import estate as estates
+from clusterdns.processes import handover
+from clusterdns.processes.estate import Estate
 from clusterdns.processes.supervisor import Supervisor
 
 DEFAULT_PORT = 53
@@ -76,12 +79,16 @@ def _serve(flags: argparse.Namespace) -> int:
 def _run(flags: argparse.Namespace) -> int:
     """Serve until a signal ends it; return the exit status. Raises ClusterDNSError, OSError."""
     _raise_descriptor_limit()
+    estate = estates.take(os.environ)
+    given = estate.given if estate else None
     if flags.config_dir:
         source = loader.from_config_dir(
-            flags.config_dir, flags.conf, zone=flags.domain, port=flags.port
+            flags.config_dir, flags.conf, zone=flags.domain, port=flags.port, given=given
         )
     else:
-        source = loader.from_corefile(flags.conf, flags.port)
+        source = loader.from_corefile(flags.conf, flags.port, given)
+    if estate is not None:
+        return asyncio.run(_take_over(source, estate))
     text = source.read()
     try:
         configuration = source.first(text)
@@ -108,6 +115,20 @@ def _run(flags: argparse.Namespace) -> int:
         return await Supervisor(source, configuration, text).run(announce)
 
     return asyncio.run(run())
+
+
+async def _take_over(source: loader.Loader, estate: Estate) -> int:
+    """Take the place of the version before, or show it that this one could."""
+    supervisor = Supervisor(source, None, None, estate)
+    if estate.rehearsal < 0:
+        return await supervisor.run(lambda _: None)
+    failure = ""
+    try:
+        await supervisor.rehearse()
+    except (ClusterDNSError, OSError) as error:
+        failure = str(error)
+    await handover.answer_rehearsal(estate, failure)
+    return OK
 
 
 def _raise_descriptor_limit() -> None:

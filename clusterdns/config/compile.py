@@ -102,12 +102,12 @@ def compile_text(
     environ: Mapping[str, str],
     warn: Callable[[str], None],
     files: Files | None = None,
-    unavailable: Mapping[ListenAddress, str] | None = None,
+    unavailable: Mapping[ListenAddress | str, str] | None = None,
 ) -> Configuration:
     """Return the configuration of a Corefile; ``port`` is that of keys without one.
 
     Fragments with a mistake are left out, see `fragments`. So are those that listen where nobody
-    can: ``unavailable`` says why, by the address.
+    can: ``unavailable`` says why, by the address, which is a text if it is one of HTTP.
 
     Raises:
         ConfigError: the text, or a file it imports by its name, has a mistake.
@@ -270,7 +270,9 @@ def _check_listeners(blocks: list[ServerBlock], views: list[View]) -> None:
 
 
 def _check_available(
-    blocks: list[ServerBlock], views: Sequence[View], unavailable: Mapping[ListenAddress, str]
+    blocks: list[ServerBlock],
+    views: Sequence[View],
+    unavailable: Mapping[ListenAddress | str, str],
 ) -> None:
     """Check that no block listens on an address that cannot be had. Raises ConfigError."""
     for block, view in zip(blocks, views, strict=True):
@@ -278,6 +280,11 @@ def _check_available(
             for host in view.block.hosts or [""]:
                 if reason := unavailable.get(ListenAddress(host, port, scheme)):
                     raise ConfigError(block.file, block.line, key.text, reason)
+        for plugin in view.plugins:
+            if plugin.web_address and (reason := unavailable.get(plugin.web_address)):
+                found = block.find(plugin.name)
+                with_address = [each for each in found if each.args]
+                raise (with_address or found)[-1].error(reason)
 
 
 def _conflict(block: Block, other: Block) -> str:

@@ -29,14 +29,16 @@ class Loader(NamedTuple):
 
     ``imports`` are the files imported by the last compilation. ``fallback``, if there is one,
     returns a text that can be served in place of a bad one. ``unavailable`` are the addresses that
-    cannot be listened on, with the reason; fragments that name one are left out.
+    cannot be listened on, texts if they are of HTTP, with the reason; fragments that name one are
+    left out. ``given`` is what stood on standard input, which is read once.
     """
 
     read: Callable[[], str]
     compile: Callable[[str], Configuration]
     imports: TrackedFiles
-    unavailable: dict[ListenAddress, str]
+    unavailable: dict[ListenAddress | str, str]
     fallback: Callable[[str], Configuration] | None = None
+    given: str | None = None
 
     def first(self, text: str) -> Configuration:
         """Return the configuration to start with.
@@ -53,19 +55,19 @@ class Loader(NamedTuple):
             return self.fallback(text)
 
 
-def from_corefile(conf: str, port: int) -> Loader:
+def from_corefile(conf: str, port: int, given: str | None = None) -> Loader:
     """Return the loader of FILE, of standard input, or of ``Corefile`` if there is one.
 
-    ``port`` is that of keys without one.
+    ``port`` is that of keys without one, ``given`` what standard input has said already.
     """
-    files, unavailable = TrackedFiles(), dict[ListenAddress, str]()
+    files, unavailable = TrackedFiles(), dict[ListenAddress | str, str]()
 
     def compile_(text: str) -> Configuration:
         return _compile(text, conf or DEFAULT_FILE, port, files, unavailable)
 
     if conf == STDIN:
-        given = sys.stdin.read()
-        return Loader(lambda: given, compile_, files, unavailable)
+        text = sys.stdin.read() if given is None else given
+        return Loader(lambda: text, compile_, files, unavailable, given=text)
     path = Path(conf or DEFAULT_FILE).absolute()
 
     def read() -> str:
@@ -80,13 +82,15 @@ def from_corefile(conf: str, port: int) -> Loader:
     return Loader(read, compile_, files, unavailable)
 
 
-def from_config_dir(directory: Path, conf: str, *, zone: str, port: int) -> Loader:
+def from_config_dir(
+    directory: Path, conf: str, *, zone: str, port: int, given: str | None = None
+) -> Loader:
     """Return the loader of kube-dns's ConfigMap, mounted at ``directory``.
 
     With ``conf`` it is translated into that Corefile. In kube-dns a mistake in the ConfigMap never
     stopped DNS (pkg/dnsmasq/nanny.go), so the fallback leaves it out.
     """
-    own = from_corefile(conf, port)
+    own = from_corefile(conf, port, given)
     mounted = ConfigDir(
         directory.absolute(),
         zone=zone,
@@ -102,7 +106,7 @@ def from_config_dir(directory: Path, conf: str, *, zone: str, port: int) -> Load
     def fallback(text: str) -> Configuration:
         return _compile(mounted.defaults(text), conf or DEFAULT_FILE, port)
 
-    return Loader(mounted.read, compile_, own.imports, own.unavailable, fallback)
+    return Loader(mounted.read, compile_, own.imports, own.unavailable, fallback, own.given)
 
 
 def _compile(
@@ -110,7 +114,7 @@ def _compile(
     file: str,
     port: int,
     files: TrackedFiles | None = None,
-    unavailable: Mapping[ListenAddress, str] | None = None,
+    unavailable: Mapping[ListenAddress | str, str] | None = None,
 ) -> Configuration:
     if files is not None:
         files.forget()

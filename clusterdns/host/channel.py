@@ -8,7 +8,6 @@ supervisor and a process it has forked; a feed to the workers is made of the sam
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import marshal
 import socket
@@ -32,43 +31,87 @@ def frame(message: Message) -> bytes:
     return _LENGTH.pack(len(octets)) + octets
 
 
-async def read(reader: asyncio.StreamReader) -> Message:
-    """Return the next message. Raises IncompleteReadError or OSError at the end of the stream."""
-    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-    message: Message = marshal.loads(await reader.readexactly(length))
-    return message
+class Channel(asyncio.Protocol):
+    """One end, opened in a running loop.
 
+    ``held`` are the octets received that `messages` has not yielded yet: a process that another
+    program takes the place of leaves them to it, with the socket.
+    """
 
-class Channel:
-    """One end, opened in a running loop."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, held: bytes = b"") -> None:
+        self.held = bytearray(held)
+        self._has_news = asyncio.Event()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.Transport | None = None
 
     @classmethod
-    async def open(cls, sock: socket.socket) -> Channel:
+    async def open(cls, sock: socket.socket, held: bytes = b"") -> Channel:
         """Return the channel over ``sock``, which it then owns."""
-        return cls(*await asyncio.open_connection(sock=sock))
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _, channel = await loop.create_connection(lambda: cls(held), sock=sock)
+        return channel
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Add received octets."""
+        self.held += data
+        self._has_news.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End `messages`."""
+        self._has_news.set()
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of the socket; -1 once it is closed."""
+        assert self._transport is not None
+        number: int = self._transport.get_extra_info("socket").fileno()
+        return number
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the kernel has taken all messages."""
+        return self._transport is None or not self._transport.get_write_buffer_size()
 
     def send(self, message: Message) -> None:
         """Send a message; it is lost if the other end is closed."""
-        if not self._writer.is_closing():
-            self._writer.write(frame(message))
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame(message))
 
     async def messages(self) -> AsyncIterator[Message]:
         """Yield the messages of the other end, until it closes."""
         while True:
-            try:
-                yield await read(self._reader)
-            except (asyncio.IncompleteReadError, OSError):
+            while (message := self._next()) is not None:
+                yield message
+            if self._ended.done():
                 return
+            self._has_news.clear()
+            await self._has_news.wait()
+
+    def _next(self) -> Message | None:
+        """Return the next message, None if none is complete."""
+        end = _LENGTH.size
+        if len(self.held) >= end:
+            end += _LENGTH.unpack_from(self.held)[0]
+        if len(self.held) < max(end, _LENGTH.size + 1):
+            return None
+        octets = bytes(self.held[_LENGTH.size : end])
+        del self.held[:end]
+        message: Message = marshal.loads(octets)
+        return message
 
     async def close(self) -> None:
         """Close this end once all messages are sent."""
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        if self._transport is not None:
+            self._transport.close()
+            await self._ended
 
 
 class Frames(asyncio.Protocol):

@@ -19,8 +19,8 @@ def add_up(samples: Iterable[Sample], families: Mapping[str, Family]) -> list[Sa
     sums: dict[tuple[str, tuple[str, ...]], float | tuple[float, ...]] = {}
     for metric, labels, value in samples:
         known = sums.get((metric, labels))
-        if known is None:
-            sums[metric, labels] = value
+        if known is None or not _is_alike(known, value):
+            sums[metric, labels] = value  # of another version of this program, before a hand-over
         elif isinstance(value, tuple) and isinstance(known, tuple):
             sums[metric, labels] = tuple(map(sum, zip(known, value, strict=True)))
         elif isinstance(value, (int, float)) and isinstance(known, (int, float)):
@@ -28,6 +28,12 @@ def add_up(samples: Iterable[Sample], families: Mapping[str, Family]) -> list[Sa
             is_shared = family is not None and family.is_shared
             sums[metric, labels] = max(known, value) if is_shared else known + value
     return [(*key, value) for key, value in sums.items()]
+
+
+def _is_alike(one: float | tuple[float, ...], other: float | tuple[float, ...]) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other)
+    return not isinstance(one, tuple) and not isinstance(other, tuple)
 
 
 class Ledger:
@@ -39,6 +45,11 @@ class Ledger:
     def __init__(self, families: Mapping[str, Family]) -> None:
         self._families = families
         self._samples: list[Sample] = []
+
+    @property
+    def closed(self) -> list[Sample]:
+        """The counts of all processes that have ended."""
+        return self._samples
 
     def close(self, samples: Iterable[Sample]) -> None:
         """Add the last samples of an ended process."""

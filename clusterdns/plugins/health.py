@@ -46,7 +46,7 @@ class Health(Passive):
     repeats = Repeats.OPTIONS
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        self._address = arguments.listen_address(directive, ":8080")
+        self.web_address = arguments.listen_address(directive, ":8080")
         self._lameduck_s = 0.0
         for line in directive.block:
             if line.name != "lameduck":
@@ -59,5 +59,5 @@ class Health(Passive):
         async def respond() -> tuple[int, str, bytes]:
             return 200, "text/plain", b"OK"
 
-        supervisor.serve(self._address, "/health", respond)
+        supervisor.serve(self.web_address, "/health", respond)
         supervisor.lameduck(self._lameduck_s)

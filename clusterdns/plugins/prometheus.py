@@ -34,7 +34,7 @@ class Prometheus(Passive):
                 raise line.error("not supported by clusterdns yet")
             if line.name != "runtime_metrics":
                 raise line.unknown("runtime_metrics", "tls")
-        self._address = arguments.listen_address(directive, "localhost:9153")
+        self.web_address = arguments.listen_address(directive, "localhost:9153")
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Serve `/metrics` with the counts of the workers."""
@@ -42,4 +42,4 @@ class Prometheus(Passive):
         async def respond() -> tuple[int, str, bytes]:
             return 200, EXPOSITION, await supervisor.metrics()
 
-        supervisor.serve(self._address, "/metrics", respond)
+        supervisor.serve(self.web_address, "/metrics", respond)

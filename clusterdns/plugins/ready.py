@@ -33,7 +33,7 @@ class Ready(Passive):
     """Serves `/ready`."""
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        self._address = arguments.listen_address(directive, ":8181")
+        self.web_address = arguments.listen_address(directive, ":8181")
         self._is_continuous = False
         self._was_ready = False
         for line in directive.block:
@@ -54,4 +54,4 @@ class Ready(Passive):
             self._was_ready = not self._is_continuous
             return 200, "text/plain", b"OK"
 
-        supervisor.serve(self._address, "/ready", respond)
+        supervisor.serve(self.web_address, "/ready", respond)

@@ -30,7 +30,7 @@ class BindError(ClusterDNSError):
     def __init__(self, endpoint: ListenAddress, reason: str) -> None:
         where = addresses.host_and_port(endpoint.host, endpoint.port)
         super().__init__(f"listen {where}: {reason}")
-        self.endpoint = endpoint
+        self.at = endpoint
 
 
 Bound = Mapping[tuple[str, int], list[socket.socket]]  # sockets by host and port

@@ -9,7 +9,7 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from clusterdns.cluster import feed
@@ -20,8 +20,11 @@ from clusterdns.host import channel
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.ledger import Ledger
 from clusterdns.metrics.tally import Sample
+from clusterdns.processes import takeover
 from clusterdns.processes.binding import bind, by_address
+from clusterdns.processes.estate import Heir, source_key
 from clusterdns.processes.process import Child, Nursery, fork
+from clusterdns.processes.takeover import KnownZones
 from clusterdns.processes.worker import Worker
 
 START_TIMEOUT_S = 60.0
@@ -66,17 +69,36 @@ class ChildProcess:
         self._channel: Channel | None = None
         self._listening: asyncio.Task[None] | None = None
 
+    def adopt(self, sock: socket.socket, held: bytes) -> None:
+        """Take up a process that serves already, with its channel and the octets read from it."""
+        self.is_serving.set()
+        self._listening = asyncio.get_running_loop().create_task(self._listen(sock, held))
+
+    def will_to(self, *, is_worker: bool) -> Heir | None:
+        """Return what the next version needs to adopt it, None if it has ended.
+
+        Raises:
+            GenerationError: it does not take messages at the moment.
+        """
+        if not self.child.pid or self._channel is None:
+            return None
+        if not self._channel.is_sent:
+            raise GenerationError(f"{self.child.name} does not take messages")
+        opened = self._channel
+        held = bytes(opened.held)
+        return Heir(self.child.name, self.child.pid, opened.descriptor, held, is_worker)
+
     def _fork(self) -> int:
         ours, theirs = channel.pair()
         self._beat_at = time.monotonic()
         pid = self._run(theirs)
         theirs.close()
-        self._listening = asyncio.get_running_loop().create_task(self._listen(ours))
+        self._listening = asyncio.get_running_loop().create_task(self._listen(ours, b""))
         return pid
 
-    async def _listen(self, sock: socket.socket) -> None:
+    async def _listen(self, sock: socket.socket, held: bytes) -> None:
         """Receive the messages of one run of the process, until it ends."""
-        self._channel = opened = await Channel.open(sock)
+        self._channel = opened = await Channel.open(sock, held)
         async for message in opened.messages():
             if message[0] == "beat":
                 self._beat_at = time.monotonic()
@@ -154,7 +176,10 @@ async def _samples(processes: Iterable[ChildProcess]) -> list[Sample]:
 class Watchers:
     """One watcher for each Kubernetes source in use, shared by all generations."""
 
-    def __init__(self, nursery: Nursery, ledger: Ledger) -> None:
+    def __init__(
+        self, nursery: Nursery, ledger: Ledger, inherited: Mapping[str, bytes] | None = None
+    ) -> None:
+        self.inherited = dict(inherited or {})  # feeds of the version before, by `source_key`
         self._nursery = nursery
         self._ledger = ledger
         self._running: dict[Source, tuple[socket.socket, ChildProcess]] = {}
@@ -165,7 +190,8 @@ class Watchers:
             listener = feed.listen()
 
             def run(theirs: socket.socket) -> int:
-                return _fork_watcher(source, listener, theirs)
+                before = self.inherited.get(source_key(source))
+                return _fork_watcher(source, listener, theirs, before)
 
             # Parsing a directory of manifests may take any time.
             stalled_s = float("inf") if source.manifests else STALLED_S
@@ -197,17 +223,28 @@ class Watchers:
         """Return the metrics of all watchers."""
         return await _samples(w for s, (_, w) in self._running.items() if not s.manifests)
 
+    def feeds(self) -> dict[str, bytes]:
+        """Return the addresses of all feeds, by `source_key`."""
+        return {source_key(s): sock.getsockname() for s, (sock, _) in self._running.items()}
+
+    def heirs(self) -> list[Heir]:
+        """Return what the next version needs to adopt the watchers."""
+        found = [w.will_to(is_worker=False) for _, w in self._running.values()]
+        return [heir for heir in found if heir is not None]
+
     def kill_stalled(self) -> None:
         """Kill watchers whose beats have stopped; they are started again."""
         for _, watcher in self._running.values():
             watcher.kill_if_stalled()
 
 
-def _fork_watcher(source: Source, listener: socket.socket, theirs: socket.socket) -> int:
+def _fork_watcher(
+    source: Source, listener: socket.socket, theirs: socket.socket, before: bytes | None
+) -> int:
     def main() -> Coroutine[Any, Any, None]:
         from clusterdns.cluster import watcher  # imports packages that only watchers need
 
-        return watcher.run(source, listener, theirs)
+        return watcher.run(source, listener, theirs, before)
 
     return fork(main, [listener.fileno(), theirs.fileno()])
 
@@ -250,8 +287,8 @@ class Generation:
                     if sock not in held:
                         sock.close()
 
-    def start(self) -> None:
-        """Fork the workers, and the watchers they need."""
+    def start(self, *, is_rehearsal: bool = False) -> None:
+        """Fork the workers, and the watchers they need; in a rehearsal they read no socket."""
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # the collector would write to pages shared with the workers
@@ -261,7 +298,9 @@ class Generation:
             def run(theirs: socket.socket, sockets: Sockets = sockets, i: int = i) -> int:
                 keep = [sock.fileno() for some in sockets.values() for sock in some]
                 return fork(
-                    lambda: Worker(self.configuration, sockets, feeds, i).run(theirs),
+                    lambda: Worker(
+                        self.configuration, sockets, feeds, i, is_rehearsal=is_rehearsal
+                    ).run(theirs),
                     [*keep, theirs.fileno()],
                 )
 
@@ -271,11 +310,30 @@ class Generation:
 
     async def wait_until_serving(self) -> None:
         """Return when every worker reads its sockets. Raises GenerationError."""
-        waits = [worker.is_serving.wait() for worker in self._workers]
         try:
-            await asyncio.wait_for(asyncio.gather(*waits), START_TIMEOUT_S)
+            async with asyncio.timeout(START_TIMEOUT_S):
+                for worker in self._workers:
+                    await worker.is_serving.wait()
         except TimeoutError as error:
             raise GenerationError(f"workers do not serve after {START_TIMEOUT_S:g} s") from error
+
+    async def wait_for_an_end(self) -> None:
+        """Return when a worker ends."""
+        ends = [asyncio.create_task(worker.child.ended.wait()) for worker in self._workers]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+
+    def known_zones(self) -> KnownZones:
+        """Return the kinds of objects known of each zone."""
+        return takeover.known_zones(self.configuration, self._watchers.ever_known)
+
+    def heirs(self) -> list[Heir]:
+        """Return what the next version needs to adopt the workers."""
+        found = [worker.will_to(is_worker=True) for worker in self._workers]
+        return [heir for heir in found if heir is not None]
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S, *, is_last: bool = False) -> None:
         """End the workers; ``is_last`` says that no others will read their sockets."""

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 from clusterdns.host import libc
@@ -54,9 +54,10 @@ def _become_child(keep: frozenset[int], parent: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in _HANDLED:
         signal.signal(number, signal.SIG_DFL)
-    # The terminal's ^C reaches the whole process group; only the supervisor handles it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # ^C of the terminal reaches the whole process group, SIGTERM of systemd the control group;
+    # only the supervisor handles them.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     libc.die_with_parent()
     if os.getppid() != parent:
         os._exit(1)  # the supervisor died between fork and prctl
@@ -71,6 +72,32 @@ def _become_child(keep: frozenset[int], parent: int) -> None:
                 os.close(int(entry))
 
 
+def spawn(command: list[str], environ: Mapping[str, str], keep: Collection[int]) -> int:
+    """Start a program that inherits ``keep`` and standard input and output; return its process ID.
+
+    It ends with status 127 if the program cannot be started.
+    """
+    parent = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        _become_child(frozenset((0, 1, 2, *keep)), parent)
+        for number in keep:
+            os.set_inheritable(number, True)
+        os.execve(command[0], command, environ)
+    except BaseException as error:  # never return into the supervisor's code
+        with contextlib.suppress(Exception):
+            _log.error("cannot start %s: %s", command[0], error)
+    finally:
+        os._exit(127)
+
+
+def print_status(status: int) -> str:
+    """Return how a process ended, in words."""
+    return f"signal {-status}" if status < 0 else f"status {status}"
+
+
 class Child:
     """A process the supervisor keeps alive: restarted, with growing delays, when it ends."""
 
@@ -81,6 +108,7 @@ class Child:
     def __init__(self, name: str, start: Callable[[], int]) -> None:
         self.name = name
         self.pid = 0
+        self.status = 0  # with which it ended last
         self.is_wanted = True
         self.started_at = 0.0
         self.ended = asyncio.Event()
@@ -95,13 +123,13 @@ class Child:
 
     def on_exit(self, status: int) -> None:
         """Handle its end: restart it if it is still wanted."""
-        pid, self.pid = self.pid, 0
+        pid, self.pid, self.status = self.pid, 0, status
         self.ended.set()
         if not self.is_wanted:
             return
         if time.monotonic() - self.started_at >= self.SETTLED_S:
             self._delay_s = self.FIRST_DELAY_S
-        how = f"signal {-status}" if status < 0 else f"status {status}"
+        how = print_status(status)
         _log.error("%s (process %d) ended with %s: starting it again", self.name, pid, how)
         asyncio.get_running_loop().call_later(self._delay_s, self._restart)
         self._delay_s = min(self._delay_s * 2, self.MAX_DELAY_S)
@@ -131,6 +159,11 @@ class Nursery:
         """Start a child and keep it running while it is wanted."""
         self._children.append(child)
         child.start()
+
+    def adopt(self, child: Child, pid: int) -> None:
+        """Take up a child that lives already; its end is noticed, and it is not started again."""
+        child.pid, child.is_wanted = pid, False
+        self._children.append(child)
 
     def pids(self) -> list[int]:
         """Return the process IDs of the living children."""

@@ -4,35 +4,49 @@
 waits for signals. A reload starts the next generation on the same sockets, waits until it serves,
 and only then stops the old one, so that queries are answered at every moment. An error in the new
 configuration ends only the reload. (CoreDNS: coremain/run.go, caddy.go)
+
+At SIGUSR2 a new version of the program takes the place of this one, see handover.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
+from clusterdns import __version__
 from clusterdns.chain import registry
 from clusterdns.chain.plugin import Respond
 from clusterdns.cluster.source import Source
-from clusterdns.config.compile import Configuration
+from clusterdns.config.compile import Configuration, ListenAddress
 from clusterdns.config.loader import Loader
 from clusterdns.errors import ClusterDNSError
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.ledger import Ledger
-from clusterdns.processes import takeover
+from clusterdns.processes import handover, takeover
 from clusterdns.processes.binding import BindError, is_free
-from clusterdns.processes.generation import Generation, Sockets, Watchers
+from clusterdns.processes.estate import Estate
+from clusterdns.processes.generation import (
+    STOP_TIMEOUT_S,
+    Generation,
+    GenerationError,
+    Sockets,
+    Watchers,
+)
+from clusterdns.processes.handover import Inherited
 from clusterdns.processes.inquiry import Inquiries
 from clusterdns.processes.process import Nursery
-from clusterdns.processes.web import AddressError, Web
+from clusterdns.processes.web import AddressError, Web, bound
 
 WATCHDOG_S = 0.5
 LATE_S = 1.0  # by which the watchdog may wake too late and still judge others
+TAKE_OVER_S = 1.0  # between two attempts
 KNOWING_S = 3.0  # a reload waits so long for what is to be watched, before it is put off
 _log = logging.getLogger(__name__)
 
@@ -76,23 +90,45 @@ class Duties:
 class Supervisor:
     """Keeps one generation serving until told to stop."""
 
-    def __init__(self, loader: Loader, configuration: Configuration, text: str) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        configuration: Configuration | None,
+        text: str | None,
+        estate: Estate | None = None,
+    ) -> None:
+        """Take what is to be served, or the estate of the version before: that loads it itself."""
         self.is_stopping = False
         self._loader = loader
         self._text = text
+        self._estate = estate or Estate()
         self._nursery = Nursery()
         self._families: dict[str, Family] = {}  # also of plugins removed by a reload
         self._ledger = Ledger(self._families)
-        self._watchers = Watchers(self._nursery, self._ledger)
-        self._generation = self._generation_of(configuration)
+        self._ledger.close(self._estate.samples)
+        self._watchers = Watchers(self._nursery, self._ledger, self._estate.feeds)
+        self._inherited: Inherited | None = None
+        self._generation: Generation
+        if configuration is None:
+            self._inherited = Inherited(self._estate, self._nursery, self._watchers, self._ledger)
+            self._generation = self._inherited
+        else:
+            self._generation = self._generation_of(configuration)
         self._duties = Duties(self, self._generation)
+        self._duties.lameduck_s = self._estate.lameduck_s
+        self._inherited_webs = {
+            address: Web(address, [socket.socket(fileno=number) for number in some])
+            for address, some in self._estate.webs.items()
+        }
         self._webs: dict[str, Web] = {}
         self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
         self._last_signal: signal.Signals | None = None
-        self._reload_failures = 0
+        self._reload_failures = self._estate.reload_failures
+        self._is_started = self._inherited is not None
+        self._is_handing_over = False
         self._put_off: Configuration | None = None  # it knows less than what is in force
-        self._fragments_refused = len(configuration.refused)
+        self._fragments_refused = len(configuration.refused) if configuration else 0
         self._reloaded_digest = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._inquiries = Inquiries({"explain": self.explain})
@@ -104,25 +140,126 @@ class Supervisor:
             ClusterDNSError: the first start fails.
         """
         self._handle_signals()
-        starting = asyncio.create_task(self._start(announce))
+        start = self._take_over() if self._inherited else self._start(announce)
+        starting = asyncio.create_task(start)
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
         else:
-            starting.cancel()
+            await _cancel([starting])
         await stopping
         await self._shut_down()
         return 0
 
+    async def rehearse(self) -> None:
+        """Start all that is to be served, but read no socket: another version serves.
+
+        Raises:
+            ClusterDNSError: this version could not serve.
+        """
+        self._handle_signals()
+        loop = asyncio.get_running_loop()
+        self._text = await loop.run_in_executor(None, self._loader.read)
+        compiled = await loop.run_in_executor(None, self._loader.compile, self._text)
+        if not await self._knows_enough(compiled):
+            raise GenerationError("it does not know yet what is known of each zone")
+        generation, _, _ = await self._bound(compiled, self._generation.sockets)
+        generation.start(is_rehearsal=True)
+        serving = asyncio.create_task(generation.wait_until_serving())
+        ending = asyncio.create_task(generation.wait_for_an_end())
+        await asyncio.wait((serving, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not serving.done():
+            serving.cancel()
+            raise GenerationError("a worker has ended")
+        serving.result()
+
+    async def _take_over(self) -> None:
+        """Replace the workers of the version before, as a reload does, until that succeeds."""
+        assert self._inherited is not None
+        await self._inherited.adopt()
+        self._nursery.reap()  # processes that have ended meanwhile
+        self._spawn(self._kill_stalled())
+        while self._generation is self._inherited:
+            self._text = None
+            await self.reload()
+            if self._generation is self._inherited:
+                await asyncio.sleep(TAKE_OVER_S)
+        for web in self._inherited_webs.values():
+            web.stop()
+        self._inherited_webs.clear()
+        self._inherited = None
+        self._watchers.inherited.clear()
+        if self._generation.configuration.is_debug:
+            logging.getLogger().setLevel(logging.DEBUG)
+        await self._inquiries.start()
+        _log.info("Hand-over complete: %s took over from %s", __version__, self._estate.version)
+        self._estate = Estate()
+        self._spawn(self._poll_configuration())
+
+    async def hand_over(self) -> None:
+        """Let a new version of the program take the place of this one, if it can serve."""
+        if self._is_handing_over or self._inherited or not self._is_started:
+            _log.warning("SIGUSR2: ignored: a start or a hand-over is under way")
+            return
+        self._is_handing_over = True
+        try:
+            async with self._reloading:
+                _log.info("SIGUSR2: Handing over to the program on disk")
+                await handover.rehearse(self._left(), self._nursery)
+                await self._become_new_version()
+        except (ClusterDNSError, OSError) as error:
+            _log.error("Hand-over failed, this version goes on serving: %s", error)
+        except Exception:
+            _log.exception("Hand-over failed, this version goes on serving")
+        finally:
+            self._is_handing_over = False
+
+    async def _become_new_version(self) -> None:
+        """Execute the new version in place of this one. Raises OSError or ClusterDNSError."""
+        webs = self._webs.values()
+        handover.hold_signals()
+        try:
+            for web in webs:
+                await web.pause()
+            # The loop still hears of signals that came before they were held.
+            await asyncio.sleep(0.01)
+            if self.is_stopping:
+                return
+            await self._generation.samples()  # those of processes that end from now on
+            heirs = (*self._generation.heirs(), *self._watchers.heirs())
+            handover.become_new_version(self._left()._replace(heirs=heirs))
+        finally:
+            handover.let_signals_in()
+            for web in webs:
+                await web.start()
+
+    def _left(self) -> Estate:
+        """Return the estate of this version, without its processes."""
+        return Estate(
+            sockets=tuple(
+                tuple(sock.fileno() for group in some.values() for sock in group)
+                for some in self._generation.sockets
+            ),
+            webs={address: tuple(web.descriptors()) for address, web in self._webs.items()},
+            feeds=self._watchers.feeds(),
+            zones=self._generation.known_zones(),
+            samples=tuple(self._ledger.closed),
+            reload_failures=self._reload_failures,
+            lameduck_s=self._duties.lameduck_s,
+            given=self._loader.given,
+        )
+
     async def _start(self, announce: Callable[[Configuration], None]) -> None:
-        self._generation = generation = await self._bound(self._generation.configuration, [])
-        self._duties = Duties(self, generation)
-        await self._take_up(generation, self._duties)
+        generation, duties, webs = await self._bound(self._generation.configuration, [])
+        self._generation, self._duties = generation, duties
+        await self._take_up(duties, webs)
         generation.start()
         self._spawn(self._kill_stalled())
         await generation.wait_until_serving()
         await self._inquiries.start()
+        self._is_started = True
         announce(generation.configuration)
         if self._duties.interval_s:
             digest = generation.configuration.digest
@@ -148,7 +285,8 @@ class Supervisor:
                     return
                 self._put_off = None
                 _log.info("Reloading")
-                self._reloaded_digest = compiled.digest
+                if self._inherited is None:
+                    self._reloaded_digest = compiled.digest
                 await self._replace(compiled)
                 _log.info("plugin/reload: Running configuration SHA512 = %s", compiled.digest)
                 _log.info("Reloading complete")
@@ -186,12 +324,8 @@ class Supervisor:
         return True
 
     def _unknown(self, configuration: Configuration) -> dict[Source, list[str]]:
-        return takeover.unknown_kinds(
-            self._generation.configuration,
-            configuration,
-            was_known=self._watchers.ever_known,
-            is_known=self._watchers.known,
-        )
+        known = self._generation.known_zones()
+        return takeover.unknown_kinds(known, configuration, self._watchers.known)
 
     def _forget_put_off(self) -> None:
         if self._put_off is not None:
@@ -203,7 +337,7 @@ class Supervisor:
         return (
             self._put_off is not None
             or self._loader.imports.have_changed
-            or any(is_free(endpoint) for endpoint in self._loader.unavailable)
+            or any(map(_is_free, self._loader.unavailable))
         )
 
     async def explain(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +357,7 @@ class Supervisor:
         samples += self._generation.configuration_samples()
         samples.append(("reload_failed_total", (), self._reload_failures))
         samples.append(("clusterdns_fragments_refused", (), self._fragments_refused))
-        if self._reloaded_digest:
+        if self._reloaded_digest and "reload_version_info" in self._families:
             samples.append(("reload_version_info", ("sha512", self._reloaded_digest), 1))
         pids = [os.getpid(), *self._nursery.pids()]
         declared = registry.always_shown() | self._families
@@ -236,16 +370,20 @@ class Supervisor:
             ClusterDNSError: the next one cannot start; this one stays in force.
         """
         old = self._generation
-        new = await self._bound(configuration, old.sockets)
+        new, duties, webs = await self._bound(configuration, old.sockets)
         if new.configuration.digest == old.configuration.digest:
+            for web in webs:
+                web.stop()
             return  # but for fragments that are left out again
-        duties = Duties(self, new)
         try:
             new.start()
             await new.wait_until_serving()
-            await self._take_up(new, duties)
-        except BaseException:
-            await new.stop(0)
+            await self._take_up(duties, webs)
+        except BaseException as error:
+            # Those that serve have queries under way, if the process is to stop.
+            await new.stop(STOP_TIMEOUT_S if isinstance(error, asyncio.CancelledError) else 0)
+            for web in webs:
+                web.stop()
             new.unbind(old.sockets)
             self._watchers.keep_only(old.configuration.sources)
             raise
@@ -254,34 +392,54 @@ class Supervisor:
         old.unbind(new.sockets)
         self._watchers.keep_only(new.configuration.sources)
 
-    async def _bound(self, configuration: Configuration, old: list[Sockets]) -> Generation:
-        """Return the generation of a configuration with its sockets.
+    async def _bound(
+        self, configuration: Configuration, old: list[Sockets]
+    ) -> tuple[Generation, Duties, list[Web]]:
+        """Return the generation of a configuration with its sockets, its duties, and new webs.
 
         Fragments that listen where nobody can are left out.
 
         Raises:
-            BindError: an address cannot be had, and the Corefile itself names it.
+            BindError, AddressError: an address cannot be had, and the Corefile itself names it.
         """
         while True:
             generation = self._generation_of(configuration)
+            duties = Duties(self, generation)
+            for plugin in configuration.plugins:
+                plugin.supervise(duties)
             try:
                 generation.bind(old)
-                return generation
-            except BindError as error:
+                return generation, duties, await self._bound_webs(duties)
+            except (BindError, AddressError) as error:
                 generation.unbind(old)
                 configuration = await self._without(error)
 
-    async def _without(self, error: BindError) -> Configuration:
+    async def _bound_webs(self, duties: Duties) -> list[Web]:
+        """Return the webs that are not served yet, bound. Raises AddressError."""
+        made = list[Web]()
+        try:
+            for address in duties.paths.keys() - self._webs.keys():
+                web = self._inherited_webs.get(address) or Web(address)
+                await web.bind()
+                made.append(web)
+        except BaseException:
+            for web in made:
+                if web is not self._inherited_webs.get(web.address):
+                    web.stop()
+            raise
+        return made
+
+    async def _without(self, error: BindError | AddressError) -> Configuration:
         """Return the configuration without the fragments for which a bind failed, or raise that."""
         unavailable = self._loader.unavailable
-        if error.endpoint in unavailable:
+        if error.at in unavailable or self._text is None:
             raise error
-        unavailable[error.endpoint] = str(error)
+        unavailable[error.at] = str(error)
         try:
             loop = asyncio.get_running_loop()
             compiled = await loop.run_in_executor(None, self._loader.compile, self._text)
         except ClusterDNSError:
-            del unavailable[error.endpoint]
+            del unavailable[error.at]
             raise error from None
         self._fragments_refused = len(compiled.refused)
         return compiled
@@ -291,22 +449,16 @@ class Supervisor:
             self._families.update(plugin.families)
         return Generation(configuration, self._nursery, self._watchers, self._ledger)
 
-    async def _take_up(self, generation: Generation, duties: Duties) -> None:
+    async def _take_up(self, duties: Duties, added: Iterable[Web]) -> None:
         """Apply the requests of the plugins of a generation. Raises AddressError."""
-        for plugin in generation.configuration.plugins:
-            plugin.supervise(duties)
-        added: dict[str, Web] = {}
-        try:
-            for address in duties.paths.keys() - self._webs.keys():
-                added[address] = Web(address)
-                await added[address].start()
-        except AddressError:
-            for web in added.values():
-                web.stop()
-            raise
+        for web in added:
+            web.paths = duties.paths[web.address]
+            await web.start()
         for address in self._webs.keys() - duties.paths.keys():
             self._webs.pop(address).stop()
-        self._webs |= added
+        for web in added:
+            self._webs[web.address] = web
+            self._inherited_webs.pop(web.address, None)
         for address, paths in duties.paths.items():
             self._webs[address].paths = paths
 
@@ -316,8 +468,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGUSR1, lambda: self._spawn(self.reload()))
         loop.add_signal_handler(signal.SIGCHLD, self._nursery.reap)
-        for number in (signal.SIGHUP, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self._spawn(self.hand_over()))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        handover.let_signals_in()  # if the version before held them
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGQUIT:
@@ -338,8 +491,7 @@ class Supervisor:
         else:
             _log.info("SIGINT: Shutting down")
         self._inquiries.stop()
-        for task in self._tasks:
-            task.cancel()
+        await _cancel(self._tasks)
         await self._generation.stop(is_last=True)
         for web in self._webs.values():
             web.stop()
@@ -367,3 +519,22 @@ class Supervisor:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S + 1)
+
+
+def _is_free(address: ListenAddress | str) -> bool:
+    """Tell whether an address that could not be bound can be had by now."""
+    if isinstance(address, ListenAddress):
+        return is_free(address)
+    with contextlib.suppress(AddressError):
+        for sock in bound(address):
+            sock.close()
+        return True
+    return False

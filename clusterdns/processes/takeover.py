@@ -7,33 +7,39 @@ each zone is known as well as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from clusterdns.cluster.source import Source
 from clusterdns.config.compile import Configuration
 
 Zone = tuple[int, str, bytes]  # port, scheme, apex
+KnownZones = Mapping[Zone, frozenset[str]]
+
+
+def known_zones(
+    configuration: Configuration, was_known: Callable[[Source], Collection[str]]
+) -> KnownZones:
+    """Return the kinds that a configuration knows of each of its zones.
+
+    ``was_known`` returns the kinds that workers have been told of a source.
+    """
+    return {
+        zone: frozenset.intersection(*(frozenset(was_known(source)) for source in sources))
+        for zone, sources in _sources(configuration).items()
+    }
 
 
 def unknown_kinds(
-    old: Configuration,
-    new: Configuration,
-    *,
-    was_known: Callable[[Source], Collection[str]],
-    is_known: Callable[[Source], Collection[str]],
+    before: KnownZones, new: Configuration, is_known: Callable[[Source], Collection[str]]
 ) -> dict[Source, list[str]]:
-    """Return the kinds that ``old`` knows of a zone and ``new`` does not yet, by its source.
+    """Return the kinds that are known of a zone and that ``new`` does not know yet, by its source.
 
-    ``was_known`` returns the kinds that workers have been told of a source, ``is_known`` those that
-    its watcher would tell a new worker. Kinds that only one of the two watches do not count.
+    ``is_known`` returns those that the watcher of a source would tell a new worker. Kinds that only
+    one of the two watches do not count.
     """
-    before = _sources(old)
     found: dict[Source, list[str]] = {}
     for zone, sources in _sources(new).items():
-        known = [set(was_known(source)) for source in before.get(zone, ())]
-        if not known:
-            continue
-        wanted = set.intersection(*known)
+        wanted = before.get(zone, frozenset())
         for source in sources:
             lacking = wanted.intersection(source.kinds).difference(is_known(source))
             if lacking:

@@ -10,8 +10,13 @@ other.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import socket
+import time
+from collections.abc import Iterable
 from http import HTTPStatus
+from typing import Any
 
 from clusterdns.chain.plugin import Respond
 from clusterdns.errors import ClusterDNSError
@@ -29,6 +34,10 @@ _log = logging.getLogger(__name__)
 class AddressError(ClusterDNSError):
     """An HTTP address cannot be bound."""
 
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(reason)
+        self.at = address
+
 
 class _Visit:
     """An open connection."""
@@ -42,36 +51,56 @@ class _Visit:
 
 
 class Web:
-    """The paths served at one address."""
+    """The paths served at one address, from `bind` or ``sockets`` and `start` on."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, sockets: Iterable[socket.socket] = ()) -> None:
         self.address = address
         self.paths: dict[str, Respond] = {}
+        self._sockets = list(sockets)
         self._servers: list[asyncio.Server] = []
         self._visits: list[_Visit] = []  # the oldest first
 
+    async def bind(self) -> None:
+        """Bind the sockets, unless there are some. Raises AddressError."""
+        if not self._sockets:
+            # A name may take a while to be found.
+            loop = asyncio.get_running_loop()
+            self._sockets = await loop.run_in_executor(None, bound, self.address)
+
     async def start(self) -> None:
         """Listen. Raises AddressError."""
-        host, port = split_address(self.address)
+        if self._servers:
+            return
+        await self.bind()
         try:
-            server = await asyncio.start_server(
-                self._serve,
-                host or None,
-                port,
-                limit=MAX_HEAD_OCTETS,
-                backlog=BACKLOG,
-                reuse_port=True,
-            )
-        except (OSError, OverflowError) as error:
-            raise AddressError(f"cannot listen on {self.address}: {error}") from error
-        self._servers.append(server)
+            for sock in self._sockets:
+                self._servers.append(
+                    await asyncio.start_server(
+                        self._serve, sock=sock.dup(), limit=MAX_HEAD_OCTETS, backlog=BACKLOG
+                    )
+                )
+        except OSError as error:
+            raise AddressError(self.address, f"cannot listen on {self.address}: {error}") from error
 
     def descriptors(self) -> list[int]:
-        """Return the listening sockets' descriptors, which a forked process must close."""
-        return [sock.fileno() for server in self._servers for sock in server.sockets]
+        """Return the descriptors of the listening sockets."""
+        return [sock.fileno() for sock in self._sockets]
+
+    async def pause(self) -> None:
+        """Leave new requests in the sockets, and end those under way; `start` goes on."""
+        self._close_servers()
+        deadline = time.monotonic() + HEAD_TIMEOUT_S
+        while self._visits and time.monotonic() < deadline:  # noqa: ASYNC110 - for a moment
+            await asyncio.sleep(0.005)
 
     def stop(self) -> None:
         """Stop listening."""
+        self._close_servers()
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+
+    def _close_servers(self) -> None:
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -133,6 +162,51 @@ class Web:
         await writer.drain()
 
 
+def bound(address: str) -> list[socket.socket]:
+    """Return listening sockets of all IP addresses that ``host:port`` stands for.
+
+    Raises:
+        AddressError: none can be bound, or one is taken.
+    """
+    host, port = split_address(address)
+    made = list[socket.socket]()
+    missing: OSError | None = None
+    try:
+        flags = socket.AI_PASSIVE
+        for family, kind, _, _, at in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=flags
+        ):
+            try:
+                made.append(_listening(family, kind, at))
+            except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                missing = error  # a host without IPv6
+        if missing is not None and not made:
+            raise missing
+    except (OSError, OverflowError) as error:
+        for sock in made:
+            sock.close()
+        raise AddressError(address, f"cannot listen on {address}: {error}") from error
+    return made
+
+
+def _listening(family: int, kind: int, at: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, kind)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(at)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Return the host, "" for all, and the port of ``host:port``.
 
@@ -143,4 +217,4 @@ def split_address(address: str) -> tuple[str, int]:
         host, port = addresses.split(address)
         return host, addresses.read_port(port or "", least=0)
     except ValueError as error:
-        raise AddressError(f"{address!r} is no host:port") from error
+        raise AddressError(address, f"{address!r} is no host:port") from error

@@ -48,6 +48,8 @@ class Worker:
         sockets: Mapping[ListenAddress, Iterable[socket.socket]],
         feeds: Mapping[Source, str | bytes],
         number: int = 0,
+        *,
+        is_rehearsal: bool = False,
     ) -> None:
         self.number, self.workers = number, configuration.workers
         self._configuration = configuration
@@ -73,6 +75,7 @@ class Worker:
         self._relay = Relay(self._servers.values(), self._engines)
         self._subscriptions: dict[Source, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_rehearsal = is_rehearsal  # another process answers, see handover.py
         self._is_serving = False
         self._is_last = False  # nobody reads the sockets after us
         self._dropped = 0
@@ -106,11 +109,8 @@ class Worker:
         beating = asyncio.create_task(self._beat(channel))
         plugins = self._configuration.plugins
         await asyncio.gather(*(plugin.start(self) for plugin in plugins))
-        for streams in self._streams:  # before UDP: a truncated answer there leads here
-            await streams.start()
-        self._relay.start()
-        for engine in self._engines:
-            engine.start()
+        if not self._is_rehearsal:
+            await self._read()
         self._is_serving = True
         self._beat_once(channel)
         await self._stop.wait()
@@ -123,6 +123,14 @@ class Worker:
             task.cancel()
         await channel.close()
         listening.cancel()
+
+    async def _read(self) -> None:
+        """Start to read the sockets."""
+        for streams in self._streams:  # before UDP: a truncated answer there leads here
+            await streams.start()
+        self._relay.start()
+        for engine in self._engines:
+            engine.start()
 
     def samples(self) -> list[Sample]:
         """Return all metrics of this worker."""

@@ -180,7 +180,7 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
 
 def test_other_signals_change_nothing(tmp_path):
     with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
-        for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1, signal.SIGPIPE):
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE):
             server.process.send_signal(number)
         assert ["10.96.0.7"] == addresses(server, WEB)
 
@@ -315,6 +315,18 @@ def test_a_killed_worker_is_replaced(tmp_path):
         os.kill(first, signal.SIGKILL)
         assert ["10.96.0.7"] == addresses(server, WEB)  # it waited in the socket, which stayed
         assert first not in children(server.process.pid)
+
+
+def test_a_signal_to_the_whole_group_reaches_workers_and_ends_none_of_them(tmp_path):
+    """As `systemctl stop` sends SIGTERM to all: the supervisor lets the others finish."""
+    with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
+        before = children(server.process.pid)
+        for pid in before:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(pid, number)
+        time.sleep(0.2)
+        assert ["10.96.0.7"] == addresses(server, WEB)
+        assert before == children(server.process.pid)
 
 
 def test_a_killed_watcher_costs_no_answer_and_comes_back(tmp_path):

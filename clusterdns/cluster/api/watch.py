@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from clusterdns.cluster.api.audit import Auditor
 from clusterdns.cluster.api.backoff import Gate, Timing
 from clusterdns.cluster.api.client import ApiClient
 from clusterdns.cluster.api.reflector import ObjectChange, Reflector
-from clusterdns.cluster.feed import Feeder, plain
+from clusterdns.cluster.feed import Feeder, Legacy, plain
 from clusterdns.cluster.objects import NAMESPACES, SERVICES, SLICES, ObjectId, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.host import libc
@@ -261,6 +261,22 @@ class Watch:
             self._is_changed = True
         self._snapshot_took_s = time.monotonic() - started
 
+    def inherit(self, legacy: Legacy) -> None:
+        """Feed what another watcher knew, until the server has answered; before `run`."""
+        self._has_tried_snapshot = legacy.kinds.issuperset(self._source.kinds)
+        self._put_known(list(legacy.objects.items()), legacy.kinds)
+
+    def _put_known(self, entries: Collection[snapshot.Saved], kinds: Iterable[str]) -> None:
+        """Feed objects of kinds that the server has not listed yet."""
+        with self.feeder.lock:
+            for kind in self._source.kinds:
+                self.feeder.put_all(kind, [
+                    (at[1], value) for at, value in entries
+                    if at[0] == kind and kind not in self._listed and at not in self.objects
+                ])  # fmt: skip
+        for kind in kinds:
+            self.feeder.synced(kind)
+
     def _load_snapshot(self) -> None:
         """Serve the snapshot until the server has answered."""
         self._has_tried_snapshot = True
@@ -271,14 +287,7 @@ class Watch:
         except (OSError, snapshot.SnapshotError) as error:
             _log.error("plugin/kubernetes: snapshot not used: %s", error)
             return
-        with self.feeder.lock:
-            for kind in self._source.kinds:
-                self.feeder.put_all(kind, [
-                    (at[1], value) for at, value in found.entries
-                    if at[0] == kind and kind not in self._listed and at not in self.objects
-                ])  # fmt: skip
-        for kind in found.kinds:
-            self.feeder.synced(kind)
+        self._put_known(found.entries, found.kinds)
         self._snapshot_written = found.written
         _log.warning(
             "plugin/kubernetes: the API server cannot be reached: serving %d objects from the "

@@ -1,0 +1,446 @@
+"""SIGUSR2 with the real binary: a new version takes over, or cannot, and no query is lost.
+
+``installed`` is a copy of the program, whose files a test changes as an upgrade would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import peers
+import pytest
+from faultyapi import ALL, FaultyApi
+
+import clusterdns
+
+HAND_OVERS = int(os.environ.get("HAND_OVERS", "10"))
+RATE = 500  # queries a second of `Load`
+WEB = "web.demo.svc.cluster.local."
+MANIFESTS = """apiVersion: v1
+kind: Namespace
+metadata: {name: demo}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: demo}
+spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ports: [{port: 80}]}
+"""
+QUERY = dns.message.make_query(WEB, "A").to_wire()
+COMPLETE = "Hand-over complete"
+FAILED = "Hand-over failed, this version goes on serving: "
+
+
+def corefile(directory: Path, more: str = "") -> str:
+    (directory / "cluster").mkdir(exist_ok=True)
+    (directory / "cluster" / "all.yaml").write_text(MANIFESTS)
+    return f". {{\n kubernetes cluster.local {{\n  manifests {directory}/cluster\n }}\n{more}\n}}\n"
+
+
+def conf_of(server: peers.Server) -> Path:
+    return Path(server.process.args[server.process.args.index("-conf") + 1])  # type: ignore[union-attr,arg-type,index]
+
+
+@pytest.fixture
+def installed(tmp_path) -> Path:
+    """Return a copy of the package; the server finds it first, since it is where that starts."""
+    copy = tmp_path / "clusterdns"
+    shutil.copytree(Path(clusterdns.__file__).parent, copy, ignore=shutil.ignore_patterns("*.pyc"))
+    return copy
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def until(condition, timeout_s: float = 20):
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "not within the time"
+        time.sleep(0.02)
+    return found
+
+
+def hand_over(server: peers.Server, said: str = COMPLETE) -> None:
+    """Ask for a hand-over and wait for how it ends."""
+    before = server.output.count(said)
+    server.process.send_signal(signal.SIGUSR2)
+    until(lambda: server.output.count(said) > before or server.process.poll() is not None)
+    assert server.process.poll() is None, server.output
+
+
+def is_answered(server: peers.Server) -> bool:
+    reply = peers.ask_udp(server.address, QUERY)
+    return reply is not None and "10.96.0.7" in str(dns.message.from_wire(reply).answer)
+
+
+def get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+        return response.read().decode()
+
+
+def family(pid: int) -> list[int]:
+    found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*found, *(each for child in found for each in family(child))]
+
+
+class Load(threading.Thread):
+    """Asks over UDP at a rate, and over a new TCP connection now and then; counts what came."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__()
+        self.sent, self.refused, self.errors = 0, 0, list[str]()
+        self.replies: dict[int, bytes] = {}
+        self._address = address
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> Load:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self.join()
+
+    @property
+    def lost(self) -> int:
+        return self.sent - len(self.replies) - self.refused
+
+    def run(self) -> None:
+        with contextlib.ExitStack() as stack:
+            socks = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(16)]
+            for sock in socks:
+                sock.connect(self._address)
+                sock.setblocking(False)
+            began = time.monotonic()
+            while not self._stopping.is_set():
+                while self.sent < RATE * (time.monotonic() - began):
+                    self._send(socks[self.sent % 16])
+                    if self.sent % 50 == 0:
+                        self._ask_over_tcp()
+                self._receive(socks)
+                time.sleep(0.001)
+            deadline = time.monotonic() + 3
+            while self.lost > 0 and time.monotonic() < deadline:
+                self._receive(socks)
+                time.sleep(0.01)
+
+    def _send(self, sock: socket.socket) -> None:
+        try:
+            sock.send(struct.pack("!H", self.sent & 0xFFFF) + QUERY[2:])
+            self.sent += 1
+        except ConnectionRefusedError:  # that one is told of the query before, and not sent
+            self.refused += 1
+
+    def _receive(self, socks: list[socket.socket]) -> None:
+        for sock in socks:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    try:
+                        reply = sock.recv(512)
+                        self.replies[int.from_bytes(reply[:2])] = reply[2:]
+                    except ConnectionRefusedError:
+                        self.refused += 1
+
+    def _ask_over_tcp(self) -> None:
+        try:
+            if peers.ask_tcp(self._address, QUERY) is None:
+                self.errors.append("a connection was closed without a reply")
+        except OSError as error:
+            self.errors.append(str(error))
+
+
+def test_hand_overs_lose_no_query_and_no_count(tmp_path, installed):
+    port = peers.free_port()
+    text = corefile(tmp_path, f" prometheus 127.0.0.1:{port}\n multisocket 2")
+    with peers.clusterdns(text, tmp_path) as server:
+        pid = server.process.pid
+        with Load(server.address) as load:
+            for i in range(HAND_OVERS):
+                workers = family(pid)
+                change(installed / "__init__.py", "__version__ = ", f"__version__ = '9.{i}'  # ")
+                hand_over(server)
+                assert f"{COMPLETE}: 9.{i} took over from" in server.output
+                assert 3 == len(family(pid))
+                assert not set(workers) & set(family(pid))
+        assert (0, 0, []) == (load.lost, load.refused, load.errors)
+        assert 1 == len(set(load.replies.values()))
+        counted = [
+            float(line.split()[-1])
+            for line in get(port, "/metrics").splitlines()
+            if line.startswith("coredns_dns_requests_total") and 'type="A"' in line
+        ]
+        # And the probe of `peers`, or a few.
+        assert load.sent + load.sent // 50 < sum(counted) < load.sent + load.sent // 50 + 100
+        assert "panic" not in server.output
+        descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        hand_over(server)
+        until(lambda: descriptors >= len(list(Path(f"/proc/{pid}/fd").iterdir())))
+
+
+def test_http_waits_for_a_moment_and_is_never_refused(tmp_path):
+    port = peers.free_port()
+    text = corefile(tmp_path, f" health 127.0.0.1:{port}\n ready 127.0.0.1:{port}")
+    with peers.clusterdns(text, tmp_path) as server:
+        answers, longest, stopping = set[str](), 0.0, threading.Event()
+
+        def probe() -> None:
+            nonlocal longest
+            while not stopping.is_set():
+                began = time.monotonic()
+                try:
+                    answers.update((get(port, "/health"), get(port, "/ready")))
+                except OSError as error:
+                    answers.add(str(error))
+                longest = max(longest, time.monotonic() - began)
+
+        thread = threading.Thread(target=probe)
+        thread.start()
+        for _ in range(3):
+            hand_over(server)
+        stopping.set()
+        thread.join()
+        assert {"OK"} == answers
+        assert longest < 5  # the timeout of kubeadm's liveness probe
+
+
+def test_a_query_under_way_is_answered_and_idle_connections_are_closed(tmp_path):
+    with held_upstream() as (upstream, answer):
+        text = f". {{\n forward . 127.0.0.1:{upstream} {{\n  prefer_udp\n }}\n}}\n"
+        with running(text, tmp_path) as server:
+            query = dns.message.make_query("slow.example.", "A").to_wire()
+            with (
+                socket.create_connection(server.address, 10) as busy,
+                socket.create_connection(server.address, 10) as idle,
+                socket.socket(type=socket.SOCK_DGRAM) as datagrams,
+            ):
+                datagrams.connect(server.address)
+                datagrams.settimeout(10)
+                server.process.send_signal(signal.SIGUSR2)
+                until(lambda: "Reloading" in server.output)  # `forward` waits for 2 s
+                busy.sendall(struct.pack("!H", len(query)) + query)
+                datagrams.send(query)
+                assert b"" == idle.recv(1)  # in order, when the new version serves
+                answer()
+                for reply in (peers.read_frame(busy), datagrams.recv(512)):
+                    assert reply is not None
+                    assert "192.0.2.9" in str(dns.message.from_wire(reply).answer)
+                assert b"" == busy.recv(1)
+            until(lambda: COMPLETE in server.output)
+
+
+@contextlib.contextmanager
+def held_upstream():
+    """Yield the port of an upstream server, and what makes it answer the queries it has got."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(10)
+
+        def answer() -> None:
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    wire, client = sock.recvfrom(512)
+                    query = dns.message.from_wire(wire)
+                    reply = dns.message.make_response(query)
+                    name = query.question[0].name
+                    reply.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "192.0.2.9"))
+                    sock.sendto(reply.to_wire(), client)
+
+        yield sock.getsockname()[1], answer
+
+
+@contextlib.contextmanager
+def running(text: str, directory: Path) -> Iterator[peers.Server]:
+    """Run a server whose upstream does not answer the probe of `peers`."""
+    command = [sys.executable, "-m", "clusterdns"]
+    with peers.running(command, text, directory) as server:
+        until(lambda: f"clusterdns-{clusterdns.__version__}" in server.output)
+        yield server
+
+
+def test_what_is_known_is_handed_over_while_the_api_server_is_down(tmp_path):
+    space = {"kind": "Namespace", "metadata": {"name": "demo"}}
+    service = {
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": "demo"},
+        "spec": {"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}]},
+    }
+    with FaultyApi([space, service]) as api:
+        text = f". {{\n kubernetes cluster.local {{\n  endpoint {api.url}\n }}\n}}\n"
+        with peers.clusterdns(text, tmp_path) as server:
+            until(lambda: is_answered(server))
+            api.down()
+            with Load(server.address) as load:
+                hand_over(server)
+                hand_over(server)  # what was inherited is handed on
+            assert (0, []) == (load.lost, load.errors)
+            assert 1 == len(set(load.replies.values()))
+            assert is_answered(server)
+            api.up()
+            address = "10.96.0.8"
+            service["spec"] = {**service["spec"], "clusterIP": address, "clusterIPs": [address]}  # type: ignore[dict-item]
+            api.apply(service)
+            until(lambda: b"\x0a\x60\0\x08" in (peers.ask_udp(server.address, QUERY) or b""))
+        assert ALL not in api.statuses
+
+
+def test_a_manifest_that_is_broken_at_the_time_keeps_its_names(tmp_path):
+    with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
+        file = tmp_path / "cluster" / "all.yaml"
+        file.write_text("kind: [")
+        until(lambda: "all.yaml:2: " in server.output)
+        hand_over(server)
+        time.sleep(1)
+        assert is_answered(server)
+        file.write_text(MANIFESTS.replace("10.96.0.7", "10.96.0.8"))
+        until(lambda: b"\x0a\x60\0\x08" in (peers.ask_udp(server.address, QUERY) or b""))
+
+
+BROKEN = {
+    "does not compile": ("commands/serve.py", "import argparse", "import argparse ]", "status 1"),
+    "an import fails": (
+        "commands/serve.py",
+        "import argparse",
+        "import nothing_like_it",
+        "status 1",
+    ),
+    "ends": ("commands/serve.py", "import argparse", "import os; os._exit(7)", "status 7"),
+    "is killed": ("commands/serve.py", "import argparse", "import os; os.abort()", "signal 6"),
+    "hangs": ("commands/serve.py", "import argparse", "import time; time.sleep(99)", "after 3 s"),
+    "a worker ends": (
+        "processes/worker.py",
+        "self._is_serving = True",
+        "raise SystemExit",
+        "a worker has ended",
+    ),
+    "a worker hangs": (
+        "processes/worker.py",
+        "self._is_serving = True",
+        "await asyncio.sleep(99)",
+        "after 3 s",
+    ),
+    "another format": ("processes/estate.py", "FORMAT = 1", "FORMAT = 2", "status 1"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_version_that_cannot_serve_leaves_the_old_one_in_force(tmp_path, installed, how):
+    file, old, new, said = BROKEN[how]
+    change(installed / "processes/handover.py", "REHEARSAL_S = 60.0", "REHEARSAL_S = 3.0")
+    with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
+        before = family(server.process.pid)
+        with Load(server.address) as load:
+            change(installed / file, old, new)
+            hand_over(server, FAILED)
+        assert said in server.output.split(FAILED)[1].splitlines()[0]
+        assert (0, []) == (load.lost, load.errors)
+        until(lambda: before == family(server.process.pid))
+        change(installed / file, new, old)
+        hand_over(server)
+        assert is_answered(server)
+
+
+def test_a_bad_corefile_is_not_taken_over(tmp_path):
+    text = corefile(tmp_path)
+    with peers.clusterdns(text, tmp_path) as server, socket.socket() as taken:
+        conf = conf_of(server)
+        conf.write_text(text + "b.example {\n wohami\n}\n")
+        hand_over(server, FAILED)
+        reason = server.output.split(FAILED)[1].splitlines()[0]
+        assert f"{conf}:8: wohami: " in reason
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        conf.write_text(text + f"b.example:{taken.getsockname()[1]} {{\n whoami\n}}\n")
+        hand_over(server, FAILED)
+        assert "ddress already in use" in server.output.split(FAILED)[2]
+        assert is_answered(server)
+        conf.write_text(
+            text.replace("kubernetes", f"ready :{(port := peers.free_port())}\n kubernetes")
+        )
+        hand_over(server)
+        assert "OK" == get(port, "/ready")
+
+
+def test_a_corefile_from_standard_input_is_handed_on(tmp_path):
+    port = peers.free_port()
+    command = [sys.executable, "-m", "clusterdns", "-conf", "stdin", "-p", str(port)]
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as process,
+    ):
+        server = peers.Server("127.0.0.1", port, process, log)
+        try:
+            assert process.stdin is not None
+            process.stdin.write(corefile(tmp_path).encode())
+            process.stdin.close()
+            until(lambda: "clusterdns-" in server.output)
+            hand_over(server)
+            hand_over(server)
+            assert is_answered(server)
+        finally:
+            process.terminate()
+            assert 0 == process.wait(10)
+
+
+def test_two_signals_at_once_are_one_hand_over_or_two(tmp_path):
+    with peers.clusterdns(corefile(tmp_path), tmp_path) as server, Load(server.address) as load:
+        for pause_s in (0, 0.01, 0.3, 0.6, 0.9):
+            server.process.send_signal(signal.SIGUSR2)
+            time.sleep(pause_s)
+            hand_over(server)
+        time.sleep(3)
+        assert 3 > len(family(server.process.pid))
+    assert (0, 0, []) == (load.lost, load.refused, load.errors)
+    assert "failed" not in server.output
+
+
+def test_a_reload_and_a_hand_over_wait_for_each_other(tmp_path):
+    text = corefile(tmp_path)
+    with peers.clusterdns(text, tmp_path) as server, Load(server.address) as load:
+        conf = conf_of(server)
+        for i, (first, second) in enumerate(
+            ((signal.SIGUSR1, signal.SIGUSR2), (signal.SIGUSR2, signal.SIGUSR1))
+        ):
+            conf.write_text(text.replace("manifests", f"ttl {10 + i}\n  manifests"))
+            server.process.send_signal(first)
+            time.sleep(0.05)
+            server.process.send_signal(second)
+            until(lambda i=i: server.output.count(COMPLETE) == i + 1)
+            reply = peers.ask_udp(server.address, QUERY)
+            assert reply is not None
+            assert 10 + i == dns.message.from_wire(reply).answer[0].ttl
+    assert (0, 0, []) == (load.lost, load.refused, load.errors)
+    assert "failed" not in server.output
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+def test_a_signal_to_stop_ends_a_hand_over(tmp_path, after_s):
+    with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
+        pid = server.process.pid
+        with Load(server.address) as load:
+            time.sleep(0.1)
+            server.process.send_signal(signal.SIGUSR2)
+            time.sleep(after_s)
+            processes = family(pid)
+            server.process.send_signal(signal.SIGTERM)
+            assert 0 == server.process.wait(10)
+        # The kernel keeps one error for each socket, until it is asked: two may become one.
+        assert 0 <= load.lost <= load.refused // 2 + 16
+        assert load.replies
+        until(lambda: not any(Path(f"/proc/{each}").exists() for each in processes))
