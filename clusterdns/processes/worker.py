@@ -221,7 +221,7 @@ class Worker:
         for engine in self._engines:
             engine.stop(is_last=self._is_last)
         for streams in self._streams:
-            streams.stop()
+            streams.stop(is_last=self._is_last)
         deadline = self.now() + FINISH_S
         await self._relay.finish(FINISH_S)
         for server in self._servers.values():

@@ -34,6 +34,7 @@ MISSES = 4  # of one connection in one turn: a miss costs more than ten hits
 MAX_IN_FLIGHT = 64  # queries of one connection under way
 FIRST_TIMEOUT_S = 3.0
 IDLE_TIMEOUT_S = 10.0
+LAST_TIMEOUT_S = 1.0  # for a query that is on its way when we stop
 _READ_OCTETS = 16 * 1024
 REPLY_OCTETS = 256 * 1024  # replies collected before the last one; ROOM in _drain.c
 
@@ -56,6 +57,7 @@ class Crowd:
         self.first_s = limits.first_s or FIRST_TIMEOUT_S
         self.idle_s = limits.idle_s or IDLE_TIMEOUT_S
         self.most_queries = limits.most_queries or 0  # of one connection; 0 is any number
+        self.is_stopping = False  # a connection is closed when it has got the replies it wants
         self.answer: Callable[[bytes, int, int, float], tuple[bytes, int, int]] = self.answer_hits
         in_c = getattr(native.compiled, "answer", None)
         if in_c is not None:
@@ -145,6 +147,7 @@ class Connection:
         self._most_in_flight = MAX_IN_FLIGHT
         self._emptied: list[asyncio.Future[None]] = []  # waiters for all being sent
         self._queries = 0  # read so far, if their number is bounded
+        self._has_asked = False
         self._events = select.EPOLLIN  # registered with epoll
         self._is_finishing = False  # no more is read
         self._is_due = False  # whether a call to continue is scheduled
@@ -182,6 +185,19 @@ class Connection:
             self._weigh()
             return 0
         return self._answer(octets, now)
+
+    def wind_down(self, now: float) -> int:
+        """Read what has come, and close once that is answered; return how many were at once.
+
+        A connection whose first query, or the rest of one, is on its way waits for that: a client
+        that has just connected would see a reset.
+        """
+        answered = 0 if self._is_due else self.proceed(select.EPOLLIN, now)
+        if self._has_asked and not self._rest:
+            self.finish()
+        elif not self.is_busy:
+            self.deadline = min(self.deadline, now + LAST_TIMEOUT_S)
+        return answered
 
     def finish(self) -> None:
         """Close once the received queries are answered."""
@@ -277,6 +293,8 @@ class Connection:
             return answered
         self._rest += octets[at:]
         if at:
+            self._has_asked = True
+            self._is_finishing |= self._streams.is_stopping
             self.deadline = now + self._streams.idle_s
             self._streams.is_active(self)
         if replies := b"".join(parts):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import select
 import socket
 import time
 from collections import Counter
@@ -85,6 +86,12 @@ class WebConnection(Connection):
         self._session: carrier.Session = http1.Server()
         self._most_in_flight = 1
         self._is_dry = True  # the session can do nothing before more octets or replies come
+
+    def wind_down(self, now: float) -> int:
+        """Read what has come, and `finish`; clients send again what GOAWAY leaves unanswered."""
+        answered = 0 if self._is_due else self.proceed(select.EPOLLIN, now)
+        self.finish()
+        return answered
 
     def finish(self) -> None:
         """Answer what has come, take no further request, and close."""

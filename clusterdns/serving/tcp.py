@@ -13,6 +13,7 @@ many connections, one makes room, see ``Crowd``; one that is quiet for too long 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import resource
 import select
@@ -51,12 +52,25 @@ class Streams(Crowd):
         packetloop.register(self.poll, self._look_after)
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._close_quiet)
 
-    def stop(self) -> None:
-        """Accept no more, and close connections without a query under way."""
+    def stop(self, *, is_last: bool = False) -> None:
+        """Accept no more, and close connections when they have their replies.
+
+        ``is_last`` says that no other process accepts after this one: clients that have connected
+        already are served, and later ones refused by the kernel.
+        """
+        self.is_stopping = True
+        if is_last:
+            for _ in range(_BACKLOG // _ACCEPTS):
+                self._accept()
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
         self._pause()
         self._sock.close()
+        began, answered = self.server.clock(), 0
         for connection in list(self.connections.values()):
-            connection.finish()
+            answered += connection.wind_down(began)
+        self.server.note_batch(began, answered)
+        self.observed.settle(began, answered)
         self.observed.tell()
 
     def abort(self) -> None:

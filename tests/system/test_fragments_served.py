@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -70,3 +72,45 @@ def test_a_mistaken_fragment_costs_itself_at_the_start_and_on_a_reload(tmp_path)
         (custom / "c.override").unlink()
         until(lambda: refused(web) == 0)
         assert "Reload failed" not in server.output
+
+
+def test_a_fragment_whose_http_port_is_taken_costs_itself_until_it_is_free(tmp_path):
+    """`health`, `ready` and `prometheus`, in the block of an `*.override` or in one of their own."""
+    custom, web = tmp_path / "custom", peers.free_port()
+    custom.mkdir()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        put(custom, "a.override", f"health 127.0.0.1:{port}\n")
+        put(custom, "b.server", f"b.example {{\n whoami\n ready 127.0.0.1:{port}\n}}\n")
+        put(custom, "c.server", f"c.example {{\n whoami\n prometheus 127.0.0.1:{port}\n}}\n")
+        put(custom, "d.server", SERVER.format(zone="d.example", address="192.0.2.4"))
+        text = (
+            f". {{\n reload 2s 0s\n prometheus 127.0.0.1:{web}\n import {custom}/*.override\n"
+            f" {SERVER.format(zone='', address='192.0.2.9').strip()[1:-1].strip()}\n}}\n"
+            f"import {custom}/*.server\n"
+        )
+        with peers.clusterdns(text, tmp_path) as server:
+            assert ["192.0.2.4", "192.0.2.9", "192.0.2.9"] == [
+                address(server, f"x.{zone}") for zone in ("d.example", "org", "b.example")
+            ]
+            assert 3 == refused(web)
+            for place in ("a.override:1: health", "b.server:3: ready", "c.server:3: prometheus"):
+                assert f"this file is left out: {custom}/{place}: cannot listen on" in server.output
+            taken.close()
+            until(lambda: refused(web) == 0)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as response:
+                assert b"OK" == response.read()
+            assert "0" == address(server, "x.b.example")  # of whoami
+
+
+def test_the_http_port_of_the_corefile_itself_is_not_left_out(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        text = f". {{\n whoami\n health 127.0.0.1:{taken.getsockname()[1]}\n}}\n"
+        command = [sys.executable, "-m", "clusterdns"]
+        with peers.running(command, text, tmp_path) as server:
+            assert 1 == server.process.wait(10)
+            assert "cannot listen on" in server.output

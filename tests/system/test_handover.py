@@ -164,6 +164,7 @@ class Load(threading.Thread):
             self.errors.append(str(error))
 
 
+@pytest.mark.slow
 def test_hand_overs_lose_no_query_and_no_count(tmp_path, installed):
     port = peers.free_port()
     text = corefile(tmp_path, f" prometheus 127.0.0.1:{port}\n multisocket 2")
@@ -221,6 +222,7 @@ def test_http_waits_for_a_moment_and_is_never_refused(tmp_path):
 def test_a_query_under_way_is_answered_and_idle_connections_are_closed(tmp_path):
     with held_upstream() as (upstream, answer):
         text = f". {{\n forward . 127.0.0.1:{upstream} {{\n  prefer_udp\n }}\n}}\n"
+        text += "w.example {\n whoami\n}\n"
         with running(text, tmp_path) as server:
             query = dns.message.make_query("slow.example.", "A").to_wire()
             with (
@@ -230,6 +232,9 @@ def test_a_query_under_way_is_answered_and_idle_connections_are_closed(tmp_path)
             ):
                 datagrams.connect(server.address)
                 datagrams.settimeout(10)
+                asked = dns.message.make_query("w.example.", "A").to_wire()
+                idle.sendall(struct.pack("!H", len(asked)) + asked)
+                assert peers.read_frame(idle)
                 server.process.send_signal(signal.SIGUSR2)
                 until(lambda: "Reloading" in server.output)  # `forward` waits for 2 s
                 busy.sendall(struct.pack("!H", len(query)) + query)
@@ -241,6 +246,30 @@ def test_a_query_under_way_is_answered_and_idle_connections_are_closed(tmp_path)
                     assert "192.0.2.9" in str(dns.message.from_wire(reply).answer)
                 assert b"" == busy.recv(1)
             until(lambda: COMPLETE in server.output)
+
+
+def test_a_connection_that_has_just_been_made_gets_its_reply(tmp_path):
+    """At the end of a worker, too, whose client has connected and not yet sent its query."""
+    framed = struct.pack("!H", len(QUERY)) + QUERY
+    with peers.clusterdns(corefile(tmp_path), tmp_path) as server, contextlib.ExitStack() as stack:
+
+        def connected() -> socket.socket:
+            return stack.enter_context(socket.create_connection(server.address, 5))
+
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            silent, halfway, idle = connected(), connected(), connected()
+            halfway.sendall(framed[:5])
+            idle.sendall(framed)
+            assert peers.read_frame(idle)
+            server.process.send_signal(number)
+            assert b"" == idle.recv(1)  # the worker has begun to end
+            silent.sendall(framed)
+            halfway.sendall(framed[5:])
+            assert peers.read_frame(silent)
+            assert peers.read_frame(halfway)
+            assert (b"", b"") == (silent.recv(1), halfway.recv(1))
+            until(lambda: COMPLETE in server.output)
+        assert 0 == server.process.wait(5)
 
 
 @contextlib.contextmanager
@@ -398,6 +427,7 @@ def test_a_corefile_from_standard_input_is_handed_on(tmp_path):
             assert 0 == process.wait(10)
 
 
+@pytest.mark.slow
 def test_two_signals_at_once_are_one_hand_over_or_two(tmp_path):
     with peers.clusterdns(corefile(tmp_path), tmp_path) as server, Load(server.address) as load:
         for pause_s in (0, 0.01, 0.3, 0.6, 0.9):
