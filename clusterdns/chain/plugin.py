@@ -163,6 +163,10 @@ class Plugin:
         """Tell whether all names below ``cut``, which are denied, get the same answer here."""
         return False
 
+    def passes(self, qtype: int) -> bool:
+        """Tell whether all questions of a type, in class IN, are passed on unchanged."""
+        return False
+
     def relay(self, route: Route) -> bool:
         """Enter into the route what this does to plain queries; return False to see them all.
 

@@ -102,10 +102,10 @@ class View:
             return ""
         return next((p.name for p in self.chain if p.order > order), "")
 
-    def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether names below ``cut``, which are denied, get the same answer."""
+    def treats_alike(self, cut: WireName, qtype: int) -> bool:
+        """Tell whether names below ``cut``, which are denied, get the same answer for a type."""
         for plugin in self.chain:
-            if not plugin.treats_alike(cut):
+            if not plugin.treats_alike(cut) and not plugin.passes(qtype):
                 return False
             if plugin.denies:
                 return True

@@ -74,6 +74,14 @@ class Endpoint(NamedTuple):
     hostname: str
     target: str
 
+    @property
+    def dashed(self) -> str:
+        """The label that stands for its address (CoreDNS: kubernetes.go endpointHostname)."""
+        if "." in self.address:
+            return self.address.replace(".", "-")
+        dashed = self.address.replace(":", "-") if ":" in self.address else ""
+        return dashed + "0" if dashed.endswith("-") else dashed
+
 
 class Slice(NamedTuple):
     """An EndpointSlice: the Service it belongs to, its ready endpoints, its ports.

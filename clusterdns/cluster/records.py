@@ -10,7 +10,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from clusterdns.cluster import reasons
@@ -29,6 +29,7 @@ from clusterdns.cluster.objects import (
 )
 from clusterdns.cluster.store import SERVERS, Fact, Store
 from clusterdns.wire import name, rr, trace
+from clusterdns.wire.response import Children
 from clusterdns.wire.rr import RR
 
 DISABLED: Final = "disabled"
@@ -76,18 +77,24 @@ class Missing(NamedTuple):
     """The topmost name that does not exist, on the way from the zone to a name.
 
     ``depth`` is its number of labels below the zone, 0 if it is not known or names may exist below
-    it. ``fact`` is what this depends on, besides the namespaces. ``siblings`` is the live set of
-    the labels that exist beside it, None if plugins must check each name.
+    it. ``fact`` is what this depends on, besides the namespaces. ``siblings`` are the labels that
+    may exist beside it, None if it has to be denied on its own; they are alive, unless they hold
+    for as long as the ``fact``, and ``is_fixed``.
     """
 
     depth: int
     fact: Fact | None
-    siblings: Set[bytes] | None
+    siblings: Children | None
+    is_fixed: bool = False
 
 
+_ARPA: Final = (b"arpa", b"in-addr", b"ip6")
+_REVERSE: Final = frozenset(label.decode() for label in _ARPA)
+_NONE: Final = frozenset[bytes]()
+_DASH: Final = b"-"
 NOTHING: Final = Missing(0, None, None)
 # Below the apex. Names below `hostmaster` shorten the SOA, so they have a denial of their own.
-_BRANCHES: Final = frozenset((b"svc", b"pod", b"dns", b"hostmaster"))
+BRANCHES: Final = frozenset((b"svc", b"pod", b"dns", b"hostmaster", b"dns-version", *_ARPA))
 
 
 def parse(
@@ -181,18 +188,45 @@ class Lookup:
         texts = [label.decode("latin-1") for label in labels[:-4:-1]]
         if not texts or texts[0] == "dns":
             return NOTHING  # `ns.dns` exists
+        if texts[0] in _REVERSE:
+            return NOTHING  # of a zone above those of addresses
         if texts[0] not in ("svc", "pod"):
-            return Missing(1, None, _BRANCHES if labels[-1] not in _BRANCHES else None)
+            return Missing(1, None, BRANCHES if labels[-1] not in BRANCHES else None)
         if len(texts) < 2:
             return NOTHING
         if not self.is_visible(texts[1]):
             labels_there = self._store.namespace_labels
             return Missing(2, None, labels_there if labels[-2] not in labels_there else None)
-        if texts[0] == "svc" and len(texts) > 2:
-            key = (texts[1], texts[2])
-            if key not in self._services.by_name:
-                return Missing(3, ("service", *key), self._services.labels_of(texts[1]))
-        return NOTHING
+        if len(texts) < 3:
+            return NOTHING
+        if texts[0] == "pod":
+            return self._missing_pod(labels[-3])
+        key = (texts[1], texts[2])
+        if key not in self._services.by_name:
+            return Missing(3, ("service", *key), self._services.labels_of(texts[1]))
+        return self._missing_below(key, labels[:-3])
+
+    def _missing_pod(self, label: bytes) -> Missing:
+        """Return what is not there of the name of a Pod: a label without dashes is no address."""
+        if self._options.pods == DISABLED:
+            return Missing(3, None, _NONE)
+        return NOTHING if _DASH in label else Missing(3, None, _DASH)
+
+    def _missing_below(self, key: ObjectKey, left: list[bytes]) -> Missing:
+        """Return what is not there below a Service, of a name with the labels ``left`` of it.
+
+        Below it are its endpoints, protocols and clusters, below these its ports or endpoints.
+        """
+        fact: Fact = ("service", *key)
+        if not left:
+            return NOTHING
+        if left[-1] not in (labels := self._services.labels_below(key)):
+            return Missing(4, fact, labels, is_fixed=True)
+        if len(left) < 2 or (self._options.is_zonal and left[-1] == b"_zone"):
+            return NOTHING
+        if left[-2] not in (labels := self._services.labels_below(key, left[-1])):
+            return Missing(5, fact, labels, is_fixed=True)
+        return NOTHING if len(left) == 2 else Missing(6, fact, _NONE, is_fixed=True)
 
     def is_visible(self, namespace: str) -> bool:
         """Tell whether a namespace is exposed and exists."""
@@ -307,10 +341,7 @@ class Lookup:
             return endpoint.hostname
         if self._options.endpoint_pod_names and endpoint.target:
             return endpoint.target
-        if "." in endpoint.address:
-            return endpoint.address.replace(".", "-")
-        dashed = endpoint.address.replace(":", "-") if ":" in endpoint.address else ""
-        return dashed + "0" if dashed.endswith("-") else dashed
+        return endpoint.dashed
 
     def _find_pods(self, parsed: Parsed) -> list[Entry] | None:
         taker = trace.scribe()

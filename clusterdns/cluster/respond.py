@@ -38,7 +38,6 @@ DNS_VERSION_TTL_S: Final = 28800
 MAX_SOA_TTL_S: Final = 300
 MAX_CHAIN: Final = 10  # most CNAMEs before the last
 
-_REVERSE: Final = (WireName(b"\x07in-addr\x04arpa\0"), WireName(b"\x03ip6\x04arpa\0"))
 _DNS: Final = b"\x03dns"
 _NS_DNS: Final = b"\x02ns" + _DNS
 # Records whose RDATA spells no name of the question's zone, or only by a compression pointer.
@@ -63,7 +62,7 @@ def is_reverse(folded: WireName) -> bool:
     These two names do not, so they may be the primary zone (CoreDNS: pkg/dnsutil
     IsReverse looks for ``.in-addr.arpa.`` with its first dot).
     """
-    return folded not in _REVERSE and name.is_within_any(folded, _REVERSE)
+    return folded not in name.REVERSE_ZONES and name.is_within_any(folded, name.REVERSE_ZONES)
 
 
 class Responder:
@@ -132,11 +131,7 @@ class Responder:
             if taker is not None:
                 self._note_name_error(taker, question, zone)
             denial = self._name_error(question.folded, zone, lookup, facts)
-            if (
-                denial is None
-                or denial.rcode != rr.NXDOMAIN
-                or question.qtype not in (rr.A, rr.AAAA)
-            ):
+            if denial is None or denial.rcode != rr.NXDOMAIN:
                 return denial
             return self._with_cut(denial, question, zone, lookup)
         answer, additional = found
@@ -146,7 +141,10 @@ class Responder:
             )
         if not answer:
             rcode = rr.SERVFAIL if lookup.needs & self._store.refused else rr.NOERROR
-            return self._negative(rcode, zone, facts)
+            nothing = self._negative(rcode, zone, facts)
+            # Whether a name exists or not, there is no SOA but that of the apex.
+            is_denied = question.qtype == rr.SOA and question.folded != zone.folded
+            return self._with_cut(nothing, question, zone, lookup) if is_denied else nothing
         flags, lifetime_s = AA, float("inf")
         for response in outside:
             flags |= response.flags & TC
@@ -295,21 +293,33 @@ class Responder:
     ) -> Response:
         """Add the closest name that exists and the missing name below it, which deny others too.
 
-        Reverse zones have neither.
+        In a reverse zone the apex denies all names that are not those of addresses.
         """
         left = _left_of(question, zone)
-        depth, fact, siblings = lookup.missing(left)
-        if not depth or is_reverse(zone.folded):
+        if name.is_within_any(zone.folded, name.REVERSE_ZONES):
+            return self._with_addresses(denial, question, zone, left)
+        depth, fact, siblings, is_fixed = lookup.missing(left)
+        if not depth:
             return denial
         octets = sum(1 + len(label) for label in left[-depth:]) + len(zone.folded)
         cut, node, facts = question.folded[-octets:], None, denial.facts
         if siblings is not None:
-            node = Node(cut[1 + cut[0] :], siblings, (_serial_fact(zone),))
+            holds = (_serial_fact(zone), *((fact,) if is_fixed else ()))
+            node = Node(cut[1 + cut[0] :], siblings, holds)
         if depth == len(left):
             return denial._replace(spared=_NS_DNS, node=node)
         if fact is not None and fact not in facts:
             facts = (*facts, fact)
         return denial._replace(denies=cut, spared=_NS_DNS, node=node, facts=facts)
+
+    def _with_addresses(
+        self, denial: Response, question: Question, zone: AskedZone, left: list[bytes]
+    ) -> Response:
+        there = self._store.services.addresses
+        if not left or there.may_have(left[-1], question.folded):
+            return denial
+        node = Node(zone.folded, there, (_serial_fact(zone),))
+        return denial._replace(spared=_NS_DNS, node=node)
 
     def _negative(self, rcode: int, zone: AskedZone, facts: tuple[Hashable, ...]) -> Response:
         facts = (*facts, _serial_fact(zone))

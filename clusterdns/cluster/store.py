@@ -12,7 +12,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Set
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from typing import Any, Final
 
 from clusterdns.cluster.objects import (
@@ -33,6 +33,7 @@ from clusterdns.cluster.objects import (
 )
 from clusterdns.wire import rr
 from clusterdns.wire.facts import EVERYTHING, Renewal
+from clusterdns.wire.response import Addresses
 
 Fact = tuple[str, ...] | Renewal
 
@@ -40,6 +41,13 @@ SERVERS: Final[Fact] = ("servers",)
 SERIAL: Final[Fact] = ("serial",)
 IMPORT_SERIAL: Final[Fact] = ("import serial",)
 EXTERNAL_SERIAL: Final[Fact] = ("external serial",)
+_MAX_BELOW = 256  # sets of labels below Services that are kept
+_ANY = b"_"  # the label of any protocol and any port
+_ZONE = b"_zone"  # of a name that selects the endpoints of a topology zone
+# Right below a zone of addresses: names that are not reverse ones.
+_IN_REVERSE: Final = frozenset((b"svc", b"pod", b"dns", b"hostmaster", b"dns-version"))
+
+_Parts = tuple[Service | Slice | None, ...]
 
 
 class Services:
@@ -53,6 +61,9 @@ class Services:
         self._services_by_address: dict[str, tuple[ObjectKey, ...]] = {}
         self._slices_by_address: dict[str, tuple[ObjectKey, ...]] = {}
         self._services_by_external: dict[str, tuple[ObjectKey, ...]] = {}
+        self._below: dict[tuple[ObjectKey, bytes], tuple[_Parts, frozenset[bytes]]] = {}
+        # The names of addresses, alive.
+        self.addresses = Addresses(_IN_REVERSE, self._services_by_address, self._slices_by_address)
 
     @property
     def slice_keys(self) -> list[ObjectKey]:
@@ -65,6 +76,21 @@ class Services:
         Ask for those of namespaces that exist only: what was asked for is kept.
         """
         return self._labels.setdefault(namespace, set())
+
+    def labels_below(self, key: ObjectKey, label: bytes = b"") -> frozenset[bytes]:
+        """Return the labels that may exist below a Service, or below a label below it.
+
+        It holds until the fact of the Service changes. The last ones are kept.
+        """
+        parts = (self.by_name.get(key), *self.slices_of(key))
+        known = self._below.get((key, label))
+        if known is not None and known[0] == parts:  # compares objects that are the same
+            return known[1]
+        found = frozenset(_below_label(parts, label) if label else _below_service(parts))
+        if len(self._below) >= _MAX_BELOW:
+            self._below.clear()
+        self._below[key, label] = parts, found
+        return found
 
     def let_go(self, namespace: str) -> None:
         """Forget the labels of a namespace that has gone, if it has no Service any more."""
@@ -283,6 +309,42 @@ class Store:
             self.namespaces.add(name)
             self.namespace_labels.add(_label(name))
         return [EVERYTHING]
+
+
+def _below_service(parts: _Parts) -> Iterator[bytes]:
+    """Yield the labels of endpoints, protocols and clusters, with and without underscore."""
+    yield from (_ANY, _ZONE)
+    for part in parts:
+        for port in part.ports if part else ():
+            yield from _underscored(port.protocol)
+        if isinstance(part, Slice):
+            yield _label(part.cluster.lower())
+            yield from _endpoints(part)
+
+
+def _below_label(parts: _Parts, label: bytes) -> Iterator[bytes]:
+    """Yield the labels of the ports of a protocol, and of the endpoints of a cluster."""
+    yield _ANY
+    protocol = label.removeprefix(_ANY)
+    for part in parts:
+        for port in part.ports if part else ():
+            if protocol in (b"", _label(port.protocol.lower())):
+                yield from _underscored(port.name)
+        if isinstance(part, Slice) and label == _label(part.cluster.lower()):
+            yield from _endpoints(part)
+
+
+def _underscored(text: str) -> tuple[bytes, bytes]:
+    label = _label(text.lower())
+    return label, _ANY + label
+
+
+def _endpoints(part: Slice) -> Iterator[bytes]:
+    """Yield the labels that endpoints have by any options."""
+    for endpoint in part.endpoints:
+        for text in (endpoint.hostname, endpoint.target, endpoint.dashed):
+            if text:
+                yield _label(text.lower())
 
 
 def _label(text: str) -> bytes:

@@ -79,6 +79,7 @@ from clusterdns.wire.rr import RR
 MAX_FILE_OCTETS = 16 * 2**20
 MAX_COMPLAINTS = 20  # log lines of one reading
 MAX_RECORDS = 4700  # more than fit into any message
+MAX_REVERSE = 1024  # addresses whose reverse names' parents are kept, to tell the same of these
 MAX_SHARED = 65_536  # names whose parents are kept, to tell which denials hold for names below
 START_TIMEOUT_S = 5.0  # for a file system that does not answer
 _PROPERTIES = ("fallthrough", "fallthrough_unsupported", "no_reverse", "ttl", "reload")
@@ -123,6 +124,7 @@ class Hosts(Polling):
         self._stamp: Stamp | None = None  # of the last file read
         self._complaint = ""  # the last error logged about the whole file
         self._parents: frozenset[WireName] | None = frozenset()
+        self._reverse_parents: frozenset[WireName] | None = frozenset()
         self._share()
         self._facts = (("hosts", self._path),)
 
@@ -231,6 +233,11 @@ class Hosts(Polling):
         self._parents = None
         if len(ours) <= MAX_SHARED:
             self._parents = frozenset(parent for each in ours for parent in name.parents(each))
+        addresses = {*self._file.reverse, *self._inline.reverse}
+        self._reverse_parents = None
+        if len(addresses) <= MAX_REVERSE:
+            reverse = map(name.reverse_name, addresses)
+            self._reverse_parents = frozenset(p for each in reverse for p in name.parents(each))
 
     # ---- questions
 
@@ -289,6 +296,10 @@ class Hosts(Polling):
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether no entry is at or below ``cut``, and all names there are treated alike."""
         if self._parents is None or cut in self._parents:
+            return False
+        if name.is_within_any(cut, name.REVERSE_ZONES) and (
+            self._reverse_parents is None or cut in self._reverse_parents
+        ):
             return False
         if any(cut[1 + cut[0] :] in some for some in (self._file.below, self._inline.below)):
             return False

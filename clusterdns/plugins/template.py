@@ -247,12 +247,18 @@ class TemplatePlugin(Plugin):
     # ---- fast paths
 
     def treats_alike(self, cut: WireName) -> bool:
-        """Tell whether the rules treat address questions below ``cut`` alike."""
+        """Tell whether the rules treat questions below ``cut`` alike, of whatever type."""
         return all(
             rule.qclass not in (ANY_CLASS, rr.CLASS_IN)
-            or rule.qtype not in (*ADDRESSES, rr.ANY)
             or not any(touch(zone, cut) for zone in rule.zones)
             or (rule.takes_all and any(name.is_within(cut, zone) for zone in rule.zones))
+            for rule in self._rules
+        )
+
+    def passes(self, qtype: int) -> bool:
+        """Tell whether no rule is for a type."""
+        return not any(
+            rule.qclass in (ANY_CLASS, rr.CLASS_IN) and rule.qtype in (qtype, rr.ANY)
             for rule in self._rules
         )
 

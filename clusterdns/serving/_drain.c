@@ -185,6 +185,20 @@ static int read_query(const Table *table, Query *query, const unsigned char *pac
     return 1;
 }
 
+/* The items of Addresses in response.py. */
+enum { LABELS, SERVICES, ENDPOINTS, FIELDS };
+
+/* Whether an object is what may be below a node: it always is. */
+static int is_children(PyObject *children)
+{
+    if (PyTuple_Check(children))
+        return PyTuple_GET_SIZE(children) == FIELDS &&
+               PyAnySet_Check(PyTuple_GET_ITEM(children, LABELS)) &&
+               PyDict_Check(PyTuple_GET_ITEM(children, SERVICES)) &&
+               PyDict_Check(PyTuple_GET_ITEM(children, ENDPOINTS));
+    return children == Py_None || PyAnySet_Check(children) || PyBytes_Check(children);
+}
+
 /* Whether an object of the table is an answer: it always is. */
 static int is_answer(PyObject *found)
 {
@@ -193,18 +207,83 @@ static int is_answer(PyObject *found)
     PyObject *heads = PyTuple_GET_ITEM(found, HEADS), *children = PyTuple_GET_ITEM(found, CHILDREN);
     return PyFloat_Check(PyTuple_GET_ITEM(found, UNTIL)) && PyTuple_Check(heads) &&
            PyTuple_GET_SIZE(heads) >= FORMS && PyBytes_Check(PyTuple_GET_ITEM(found, SPARED)) &&
-           (children == Py_None || PyAnySet_Check(children));
+           is_children(children);
 }
 
-/* Whether a node has a child, which begins with its length at `label`; true if that cannot be told. */
-static int has_child(PyObject *children, const unsigned char *label)
+/* Whether a set or dict has a key, which is released; true if that cannot be told. */
+static int holds(PyObject *container, PyObject *key)
 {
-    PyObject *octets = PyBytes_FromStringAndSize((const char *)label + 1, label[0]);
-    int found = octets ? PySet_Contains(children, octets) : -1;
-    Py_XDECREF(octets);
+    int found = !key ? -1 : PyDict_Check(container) ? PyDict_Contains(container, key)
+                                                    : PySet_Contains(container, key);
+    Py_XDECREF(key);
     if (found < 0)
         PyErr_Clear();
     return found;
+}
+
+/* Write the labels of a name from right to left, with dots between, without the last `skipped`
+ * octets; return the length. */
+static size_t write_reversed(char *text, const unsigned char *name, size_t length, size_t skipped)
+{
+    size_t left = length - skipped, total = left ? left - 1 : 0;
+    for (size_t i = 0, at = total; i < left && name[i] <= at; i += 1u + name[i]) {
+        at -= name[i];
+        memcpy(text + at, name + i + 1, name[i]);
+        if (at)
+            text[--at] = '.';
+    }
+    return total;
+}
+
+/* name.plain_address: the length of the text, -1 for None. */
+static Py_ssize_t plain_address(char *text, const unsigned char *name, size_t length)
+{
+    enum { NIBBLES = 32, ZEROS = 10 };
+    static const unsigned char four[] = "\7in-addr\4arpa", six[] = "\3ip6\4arpa", zeros[ZEROS];
+    unsigned char address[NIBBLES / 2] = {0};
+    if (length >= sizeof four && !memcmp(name + length - sizeof four, four, sizeof four))
+        return (Py_ssize_t)write_reversed(text, name, length, sizeof four);
+    if (length != 2 * NIBBLES + sizeof six || memcmp(name + 2 * NIBBLES, six, sizeof six))
+        return -1;
+    for (int i = 0; i < NIBBLES; i++) {
+        unsigned char digit = name[2 * i + 1];
+        int value = digit >= '0' && digit <= '9'   ? digit - '0'
+                    : digit >= 'a' && digit <= 'f' ? digit - 'a' + 10
+                                                   : -1;
+        if (value < 0 || name[2 * i] != 1)
+            return -1;
+        address[(NIBBLES - 1 - i) / 2] |= (unsigned char)(i & 1 ? value << 4 : value);
+    }
+    if (!memcmp(address, zeros, ZEROS) || !inet_ntop(AF_INET6, address, text, INET6_ADDRSTRLEN))
+        return -1;
+    return (Py_ssize_t)strlen(text);
+}
+
+/* Whether a name of a reverse zone may exist: Addresses.may_have. */
+static int has_address(PyObject *addresses, const unsigned char *label, const unsigned char *name,
+                       size_t length)
+{
+    char text[MAX_NAME];
+    if (holds(PyTuple_GET_ITEM(addresses, LABELS),
+              PyBytes_FromStringAndSize((const char *)label + 1, label[0])))
+        return 1;
+    Py_ssize_t octets = plain_address(text, name, length);
+    for (int i = SERVICES; i < FIELDS && octets >= 0; i++)
+        if (holds(PyTuple_GET_ITEM(addresses, i), PyUnicode_DecodeLatin1(text, octets, NULL)))
+            return 1;
+    return octets < 0;
+}
+
+/* Whether the name of a query may exist, whose label at `left` is right below a node: _may_have. */
+static int may_have(PyObject *children, const unsigned char *name, size_t length, size_t left)
+{
+    const unsigned char *label = name + left;
+    if (PyTuple_Check(children))
+        return has_address(children, label, name, length);
+    if (PyBytes_Check(children))
+        return memmem(label + 1, label[0], PyBytes_AS_STRING(children),
+                      (size_t)PyBytes_GET_SIZE(children)) != NULL;
+    return holds(children, PyBytes_FromStringAndSize((const char *)label + 1, label[0]));
 }
 
 /* The answer of the cut that a question lies below, or of the node that denies it, borrowed:
@@ -213,8 +292,7 @@ static PyObject *denial_of(const Table *table, const Query *query)
 {
     const unsigned char *key = query->key;
     size_t name = query->asked - 4, left = 0;
-    if (!PyDict_GET_SIZE(table->denials) ||
-        (memcmp(key + name, "\0\1\0\1", 4) && memcmp(key + name, "\0\x1c\0\1", 4)))
+    if (!PyDict_GET_SIZE(table->denials) || memcmp(key + name + 2, "\0\1", 2))
         return NULL;
     for (size_t i = 0; i < name - 1; left = i, i += 1u + key[i]) {
         PyObject *found = look_up(table->denials, key + i, name + 6 - i);
@@ -224,7 +302,7 @@ static PyObject *denial_of(const Table *table, const Query *query)
             size_t octets = (size_t)PyBytes_GET_SIZE(spared);
             if (octets && octets <= name + 5 && !memcmp(key, PyBytes_AS_STRING(spared), octets))
                 return NULL;
-            if (children != Py_None && (!i || has_child(children, key + left)))
+            if (children != Py_None && (!i || may_have(children, key, name, left)))
                 return NULL;
             return found;
         }

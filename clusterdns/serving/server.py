@@ -168,10 +168,11 @@ class Listener:
         question, view = query.question, choice.view
         if question is None or not choice.is_shared:
             return None
-        if response.node is not None and not self._is_alike(choice, response.node.owner):
+        qtype = question.qtype
+        if response.node is not None and not self._is_alike(choice, response.node.owner, qtype):
             response = response._replace(node=None)
         is_cut = bool(response.denies) and response.node is None
-        if is_cut and not self._is_alike(choice, response.denies):
+        if is_cut and not self._is_alike(choice, response.denies, qtype):
             response = response._replace(denies=b"")
         size = message.HEADER_OCTETS + len(question.wire)  # of the queries that hit
         answer = self.table.remember(
@@ -187,10 +188,10 @@ class Listener:
             self.tally.restart()
         return answer
 
-    def _is_alike(self, choice: Choice, owner: bytes) -> bool:
-        """Tell whether all names below ``owner`` that are denied get the same answer."""
+    def _is_alike(self, choice: Choice, owner: bytes, qtype: int) -> bool:
+        """Tell whether all names below ``owner`` that are denied get the same answer for a type."""
         above, view = WireName(owner), choice.view
-        is_plain = choice.is_plain and view is not None and view.treats_alike(above)
+        is_plain = choice.is_plain and view is not None and view.treats_alike(above, qtype)
         return is_plain and self.router.is_whole(above)
 
     def _write(

@@ -19,10 +19,11 @@ such tuples, but for those with children, so a large table causes no pauses. An 
 free holds for a question in lower case; other letter cases have keys of their own.
 
 Names that exist prove which do not (the idea of RFC 8198). A denial is kept under its node, the
-closest name above that exists, if all labels right below that are known: ``children``, a live set.
-It answers for all names below the node, except those at and below its children. So no name is
-remembered: one denial answers for all random names in a namespace, and for `www.example.com` on a
-Pod's search path. A new Service becomes a child, and the denial stays. If the chain has to look at
+closest name above that exists, if all labels right below that are known: ``children``, see
+response.py. It answers for all names below the node, except those at and below its children. So no
+name is remembered: one denial answers for all random names in a namespace or below a Service, for
+random addresses in a reverse zone, and for `www.example.com` on a Pod's search path. A new Service
+becomes a child, and the denial stays. If the chain has to look at
 some of the names, the denial is kept under the topmost name that does not exist, its cut, below
 which no name exists (RFC 8020), without ``children``. Pointers in the body depend on the length of
 the question, so a node or cut has a denial for each length and type. Names that begin with the
@@ -46,7 +47,7 @@ from clusterdns.wire import message, name, reading
 from clusterdns.wire.facts import EVERYTHING, Fixed, Renewal
 from clusterdns.wire.message import AD, CD, EDNS_DO, HEADER_OCTETS, QR, RD, TC, Query, Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Node, Note, Response, render
+from clusterdns.wire.response import Addresses, Children, Node, Note, Response, render
 
 Answer = tuple[Any, ...]  # (until, slot, heads, is_free, spared, children, body, ...), see above
 Heads = tuple[Any, ...]  # 16 times octets, and a Note if there is an observer
@@ -91,7 +92,8 @@ NO_BOUNDS: Final = (message.MAX_OCTETS, message.MAX_OCTETS)
 _LONGEST: Final = name.MAX_NAME_OCTETS + 4  # a question
 _MAX_HEADS: Final = 4096  # shared heads; then they are forgotten
 _MAX_RENEWED = 4096  # answers in one call, which queries wait for; the rest is dropped
-_ADDRESSES: Final = (b"\0\1\0\1", b"\0\x1c\0\1")  # A and AAAA, IN: questions that a cut may answer
+_CLASS_IN: Final = b"\0\1"  # of the questions that a node or a cut may answer
+_CHILD_OCTETS = 64  # of a label in a frozenset, with its place there
 
 
 class AnswerTable:
@@ -264,7 +266,7 @@ class AnswerTable:
 
         The first one counts: a node with the next label among its children is a miss.
         """
-        if key[-5:-1] not in _ADDRESSES:
+        if key[-3:-1] != _CLASS_IN:
             return None
         denials, i, left, end = self._denials.answers, 0, 0, len(key) - 6
         below = key + bytes((end + 1,))
@@ -274,7 +276,7 @@ class AnswerTable:
                 spared, children = answer[_SPARED], answer[_CHILDREN]
                 if spared and key.startswith(spared):
                     return None
-                if children is not None and (not i or key[left + 1 : i] in children):
+                if children is not None and (not i or _may_have(children, key, left, i)):
                     return None
                 return answer
             length = key[i]
@@ -314,7 +316,7 @@ class AnswerTable:
         is_common = is_free or qname == question.folded
         key = (question.folded if is_common else qname) + asked + variant
         facts, base = response.facts, _base(response, question.folded)
-        if base is not None and is_common and asked in _ADDRESSES:
+        if base is not None and is_common and asked[2:] == _CLASS_IN:
             shelf, mark, facts = self._denials, base.owner + variant, base.facts
             key = base.owner + asked + variant + bytes((len(qname),))
         elif is_common and response.is_lasting:
@@ -333,8 +335,6 @@ class AnswerTable:
             return None
         heads, bodies = compiled
         bodies = shelf.shared(key, bodies)
-        if sum(map(len, bodies)) > shelf.max_octets:
-            return None
         answer = (
             now + response.lifetime_s,
             slot(),
@@ -344,6 +344,8 @@ class AnswerTable:
             children,
             *bodies,
         )
+        if _octets(answer) > shelf.max_octets:
+            return None
         shelf.put(key, answer, facts)
         self.remembered += 1
         return answer
@@ -443,6 +445,14 @@ def _body(answer: Answer, ident: bytes) -> bytes:
     orders = len(answer) - _BODY
     body: bytes = answer[_BODY] if orders == 1 else answer[_BODY + ident[1] % orders]
     return body
+
+
+def _may_have(children: Children, key: bytes, left: int, end: int) -> bool:
+    """Tell whether the name of a key may exist; its label up to ``end`` is right below a node."""
+    label = key[left + 1 : end]
+    if isinstance(children, Addresses):
+        return children.may_have(label, key[:-5])
+    return children in label if isinstance(children, bytes) else label in children
 
 
 def _silent_octets(packet: bytes, start: int) -> int:
@@ -588,4 +598,7 @@ class _Shelf:
 
 
 def _octets(answer: Answer) -> int:
-    return sum(map(len, answer[_BODY:]))
+    """Return the octets of the bodies, and of children that are not alive."""
+    children = answer[_CHILDREN]
+    size = _CHILD_OCTETS * len(children) if isinstance(children, frozenset) else 0
+    return size + sum(map(len, answer[_BODY:]))

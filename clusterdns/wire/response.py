@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Hashable, Iterator, Set
+from collections.abc import Hashable, Iterator, Mapping, Set
 from typing import Any, Final, NamedTuple
 
 from clusterdns.wire import message, name, rr
@@ -25,15 +25,39 @@ from clusterdns.wire.rr import RR
 Note = tuple[Any, ...]
 
 
-class Node(NamedTuple):
-    """A name that exists, folded, with all labels that names have right below it.
+class Addresses(NamedTuple):
+    """The names that may exist in a reverse zone, alive.
 
-    ``children`` is alive: who made it adds what comes and removes what goes, for as long as none of
-    ``facts`` changes. A label too many is no mistake, a missing one is.
+    They are those at and below ``labels`` right below the zone, and those of the addresses in
+    ``services`` and ``endpoints``, which have the canonical text of addresses as keys.
+    """
+
+    labels: frozenset[bytes]
+    services: Mapping[str, object]
+    endpoints: Mapping[str, object]
+
+    def may_have(self, label: bytes, wire: bytes) -> bool:
+        """Tell whether a folded name, with this label right below the zone, may exist."""
+        if label in self.labels:
+            return True
+        address = name.plain_address(wire)
+        return address is None or address in self.services or address in self.endpoints
+
+
+# The labels that may exist below a name: those of a set, those that hold certain octets, or as
+# `Addresses` says. A label too many is no mistake, a missing one is.
+Children = Set[bytes] | bytes | Addresses
+
+
+class Node(NamedTuple):
+    """A name that exists, folded, with all labels that names may have right below it.
+
+    ``children`` is true for as long as none of ``facts`` changes: either it is alive, so that who
+    made it adds what comes and removes what goes, or a frozenset that holds as long as the facts.
     """
 
     owner: bytes
-    children: Set[bytes] | None
+    children: Children | None
     facts: tuple[Hashable, ...]
 
 

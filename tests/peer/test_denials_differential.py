@@ -19,17 +19,21 @@ import pytest
 from fakeapi import FakeApi, Manifest
 
 COREFILES = {
-    "plain": "cluster.local:{{PORT}} {{\n kubernetes cluster.local {{\n  endpoint {url}\n }}\n}}\n",
+    "plain": "cluster.local:{{PORT}} in-addr.arpa:{{PORT}} {{\n kubernetes cluster.local in-addr.arpa {{\n  endpoint {url}\n }}\n}}\n",
     "pods, cache": (
-        "cluster.local:{{PORT}} {{\n cache 30\n loadbalance\n kubernetes cluster.local {{\n"
+        "cluster.local:{{PORT}} in-addr.arpa:{{PORT}} {{\n cache 30\n loadbalance\n kubernetes cluster.local in-addr.arpa {{\n"
         "  endpoint {url}\n  pods insecure\n }}\n}}\n"
     ),
     "namespaces": (
-        "cluster.local:{{PORT}} {{\n kubernetes cluster.local {{\n  endpoint {url}\n"
+        "cluster.local:{{PORT}} in-addr.arpa:{{PORT}} {{\n kubernetes cluster.local in-addr.arpa {{\n  endpoint {url}\n"
         "  namespaces demo\n }}\n}}\n"
     ),
 }
-BELOW = ("demo.svc.", "other.svc.", "nosuch.svc.", "web.demo.svc.", "svc.", "demo.pod.", "")
+BELOW = (
+    "demo.svc.", "other.svc.", "nosuch.svc.", "web.demo.svc.", "_tcp.web.demo.svc.", "svc.",
+    "demo.pod.", "",
+)  # fmt: skip
+TYPES = ("A", "A", "AAAA", "HTTPS", "SRV", "TXT", "PTR", "MX", "SOA")
 LABELS = ("web", "svc", "pod", "dns", "ns", "hostmaster", "demo", "other", "_tcp", "com")
 COMING = "coming.demo.svc.cluster.local"
 FORMS = ({}, {"edns": 1232}, {"do": True}, {"flags": 0})
@@ -51,7 +55,7 @@ def service(text: str) -> Manifest:
 
 
 def packets(rng: random.Random, count: int, *, is_mixed: bool) -> Iterator[bytes]:
-    """Yield queries for addresses of names that are not there, and of some that are.
+    """Yield queries for names that are not there, and for some that are.
 
     CoreDNS's cache repeats a denial in the letter case of whoever came first, so it gets no mixed one.
     """
@@ -63,7 +67,11 @@ def packets(rng: random.Random, count: int, *, is_mixed: bool) -> Iterator[bytes
         text = "".join(f"{label}." for label in labels) + rng.choice(BELOW) + "cluster.local."
         if is_mixed and rng.random() < 0.3:
             text = "".join(rng.choice((c, c.upper())) for c in text)
-        yield beside.query(text, rng.choice(("A", "AAAA")), **rng.choice(FORMS))
+        yield beside.query(text, rng.choice(TYPES), **rng.choice(FORMS))
+    for _ in range(count // 5):
+        octets = (rng.choice((7, rng.randrange(256))), 0, rng.choice((96, rng.randrange(256))))
+        text = f"{octets[0]}.{octets[1]}.{octets[2]}.10.in-addr.arpa."
+        yield beside.query(text, rng.choice(("PTR", "PTR", "A")), **rng.choice(FORMS))
 
 
 def differences(us: peers.Server, them: peers.Server, some: list[bytes]) -> list[str]:

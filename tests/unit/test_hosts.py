@@ -320,7 +320,7 @@ def test_known_names_last_in_the_table_and_denials_are_shared(tmp_path):
                 "x.w.svc.cluster.local": False,
                 "svc.cluster.local": False,
             }.items():
-                assert is_alike == view.treats_alike(folded(cut)), cut
+                assert is_alike == view.treats_alike(folded(cut), rr.A), cut
 
     asyncio.run(run())
 

@@ -21,7 +21,7 @@ from clusterdns.languages.gotemplate import TemplateError
 from clusterdns.metrics import exposition
 from clusterdns.serving import native
 from clusterdns.templating.rule import parse_int
-from clusterdns.wire import name
+from clusterdns.wire import name, rr
 
 NAMESPACE = {"kind": "Namespace", "metadata": {"name": "default"}}
 
@@ -210,7 +210,7 @@ def test_labels_of_other_plugins():
 def test_which_denials_hold_for_names_below(rule, cut, is_alike):
     corefile = f". {{\n{rule}\nkubernetes cluster.local {{\nmanifests .\n}}\n}}"
     (view,) = compile_text(corefile, "Corefile", port=53, environ={}, warn=print).views
-    assert is_alike == view.treats_alike(name.fold(name.parse(cut)))
+    assert is_alike == view.treats_alike(name.fold(name.parse(cut)), rr.AAAA)
 
 
 @pytest.mark.skipif(native.compiled is None, reason="not compiled")

@@ -78,6 +78,7 @@ def test_a_batch_is_bounded(sockets):
         (NOW + 1, 0, [*HEADS], True, b"", None, b"b"), (NOW + 1, 0, ("h",) * 16, True, b"", None, b"b"),
         (NOW + 1, 0, HEADS, True, b"", None, 7), (NOW + 1, 0, HEADS, True, 7, None, b"b"),
         (NOW + 1, 0, HEADS, True, b"", (), b"b"), (NOW + 1, 0, HEADS, True, b"", {b"x": 1}, b"b"),
+        (NOW + 1, 0, HEADS, True, b"", ({b"x"}, {}, 7), b"b"),
         (NOW + 1, -1, HEADS, True, b"", None, b"b"), (NOW + 1, 2, HEADS, True, b"", None, b"b"),
         (NOW + 1, 2**70, HEADS, True, b"", None, b"b"), (NOW + 1, "0", HEADS, True, b"", None, b"b"),
     ],

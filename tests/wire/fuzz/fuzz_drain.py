@@ -31,7 +31,7 @@ from clusterdns.metrics.histogram import TIME_S
 from clusterdns.serving.table import AnswerTable, Seen
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import Edns, Question
-from clusterdns.wire.response import Node, Response
+from clusterdns.wire.response import Addresses, Node, Response
 
 NOW = 1000.0
 OCTETS = 512  # of a datagram that are received
@@ -121,7 +121,31 @@ def filled_table(now: float = NOW, **options: Any) -> AnswerTable:
         )
         for _ in range(2):
             table.remember(asked, response, now, lambda: 4)
+    _fill_nodes(table, now, soa)
     return table
+
+
+def _fill_nodes(table: AnswerTable, now: float, soa: rr.RR) -> None:
+    """Add denials of every kind of children, for some types and lengths."""
+    there = {"10.1.0.5": 0, "fd00:2ff::5": 0}
+    reverse = Addresses(frozenset((b"svc",)), there, {"10.1.0.6": 0})
+    nodes = {
+        "demo.pod.cluster.local.": b"-",
+        "web.demo.svc.cluster.local.": frozenset((b"_tcp", b"10-1-0-5")),
+        "10.in-addr.arpa.": reverse,
+        "in-addr.arpa.": reverse,
+        "ip6.arpa.": reverse,
+    }
+    for owner, children in nodes.items():
+        node = Node(name.parse(owner), children, ("node",))
+        for text in ("x.", "abc.", "9.9.9.", "6.0.1.", "5.0.1.10.", f"{'0.' * 31}1."):
+            for qtype in (rr.A, rr.PTR, 65):
+                asked = question(text + owner, qtype)
+                response = Response(
+                    rr.NXDOMAIN, authority=(soa,), node=node, spared=b"\2ns\3dns", follows_case=True
+                )
+                for _ in range(2):
+                    table.remember(asked, response, now, lambda: 4)
 
 
 def option(code: int, data: bytes = b"") -> bytes:
@@ -136,6 +160,23 @@ OPTIONS = (
     SUBNET + option(10, bytes(24)) + option(12), option(12)[:3], option(10) + b"\0",
 )  # fmt: skip
 BESIDE = ("y", "bbb", "WeB", "web", "a.web", "web.a", "aa.bc", "ns.dns", "a.b.c.e", "a.b.c.com")
+REVERSE = tuple(
+    "".join(f"{nibble}." for nibble in reversed(digits)) + "ip6.arpa."
+    for digits in (
+        f"fd0002ff{5:024x}",
+        f"fd0002ff{6:024x}",
+        f"{5:032x}",
+        f"fd0002ff{5:023x}",
+        "0g" * 16,
+    )
+)
+OTHERS = (
+    "y.demo.pod.cluster.local.", "a-b.demo.pod.cluster.local.", "q.a-b.demo.pod.cluster.local.",
+    "y.web.demo.svc.cluster.local.", "y._tcp.web.demo.svc.cluster.local.",
+    "10-1-0-5.web.demo.svc.cluster.local.", "5.0.1.10.in-addr.arpa.", "6.0.1.10.in-addr.arpa.",
+    "7.0.1.10.in-addr.arpa.", "9.9.8.in-addr.arpa.", "y.svc.in-addr.arpa.", "ns.dns.in-addr.arpa.",
+    "1.svc.10.in-addr.arpa.", "5.1.10.in-addr.arpa.", "y.in-addr.arpa.", "abd.ip6.arpa.", *REVERSE,
+)  # fmt: skip
 BELOW = ("xx.yyy", "ww", "ns.dns", "nsx", "a.b.cc", "www.b", "w")
 
 
@@ -144,6 +185,7 @@ def seeds(table: AnswerTable) -> list[bytes]:
     found, rng = [*malformed.packets().values(), *killers.seeds()], random.Random(1)
     below = [question(f"{text}.com.demo.cluster.local.").wire for text in BELOW]
     below += [question(f"{text}.demo.cluster.local.").wire for text in BESIDE]
+    below += [question(text, qtype).wire for text in OTHERS for qtype in (rr.A, rr.PTR, 65, 66)]
     wires = [*table.questions(), *below]
     wires += [wire[:-4].swapcase() + wire[-4:] for wire in wires if b"0" not in wire]
     opts = [b"", *(message.write_opt(Edns(s, 0, 0)) for s in (0, 600, 1232, 65535, 77))]
