@@ -6,7 +6,7 @@ T ?= 60
 # Tests mostly wait for a server; a file's tests stay together, they share its fixtures.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: lab test lint check bench bench-check docs fuzz e2e control-plane node node-e2e image clean
+.PHONY: lab test lint check bench bench-check docs fuzz chaos e2e control-plane node node-e2e image clean
 
 # Show the lab as Pods see it, then serve it and print what to ask.
 lab: $(VENV)/installed
@@ -50,6 +50,10 @@ docs: $(VENV)/installed
 # Every fuzz target for T seconds.
 fuzz: $(VENV)/installed
 	@for target in tests/wire/fuzz/fuzz_*.py; do $(BIN)/python $$target $(T) || exit 1; done
+
+# The real binary under load while everything around it fails at random, for T seconds; SEED=n again.
+chaos: $(VENV)/installed
+	$(BIN)/python tests/chaos/chaos.py $(T) $(SEED)
 
 # Through a real etcd, kube-apiserver and kube-controller-manager.
 e2e: control-plane

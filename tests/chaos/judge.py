@@ -1,0 +1,128 @@
+"""Whether each result of the load is as it must be.
+
+Wrong is an answer that was no state of its name (see ``model``), lost is a query whose client gave up.
+Neither is ever allowed for names of the cluster. Names outside may fail while upstream servers do, and
+must never be wrong. Slow is what took long outside of the short windows that a fault names.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import time
+from typing import NamedTuple
+
+import dns.exception
+import dns.message
+import dns.rcode
+import dns.rdatatype
+from load import AGAIN, ECHO
+from model import Model, State, Windows
+
+SLOW_S = 0.05
+BAD_S = 0.25  # what a shared machine does not do by itself
+MAX_VIOLATIONS = 20  # after so many nothing new is learned
+
+
+class Question(NamedTuple):
+    """What is asked; ``source`` is who knows the answer: api, manifests, upstream or real."""
+
+    name: str
+    rdtype: str
+    source: str
+    packet: bytes
+
+    @classmethod
+    def make(cls, name: str, rdtype: str, source: str) -> Question:
+        query = dns.message.make_query(name, rdtype, use_edns=0, payload=1232)
+        return cls(name, rdtype, source, query.to_wire())
+
+    @property
+    def is_known(self) -> bool:
+        return self.source in ("api", "manifests")
+
+
+class Judge:
+    """``look`` at each result, in any order; ``violations`` are what must not be."""
+
+    def __init__(self, model: Model, questions: list[Question]) -> None:
+        self._model, self.questions = model, questions
+        self.slow_windows = Windows()  # of faults that cost time
+        self.outside_windows = Windows()  # of faults that cost names outside
+        self.violations: list[str] = []
+        self.asked, self.asked_known, self.again, self.failed_outside = 0, 0, 0, 0
+        self.latencies = array.array("d")  # of known names, outside of windows
+        self.latencies_outside = array.array("d")
+        self.echoes = array.array("d")  # at the same times
+        self.bad: list[tuple[float, float]] = []  # slow or failed, whenever: when sent, until when
+        self.started = time.monotonic()
+
+    def look(self, sent: float, received: float, number: int, flags: int, reply: bytes) -> None:
+        """Take one result of the load."""
+        is_calm = not self.slow_windows.touching(sent, received)
+        if number == ECHO:
+            if is_calm and reply:
+                self.echoes.append(received - sent)
+            return
+        question = self.questions[number]
+        self.asked += 1
+        self.asked_known += question.is_known
+        self.again += bool(flags & AGAIN)
+        state = read(reply[2:]) if reply else "no reply"
+        if question.is_known and (not reply or received - sent > BAD_S or flags & AGAIN):
+            self.bad.append((sent, received))
+        if isinstance(state, str):
+            self._failed(question, sent, received, state)
+        elif state not in self._allowed(question, sent, received):
+            self._say(question, sent, f"{show(state)} is wrong, {self._shown(question, sent)}")
+        elif question.is_known and is_calm:
+            self.latencies.append(received - sent)
+        elif is_calm and not self.outside_windows.touching(sent, received):
+            self.latencies_outside.append(received - sent)
+
+    def _allowed(self, question: Question, sent: float, received: float) -> list[State]:
+        source = "manifests" if question.source == "manifests" else "api"
+        return list(self._model.allowed(question.name, source, sent, received))
+
+    def _failed(self, question: Question, sent: float, received: float, what: str) -> None:
+        if question.is_known:
+            self._say(question, sent, f"{what} after {received - sent:.1f} s")
+            return
+        self.failed_outside += 1
+        if not self.outside_windows.touching(sent, received):
+            self._say(question, sent, f"{what}, and its servers are well")
+
+    def _shown(self, question: Question, sent: float) -> str:
+        latest = [show(s) for s in self._model.latest(question.name, 4)]
+        return f"the latest states are {', '.join(latest)}"
+
+    def _say(self, question: Question, sent: float, what: str) -> None:
+        if len(self.violations) < MAX_VIOLATIONS:
+            at = sent - self.started
+            self.violations.append(f"{at:.2f} s: {question.name} {question.rdtype}: {what}")
+
+
+@functools.lru_cache(maxsize=20_000)
+def read(octets: bytes) -> State | str:
+    """Return the state that a reply without its ID says, or as text why it says none."""
+    try:
+        message = dns.message.from_wire(b"\0\0" + octets)
+    except dns.exception.DNSException as error:
+        return f"malformed: {error!r}"
+    match message.rcode():
+        case dns.rcode.NXDOMAIN:
+            return None
+        case dns.rcode.NOERROR:
+            return frozenset(str(data).lower() for rrset in message.answer for data in rrset)
+    return dns.rcode.to_text(message.rcode())
+
+
+def show(state: State) -> str:
+    if state is None:
+        return "NXDOMAIN"
+    return "{" + " ".join(sorted(state)) + "}"
+
+
+def percentile(values: array.array[float], share: float) -> float:
+    """Return the value below which a share of them is, 0 if there are none."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0.0
