@@ -56,6 +56,7 @@ class Configuration(NamedTuple):
     digest: str
     workers: int
     refused: tuple[ConfigError, ...] = ()  # one mistake for each fragment left out
+    is_default: bool = False  # the text has no server block
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -120,12 +121,13 @@ def compile_text(
         blocks = parse(
             text, file, environ=environ, files=disk, warn=said.append, fragments=fragments
         )
-        if not blocks:
+        is_default = not blocks
+        if is_default:
             default = DEFAULT_COREFILE.format(port=port)
             blocks = parse(default, "default Corefile", environ={}, files=disk, warn=said.append)
         compiled = compile_blocks(blocks, port=port)
         _check_available(blocks, compiled.views, unavailable or {})
-        return compiled
+        return compiled._replace(is_default=is_default)
 
     configuration, refused = settle(attempt)
     for reason in said:

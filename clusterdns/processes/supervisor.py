@@ -26,7 +26,7 @@ from clusterdns.chain.plugin import Respond
 from clusterdns.cluster.source import Source
 from clusterdns.config.compile import Configuration, ListenAddress
 from clusterdns.config.loader import Loader
-from clusterdns.errors import ClusterDNSError
+from clusterdns.errors import ClusterDNSError, ConfigError
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.ledger import Ledger
 from clusterdns.processes import handover, takeover
@@ -278,6 +278,7 @@ class Supervisor:
                 self._text = text  # a failed text is not tried again until it changes
                 compiled = await loop.run_in_executor(None, self._loader.compile, text)
                 self._fragments_refused = len(compiled.refused)
+                self._refuse_emptied(compiled)
                 if compiled.digest == self._generation.configuration.digest:
                     self._forget_put_off()
                     return
@@ -298,6 +299,15 @@ class Supervisor:
                 self._forget_put_off()
                 self._reload_failures += 1
                 _log.exception("Reload failed, the last good configuration stays in force")
+
+    def _refuse_emptied(self, configuration: Configuration) -> None:
+        """Raise ConfigError if the text has lost all its server blocks.
+
+        An editor empties a file before it writes it. In CoreDNS all names are gone until the next
+        reload.
+        """
+        if configuration.is_default and not self._generation.configuration.is_default:
+            raise ConfigError("the configuration", 0, "", "no server block is left in it")
 
     async def _knows_enough(self, configuration: Configuration) -> bool:
         """Watch what a configuration wants; tell whether it knows as much as what is in force.

@@ -13,6 +13,7 @@ import time
 from typing import NamedTuple
 
 import dns.exception
+import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdatatype
@@ -109,6 +110,8 @@ def read(octets: bytes) -> State | str:
         message = dns.message.from_wire(b"\0\0" + octets)
     except dns.exception.DNSException as error:
         return f"malformed: {error!r}"
+    if message.flags & dns.flags.TC:
+        return "truncated"  # the client asks over TCP; no known name here is so large
     match message.rcode():
         case dns.rcode.NXDOMAIN:
             return None

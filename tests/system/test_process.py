@@ -239,6 +239,21 @@ def test_a_bad_corefile_leaves_the_last_good_one_in_force(tmp_path):
         until(lambda: ask(server, WEB).answer[0].ttl == 31)
 
 
+@pytest.mark.parametrize("emptied", ["", "# being written\n"])
+def test_an_emptied_corefile_leaves_the_last_good_one_in_force(tmp_path, emptied):
+    """As an editor leaves it for a moment: without a server block, `whoami` would be served."""
+    text = corefile(tmp_path)
+    with peers.clusterdns(text, tmp_path) as server:
+        conf = next(tmp_path.glob("Corefile-*"))
+        conf.write_text(emptied)
+        server.process.send_signal(signal.SIGUSR1)
+        until(lambda: "Reload failed" in server.output)
+        assert ["10.96.0.7"] == addresses(server, WEB)
+        conf.write_text(text.replace("ttl 30", "ttl 31"))
+        server.process.send_signal(signal.SIGUSR1)
+        until(lambda: ask(server, WEB).answer[0].ttl == 31)
+
+
 def test_a_reload_to_an_address_in_use_leaves_the_last_good_one_in_force(tmp_path):
     text = corefile(tmp_path)
     with peers.clusterdns(text, tmp_path) as server, peers.socket.socket() as taken:
