@@ -21,6 +21,7 @@ import killers
 import malformed
 
 A, TXT, AAAA, SRV = 1, 16, 28, 33
+ADDRESS = "127.0.0.66"  # clients take turns by their address, and this is not the load's
 LARGE = 8  # headless Services big0, big1, ... with many endpoints
 
 
@@ -56,6 +57,7 @@ class Attack:
     def udp(self) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.setblocking(False)
+        sock.bind((ADDRESS, 0))
         sock.connect(("127.0.0.1", self.port))
         return sock
 
@@ -64,6 +66,7 @@ class Attack:
         if receive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
         sock.settimeout(2)
+        sock.bind((ADDRESS, 0))
         sock.connect(("127.0.0.1", port or self.port))
         return sock
 
