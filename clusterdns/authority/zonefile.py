@@ -1,8 +1,8 @@
 """Zones from files: reads master files within bounds, and tells whether they have changed.
 
 A path may be a FIFO or an endless file, so only regular files are read, and at most ``MAX_OCTETS``
-and ``MAX_RECORDS`` of all files of a zone. Reading takes seconds at worst; in a thread beside one
-that answers queries it pauses often.
+and ``MAX_RECORDS`` of all files of a zone. Records that ``$GENERATE`` makes are counted first.
+Reading takes seconds at worst; in a thread beside one that answers queries it pauses often.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from clusterdns.authority.zone import NO_NSEC3, Zone
 from clusterdns.errors import FormError
-from clusterdns.formats.masterfile import MasterFileError, Placed, Reader
+from clusterdns.formats.masterfile import MasterFileError, Placed, Reader, generated
 from clusterdns.host.stamp import Stamp
 from clusterdns.wire import name, rr
 from clusterdns.wire.name import WireName
@@ -76,6 +76,7 @@ class _Files:
     def __init__(self, stamps: dict[Path, Stamp] | None = None) -> None:
         self._stamps = {} if stamps is None else stamps
         self._left_octets, self._left_files = MAX_OCTETS, MAX_FILES + 1
+        self._left_records = MAX_RECORDS  # for $GENERATE
 
     def include(self, file: str, path: str) -> tuple[str, str]:
         """Return the name and the text of a file, whose path is relative to that of ``file``."""
@@ -83,7 +84,7 @@ class _Files:
         return str(found), self.read(found)
 
     def read(self, path: Path) -> str:
-        """Return the text of a regular file. Raises OSError, ValueError."""
+        """Return the text of a regular file. Raises OSError, ValueError, MasterFileError."""
         self._left_files -= 1
         if self._left_files < 0:
             raise ValueError(f"$INCLUDE of more than {MAX_FILES} files")
@@ -100,7 +101,14 @@ class _Files:
         if len(octets) > found.st_size:
             raise ValueError(f"{path}: written while it is read")
         self._left_octets -= len(octets)
-        return octets.decode("utf-8", "surrogateescape")
+        text = octets.decode("utf-8", "surrogateescape")
+        # Here, since it would take 10 s to make as many as are allowed, and then to refuse them.
+        for line, count in generated(text):
+            self._left_records -= count
+            if self._left_records < 0:
+                reason = f"$GENERATE makes more than {MAX_RECORDS} records, with those before"
+                raise MasterFileError(str(path), line, reason)
+        return text
 
 
 def _checked(reader: Reader, path: Path, apex: WireName, is_beside: bool) -> Iterator[RR]:

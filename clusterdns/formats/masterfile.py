@@ -13,6 +13,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -48,6 +49,7 @@ _TTL_PART = re.compile(r"([0-9]+)([smhdw]?)", re.IGNORECASE)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _CLASS = re.compile(r"IN|CH|CS|HS|ANY|NONE|CLASS[0-9]+", re.IGNORECASE)
 _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})(?:/([0-9]{1,18}))?")
+_GENERATE = re.compile(rf"^\$GENERATE[ \t]+{_RANGE.pattern}[ \t]", re.IGNORECASE | re.MULTILINE)
 _PLACE = re.compile(r"\\\$|\$\$|\$\{([^}]*)\}|\$")
 _PLACE_OPTIONS = re.compile(r"(-?[0-9]{1,18})(?:,([0-9]{1,18}))?(?:,([doxX]))?")
 
@@ -184,7 +186,7 @@ class Reader:
             raise ValueError(f"class {rclass}, only IN is served")
         ttl = self._ttl(ttl, is_class_given=bool(rclass))
         rdata = self._rdata(rtype, words[i:])
-        return RR(self._owner, rtype, ttl, rdata, int(dns.rdataclass.from_text(rclass or "IN")))
+        return RR(self._owner, rtype, ttl, rdata, _class(rclass or "IN"))
 
     def _ttl(self, ttl: int, *, is_class_given: bool) -> int:
         """Return the TTL of a record; ``ttl`` is its explicit TTL, -1 for none."""
@@ -262,6 +264,20 @@ class Reader:
             yield Placed(record, self._file, line)
 
 
+def generated(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the line of each ``$GENERATE``, and how many records it makes, without making them.
+
+    It ends before one that ``Reader`` refuses.
+    """
+    line, at = 1, 0
+    for found in _GENERATE.finditer(text):
+        first, last, step = int(found[1]), int(found[2]), int(found[3] or 1)
+        if step < 1 or last < first or (last - first) // step >= MAX_GENERATED:
+            return
+        line, at = line + text.count("\n", at, found.start()), found.start()
+        yield line, (last - first) // step + 1
+
+
 def record(text: str) -> RR | None:
     """Return the first record of a text, of any class; None if it has none.
 
@@ -328,6 +344,12 @@ def _seconds(word: str) -> int:
     return total
 
 
+@functools.lru_cache(maxsize=64)
+def _class(word: str) -> int:
+    return int(dns.rdataclass.from_text(word))
+
+
+@functools.lru_cache(maxsize=256)
 def _type(word: str) -> int:
     try:
         found = dns.rdatatype.from_text(word)
