@@ -150,9 +150,14 @@ def test_includes_count_together(tmp_path, monkeypatch):
 
 def test_records_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(zonefile, "MAX_RECORDS", 100)
-    (tmp_path / "db").write_text(HEAD + "$GENERATE 1-200 h$ A 192.0.2.1\n")
-    with pytest.raises(MasterFileError, match=r"db:4: more than 100 records"):
-        zonefile.read(tmp_path / "db", APEX)
+    for text, said in (
+        ("$GENERATE 1-200 h$ A 192.0.2.1\n", "db:4: .*more than 100 records"),
+        ("$GENERATE 1-99 h$ A 192.0.2.1\n", "db:4: more than 100 records"),
+        ("".join(f"h{i} A 192.0.2.1\n" for i in range(200)), "db:102: more than 100 records"),
+    ):
+        (tmp_path / "db").write_text(HEAD + text)
+        with pytest.raises(MasterFileError, match=said):
+            zonefile.read(tmp_path / "db", APEX)
 
 
 @pytest.mark.parametrize(
