@@ -57,6 +57,10 @@ def serve(arguments: Sequence[str]) -> int:
 
 
 def _serve(flags: argparse.Namespace) -> int:
+    if flags.log_format not in logs.FORMATS:
+        raise ClusterDNSError(
+            f'unknown log format "{flags.log_format}": expected {" or ".join(logs.FORMATS)}'
+        )
     if flags.version:
         print("\n".join(_version()))
         return OK
@@ -64,10 +68,6 @@ def _serve(flags: argparse.Namespace) -> int:
         print("Server types:\n  dns\n\nOther plugins:")
         print("\n".join(f"  dns.{word}" for word in sorted(registry.available())))
         return OK
-    if flags.log_format not in logs.FORMATS:
-        raise ClusterDNSError(
-            f'unknown log format "{flags.log_format}": expected {" or ".join(logs.FORMATS)}'
-        )
     logs.start(format=flags.log_format)
     try:
         return _run(flags)
