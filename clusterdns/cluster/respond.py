@@ -347,8 +347,9 @@ class Responder:
 def _follows_case(question: Question, response: Response, zone: WireName) -> bool:
     """Tell whether the letter case of the question changes nothing but letter case in the reply.
 
-    It changes more for the name server (`_is_name_server`) and the NS records of the apex. NS, SRV
-    and CNAME records spell out names in the client's or the operator's letter case. Below ``dns``
+    It changes more for the name server (`_is_name_server`) and the NS records of the apex. NS and
+    SRV records spell out names in the client's letter case, CNAME records in the operator's, where
+    that of the question decides how much is compressed, if they share labels. Below ``dns``
     and ``hostmaster`` the SOA's names end like the question, in lower case, so the letter case
     decides how much of them is compressed.
     """
@@ -357,7 +358,11 @@ def _follows_case(question: Question, response: Response, zone: WireName) -> boo
     above = question.folded[: -len(zone)]
     if above.endswith((_DNS, _HOSTMASTER)):
         return False
-    return all(record.rtype in _WITHOUT_NAMES for record in response.answer)
+    return all(
+        record.rtype in _WITHOUT_NAMES
+        or (record.rtype == rr.CNAME and not name.is_akin(record.rdata, question.qname))
+        for record in response.answer
+    )
 
 
 def _serial_fact(zone: AskedZone) -> Fact:

@@ -13,8 +13,8 @@
 #include <sys/epoll.h>
 #include <time.h>
 
-/* OCTETS: CoreDNS receives into 512, a longer query is cut. MORE: of an UPDATE. PIECES: ID, head, question, body, OPT and
- * its length if that has changed. ROOM: for the framed replies of a stream, but for the last.
+/* OCTETS: CoreDNS receives into 512, a longer query is cut. MORE: of an UPDATE. PIECES: ID, head, question, body, OPT, and
+ * its end if that has changed. ROOM: for the framed replies of a stream, but for the last.
  * SLOTS: a reply's counts, see tally.py. MANY_SEEN: MANY in observed.py,
  * where it is BATCH with the replies. */
 enum {
@@ -103,10 +103,10 @@ static int count_hit(PyObject *hits, PyObject *slot, const Query *query)
            add_to(hits, place + 3, (Py_ssize_t)query->extra);
 }
 
-/* Whether the gate accepts an EDNS option, and it gets no answer: _SILENT_OPTIONS in table.py. */
-static int is_silent(unsigned code, const unsigned char *data, size_t length)
+/* Whether the gate accepts an EDNS option: reading.is_option. No option gets an answer. */
+static int is_option(unsigned code, const unsigned char *data, size_t length)
 {
-    enum { NSID = 3, SUBNET = 8, EXPIRE, COOKIE, KEEPALIVE, PADDING };
+    enum { LLQ = 1, LEASE, SUBNET = 8, EXPIRE, KEEPALIVE = 11, EXTENDED_ERROR = 15 };
     switch (code) {
     case SUBNET: {
         if (length < 4)
@@ -114,12 +114,18 @@ static int is_silent(unsigned code, const unsigned char *data, size_t length)
         unsigned family = number16(data), most = family == 0 ? 0 : family == 1 ? 32 : 128;
         return family <= 2 && data[2] <= most && (data[3] <= most || !most);
     }
+    case LLQ:
+        return length >= 18;
+    case LEASE:
+        return length == 4 || length == 8;
     case EXPIRE:
         return !length || (length >= 4 && length < 512);
     case KEEPALIVE:
         return !length || length == 2;
+    case EXTENDED_ERROR:
+        return length >= 2;
     default:
-        return code == NSID || code == COOKIE || code == PADDING;
+        return 1;
     }
 }
 
@@ -130,27 +136,31 @@ static int read_opt(const Table *table, Query *query, const unsigned char *packe
                     size_t length)
 {
     const unsigned char *opt = packet + at;
-    if (length < at + OPT || memcmp(opt, "\0\0\x29", 3) || opt[5] || opt[6] || opt[7] & 0x7F || opt[8])
+    if (length < at + OPT || memcmp(opt, "\0\0\x29", 3))
         return 0;
     query->extra = length - at - OPT;
-    if (number16(opt + OPT_HEAD) != query->extra || (query->extra && !table->passes_options))
+    if (number16(opt + OPT_HEAD) != query->extra)
         return 0;
     int count = 0;
     for (size_t i = at + OPT, end; i < length; i = end) {
         if (i + 4 > length || ++count > MAX_OPTIONS)
             return 0;
         end = i + 4 + number16(packet + i + 2);
-        if (end > length || !is_silent(number16(packet + i), packet + i + 4, end - i - 4))
+        if (end > length || !is_option(number16(packet + i), packet + i + 4, end - i - 4))
             return 0;
     }
+    query->opt = opt;
+    if (opt[6])
+        return 1; /* BADVERS */
+    if (query->extra && !table->passes_options)
+        return 0;
     int size = number16(opt + 3);
     query->is_bounded = size > table->least;
     if (query->is_bounded && table->least != table->most)
         return 0;
     size = query->is_bounded ? table->least : size;
-    query->opt = opt;
     query->limit = size > LEAST_LIMIT ? size > MAX_UDP ? MAX_UDP : size : LEAST_LIMIT;
-    if (opt[7])
+    if (opt[7] & DO)
         query->form |= FORM_AD; /* who sets DO understands AD */
     return 1;
 }
@@ -180,7 +190,7 @@ static int read_query(const Table *table, Query *query, const unsigned char *pac
     query->is_spelled = fold(query->key, query->question, name);
     memcpy(query->key + name, query->question + name, 4);
     query->key[name + 4] = (unsigned char)((query->form & FORM_CD) >> 3 |
-                                           (query->opt && query->opt[7] ? 2 : 0));
+                                           (query->opt && query->opt[7] & DO ? 2 : 0));
     query->key[name + 5] = (unsigned char)name;
     return 1;
 }
@@ -362,15 +372,59 @@ static unsigned char *cut_head(int form)
     return head;
 }
 
+/* Set the pieces of the OPT of a reply: that of the query if it can stay, else its start and an end
+ * without extended rcode, low flags and options; bounded to the same size for all of a batch. */
+static void write_opt(const Table *table, const Query *query, unsigned char *packet,
+                      struct iovec *reply)
+{
+    enum { START = 5, END = OPT - START };
+    static unsigned char bounded[OPT] = {0, 0, TYPE_OPT}, ends[256][END]; /* by the flags that stay */
+    unsigned char *opt = packet + HEADER + query->asked;
+    reply[4] = (struct iovec){opt, query->opt ? OPT : 0};
+    reply[5] = (struct iovec){opt, 0};
+    if (!query->opt || !(query->extra || query->is_bounded || opt[5] || opt[8]))
+        return;
+    unsigned char *end = ends[opt[7]];
+    end[2] = opt[7];
+    if (query->is_bounded)
+        write16(bounded + 3, (unsigned)table->least);
+    reply[4] = (struct iovec){query->is_bounded ? bounded : opt, START};
+    reply[5] = (struct iovec){end, END};
+}
+
+/* Compose BADVERS and return its octets, 0 for a miss: _bad_version in table.py. */
+static size_t compose_bad_version(const Query *query, unsigned char *packet, struct iovec *reply)
+{
+    static unsigned char heads[FORMS][HEADER - 2], opt[OPT] = {0, 0, TYPE_OPT, 0, 0, 1};
+    const unsigned char *name = query->question;
+    size_t at = 0, root = query->asked - 5;
+    while (at < root && name[at] <= MAX_LABEL)
+        at += 1u + name[at];
+    if (at != root || number16(name + root + 3) != 1)
+        return 0;
+    unsigned char *head = heads[query->form];
+    head[0] = (unsigned char)(QR | (query->form & FORM_RD));
+    head[1] = query->form & FORM_CD ? CD : 0;
+    head[3] = head[9] = 1; /* a question, an additional record */
+    reply[0] = (struct iovec){packet, 2};
+    reply[1] = (struct iovec){head, HEADER - 2};
+    reply[2] = (struct iovec){packet + HEADER, query->asked};
+    reply[3] = (struct iovec){opt, OPT};
+    reply[4] = reply[5] = (struct iovec){packet, 0};
+    return HEADER + query->asked + OPT;
+}
+
 /* Compose the reply to a query and return its octets, 0 for a miss, SILENT to send none. `note` is the
  * note for observers, borrowed, or NULL; `client` is NULL if its rate is not limited. */
 static size_t compose(const Table *table, unsigned char *packet, size_t length, struct iovec *reply,
                       PyObject **note, const struct client *client)
 {
-    static unsigned char no_options[2], bounded[2][OPT]; /* without and with DO */
     Query query;
+    *note = NULL;
     if (!read_query(table, &query, packet, length))
         return 0;
+    if (query.opt && query.opt[6])
+        return compose_bad_version(&query, packet, reply);
     PyObject *answer = answer_to(table, &query);
     if (!answer)
         return 0;
@@ -386,17 +440,7 @@ static size_t compose(const Table *table, unsigned char *packet, size_t length, 
     reply[1] = piece_of(head);
     reply[2] = (struct iovec){packet + HEADER, query.asked};
     reply[3] = piece_of(body);
-    reply[4] = (struct iovec){packet + HEADER + query.asked, 0};
-    reply[5] = (struct iovec){no_options, query.extra ? sizeof no_options : 0};
-    if (query.opt)
-        reply[4].iov_len = query.extra ? OPT_HEAD : OPT;
-    if (query.is_bounded) { /* to the same size for all of a batch */
-        unsigned char *opt = bounded[query.opt[7] >> 7];
-        memcpy(opt, query.opt, OPT_HEAD);
-        write16(opt + 3, (unsigned)table->least);
-        reply[4] = (struct iovec){opt, OPT};
-        reply[5].iov_len = 0;
-    }
+    write_opt(table, &query, packet, reply);
     size_t total = 0;
     for (int i = 0; i < PIECES; i++)
         total += reply[i].iov_len;

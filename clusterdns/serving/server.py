@@ -19,9 +19,9 @@ from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Choice, Router, View
 from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Profile, Tally, type_label
 from clusterdns.serving import native
-from clusterdns.serving.table import MAX_TABLE_OCTETS, Answer, AnswerTable
+from clusterdns.serving.table import BAD_VERSION_OPT, MAX_TABLE_OCTETS, Answer, AnswerTable
 from clusterdns.wire import message, reading, rr
-from clusterdns.wire.message import Edns, Query, Question
+from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure, render_reply, uncompressed_octets
 
@@ -29,7 +29,6 @@ MAX_WAITING: Final = 8192  # queries waiting for a chain, a few kilobytes each
 _SERVFAIL: Final = failure(rr.SERVFAIL)
 _NOTIMP: Final = failure(rr.NOTIMP)
 _CUT: Final = Response(flags=message.TC, lifetime_s=0)  # to a client over its limit
-_BADVERS_OPT: Final = message.write_opt(Edns(0, 0, 0), rr.BADVERS)  # CoreDNS: pkg/edns, size 0
 _log = logging.getLogger(__name__)
 
 LATER: Final = b""  # no reply yet
@@ -302,4 +301,4 @@ def bad_version(query: Query) -> bytes:
     if query.opcode == message.OPCODE_QUERY:
         flags |= query.flags & (message.RD | message.CD)
     wire = query.question.wire if query.question else b""
-    return message.HEADER.pack(query.ident, flags, 1, 0, 0, 1) + wire + _BADVERS_OPT
+    return message.HEADER.pack(query.ident, flags, 1, 0, 0, 1) + wire + BAD_VERSION_OPT

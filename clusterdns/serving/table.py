@@ -5,8 +5,8 @@ octets, builds no object but the reply and its parts, and returns None for a mis
 
 The key of an answer is the folded name, type, class, DO and CD. All letter cases of a name find one
 answer, and the reply repeats the question as asked. A reply that is too long for the client is a
-miss, and ``known`` cuts it. Nothing else in a query matters, so an OPT is accepted if its options
-get no answer: client subnet, EXPIRE, COOKIE, TCP keepalive, padding.
+miss, and ``known`` cuts it. Nothing else in a query matters, so an OPT is accepted with any flags
+and options, since no option gets an answer. An EDNS version but 0 gets BADVERS, whatever is asked.
 
 An answer is a plain tuple ``(until, slot, heads, is_free, spared, children, body, ...)``: the
 monotonic second of its end, the slot its hits are counted in, the header behind the ID for each
@@ -43,9 +43,20 @@ from typing import Any, Final
 
 from clusterdns.chain.limits import ANSWER, STAY_SILENT, Judge
 from clusterdns.serving.cut import Cuts
-from clusterdns.wire import message, name, reading
+from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.facts import EVERYTHING, Fixed, Renewal
-from clusterdns.wire.message import AD, CD, EDNS_DO, HEADER_OCTETS, QR, RD, TC, Query, Question
+from clusterdns.wire.message import (
+    AD,
+    CD,
+    EDNS_DO,
+    HEADER_OCTETS,
+    QR,
+    RD,
+    TC,
+    Edns,
+    Query,
+    Question,
+)  # fmt: skip
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Addresses, Children, Node, Note, Response, render
 
@@ -86,8 +97,9 @@ _OPT_START: Final = b"\0\0\x29"  # the root, type OPT
 _OPT_HEAD: Final = 9  # octets of an OPT before its RDLENGTH
 _OPT_OCTETS: Final = 11  # of one without options
 _PLAIN_OPT_TTLS: Final = (b"\0\0\0\0", b"\0\0\x80\0")  # version 0, and no flag but DO
-# NSID, client subnet, EXPIRE, COOKIE, keepalive, padding.
-_SILENT_OPTIONS: Final = frozenset((3, 8, 9, 10, 11, 12))
+_DO: Final = EDNS_DO >> 8  # in its octet
+# CoreDNS: pkg/edns, size 0.
+BAD_VERSION_OPT: Final = message.write_opt(Edns(0, 0, 0), rr.BADVERS)
 NO_BOUNDS: Final = (message.MAX_OCTETS, message.MAX_OCTETS)
 _LONGEST: Final = name.MAX_NAME_OCTETS + 4  # a question
 _MAX_HEADS: Final = 4096  # shared heads; then they are forgotten
@@ -163,9 +175,13 @@ class AnswerTable:
             # Most queries have no option, and end with two zero octets.
             if len(packet) != end + _OPT_OCTETS or packet[-2:] != b"\0\0":
                 extra = _silent_octets(packet, end + _OPT_HEAD)
-            if extra < 0 or opt[:3] != _OPT_START or opt[5:] not in _PLAIN_OPT_TTLS:
+            if extra < 0 or opt[:3] != _OPT_START:
                 return None
-            if opt[7]:
+            if opt[5:] not in _PLAIN_OPT_TTLS:
+                if opt[6]:
+                    return _bad_version(packet[:2], form, question)
+                opt = opt[:5] + bytes((0, 0, opt[7], 0))
+            if opt[7] & _DO:
                 variant, form = variant | 2, form | _AD
             if extra and not self._passes_options:
                 return None
@@ -436,6 +452,19 @@ def _is_noted(heads: Heads) -> bool:
     return len(heads) > _NOTE and heads[_NOTE] is not None
 
 
+def _bad_version(ident: bytes, form: int, question: bytes) -> bytes | None:
+    """Return BADVERS for an EDNS version that is not 0 (RFC 6891 section 6.1.3).
+
+    None if the question is not well-formed, or may be refused for its class.
+    """
+    i, root = 0, len(question) - 5
+    while i < root and question[i] <= name.MAX_LABEL_OCTETS:
+        i += 1 + question[i]
+    if i != root or question[-2:] != _CLASS_IN:
+        return None
+    return ident + _head(form & ~_AD, 0, 0, 0, 0) + question + BAD_VERSION_OPT
+
+
 def _compose(answer: Answer, ident: bytes, form: int, question: bytes, opt: bytes) -> bytes:
     reply: bytes = ident + answer[_HEADS][form] + question + _body(answer, ident) + opt
     return reply
@@ -456,7 +485,7 @@ def _may_have(children: Children, key: bytes, left: int, end: int) -> bool:
 
 
 def _silent_octets(packet: bytes, start: int) -> int:
-    """Return the length of the options of a packet, -1 if one may get an answer or an error.
+    """Return the length of the options of a packet, -1 if they get an error.
 
     ``start`` is the offset of RDLENGTH.
     """
@@ -471,9 +500,7 @@ def _silent_octets(packet: bytes, start: int) -> int:
         if i + 4 > len(rest) or count > reading.MAX_OPTIONS:
             return -1
         code, end = rest[i] << 8 | rest[i + 1], i + 4 + (rest[i + 2] << 8 | rest[i + 3])
-        if code not in _SILENT_OPTIONS or end > len(rest):
-            return -1
-        if not reading.is_option(code, rest[i + 4 : end]):
+        if end > len(rest) or not reading.is_option(code, rest[i + 4 : end]):
             return -1
         i = end
     return len(rest) - 2
@@ -483,12 +510,15 @@ def _is_free(qname: bytes, response: Response) -> bool:
     """Tell whether the octets behind the question are equal for every letter case of it.
 
     The plugin claims so (``follows_case``); this verifies that each owner is the question's name or
-    a suffix of it, so that it is a pointer.
+    a suffix of it, so that it is a pointer, or shares no label with it.
     """
     if not response.follows_case:
         return False
     owners = {record.owner for section in response.sections for record in section}
-    return all(name.is_within(WireName(qname), WireName(owner)) for owner in owners)
+    return all(
+        name.is_within(WireName(qname), WireName(owner)) or not name.is_akin(qname, owner)
+        for owner in owners
+    )
 
 
 def _base(response: Response, folded: bytes) -> Node | None:

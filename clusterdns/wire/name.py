@@ -180,6 +180,11 @@ def is_below(wire: WireName, zone: WireName) -> bool:
     return len(wire) > len(zone) and is_within(wire, zone)
 
 
+def is_akin(one: bytes, other: bytes) -> bool:
+    """Tell whether two names end in the same label, in whatever letter case."""
+    return labels(one.lower())[-1:] == labels(other.lower())[-1:]
+
+
 def is_within_any(wire: WireName, zones: Iterable[WireName]) -> bool:
     """Tell whether ``wire`` is or lies below one of ``zones``."""
     return any(is_within(wire, zone) for zone in zones)

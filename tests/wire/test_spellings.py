@@ -23,6 +23,18 @@ COREFILE = """cluster.local in-addr.arpa:53 {{
         pods insecure
     }}
 }}
+.:53 {{
+    template IN A example.com {{
+        answer "{{{{ .Name }}}} 60 IN A 192.0.2.1"
+    }}
+    template IN A test {{
+        answer "{{{{ .Name }}}} 60 IN CNAME www.example.com."
+        answer "www.example.com. 60 IN A 192.0.2.1"
+    }}
+    template IN A local {{
+        answer "{{{{ .Name }}}} 60 IN A 192.0.2.1"
+    }}
+}}
 """
 NAMESPACE = {"kind": "Namespace", "metadata": {"name": "demo"}}
 
@@ -36,6 +48,9 @@ def service(text: str, **spec) -> dict:
 WORLD = [
     NAMESPACE,
     service("web", clusterIP="10.96.0.1"),
+    service("out", type="ExternalName", externalName="Www.Example.com"),
+    service("twice", type="ExternalName", externalName="www.test"),
+    service("near", type="ExternalName", externalName="www.LOCAL"),
     service("alias", type="ExternalName", externalName="Web.Demo.svc.cluster.LOCAL"),
 ]
 # What is asked, and whether one answer does for all spellings of it.
@@ -49,6 +64,13 @@ ASKED = {
     ("cluster.local.", rr.SOA): True,
     ("dns-version.cluster.local.", rr.TXT): True,
     ("1.0.96.10.in-addr.arpa.", rr.PTR): True,
+    ("out.demo.svc.cluster.local.", rr.A): True,
+    ("twice.demo.svc.cluster.local.", rr.A): True,
+    ("out.demo.svc.cluster.local.", rr.CNAME): True,
+    ("near.demo.svc.cluster.local.", rr.A): False,
+    ("nothing.web.demo.svc.cluster.local.", 65): True,
+    ("_x._tcp.web.demo.svc.cluster.local.", rr.SRV): True,
+    ("1.2.3.4.in-addr.arpa.", rr.PTR): True,
     ("cluster.local.", rr.NS): False,
     ("ns.dns.cluster.local.", rr.A): False,
     ("ns.dns.cluster.local.cluster.local.", rr.A): False,
@@ -65,6 +87,10 @@ FORMS = [
     (message.CD, None),
     (message.RD, Edns(1232, 0, 0, COOKIE)),
     (message.RD | message.CD, Edns(4096, 0, message.EDNS_DO, COOKIE)),
+    (message.RD, Edns(1232, 0, 0x4000)),
+    (message.RD, Edns(1232, 0, 0x8101, COOKIE)),
+    (message.RD, Edns(100, 0, 0, b"\xfd\xe9\0\1x")),
+    (message.RD | message.AD | message.CD, Edns(1232, 1, message.EDNS_DO, COOKIE)),
 ]
 
 

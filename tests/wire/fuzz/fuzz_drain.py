@@ -157,6 +157,8 @@ OPTIONS = (
     b"", option(10, bytes(8)), option(12, bytes(33)), option(9), option(9, b"abcd"), option(11),
     option(11, b"ab"), SUBNET, option(8, b"\0\2\x81\0"), option(8, b"\0\2\x80\x80"), option(3),
     option(8, b"\0\0\0\7"), option(11, b"a"), option(9, b"abc"), option(65001, b"x"),
+    option(1, bytes(17)), option(1, bytes(18)), option(2, bytes(4)), option(2, bytes(5)),
+    option(15, b"x"), option(15, b"xy"), option(0), option(65535, bytes(99)),
     SUBNET + option(10, bytes(24)) + option(12), option(12)[:3], option(10) + b"\0",
 )  # fmt: skip
 BESIDE = ("y", "bbb", "WeB", "web", "a.web", "web.a", "aa.bc", "ns.dns", "a.b.c.e", "a.b.c.com")
@@ -190,6 +192,10 @@ def seeds(table: AnswerTable) -> list[bytes]:
     wires += [wire[:-4].swapcase() + wire[-4:] for wire in wires if b"0" not in wire]
     opts = [b"", *(message.write_opt(Edns(s, 0, 0)) for s in (0, 600, 1232, 65535, 77))]
     opts.append(message.write_opt(Edns(1232, 0, message.EDNS_DO)))
+    for ttl in ((0, 0x4000), (0, 0x8001), (0, 0xFFFF), (1, 0), (255, 0x8000), (1, 0x8001)):
+        opts.append(message.write_opt(Edns(1232, *ttl, rng.choice(OPTIONS))))
+        opts.append(message.write_opt(Edns(600, *ttl)))
+        opts.append(message.write_opt(Edns(1232, *ttl), rng.choice((16, 4095))))
     opts += [
         message.write_opt(Edns(1232, 0, rng.choice((0, message.EDNS_DO)), options))
         for options in OPTIONS
