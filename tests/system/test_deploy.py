@@ -36,8 +36,13 @@ def test_the_base_is_what_kubeadm_installs():
     found = named(deployed.load(*BASE))
     deployment = found["Deployment", "coredns"]["spec"]["template"]["spec"]
     assert deployment.pop("securityContext") == {
-        "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
-    }  # safe since Kubernetes 1.22, and of no harm where the file capability does it
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        # safe since Kubernetes 1.22, and of no harm where the file capability does it
+        "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}],
+    }
     assert deployment["containers"][0].pop("image") == "clusterdns"
     # every 10 s otherwise, and a restart loses queries: tests/node/restarts.sh
     assert deployment["containers"][0]["readinessProbe"].pop("periodSeconds") == 1
@@ -59,6 +64,22 @@ EXPECTED_KINDS = {
     "nodelocal": ["ConfigMap", "DaemonSet", "Service", "Service", "ServiceAccount"],
     "replicas": [*KINDS, "PodDisruptionBudget", "Service"],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_run_without_root_and_behind_seccomp(overlay):
+    """Only the init container of NodeLocal, which adds an address to the node, is root."""
+    for manifest in build(overlay):
+        if manifest["kind"] not in ("Deployment", "DaemonSet"):
+            continue
+        pod = manifest["spec"]["template"]["spec"]
+        assert {"type": "RuntimeDefault"} == pod["securityContext"]["seccompProfile"]
+        for container in pod["containers"]:
+            found = {**pod["securityContext"], **container["securityContext"]}
+            assert found["runAsNonRoot"]
+            assert found["readOnlyRootFilesystem"]
+            assert found["allowPrivilegeEscalation"] is False
+            assert ["ALL"] == found["capabilities"]["drop"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -298,7 +319,7 @@ def test_to_replace_coredns_and_to_go_back(plane, kubeadm):
     pod = deployment["spec"]["template"]["spec"]
     assert pod["containers"][0]["image"] == "clusterdns"
     pod["containers"][0]["image"] = COREDNS_IMAGE
-    pod["securityContext"] = {}  # the sysctl
+    pod["securityContext"] = {}
     pod["containers"][0]["readinessProbe"]["periodSeconds"] = 10
     assert kubeadm["Deployment", "coredns"]["spec"] == deployment["spec"]
 

@@ -80,8 +80,16 @@ def hand_over(server: peers.Server, said: str = COMPLETE) -> None:
     """Ask for a hand-over and wait for how it ends."""
     before = server.output.count(said)
     server.process.send_signal(signal.SIGUSR2)
-    until(lambda: server.output.count(said) > before or server.process.poll() is not None)
+    failed = server.output.count(FAILED)
+    until(
+        lambda: (
+            server.output.count(said) > before
+            or server.output.count(FAILED) > failed
+            or server.process.poll() is not None
+        )
+    )
     assert server.process.poll() is None, server.output
+    assert server.output.count(said) > before, server.output[-2000:]
 
 
 def is_answered(server: peers.Server) -> bool:
@@ -274,7 +282,8 @@ def test_a_connection_that_has_just_been_made_gets_its_reply(tmp_path):
 
 
 @pytest.mark.slow
-def test_hand_overs_at_full_speed(tmp_path):
+@pytest.mark.timeout(900)
+def test_hand_overs_at_full_speed(tmp_path, installed):
     """C18: 0 lost with `HAND_OVERS=100 HAND_OVER_RATE=20000`, from 16 sockets of dnsperf."""
     program = shutil.which("dnsperf")
     if program is None:
