@@ -6,7 +6,7 @@ T ?= 60
 # Tests mostly wait for a server; a file's tests stay together, they share its fixtures.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: lab test lint check bench bench-check docs fuzz chaos e2e control-plane node node-e2e image clean
+.PHONY: lab test lint check bench bench-check docs fuzz chaos e2e control-plane node node-e2e pythons release image clean
 
 # Show the lab as Pods see it, then serve it and print what to ask.
 lab: $(VENV)/installed
@@ -17,11 +17,24 @@ lab: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/pytest $(SIDE_BY_SIDE)
 
+# The tests that need no other server, with each other Python that is here or can be had.
+OTHER_PYTHONS := 3.12 3.13 3.14
+pythons: $(VENV)/installed
+	@set -e; for version in $(OTHER_PYTHONS); do \
+	    python=$$(.ci/python.sh $$version) || { echo "no Python $$version here"; continue; }; \
+	    echo "Python $$version"; \
+	    $$python -m venv --without-pip $(VENV)-$$version; \
+	    $(BIN)/pip --quiet --disable-pip-version-check --python $(VENV)-$$version/bin/python install -e '.[dev]'; \
+	    $(VENV)-$$version/bin/pytest $(SIDE_BY_SIDE) -m "not peer and not slow" \
+	        tests/unit tests/wire tests/system/test_process.py tests/system/test_watch.py; \
+	done
+
 # Format, lint and types.
 lint: $(VENV)/installed
-	$(BIN)/ruff format --check clusterdns tests
-	$(BIN)/ruff check clusterdns tests
+	$(BIN)/ruff format --check clusterdns tests deploy
+	$(BIN)/ruff check clusterdns tests deploy
 	$(BIN)/mypy
+	$(BIN)/mypy deploy/release
 
 # Before a commit: lint, and the tests that need no other server and no patience.
 check: lint
@@ -73,11 +86,16 @@ node-e2e: $(VENV)/installed
 	tests/node/build.sh && tests/node/build.sh e2e.test && tests/node/images.sh
 	trap tests/node/down.sh EXIT; tests/node/up.sh && tests/node/test.sh deploy && tests/node/e2e.sh
 
+# Wheels, image, SBOM, provenance and sums in dist/, all of it tried; see CONTRIBUTING.md.
+release: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python deploy/release/release.py dist $(PARTS)
+
 image:
 	docker build -t clusterdns .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV)-3.* dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

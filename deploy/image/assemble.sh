@@ -6,6 +6,9 @@
 # without a container engine (run.sh starts that one). Packages of Debian and Python are kept in
 # CACHE. Needs: apt-get, dpkg-deb, setcap (libcap2-bin), pip for Python 3.11; with a C compiler the
 # packet path is compiled.
+#
+# ARCH=arm64 makes the one of another architecture: with a cross compiler (gcc-aarch64-linux-gnu), and with
+# qemu-user-static, which runs that Python once to check it.
 set -eu
 
 out=${1:?usage: assemble.sh OUT [CACHE]}
@@ -13,6 +16,13 @@ cache=${2:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/clusterdns-image}
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(cd "$here/../.." && pwd)
 pip=${PIP:-python3.11 -m pip}
+native=$(dpkg --print-architecture)
+arch=${ARCH:-$native}
+case $arch in
+    amd64) machine=x86_64 ;;
+    arm64) machine=aarch64 ;;
+    *) echo "assemble.sh: no image for $arch" >&2; exit 1 ;;
+esac
 mkdir -p "$out" "$cache"
 out=$(cd "$out" && pwd)
 python=$out/usr/bin/python3.11
@@ -41,15 +51,28 @@ unused='__phello__ config-3.11-* ctypes/macholib curses dbm distutils ensurepip 
     lib-dynload/_tkinter* lib-dynload/audioop* lib-dynload/nis* lib-dynload/ossaudiodev*
     lib-dynload/readline* lib-dynload/xxlimited*'
 
+# Of another architecture there is no package list: read one, outside of the system's.
+choose_archive() {
+    debs=$cache/debian index=
+    [ "$arch" != "$native" ] || return 0
+    debs=$cache/debian-$arch
+    index="-o APT::Architecture=$arch -o APT::Architectures::=$arch -o Dir::State::Lists=$work/lists -o Dir::Cache=$work"
+    mkdir -p "$work/lists/partial" "$work/archives/partial" "$debs"
+    set -- "$debs"/libssl3_*.deb
+    # shellcheck disable=SC2086  # options
+    [ -e "$1" ] || apt-get update -q -o APT::Sandbox::User=root $index >/dev/null
+}
+
 # fetch_debian DIRECTORY NAME... - unpack packages.
 fetch_debian() {
     into=$1
     shift
-    mkdir -p "$cache/debian"
+    mkdir -p "$debs"
     for name in "$@"; do
-        set -- "$cache/debian/$name"_*.deb
-        [ -e "$1" ] || (cd "$cache/debian" && apt-get download -q -o APT::Sandbox::User=root "$name" >/dev/null)
-        set -- "$cache/debian/$name"_*.deb
+        set -- "$debs/$name"_*.deb
+        # shellcheck disable=SC2086  # options
+        [ -e "$1" ] || (cd "$debs" && apt-get download -q -o APT::Sandbox::User=root $index "$name" >/dev/null)
+        set -- "$debs/$name"_*.deb
         dpkg-deb -x "$1" "$into"
     done
 }
@@ -83,9 +106,13 @@ copy_interpreter() {
 }
 
 copy_packages() {
+    platforms=
+    [ "$arch" = "$native" ] || for glibc in 2014 _2_17 _2_24 _2_26 _2_27 _2_28 _2_31 _2_34; do
+        platforms="$platforms --platform manylinux${glibc}_$machine"
+    done
     # shellcheck disable=SC2086  # PIP may be several words
     $pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --require-hashes --no-compile \
-        --only-binary :all: --python-version 3.11 --implementation cp --cache-dir "$cache/pip" \
+        --only-binary :all: --python-version 3.11 --implementation cp $platforms --cache-dir "$cache/pip" \
         --target "$packages" -r "$here/requirements.txt"
     rm -rf "${packages:?}/bin" "$packages/kubernetes/aio" "$packages/kubernetes/client/api" \
         "$packages/kubernetes/docs" "$packages/kubernetes/e2e_test"
@@ -121,7 +148,8 @@ copy_clusterdns() {
 
 compile_packet_path() {
     rm -f "$packages/clusterdns/serving"/_*.[ch]
-    compiler=$(command -v cc || command -v gcc) || return 0
+    compiler=$machine-linux-gnu-gcc
+    [ "$arch" != "$native" ] || compiler=$(command -v cc || command -v gcc) || return 0
     # shellcheck disable=SC2086  # names
     fetch_debian "$work/headers" $headers
     "$compiler" -O2 -DNDEBUG -fPIC -shared -s -Wl,--build-id=none -I"$work/headers/usr/include/python3.11" -I"$work/headers/usr/include" \
@@ -130,11 +158,22 @@ compile_packet_path() {
     chmod a-x "$packages/clusterdns/serving/_drain.cpython-311-$triplet.so"
 }
 
+# inside WORD... - run the image's Python.
+inside() {
+    if [ "$arch" = "$native" ]; then
+        chroot "$out" /usr/bin/python3.11 -I "$@"
+    else
+        cp "$(command -v "qemu-$machine-static")" "$out/qemu"
+        chroot "$out" /qemu /usr/bin/python3.11 -I "$@"
+        rm "$out/qemu"
+    fi
+}
+
 # Nobody can write bytecode later. Other people's modules need no source; ours do, for tracebacks.
 compile() {
-    chroot "$out" /usr/bin/python3.11 -I -m compileall -q --invalidation-mode unchecked-hash \
+    inside -m compileall -q --invalidation-mode unchecked-hash \
         /usr/lib/python3/dist-packages/clusterdns
-    chroot "$out" /usr/bin/python3.11 -I -m compileall -q -b --invalidation-mode unchecked-hash \
+    inside -m compileall -q -b --invalidation-mode unchecked-hash \
         -x '/clusterdns/' /usr/lib/python3.11 /usr/lib/python3/dist-packages
     find "$stdlib" "$packages" -name '*.py' ! -path "$packages/clusterdns/*" -delete
     find "$stdlib" "$packages" -depth -type d -name __pycache__ ! -path "$packages/clusterdns/*" \
@@ -143,7 +182,7 @@ compile() {
 
 # A module that was cut away but is needed shows here, not in a cluster.
 check() {
-    chroot "$out" /usr/bin/python3.11 -I -c '
+    inside -c '
 import importlib, pkgutil, ssl, ctypes, clusterdns
 for module in pkgutil.walk_packages(clusterdns.__path__, "clusterdns."):
     if not module.name.endswith("__main__"):
@@ -154,6 +193,7 @@ assert ssl.create_default_context().cert_store_stats()["x509_ca"] > 100'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+choose_archive
 # shellcheck disable=SC2086  # names
 fetch_debian "$work/debian" $debian
 copy_interpreter

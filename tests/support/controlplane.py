@@ -9,7 +9,6 @@ The binaries are those of Kubernetes 1.34, which ``tests/node/build.sh`` builds 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -188,9 +187,13 @@ class ControlPlane:
     def _until(self, holds: Any, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
-            with contextlib.suppress(OSError):
+            try:
                 if holds():
                     return
+            except urllib.error.HTTPError as error:
+                error.close()
+            except OSError:
+                pass  # it does not listen yet
             if time.monotonic() > deadline:
                 log = (self.place / "kube-apiserver.log").read_text("utf-8", "replace")
                 raise RuntimeError(f"not ready within {timeout_s:g} s:\n{log[-3000:]}")
@@ -227,8 +230,10 @@ class ControlPlane:
         """Delete an object."""
         query = "" if grace_s is None else f"?gracePeriodSeconds={grace_s}"
         path = f"{path_of(manifest)}/{manifest['metadata']['name']}{query}"
-        with contextlib.suppress(urllib.error.HTTPError):
+        try:
             self.request("DELETE", path)
+        except urllib.error.HTTPError as error:
+            error.close()
 
     def run_pod(self, manifest: dict[str, Any], address: str, *, is_ready: bool = True) -> None:
         """Say of a Pod what its kubelet would: it runs, has an address, and is ready or not."""

@@ -119,8 +119,9 @@ class Node:
                 self._sync_pods()
                 self._sync_service()
             except urllib.error.HTTPError as error:
-                if error.code not in (404, 409):  # gone meanwhile, or changed: seen next time
-                    self.error = error
+                with error:
+                    if error.code not in (404, 409):  # gone meanwhile, or changed: seen next time
+                        self.error = RuntimeError(str(error))
             except Exception as error:
                 self.error = error
 

@@ -569,7 +569,8 @@ def dry_run(plane: ControlPlane, manifest: dict[str, Any]) -> dict[str, Any]:
     try:
         return plane.request("PATCH", path + query, manifest, kind="application/apply-patch+yaml")
     except urllib.error.HTTPError as error:
-        raise AssertionError(f"{path}: {error.read().decode()}") from None
+        with error:
+            raise AssertionError(f"{path}: {error.read().decode()}") from None
 
 
 @pytest.mark.timeout(240)

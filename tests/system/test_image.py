@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import tomllib
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -364,6 +365,9 @@ def _is_ready() -> bool:
     try:
         with urllib.request.urlopen("http://localhost:8181/ready", timeout=1) as response:
             return response.status == 200
+    except urllib.error.HTTPError as error:
+        with error:
+            return False
     except OSError:
         return False
 

@@ -120,7 +120,8 @@ def dns_of(plane: ControlPlane, namespace: str, **spec: object) -> tuple[str, ob
     try:
         made = create(plane, pod, query="?dryRun=All")["spec"]
     except urllib.error.HTTPError as error:
-        pytest.fail(error.read().decode())
+        with error:
+            pytest.fail(error.read().decode())
     return made["dnsPolicy"], made.get("dnsConfig")
 
 
