@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clusterdns.chain.route import Relayed, Route
     from clusterdns.cluster.source import Source
     from clusterdns.cluster.store import Store
+    from clusterdns.wire.cookies import Cookies
 
 AnswerNext = Callable[[Question], Response | None]
 HandleNext = Callable[[Query], Awaitable[Response]]
@@ -127,6 +128,7 @@ class Plugin:
     slow: str = ""  # for `check`: why it keeps queries off the table
     most_octets: int = 0  # limit of replies over UDP, 0 for the usual one
     limits: RateLimits | None = None  # of queries by client
+    cookies: Cookies | None = None  # of the listener
     web_address: str = ""  # where the supervisor serves HTTP for it
 
     def __init__(self, directive: Directive, block: Block) -> None:

@@ -152,6 +152,8 @@ class Router:
         self.bounds = (min(most), max(most))  # least and most octets of replies in its blocks
         self.reads_options = any(view.reads_options for view in all_views)
         self.observed = [view for view in all_views if view.observers]
+        of_cookies = (plugin.cookies for view in all_views for plugin in view.plugins)
+        self.cookies = next((each for each in of_cookies if each is not None), None)
         self.limits = [view.limits for view in all_views if view.limits is not None]
         self.keeps_replies = any(each.wants_replies for v in all_views for each in v.observers)
 

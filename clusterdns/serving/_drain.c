@@ -8,6 +8,7 @@
  */
 #include "_relay.h"
 #include "_limit.h"
+#include "_siphash.h"
 #include <arpa/inet.h>
 #include <limits.h>
 #include <sys/epoll.h>
@@ -844,7 +845,26 @@ static PyObject *send_replies(PyObject *Py_UNUSED(module), PyObject *arguments)
     return PyLong_FromLong(unsent);
 }
 
+/* siphash(key, octets) of wire/siphash.py. */
+static PyObject *hash(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    const unsigned char *key, *message;
+    Py_ssize_t key_octets, length;
+    unsigned char found[8];
+    if (!PyArg_ParseTuple(arguments, "y#y#:siphash", &key, &key_octets, &message, &length))
+        return NULL;
+    if (key_octets != SIPHASH_KEY) {
+        PyErr_SetString(PyExc_ValueError, "a key has 16 octets");
+        return NULL;
+    }
+    uint64_t number = siphash(key, message, (size_t)length);
+    for (size_t i = 0; i < sizeof found; i++, number >>= 8)
+        found[i] = (unsigned char)number;
+    return PyBytes_FromStringAndSize((const char *)found, sizeof found);
+}
+
 static PyMethodDef methods[] = {
+    {"siphash", hash, METH_VARARGS, "Return the keyed hash of octets."},
     {"drain", drain, METH_VARARGS, "Answer a batch of queries; return hits, unsent, left."},
     {"send", send_replies, METH_VARARGS, "Send replies; return how many could not be."},
     {"wait", wait_for, METH_VARARGS, "Wait for what is for Python; return the descriptors."},

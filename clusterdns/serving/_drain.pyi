@@ -86,6 +86,7 @@ Reader = tuple[
 # What the relay hands over, and what sees to it.
 RelayReader = tuple[list[HandedOver], Callable[[], bool]]
 
+def siphash(key: bytes, octets: bytes, /) -> bytes: ...
 def drain(
     fd: int,
     table: Maps,

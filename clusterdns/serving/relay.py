@@ -130,6 +130,8 @@ class Relay:
     def _zones(self, server: Listener) -> dict[bytes, Zone]:
         """Return the lane of each zone of a listener; None for zones that take the chain."""
         router, found = server.router, dict[bytes, "Zone"]()
+        if router.cookies is not None and router.cookies.sees_all:
+            return found
         claimed: list[tuple[WireName, View]] = []
         for zone, views in router.views.items():
             is_alone = len(views) == 1 and views[0].filter is None

@@ -21,6 +21,7 @@ from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Profile, Tally, type_l
 from clusterdns.serving import native
 from clusterdns.serving.table import BAD_VERSION_OPT, MAX_TABLE_OCTETS, Answer, AnswerTable
 from clusterdns.wire import message, reading, rr
+from clusterdns.wire.cookies import CLIENT_ONLY, INVALID, MALFORMED, NONE, Cookies
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure, render_reply, uncompressed_octets
@@ -28,6 +29,9 @@ from clusterdns.wire.response import Response, failure, render_reply, uncompress
 MAX_WAITING: Final = 8192  # queries waiting for a chain, a few kilobytes each
 _SERVFAIL: Final = failure(rr.SERVFAIL)
 _NOTIMP: Final = failure(rr.NOTIMP)
+_FORMERR: Final = failure(rr.FORMERR)
+_BADCOOKIE: Final = failure(rr.BADCOOKIE)
+_NOTHING: Final = Response(flags=0, lifetime_s=0)
 _CUT: Final = Response(flags=message.TC, lifetime_s=0)  # to a client over its limit
 _log = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ class Listener:
         self.table = AnswerTable(
             octets=table_octets,
             bounds=router.bounds,
-            passes_options=not router.reads_options,
+            passes_options=not router.reads_options and router.cookies is None,
             keeps_replies=router.keeps_replies,
         )
         self.tally = Tally(label)
@@ -64,6 +68,8 @@ class Listener:
         if native.compiled is not None:
             for limits in router.limits:
                 limits.compile(native.compiled.Buckets)
+            if router.cookies is not None:
+                router.cookies.hash = native.compiled.siphash
 
     def resolve(
         self,
@@ -81,7 +87,12 @@ class Listener:
         ``hits`` are the slots to count in, ``address`` is ours on a stream, ``more`` as
         in ``Query``. Never raises.
         """
-        query = reading.read_query(packet, takes_updates=self.router.takes_updates)
+        router = self.router
+        query = reading.read_query(
+            packet,
+            takes_updates=router.takes_updates,
+            takes_cookies=router.cookies is not None,
+        )
         if not isinstance(query, Query):
             return query
         return self.resolve_query(query, client, transport, hits, send, address, more)
@@ -111,7 +122,11 @@ class Listener:
             self.tally.batches.observe((self.clock() - began) / answered, answered)
 
     def _resolve(self, query: Query, hits: list[int], send: Send) -> bytes | None:
-        question = query.question
+        question, cookies = query.question, self.router.cookies
+        if cookies is not None:
+            refusal = self._check_cookie(query, cookies)
+            if refusal is not None:
+                return self._write(query, None, refusal, hits)
         if question is None:
             return self._write(query, None, _SERVFAIL, hits)
         if question.qclass != rr.CLASS_IN and not self.router.opens_classes:
@@ -151,6 +166,26 @@ class Listener:
             return self._write(query, view, response, hits, profile)
         self.tally.once(profile, hits, query.edns is not None)
         return self.table.reply_to(query, answer)
+
+    def _check_cookie(self, query: Query, cookies: Cookies) -> Response | None:
+        """Give a query the option for its reply; return the response if it gets no other.
+
+        A query without a question only asks for a cookie (RFC 7873 section 5.4).
+        """
+        said, query.cookie = cookies.judge(query.edns, query.client[0])
+        is_bare = query.question is None and query.edns is not None
+        is_udp = query.transport == "udp"
+        if said == MALFORMED or (is_bare and said == NONE):
+            return _FORMERR
+        has_failed = said == INVALID if is_bare else said in (INVALID, CLIENT_ONLY)
+        if has_failed and is_udp and (is_bare or cookies.is_required):
+            return _BADCOOKIE
+        if is_bare:
+            return _NOTHING
+        over_tcp = cookies.over_tcp
+        if said == NONE and is_udp and over_tcp is not None and query.client[0] in over_tcp:
+            return _CUT
+        return None
 
     def _judge(self, query: Query, limits: RateLimits) -> int:
         """Return what happens to a query, by the rate of its client."""

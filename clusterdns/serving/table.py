@@ -255,7 +255,7 @@ class AnswerTable:
         form, opt = sum(bit for bit, flag in _FLAGS if query.flags & flag), b""
         if query.edns is not None:
             form |= _OPT | (_AD if query.edns.flags & EDNS_DO else 0)
-            opt = message.write_opt(message.reply_edns(query.edns))
+            opt = message.write_opt(message.reply_edns(query.edns, None, query.cookie))
         ident, question = query.ident.to_bytes(2, "big"), query.question.wire
         head, body = answer[_HEADS][form], _body(answer, ident)
         room = query.limit - HEADER_OCTETS - len(question) - len(opt)

@@ -39,6 +39,7 @@ from clusterdns.serving import native, packetloop
 from clusterdns.serving.batch import BATCH, IP_PKTINFO, Batch, has_all_addresses
 from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import Listener
+from clusterdns.serving.table import AnswerTable
 
 if TYPE_CHECKING:
     from clusterdns.serving._drain import Client, Left, Reply, Zone
@@ -59,6 +60,9 @@ class Engine:
 
     def __init__(self, server: Listener, sock: socket.socket) -> None:
         self.server = server
+        cookies = server.router.cookies
+        sees_all = cookies is not None and cookies.sees_all
+        self._table = AnswerTable() if sees_all else server.table  # an empty one: all are misses
         self._sock = sock
         tell_destinations(sock)
         self._batch = Batch(sock) if native.compiled is None else None
@@ -80,7 +84,7 @@ class Engine:
         if native.compiled is None:
             packetloop.register(self._sock, self._read_batch)
         else:
-            maps = self.server.table.maps(self.hits, self.observed.records)
+            maps = self._table.maps(self.hits, self.observed.records)
             arguments = (maps, self.zones, self._times, self._left)
             packetloop.register_in_c(self._sock, self._drain, arguments, self._see_to_left)
 
@@ -138,9 +142,7 @@ class Engine:
     def _read_batch(self) -> None:
         assert self._batch is not None
         now = self.server.clock()
-        answered, self._left[:] = self._batch.drain(
-            self.server.table, now, self.hits, self.observed
-        )
+        answered, self._left[:] = self._batch.drain(self._table, now, self.hits, self.observed)
         self._miss_left(now)
         self._settle(now, answered)
 
@@ -148,7 +150,7 @@ class Engine:
         """As ``_read_batch``, in C."""
         assert native.compiled is not None
         drain = native.compiled.drain
-        maps = self.server.table.maps(self.hits, self.observed.records)
+        maps = self._table.maps(self.hits, self.observed.records)
         now = self.server.clock()
         answered, _, self._left[:] = drain(self.number, maps, now, self.zones)
         self._miss_left(now)
@@ -183,7 +185,7 @@ class Engine:
         host = left[1][0]
         if self._waiting >= MAX_MISSED:
             self._shed_for(host)
-        missed = left, now, self.server.table.remembered
+        missed = left, now, self._table.remembered
         same = self._missed.get(host)
         if same is None:
             same = self._missed[host] = deque()
@@ -224,9 +226,9 @@ class Engine:
                 continue
             packet, client, source = left
             reply = None
-            if remembered != server.table.remembered:
+            if remembered != self._table.remembered:
                 host = functools.partial(operator.itemgetter(0), client)
-                reply = server.table.reply(packet, began, hits, False, self.observed.seen, host)
+                reply = self._table.reply(packet, began, hits, False, self.observed.seen, host)
                 self.observed.take(client)
             if reply is None:
                 resolved += 1

@@ -124,14 +124,15 @@ class Query:
     collects them. ``serial`` is the serial that the client of an IXFR has (RFC 1995 section 3).
     ``more``, on a stream, sends one of several messages of a reply and returns when there is room
     for the next, or False if the client has closed. ``signed`` locates its TSIG record, if any;
-    ``sign`` signs a rendered message of the reply, which becomes ``sign_octets`` longer. ``key`` is
+    ``sign`` signs a rendered message of the reply, which becomes ``sign_octets`` longer.
+    ``cookie`` is an option for the OPT of the reply. ``key`` is
     the folded name of the key of a signature that `tsig` has found valid. ``changes`` are the
     records of an UPDATE.
     """
 
     __slots__ = (
-        "changes", "client", "edns", "flags", "ident", "key", "metadata", "more", "octets",
-        "question", "serial", "server", "sign", "sign_octets", "signed", "transport",
+        "changes", "client", "cookie", "edns", "flags", "ident", "key", "metadata", "more",
+        "octets", "question", "serial", "server", "sign", "sign_octets", "signed", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -151,6 +152,7 @@ class Query:
         self.signed: Signed | None = None
         self.sign: Callable[[bytes], bytes] | None = None
         self.sign_octets = 0
+        self.cookie = b""
         self.key: WireName | None = None
         self.changes: Unread | None = None
 
@@ -203,15 +205,16 @@ def write_option(code: int, data: bytes) -> bytes:
     return struct.pack("!HH", code, len(data)) + data
 
 
-def reply_edns(asked: Edns, own: Edns | None = None) -> Edns:
+def reply_edns(asked: Edns, own: Edns | None = None, cookie: bytes = b"") -> Edns:
     """Return the OPT of a reply to a query with the OPT ``asked`` (CoreDNS: request.go SizeAndDo).
 
     It repeats the client's payload size and flags (the low eight cleared), and none of its options.
-    ``own`` is the OPT the reply already has; its options stay.
+    ``own`` is the OPT the reply already has; its options stay. ``cookie`` is one more option.
     """
     if own is not None:
-        return Edns(asked.size, 0, (own.flags & 0xFF00) | (asked.flags & EDNS_DO), own.options)
-    return Edns(asked.size, 0, asked.flags & 0xFF00)
+        flags = (own.flags & 0xFF00) | (asked.flags & EDNS_DO)
+        return Edns(asked.size, 0, flags, own.options + cookie)
+    return Edns(asked.size, 0, asked.flags & 0xFF00, cookie)
 
 
 def options(octets: bytes) -> list[tuple[int, bytes]]:

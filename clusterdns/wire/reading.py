@@ -67,7 +67,9 @@ class Reply(NamedTuple):
     edns: Edns | None
 
 
-def read_query(packet: bytes, *, takes_updates: bool = False) -> Query | bytes | None:
+def read_query(
+    packet: bytes, *, takes_updates: bool = False, takes_cookies: bool = False
+) -> Query | bytes | None:
     """Return the query in ``packet``, the error reply to send at once, or None to stay silent.
 
     ``takes_updates`` lets UPDATE in, whose sections may have any number of records.
@@ -80,6 +82,8 @@ def read_query(packet: bytes, *, takes_updates: bool = False) -> Query | bytes |
     is_update = takes_updates and flags & OPCODE_MASK == OPCODE_UPDATE << 11
     if not is_update and flags & OPCODE_MASK not in (OPCODE_QUERY << 11, OPCODE_NOTIFY << 11):
         return _reject(ident, flags, rr.NOTIMP)
+    if takes_cookies and (flags & OPCODE_MASK, questions, answers, authorities) == (0, 0, 0, 0):
+        return _read_cookie_query(packet, ident, flags, additionals)
     if questions != 1 or (not is_update and (answers > 1 or authorities > 1 or additionals > 2)):
         return _reject(ident, flags, rr.FORMERR)
     if len(packet) == HEADER_OCTETS:
@@ -108,6 +112,19 @@ def read_query(packet: bytes, *, takes_updates: bool = False) -> Query | bytes |
     if qtype == rr.IXFR and (answers, authorities) == (0, 1):
         query.serial = _read_serial(packet, end)
     return query
+
+
+def _read_cookie_query(packet: bytes, ident: int, flags: int, additionals: int) -> Query | bytes:
+    """Return a query that has no question, only an OPT, with a cookie (RFC 7873 section 5.4)."""
+    edns = None
+    if additionals == 1:
+        try:
+            edns, _ = _read_rest(packet, HEADER_OCTETS, 0, 1)
+        except FormError:
+            edns = None
+    if edns is None:
+        return _reject(ident, flags, rr.FORMERR)
+    return Query(ident, flags, None, edns, len(packet))
 
 
 def _read_serial(packet: bytes, offset: int) -> int | None:

@@ -242,7 +242,8 @@ def render_reply(
     """
     opt = b""
     if query.edns is not None:
-        opt = message.write_opt(message.reply_edns(query.edns, response.edns), response.rcode)
+        edns = message.reply_edns(query.edns, response.edns, query.cookie)
+        opt = message.write_opt(edns, response.rcode)
     question = query.question
     qname = question.qname if question else name.ROOT
     sections = sections or response.sections

@@ -65,6 +65,7 @@ RCODE_TEXT: Final[dict[int, str]] = {
 }  # fmt: skip
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 BADVERS: Final = 16
+BADCOOKIE: Final = 23
 
 
 class RR(NamedTuple):
