@@ -17,7 +17,6 @@ _REFUSED = {
     "azure": "reads zones from Azure DNS, which clusterdns does not",
     "clouddns": "reads zones from Google Cloud DNS, which clusterdns does not",
     "federation": "CoreDNS has removed it, and Kubernetes has no federation",
-    "geoip": "clusterdns reads no GeoIP databases",
     "https3": "clusterdns does not speak HTTP/3",
     "nomad": "reads names from Nomad, which clusterdns does not",
     "pprof": "serves profiles of Go programs, which clusterdns is not",

@@ -22,7 +22,7 @@ MISTAKEN = """\
 # comment
 .:53 example.org {
     errors
-    geoip name a b
+    nomad name a b
     forwad . 192.0.2.1
     route53 {
         ttl 60
@@ -44,7 +44,7 @@ quic://example.net {
 }
 """
 REFUSED = (
-    "{}:4: geoip: clusterdns reads no GeoIP databases",
+    "{}:4: nomad: reads names from Nomad, which clusterdns does not",
     '{}:5: forwad: unknown directive, did you mean "forward"?',
     "{}:6: route53: reads zones from Amazon Route 53, which clusterdns does not",
     "{}:11: bogus: unknown property",
@@ -100,7 +100,7 @@ def test_every_mistake_is_told_with_its_line(tmp_path):
     expected = [line.format(path) for line in REFUSED]
     assert expected == lines(done, "refused")
     assert [".:53", "example.org.:53"] == lines(done, "serves")
-    assert "plugins of CoreDNS that clusterdns does not have: geoip, route53\n" in done.stdout
+    assert "plugins of CoreDNS that clusterdns does not have: nomad, route53\n" in done.stdout
     assert done.stdout.endswith("7 refused: clusterdns would not start with it\n")
 
 
@@ -110,13 +110,13 @@ def test_lines_are_those_of_the_manifest_where_it_has_them(tmp_path):
     whole = path.read_text().splitlines()
     first = next(line for line in lines(run(str(path)), "refused"))
     at = int(first.removeprefix(f"{path}:").partition(":")[0])
-    assert "geoip name a b" == whole[at - 1].strip()
+    assert "nomad name a b" == whole[at - 1].strip()
 
 
 def test_lines_are_those_of_the_key_in_json(tmp_path):
     path = tmp_path / "cm.json"
     path.write_text(json.dumps(configmap(MISTAKEN)))
-    assert f"{path}[Corefile]:4: geoip" in run(str(path)).stdout
+    assert f"{path}[Corefile]:4: nomad" in run(str(path)).stdout
 
 
 def test_a_broken_grammar_is_told(tmp_path):

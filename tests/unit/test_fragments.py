@@ -65,7 +65,7 @@ def test_fragments_are_taken_in_the_order_of_their_names():
         ("m.override", "\nforwad . 192.0.2.1\n",
          'custom/m.override:2: forwad: unknown directive, did you mean "forward"?'),
         ("m.override", "log {\n class none\n}\n", "custom/m.override:2: class: unknown class 'none'"),
-        ("m.override", "geoip a\n", "custom/m.override:1: geoip: clusterdns reads no GeoIP databases"),
+        ("m.override", "nomad a\n", "custom/m.override:1: nomad: reads names from Nomad, which clusterdns does not"),
         ("m.override", "errors\n}\nother {\n", "custom/m.override:2: }: closes what this file has "
          "not opened"),
         ("m.override", "errors {\n", "custom/m.override:1: {: is not closed before the end of the file"),

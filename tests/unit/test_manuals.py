@@ -10,6 +10,7 @@ from pathlib import Path
 import certificates
 import pytest
 import signedzones
+import tinymmdb
 
 from clusterdns.chain import registry
 from clusterdns.config.compile import compile_text
@@ -42,6 +43,7 @@ IGNORE_BLOCKS = ("bufsize", "cancel", "reload")  # as in CoreDNS; it is warned o
 def test_the_examples_compile(word, tmp_path, monkeypatch):
     (tmp_path / "cluster").symlink_to(ZONES / "cluster")
     (tmp_path / "db.example.org").symlink_to(ZONES / "db.example.org")
+    tinymmdb.write(tmp_path / "GeoLite2-City.mmdb", "GeoLite2-City", {})
     if word in ("https", "tls"):
         made = certificates.make(tmp_path)
         (made / "server.pem").rename(made / "tls.crt")
@@ -61,6 +63,7 @@ def test_the_examples_compile(word, tmp_path, monkeypatch):
 def test_unknown_properties_are_refused(word, tmp_path, monkeypatch):
     (tmp_path / "cluster").symlink_to(ZONES / "cluster")
     (tmp_path / "db.example.org").symlink_to(ZONES / "db.example.org")
+    tinymmdb.write(tmp_path / "GeoLite2-City.mmdb", "GeoLite2-City", {})
     monkeypatch.chdir(tmp_path)
     line = re.search(rf"^\s*({word}\b.*?)\s*(\{{)?$", examples(word), re.MULTILINE)
     assert line is not None
