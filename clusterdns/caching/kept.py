@@ -151,8 +151,7 @@ class Kept:
 
 def key_of(question: Question) -> CacheKey:
     """Return the key of a question's reply."""
-    key = question.folded_wire
-    return key + bytes((question.do | question.cd << 1,)) if question.do or question.cd else key
+    return question.key
 
 
 def octets(response: Response) -> int:

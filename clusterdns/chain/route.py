@@ -36,10 +36,10 @@ class Route:
         self.reasons: list[str] = []  # why all queries take the chain, for `check`
         # Names that take the chain, and parents whose children do; both may change at any time.
         self.held: list[tuple[Mapping[WireName, object], Mapping[WireName, object]]] = []
-        self.left = 0  # the type that takes the chain, 0 for none
+        self.left: list[int] = []  # types that take the chain
         self.starts: bytes | None = None  # names that begin with these octets take the chain
         self.passed: list[Callable[[int], None]] = []  # called with the number of relayed queries
-        self.shuffles = False
+        self.shuffles = self.is_minimal = False
         self.limits: RateLimits | None = None  # of queries by client
         self.observers: list[RelayObserver] = []  # told of relayed queries, of these classes:
         self.observed_classes = 0
@@ -58,10 +58,10 @@ class Route:
         return False
 
     def leave(self, qtype: int) -> bool:
-        """Leave questions of type A or AAAA to the chain; tell whether one type remains."""
-        is_left = self.left in (0, qtype)
-        self.left = qtype
-        return is_left
+        """Leave questions of a type to the chain; return True, since other types remain."""
+        if qtype not in self.left:
+            self.left.append(qtype)
+        return True
 
     def observe(self, observer: RelayObserver, classes: int) -> bool:
         """Report relayed queries to an observer, those with a reply of the classes; return True."""
@@ -111,6 +111,7 @@ class Cached:
             if self.keeps[cache_type]:
                 route.claim(limits.disabled)
         self.stale_s = options.stale.up_to_s
+        self.failure_s = options.servfail_s
         self.misses = 0  # not seen by the chain
 
 

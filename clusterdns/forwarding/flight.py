@@ -26,7 +26,7 @@ from clusterdns.forwarding.exchange import REFUSALS, Asked, Exchange, Mismatch
 from clusterdns.forwarding.outside import OWN_OCTETS
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.wire import message, rr, trace
-from clusterdns.wire.message import Edns, Query, Question
+from clusterdns.wire.message import Query, Question
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.response import Response, failure, response_of
 
@@ -45,6 +45,7 @@ FLAP_S: Final = 0.1  # otherwise, if the last server failed at once: routes may 
 MAX_WAITERS = 4096
 MAX_PROBES: Final = 16  # equal HINFO queries under way: loop.MAX_PASSED
 _CHAIN: Final = b""  # a flight, in `under_way`
+_RELAYED_FLAGS: Final = message.RD | message.AD | message.CD
 ATTEMPTS_PER_SERVER: Final = 2
 _ELSEWHERE: Final = frozenset((rr.SERVFAIL, rr.REFUSED))  # `fastest`: ask another server
 
@@ -95,7 +96,6 @@ class Pool:
         self.rules = rules
         self.upstreams = tuple(upstreams)
         self.octets = octets  # of replies, as our OPT says
-        self.edns = Edns(octets, 0, 0)
         self.under_way: dict[bytes, bytes | bool] = {}  # questions, see relay.py
         self.random = random.Random()
         self.broken = self.joined = 0
@@ -129,7 +129,7 @@ class Pool:
             self._probes[asked] += 1
         future = flight.join(question.qname, query.limit)
         arrival = self._arrived.pop(asked, None)
-        wire = question.folded_wire if self._is_plain(asked) else b""
+        wire = question.key if self._is_plain(asked) else b""
         if arrival is not None and arrival.at > time.monotonic() - STALE_S:
             if wire:
                 self.under_way.setdefault(wire, _CHAIN)
@@ -161,9 +161,10 @@ class Pool:
 
     def _is_plain(self, asked: Asked) -> bool:
         """Tell whether the relay might send the same."""
-        is_alike = asked.proto == "udp" and not asked.flags & message.CD
-        is_alike = is_alike and asked.qtype in (rr.A, rr.AAAA) and asked.edns == self.edns
-        return is_alike and bool(self.lanes)
+        edns = asked.edns
+        is_bare = edns is not None and not edns.options
+        is_alike = asked.proto == "udp" and not asked.flags & ~_RELAYED_FLAGS and is_bare
+        return is_alike and asked.qtype != rr.HINFO and bool(self.lanes)
 
     def asked(self, query: Query, question: Question) -> Asked:
         """Return what the relay sends of a query."""
@@ -205,7 +206,7 @@ class Pool:
             del self._flights[asked]
         if asked.qtype == rr.HINFO:
             self._probes -= Counter([asked])  # which drops what comes to nothing
-        wire = flight.question.folded_wire if self._is_plain(asked) else b""
+        wire = flight.question.key if self._is_plain(asked) else b""
         if wire and self.under_way.get(wire) == _CHAIN:
             del self.under_way[wire]
 

@@ -41,5 +41,5 @@ class Outside:
 
     def is_relayed(self, question: Question) -> bool:
         """Tell whether the relay has an equal question under way to any pool."""
-        asked = question.folded_wire
+        asked = question.key
         return any(asked in questions for questions in self._relayed)

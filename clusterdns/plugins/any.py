@@ -51,5 +51,5 @@ class Any(Knowing):
         return True
 
     def relay(self, route: Route) -> bool:
-        """Return True: only questions for addresses are relayed."""
+        """Return True: questions of type ANY are not relayed."""
         return True

@@ -309,6 +309,7 @@ class Hosts(Polling):
         """Exclude our names, and zones without fallthrough, from the relay."""
         for entries in (self._file, self._inline):
             route.hold(entries.names, entries.below)
+        route.leave(rr.PTR)  # of any address
         refused = []
         for zone in self._zones:
             inner = route.zone if name.is_within(route.zone, zone) else zone

@@ -44,5 +44,6 @@ class Minimal(Changing):
         return response.with_sections((response.answer, (), ()))._replace(edns=None)
 
     def relay(self, route: Route) -> bool:
-        """Return True: a plain reply has answers, or one SOA and no answer."""
+        """Let the relay remove the sections, too."""
+        route.is_minimal = True
         return True

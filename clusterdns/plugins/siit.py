@@ -26,7 +26,7 @@ Examples:
 
 Metrics: `coredns_siit_requests_translated_total{server}` counts translated replies.
 
-A questions are not relayed, and with `dns64` in the same block no question is.
+A questions are not relayed.
 
 Differences from CoreDNS: each query gets one reply; CoreDNS sends error replies twice.
 """

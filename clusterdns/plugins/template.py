@@ -263,7 +263,7 @@ class TemplatePlugin(Plugin):
         )
 
     def relay(self, route: Route) -> bool:
-        """Exclude address questions in our zones from the relay."""
+        """Exclude our names and types from the relay."""
         for rule in self._rules:
             if rule.qclass not in (ANY_CLASS, rr.CLASS_IN):
                 continue
@@ -271,7 +271,10 @@ class TemplatePlugin(Plugin):
             if rule.qtype in ADDRESSES and name.is_within_any(route.zone, zones):
                 if not route.leave(rule.qtype):
                     return False
-            elif rule.qtype in (*ADDRESSES, rr.ANY) and not route.claim(zones):
+            elif rule.qtype in (*ADDRESSES, rr.ANY):
+                if not route.claim(zones):
+                    return False
+            elif any(touch(zone, route.zone) for zone in zones) and not route.leave(rule.qtype):
                 return False
         return True
 

@@ -28,7 +28,7 @@ class Relayed(Protocol):
         """Leave names in ``zones`` to the chain; tell whether other names remain."""
 
     def leave(self, qtype: int) -> bool:
-        """Leave questions of a type to the chain; tell whether one type remains."""
+        """Leave questions of a type to the chain; return True, since other types remain."""
 
 
 class State:
@@ -87,7 +87,7 @@ class TypeRule(RewriteRule):
 
     def relay(self, route: Relayed) -> bool:
         """Leave questions of the old type to the chain."""
-        return self._old not in (rr.A, rr.AAAA) or route.leave(self._old)
+        return route.leave(self._old)
 
     def treats_alike(self, cut: WireName) -> bool:
         """Return True: names do not matter."""

@@ -41,7 +41,7 @@ class Lane:
     most_octets: int
     own_octets: int
     starts: bytes | None
-    left: int
+    left: bytes | None
     limits: Judge | None
     told: list[tuple[Lane, *Relayed]] | None
     wants: int
@@ -52,6 +52,10 @@ class Lane:
     success_most: int
     denial_least: int
     denial_most: int
+    failure: int
+    success_octets: int
+    denial_octets: int
+    is_minimal: bool
     is_cached: bool
     shuffles: bool
     refuses: bool

@@ -1,14 +1,15 @@
 /* Forwards plain queries to an upstream server and returns the replies, without Python.
  *
- * The plugin chain is the specification; relay.py decides which queries take this path. Only plain
- * ones do: A and AAAA over UDP, and replies with addresses, or a denial with its SOA, behind
- * aliases, in the usual order and compression. All else - no reply, TC, another RCODE, other
- * records, one more client with the same question - is handed over to Python.
+ * The plugin chain is the specification; relay.py decides which queries take this path. Plain ones do,
+ * over UDP: of any type that nothing but its records' form has to be known of, with DO and CD, and
+ * their replies, with records in all sections, with denials and failures. All else - no reply, TC,
+ * FORMERR, types with rare names in RDATA, one more client with the same question - is handed over to
+ * Python.
  *
  * Its question is sent on, with an OPT of our own (exchange.Asked), another ID, and from a socket
- * and so a port of its own (RFC 5452). A reply is passed on unchanged except for the client's ID
- * and letter case, the TTL that `cache` says and its addresses shuffled if `loadbalance` is there,
- * and kept as octets until it is asked for again.
+ * and so a port of its own (RFC 5452). A reply is read and written again as the chain does it
+ * (_reply.c), to the same octets, with the TTL that `cache` says and its addresses shuffled if
+ * `loadbalance` is there, and kept as octets until it is asked for again.
  */
 #include "_relay.h"
 #include "_limit.h"
@@ -22,9 +23,9 @@
 
 enum {
     MAX_OUT = 1024, BATCH = 64, MIN_PORT = 1024, PORT_TRIES = 3, ADDRESS = 28,
-    MAX_QUERY = HEADER + MAX_NAME + 4 + OPT, MAX_GATHERED = 8,
+    MAX_QUERY = HEADER + MAX_NAME + 4 + OPT, MAX_GATHERED = 8, OPT_DO = 0x8000,
     MAX_TOLD = 4096, /* records for observers: a few megabytes with the replies */
-    ERROR_TTL = 5, /* seconds, rules.MIN_TTL_S */
+    BRIEF_TTL = 5, /* seconds, rules.MIN_TTL_S */
     NOBODY = 65535
 };
 enum policy { SEQUENTIAL, ROUND_ROBIN, RANDOM };
@@ -42,9 +43,10 @@ typedef struct {
     double patience;     /* seconds a reply is waited for */
     double stale;        /* seconds that a kept reply may be used after its end */
     int number, policy, most, busy;
-    int left; /* the type that is for Python, 0 for none */
+    PyObject *left; /* octets: types that are for Python, two octets each; or None */
     unsigned turn; /* of round_robin: goes round by itself */
-    unsigned success_least, success_most, denial_least, denial_most; /* TTLs */
+    unsigned success_least, success_most, denial_least, denial_most, failure; /* TTLs */
+    Py_ssize_t success_octets, denial_octets; /* kept since Python last looked */
     int most_octets;  /* of a reply, whatever size an OPT names */
     int own_octets;   /* of a reply to us, as the OPT of our queries says */
     PyObject *starts; /* octets: names that begin with them are for Python; or None */
@@ -53,7 +55,7 @@ typedef struct {
     int wants;        /* classes of the replies that observers are told of */
     int many, untold; /* records until Python shall report them; those there was no room for */
     char tells_replies; /* whether observers want octets */
-    char is_cached, shuffles;
+    char is_cached, shuffles, is_minimal;
     char refuses; /* whether to refuse queries without room here, or leave them to Python */
 } Lane;
 
@@ -68,7 +70,7 @@ struct out {
     double began;
     struct client client;
     int sock, listener, next_free, error;
-    unsigned short ident, target, length, limit;
+    unsigned short ident, target, length, limit, asked; /* asked: octets of the question */
     char is_mismatched;              /* a datagram had our ID and another question */
     unsigned char packet[MAX_QUERY]; /* as received */
 };
@@ -77,7 +79,7 @@ struct out {
 struct count {
     int listener;
     unsigned short lane, target, type, query, reply; /* octets: without OPT, uncompressed */
-    unsigned char rcode, has_opt, time, unused;
+    unsigned char rcode, has_opt, time, has_do;
 };
 
 static struct out outs[MAX_OUT];
@@ -86,7 +88,7 @@ static int unsent_count;
 static int poll_fd = -1;
 static int gathered; /* replies kept since Python last checked the bounds */
 static int is_due;   /* whether Python has to see to the records for observers */
-static unsigned char reply[MAX_OCTETS + OPT];
+static unsigned char reply[MAX_OCTETS + OPT], made[ROOM + OPT];
 
 /* A random number; none is taken before a worker is forked. */
 static unsigned short random16(void)
@@ -118,12 +120,14 @@ static void count(PyObject *counts, const void *octets, size_t size, double seco
 
 /* ---- out: the query */
 
-static int is_address_type(const unsigned char *type)
+/* Whether a type may be relayed: HINFO questions are `loop`'s, others are for more than one reply. */
+static int is_plain_type(unsigned type)
 {
-    return !memcmp(type, "\0\1\0\1", 4) || !memcmp(type, "\0\x1c\0\1", 4);
+    enum { HINFO = 13, FIRST_META = 128, LAST_META = 255 };
+    return type && type != HINFO && type != TYPE_OPT && (type < FIRST_META || type > LAST_META);
 }
 
-/* Write a question in lower case; false if it is invalid or not for an address. */
+/* Write a question with its name in lower case; false if it is invalid, or its type is not plain. */
 static int fold_question(unsigned char *to, const unsigned char *from, size_t length)
 {
     size_t at = 0, last = length - 4;
@@ -136,15 +140,16 @@ static int fold_question(unsigned char *to, const unsigned char *from, size_t le
             return 0;
         at += 1u + from[at];
     }
-    fold(to, from, length);
-    return at + 1 == last && is_address_type(from + last);
+    fold(to, from, last);
+    memcpy(to + last, from + last, 4);
+    return at + 1 == last && is_plain_type(number16(from + last)) && number16(from + last + 2) == 1;
 }
 
-/* The payload size of a client's OPT; 0 if it has options. */
+/* The payload size of a client's OPT; 0 if it has options, or other flags than DO. */
 static unsigned short limit_of(const unsigned char *opt)
 {
     unsigned short size = number16(opt + 3);
-    if (memcmp(opt, "\0\0\x29", 3) || memcmp(opt + 5, "\0\0\0\0\0\0", 6))
+    if (memcmp(opt, "\0\0\x29", 3) || opt[5] || opt[6] || number16(opt + 7) & ~OPT_DO || number16(opt + 9))
         return 0;
     return size > LEAST_LIMIT ? size > MAX_UDP ? MAX_UDP : size : LEAST_LIMIT;
 }
@@ -152,9 +157,10 @@ static unsigned short limit_of(const unsigned char *opt)
 /* Whether a folded question is left to Python, by its type or the start of its name. */
 static int is_left(const Lane *lane, const unsigned char *question, size_t length)
 {
-    PyObject *starts = lane->starts;
-    if (number16(question + length - 4) == lane->left)
-        return 1;
+    PyObject *starts = lane->starts, *left = lane->left;
+    for (Py_ssize_t i = 0; left && PyBytes_Check(left) && i + 1 < PyBytes_GET_SIZE(left); i += 2)
+        if (!memcmp(PyBytes_AS_STRING(left) + i, question + length - 4, 2))
+            return 1;
     return starts && PyBytes_Check(starts) && (size_t)PyBytes_GET_SIZE(starts) < length &&
            !memcmp(question, PyBytes_AS_STRING(starts), (size_t)PyBytes_GET_SIZE(starts));
 }
@@ -169,11 +175,15 @@ static PyObject *zone_of(PyObject *zones, const unsigned char *name, size_t leng
     }
 }
 
-/* The lane of that zone, borrowed; NULL for none. */
-static Lane *lane_of(PyObject *zones, const unsigned char *name, size_t length)
+/* The lane of that zone, borrowed; NULL for none. DS records are in the zone above, so a name in two
+ * zones other than the root is left to Python for them. */
+static Lane *lane_of(PyObject *zones, const unsigned char *name, size_t length, int is_ds)
 {
     PyObject *found = zone_of(zones, name, length);
-    return found && PyObject_TypeCheck(found, &relay_lane) ? (Lane *)found : NULL;
+    int count = 0;
+    for (size_t at = 0; is_ds && name[at]; at += 1u + name[at])
+        count += look_up(zones, name + at, length - at) != NULL;
+    return count < 2 && found && PyObject_TypeCheck(found, &relay_lane) ? (Lane *)found : NULL;
 }
 
 /* The buckets of an object that takes queries, borrowed; NULL for none. */
@@ -289,6 +299,12 @@ static int prepare(struct out *out)
     return !failed;
 }
 
+/* The flags of a client's OPT: DO or none. */
+static unsigned flags_of(const struct out *out)
+{
+    return out->length > HEADER + out->asked ? number16(out->packet + out->length - 4) : 0;
+}
+
 /* In sequence: a server that is still awake from the last one need not be woken. */
 void relay_send(void)
 {
@@ -296,13 +312,14 @@ void relay_send(void)
     unsigned char packet[MAX_QUERY];
     for (int i = 0; i < unsent_count; i++) {
         struct out *out = unsent[i];
-        size_t end = HEADER + (size_t)PyBytes_GET_SIZE(out->question);
+        size_t end = HEADER + out->asked;
         memcpy(packet, out->packet, end);
         write16(packet, out->ident);
         packet[3] |= AD; /* the server shall say whether it has validated */
         write16(packet + 10, 1);
         memcpy(packet + end, bare_opt, OPT);
         write16(packet + end + 3, (unsigned)out->lane->own_octets);
+        write16(packet + end + 7, flags_of(out));
         if (send(out->sock, packet, end + OPT, 0) < 0)
             out->error = errno; /* handed over soon */
     }
@@ -332,7 +349,7 @@ static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t
     struct count counted;
     memcpy(refusal, packet, length);
     refusal[2] = 0x80 | (packet[2] & 0x01);
-    refusal[3] = REFUSED;
+    refusal[3] = REFUSED | (packet[3] & CD);
     memset(&counted, 0, sizeof counted);
     counted.listener = fd;
     counted.lane = (unsigned short)lane->number;
@@ -341,6 +358,7 @@ static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t
     counted.query = (unsigned short)(HEADER + asked);
     counted.rcode = REFUSED;
     counted.has_opt = length > HEADER + asked;
+    counted.has_do = counted.has_opt && number16(packet + length - 4);
     count(lane->counts, &counted, sizeof counted, 0);
     struct client to = *client;
     send_to(fd, &to, refusal, length);
@@ -398,17 +416,19 @@ int relay_refuses(PyObject *zones, int fd, const unsigned char *packet, size_t l
 int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t length,
                 const struct client *client, double now)
 {
-    unsigned char question[MAX_NAME + 4], bounded[MAX_QUERY];
+    enum { DS = 43 };
+    unsigned char question[MAX_NAME + 5], bounded[MAX_QUERY];
     int form = form_of(packet, length);
-    size_t tail = form >= FORM_OPT ? OPT : 0, asked = length - HEADER - tail;
+    size_t tail = form >= 0 && form & FORM_OPT ? OPT : 0, asked = length - HEADER - tail;
     if (!zones || !first_free || unsent_count == BATCH)
         return 0;
-    if (form < 0 || form & FORM_CD || length < HEADER + 5 + tail || length > MAX_QUERY)
+    if (form < 0 || length < HEADER + 5 + tail || length > MAX_QUERY)
         return 0;
     unsigned short limit = tail ? limit_of(packet + length - OPT) : LEAST_LIMIT;
     if (!limit || !fold_question(question, packet + HEADER, asked))
         return 0;
-    Lane *lane = lane_of(zones, question, asked - 4);
+    int is_ds = number16(question + asked - 4) == DS;
+    Lane *lane = lane_of(zones, question, asked - 4, is_ds);
     if (!lane || !lane->under_way || !lane->known || !lane->targets || !lane->counts)
         return 0;
     if (is_left(lane, question, asked) || is_held(lane, question, asked - 4))
@@ -419,7 +439,9 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
         packet = bounded;
         limit = limit_of(packet + length - OPT);
     }
-    PyObject *key = PyBytes_FromStringAndSize((char *)question, (Py_ssize_t)asked);
+    int variant = (tail && packet[length - 4]) | (form & FORM_CD) >> 2; /* kept.key_of */
+    question[asked] = (unsigned char)variant;
+    PyObject *key = PyBytes_FromStringAndSize((char *)question, (Py_ssize_t)asked + !!variant);
     int is_new = key && !is_known(lane, key, now), has_room = lane->busy < lane->most;
     const struct target *target = is_new && has_room ? target_of(lane) : NULL;
     int sock = target ? connected(target) : -1;
@@ -436,7 +458,7 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
     *out = (struct out){.lane = lane, .question = key, .began = now, .client = *client,
                         .sock = sock, .listener = fd, .ident = random16(),
                         .target = number16(target->number), .length = (unsigned short)length,
-                        .limit = limit};
+                        .limit = limit, .asked = (unsigned short)asked};
     memcpy(out->packet, packet, length);
     Py_INCREF(lane);
     lane->busy++;
@@ -464,9 +486,8 @@ static int refuses_opt(size_t length)
 /* Whether octets are a reply to our question; notes a reply with our ID and another question. */
 static int is_reply_to(struct out *out, size_t length)
 {
-    size_t asked = (size_t)PyBytes_GET_SIZE(out->question);
     if (length >= HEADER && number16(reply) == out->ident) {
-        if (answers_question(reply, length, out->packet, asked) || refuses_opt(length))
+        if (answers_question(reply, length, out->packet, out->asked) || refuses_opt(length))
             return 1;
         out->is_mismatched |= has_question(reply, length);
     }
@@ -474,82 +495,113 @@ static int is_reply_to(struct out *out, size_t length)
     return 0;
 }
 
-/* Give all records the TTL that `cache` says; returns it. */
-static unsigned bound_ttl(const Lane *lane, const struct plain *found)
+static unsigned clamp(unsigned ttl, unsigned least, unsigned most)
 {
-    unsigned least = found->is_denial ? lane->denial_least : lane->success_least;
-    unsigned most = found->is_denial ? lane->denial_most : lane->success_most;
-    unsigned ttl = found->is_error ? ERROR_TTL : found->ttl;
     ttl = ttl < least ? least : ttl;
-    ttl = ttl > most ? most : ttl;
-    for (int i = 0; i < found->records; i++) {
-        write16(reply + found->heads[i] + 4, ttl >> 16);
-        write16(reply + found->heads[i] + 6, ttl);
-    }
-    return ttl;
+    return ttl > most ? most : ttl;
 }
 
-/* Keep a reply as octets: (until, stored at, TTL, message without OPT). */
-static void keep(const struct out *out, const struct plain *found, unsigned ttl, double now)
+/* The TTL of all records, as `cache` says: rules.ttl_of. */
+static unsigned ttl_of(const Lane *lane, const struct reply *found, enum outcome outcome)
+{
+    unsigned ttl = found->ttl;
+    if (outcome == O_FAILURE)
+        return lane->failure;
+    if (outcome == O_NXDOMAIN || outcome == O_NODATA)
+        return clamp(ttl < found->minimum ? ttl : found->minimum, lane->denial_least, lane->denial_most);
+    return clamp(outcome == O_SUCCESS ? ttl : BRIEF_TTL, lane->success_least, lane->success_most);
+}
+
+/* Keep a reply as octets: (until, stored at, TTL, message without OPT). A failure is not used stale. */
+static void keep(const struct out *out, const struct reply *found, enum outcome outcome, unsigned ttl,
+                 double now)
 {
     Lane *lane = out->lane;
-    PyObject *kept = found->is_denial ? lane->denial : lane->success;
-    if (!ttl || found->is_error || !kept || !PyDict_Check(kept))
+    int is_success = outcome == O_SUCCESS || outcome == O_DELEGATION;
+    PyObject *kept = is_success ? lane->success : lane->denial;
+    double stale = outcome == O_FAILURE ? 0 : lane->stale;
+    if (!ttl || outcome == O_OTHER || !kept || !PyDict_Check(kept))
         return;
-    PyObject *value = Py_BuildValue("(ddIy#)", now + ttl + lane->stale, now, ttl, reply,
+    for (int i = 0; i < SECTIONS; i++)
+        write16(reply + 6 + 2 * i, (unsigned)found->counts[i]);
+    for (int i = 0; i < found->records; i++) {
+        write16(reply + found->record[i].head + 4, ttl >> 16);
+        write16(reply + found->record[i].head + 6, ttl);
+    }
+    PyObject *value = Py_BuildValue("(ddIy#)", now + ttl + stale, now, ttl, reply,
                                     (Py_ssize_t)found->end);
     if (!value || PyDict_SetItem(kept, out->question, value))
         PyErr_Clear();
     Py_XDECREF(value);
+    *(is_success ? &lane->success_octets : &lane->denial_octets) += (Py_ssize_t)found->end;
 }
 
-/* Shuffle the addresses: records of one length, in sequence. */
-static void shuffle(const struct plain *found)
+/* The place of a record in a section that `loadbalance` shuffles; addresses and MX records move. */
+static int part_of(unsigned type)
 {
-    enum { MOST = 2 + 10 + 16 };
-    unsigned char held[MOST];
-    int first = found->records - found->addresses;
-    size_t start = found->heads[first] - 2, size = (found->end - start) / (size_t)found->addresses;
-    for (int left = found->addresses; left > 1; left--) {
-        unsigned char *last = reply + start + size * (size_t)(left - 1);
-        unsigned char *chosen = reply + start + size * (size_t)(random16() % left);
-        memcpy(held, last, size);
-        memmove(last, chosen, size);
-        memcpy(chosen, held, size);
+    return type == CNAME ? 0 : type == A || type == AAAA ? 2 : type == MX ? 3 : 1;
+}
+
+/* Order the records as `loadbalance` does: in parts, the last two shuffled. */
+static void shuffle(const struct reply *found, short *order)
+{
+    enum { PARTS = 4, FIRST_MOVABLE = 2 };
+    int most = 0, movable, start = 0;
+    for (int section = 0; section < SECTIONS; start += found->counts[section++]) {
+        movable = 0;
+        for (int i = start; i < start + found->counts[section]; i++)
+            movable += part_of(found->record[i].type) >= FIRST_MOVABLE;
+        most = movable > most ? movable : most;
+    }
+    if (found->rcode || most < 2)
+        return;
+    start = 0;
+    for (int section = 0, at = 0; section < SECTIONS; start += found->counts[section++]) {
+        for (int part = 0; part < PARTS; part++) {
+            int first = at;
+            for (int i = start; i < start + found->counts[section]; i++)
+                if (part_of(found->record[i].type) == part)
+                    order[at++] = (short)i;
+            for (int left = at - first; part >= FIRST_MOVABLE && left > 1; left--) {
+                int chosen = first + random16() % left;
+                short held = order[first + left - 1];
+                order[first + left - 1] = order[chosen];
+                order[chosen] = held;
+            }
+        }
     }
 }
 
-static void count_reply(const struct out *out, const struct plain *found, double seconds)
+static void count_reply(const struct out *out, const struct reply *found, double seconds)
 {
-    size_t question = (size_t)PyBytes_GET_SIZE(out->question);
     struct count counted;
     memset(&counted, 0, sizeof counted);
     counted.listener = out->listener;
     counted.lane = (unsigned short)out->lane->number;
     counted.target = out->target;
-    counted.type = number16(out->packet + HEADER + question - 4);
-    counted.query = (unsigned short)(HEADER + question);
+    counted.type = number16(out->packet + HEADER + out->asked - 4);
+    counted.query = (unsigned short)(HEADER + out->asked);
     counted.reply = (unsigned short)found->uncompressed;
-    counted.rcode = reply[3] & 15;
-    counted.has_opt = out->length > HEADER + question;
+    counted.rcode = (unsigned char)found->rcode;
+    counted.has_opt = out->length > HEADER + out->asked;
+    counted.has_do = flags_of(out) != 0;
     counted.time = time_bucket(seconds);
     count(out->lane->counts, &counted, sizeof counted, seconds);
 }
 
 /* The class of a reply in `log`: Outcome.log_class. */
-static int class_of(const struct plain *found)
+static int class_of(const struct reply *found)
 {
-    unsigned rcode = reply[3] & 15, answers = number16(reply + 6);
-    if (rcode == NXDOMAIN && !answers)
+    if (found->rcode == NXDOMAIN && !found->counts[0])
         return DENIALS;
-    if (rcode)
+    if (found->rcode)
         return ERRORS;
-    return found->is_denial && !answers ? DENIALS : SUCCESSES;
+    return found->has_soa && !found->counts[0] ? DENIALS : SUCCESSES;
 }
 
-/* Append a record for the observers of a lane: (lane, query, client, listener, start, seconds, class,
- * flags, octets without compression, server, reply or None, its octets as received or None). */
-static void tell(const struct out *out, const struct plain *found, double now, size_t length)
+/* Append a record for the observers of a lane: Relayed in route.py, behind the lane. */
+static void tell(const struct out *out, const struct reply *found, double now, unsigned flags,
+                 size_t length)
 {
     Lane *lane = out->lane;
     if (!lane->told || !PyList_Check(lane->told) || !(class_of(found) & lane->wants))
@@ -560,8 +612,8 @@ static void tell(const struct out *out, const struct plain *found, double now, s
     }
     PyObject *told = Py_BuildValue(
         "(Oy#NiddiHiHy#)", lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
-        out->listener, out->began, now - out->began, class_of(found), number16(reply + 2),
-        (int)found->uncompressed, out->target, lane->tells_replies ? reply : NULL,
+        out->listener, out->began, now - out->began, class_of(found), flags,
+        (int)found->uncompressed, out->target, lane->tells_replies ? made : NULL,
         (Py_ssize_t)length);
     if (!told || PyList_Append(lane->told, told))
         PyErr_Clear();
@@ -570,29 +622,46 @@ static void tell(const struct out *out, const struct plain *found, double now, s
     is_due |= count == 1 || count == lane->many; /* to set a timer, or to report them */
 }
 
-/* Send a client its reply; false if the reply is not plain. */
+/* Send a client its reply; false if that is left to Python. */
 static int pass_on(struct out *out, size_t length, double now)
 {
-    struct plain found;
+    static struct reply found;
+    short order[MAX_RECORDS];
     const Lane *lane = out->lane;
-    size_t question = (size_t)PyBytes_GET_SIZE(out->question);
-    size_t tail = out->length - HEADER - question;
-    if (!read_plain(&found, reply, length, lane->is_cached || !tail) || found.end + tail > out->limit)
+    int counts[SECTIONS], is_complete, is_cut;
+    size_t tail = out->length - HEADER - out->asked;
+    if (!read_reply(&found, reply, length, out->asked, lane->is_cached || !tail, flags_of(out),
+                    lane->is_minimal))
         return 0;
-    write16(reply + 10, 0);
-    if (lane->is_cached)
-        keep(out, &found, bound_ttl(lane, &found), now);
+    enum outcome outcome = outcome_of(&found, &is_complete);
+    if (lane->is_cached && is_complete < 0)
+        return 0;
+    unsigned ttl = ttl_of(lane, &found, outcome);
+    for (short i = 0; i < found.records; i++)
+        order[i] = i;
+    if (lane->shuffles)
+        shuffle(&found, order);
+    found.question = out->packet + HEADER;
+    size_t end = write_records(made, &found, order, lane->is_cached ? &ttl : NULL, out->limit - tail,
+                               counts, &is_cut);
+    if (!end)
+        return 0;
+    memcpy(made, out->packet, 2);
+    made[2] = reply[2];
+    made[3] = reply[3];
+    if (!(out->packet[3] & AD || flags_of(out)))
+        made[3] &= (unsigned char)~AD;
+    unsigned flags = number16(made + 2);
+    made[2] |= is_cut ? TC : 0;
+    write16(made + 4, 1);
+    for (int i = 0; i < SECTIONS; i++)
+        write16(made + 6 + 2 * i, (unsigned)counts[i] + (i == SECTIONS - 1 && tail));
+    memcpy(made + end, out->packet + out->length - tail, tail);
+    send_to(out->listener, &out->client, made, end + tail);
+    if (lane->is_cached && is_complete)
+        keep(out, &found, outcome, ttl, now);
     count_reply(out, &found, now - out->began);
-    if (lane->shuffles && found.addresses > 1)
-        shuffle(&found);
-    memcpy(reply, out->packet, 2);
-    memcpy(reply + HEADER, out->packet + HEADER, question);
-    if (!(out->packet[3] & AD))
-        reply[3] &= (unsigned char)~AD;
-    write16(reply + 10, tail ? 1 : 0);
-    memcpy(reply + found.end, out->packet + out->length - tail, tail);
-    send_to(out->listener, &out->client, reply, found.end + tail);
-    tell(out, &found, now, found.end + tail);
+    tell(out, &found, now, flags, end + tail);
     return 1;
 }
 
@@ -696,6 +765,7 @@ static void lane_dealloc(Lane *lane)
     Py_XDECREF(lane->held);
     Py_XDECREF(lane->starts);
     Py_XDECREF(lane->limits);
+    Py_XDECREF(lane->left);
     Py_XDECREF(lane->told);
     Py_TYPE(lane)->tp_free((PyObject *)lane);
 }
@@ -734,7 +804,7 @@ static PyMemberDef lane_members[] = {
     FIELD(own_octets, T_INT, 0),
     FIELD(starts, T_OBJECT, 0),
     FIELD(limits, T_OBJECT, 0),
-    FIELD(left, T_INT, 0),
+    FIELD(left, T_OBJECT, 0),
     FIELD(told, T_OBJECT, 0),
     FIELD(wants, T_INT, 0),
     FIELD(many, T_INT, 0),
@@ -744,6 +814,10 @@ static PyMemberDef lane_members[] = {
     FIELD(success_most, T_UINT, 0),
     FIELD(denial_least, T_UINT, 0),
     FIELD(denial_most, T_UINT, 0),
+    FIELD(failure, T_UINT, 0),
+    FIELD(success_octets, T_PYSSIZET, 0),
+    FIELD(denial_octets, T_PYSSIZET, 0),
+    FIELD(is_minimal, T_BOOL, 0),
     FIELD(is_cached, T_BOOL, 0),
     FIELD(shuffles, T_BOOL, 0),
     FIELD(refuses, T_BOOL, 0),

@@ -1,7 +1,7 @@
 """The relay in C for plain queries: which queries it may take, and those it hands over.
 
-Most misses are alike: address queries over UDP, for names outside our zones, whose upstream reply
-is passed on. ``_relay.c`` does that. Each zone of a server block whose chain would do only that
+Most misses are alike: queries over UDP for names outside our zones, whose upstream reply is passed
+on. ``_relay.c`` does that. Each zone of a server block whose chain would do only that
 (``Plugin.relay``) gets a ``Lane`` with all that the C side needs. What C hands over - another form
 of reply, no reply, an error, a second client with the same question - continues through the chain,
 with the result so far (``Pool.arrive``).
@@ -53,7 +53,7 @@ MAX_COUNTS = 4096  # then they are added up
 MAX_UPSTREAMS = 65_535  # in the life of a worker: numbers have 16 bits
 _MOST = 1 << 20  # queries under way without a limit: more than the C side takes
 _POLICIES = {"sequential": 0, "round_robin": 1, "random": 2}
-_COUNT = struct.Struct("=iHHHHHBBBxxx")  # struct count
+_COUNT = struct.Struct("=iHHHHHBBBBxx")  # struct count
 # Expired queries are taken over a few at a time: each is asked again, and others have their turn.
 _EXPIRED, _PAUSE_S = 16, 0.005
 _MISMATCH = struct.Struct("=H")
@@ -164,7 +164,8 @@ class Relay:
         lane.shuffles = route.shuffles
         lane.most_octets, lane.own_octets = view.most_octets, pool.octets
         lane.starts = route.starts
-        lane.left = route.left
+        lane.left = b"".join(rtype.to_bytes(2, "big") for rtype in route.left)
+        lane.is_minimal = route.is_minimal
         lane.limits = None if route.limits is None else route.limits.buckets
         lane.held = tuple(each for pair in route.held for each in pair)
         if cached is not None:
@@ -172,6 +173,7 @@ class Relay:
             success, denial = cached.limits[SUCCESS], cached.limits[DENIAL]
             lane.success_least, lane.success_most = success.min_ttl, success.max_ttl
             lane.denial_least, lane.denial_most = denial.min_ttl, denial.max_ttl
+            lane.failure = int(cached.failure_s)
             lane.success = cached.fresh[SUCCESS].young if cached.keeps[SUCCESS] else None
             lane.denial = cached.fresh[DENIAL].young if cached.keeps[DENIAL] else None
             self._fresh += [each for each in cached.fresh.values() if each not in self._fresh]
@@ -232,9 +234,19 @@ class Relay:
             self._take_over(left)
         if self._told:
             self._see_to_told()
-        for fresh in self._fresh:
-            if len(fresh.young) >= fresh.limit:
-                fresh.age()
+        self._bound_fresh()
+
+    def _bound_fresh(self) -> None:
+        """Start a new generation of kept replies where the young one is full."""
+        for track in self._tracks:
+            if track.cached is not None:
+                lane, fresh = track.lane, track.cached.fresh
+                fresh[SUCCESS].octets += lane.success_octets
+                fresh[DENIAL].octets += lane.denial_octets
+                lane.success_octets = lane.denial_octets = 0
+        for each in self._fresh:
+            if each.is_full:
+                each.age()
 
     def _tick(self) -> None:
         """Take over expired queries, and refresh the lanes."""
@@ -309,7 +321,9 @@ class Relay:
             if len(octets) == _MISMATCH.size:
                 self._upstreams[_MISMATCH.unpack(octets)[0]].datagrams.mismatches += times
                 continue
-            listener, _, server, rtype, size, reply, rcode, has_opt, bucket = _COUNT.unpack(octets)
+            listener, _, server, rtype, size, reply, rcode, has_opt, bucket, do = _COUNT.unpack(
+                octets
+            )
             for told in track.passed:
                 told(times)
             if track.cached is not None:
@@ -326,7 +340,7 @@ class Relay:
                 continue
             profile = Profile(
                 track.zone, view.block.view, type_label(rr.type_text(rtype)),
-                rr.rcode_text(rcode), writer, False, size, reply,
+                rr.rcode_text(rcode), writer, bool(do), size, reply,
             )  # fmt: skip
             tally.once(profile, self._engines[listener].hits, bool(has_opt), times)
             tally.took(track.zone, view.block.view, times).add(bucket, times, seconds)

@@ -74,6 +74,12 @@ class Question(NamedTuple):
         """The question section with the name folded: equal for all clients."""
         return self.folded + struct.pack("!HH", self.qtype, self.qclass)
 
+    @property
+    def key(self) -> bytes:
+        """The question's octets, folded, and one more if DO or CD is set."""
+        key = self.folded_wire
+        return key + bytes((self.do | self.cd << 1,)) if self.do or self.cd else key
+
 
 class Labels(Protocol):
     """Values that plugins give a query by label, as ``kubernetes/namespace``; see `metadata`."""

@@ -1,8 +1,8 @@
 """Replies of every shape an upstream server, or a forger, may send to a query for an address.
 
-``plain`` are those that the relay passes on by itself, ``saying`` those it does only where `cache`
-takes away what the OPT says, ``other`` what it has to hand over, ``no_reply`` what is to be waited
-out. Each takes the query as the server got it and returns octets by name.
+``plain`` and ``whole`` are those that the relay passes on by itself, ``saying`` those it does only
+where `cache` takes away what the OPT says, ``other`` what it has to hand over, ``no_reply`` what is
+to be waited out. Each takes the query as the server got it and returns octets by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ A, NS, CNAME, SOA, MX, TXT, AAAA, OPT = 1, 2, 5, 6, 15, 16, 28, 41
 QR, AA, TC, RD, RA, Z, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0040, 0x0020, 0x0010
 HEADER = 12
 RDATA = 12  # where it begins in a record whose owner is a pointer
-MOST_RECORDS = 64  # MAX_RECORDS
+MOST_RECORDS, MOST_ALIASES = 128, 16  # MAX_RECORDS, MAX_ALIASES
 _GOOD = QR | RD | RA
 
 
@@ -175,7 +175,7 @@ def _plain_behind_aliases(asked: Asked) -> dict[str, bytes]:
         "alias, no data and OPT": say(alias, (above,), (opt(),)),
         "alias, name error and OPT": say(alias, (above,), (opt(),), flags=_GOOD | AA | AD | 3),
         "as many aliases as may be, and no data": say(
-            asked.aliases(*([b"\1x\0"] * (MOST_RECORDS - 1)), end=()), (root,)
+            asked.aliases(*([b"\1x\0"] * MOST_ALIASES), end=()), (root,)
         ),
     }  # fmt: skip
 
@@ -191,19 +191,17 @@ def saying(asked: Asked) -> Mapping[str, bytes]:
     }
 
 
-def other(asked: Asked) -> Mapping[str, bytes]:
-    """Return replies to the query that the relay has to hand over."""
+def whole(asked: Asked) -> Mapping[str, bytes]:
+    """Return replies that the relay passes on, as unusual as the chain passes them on."""
     say, address, first = asked.message, asked.address(), asked.first
     denial, alias = soa(b"\0", b"\0", b"\0"), asked.aliases(b"\1x\0", end=())
     wrong = AAAA if asked.qtype == A else A
     name = asked.qname if asked.qname != b"\0" else b"\1a\0"
     return {
+        **{f"rcode {i}": say(flags=_GOOD | i) for i in (2, 5)},
+        **{f"rcode {i} with SOA": say((), (denial,), flags=_GOOD | i) for i in (2, 5)},
+        **{f"alias, SOA, rcode {i}": say(alias, (denial,), flags=_GOOD | i) for i in (2, 5)},
         "nothing": say(),
-        "TC": say((address,), flags=_GOOD | TC),
-        "cut short": say((address, address))[:-3],
-        "one record less than it says": say((address,))[:6] + b"\0\2" + say((address,))[8:],
-        **{f"rcode {i}": say(flags=_GOOD | i) for i in (1, 2, 4, 5, 6, 9, 15)},
-        **{f"rcode {i} with SOA": say((), (denial,), flags=_GOOD | i) for i in (2, 5, 6)},
         "more labels than fit": say(asked.aliases(*([b"\1a" * 80 + b"\0"] * 4))),
         "rcode 2 with address": say((address,), flags=_GOOD | 2),
         "NXDOMAIN with address": say((address,), flags=_GOOD | 3),
@@ -213,8 +211,6 @@ def other(asked: Asked) -> Mapping[str, bytes]:
         "SOA in the answer": say((denial,)),
         "delegation": say((), (record(b"\4test\0", NS, 60, b"\2ns\4test\0"),)),
         "answer and additional": say((address,), (), (asked.address(9),)),
-        "denial and additional": say((), (denial,), (opt(), asked.address(9))),
-        "one too many": say(asked.addresses(MOST_RECORDS + 1)),
         "another type": say((asked.address(rtype=wrong),)),
         "both types": say((address, asked.address(rtype=wrong))),
         "text": say((record(b"\xc0\x0c", TXT, 60, b"\1x"),)),
@@ -222,35 +218,135 @@ def other(asked: Asked) -> Mapping[str, bytes]:
         "alias and a stranger": say((*alias, address)),
         "alias alone": say(alias),
         "alias alone, and a name error": say(alias, flags=_GOOD | 3),
-        **{f"alias, SOA, rcode {i}": say(alias, (denial,), flags=_GOOD | i) for i in (2, 5, 6)},
         "alias and two SOAs": say(alias, (denial, denial)),
         "alias, address and SOA": say(asked.aliases(b"\1x\0"), (denial,)),
         "alias, address and name error": say(asked.aliases(b"\1x\0"), (denial,), flags=_GOOD | 3),
-        "alias, SOA, TC": say(alias, (denial,), flags=_GOOD | TC),
         "alias and a delegation": say(alias, (record(b"\1x\0", NS, 60, b"\2ns\1x\0"),)),
         "alias and SOA in the answer": say((*alias, denial)),
         "alias, SOA and additional": say(alias, (denial,), (asked.address(9),)),
-        "alias and SOA of class CH": say(alias, (record(b"\0", SOA, 60, bytes(22), 3),)),
-        "alias and SOA cut short": say(alias, (denial,))[:-1],
-        "alias and SOA, octets behind": say(alias, (denial,), tail=b"\0"),
         "two aliases of the name, and no data": say((*alias, *alias), (denial,)),
         "alias of a stranger and no data": say((*alias, record(b"\1y\0", CNAME, 60, b"\0")), (denial,)),
         "alias spelled out and no data": say((record(name, CNAME, 60, b"\1x\0"),), (denial,)),
         "no alias but another type, and no data": say((asked.address(rtype=wrong),), (denial,)),
         "alias and a DNAME, and no data": say((*alias, record(b"\xc0\x0c", 39, 60, b"\0")), (denial,)),
-        "one alias too many": say(asked.aliases(*([b"\1x\0"] * MOST_RECORDS), end=()), (denial,)),
         "alias and SOA, pointer to the TTL": say(alias, (soa(pointer(first + 6), b"\0", b"\0"),)),
         "alias and SOA, pointer to a root label": say(alias, (soa(pointer(first + RDATA + 2), b"\0", b"\0"),)),
-        "alias and SOA, pointer ahead": say(alias, (soa(pointer(first + 40), b"\0", b"\0"),)),
         "owner spelled out": say((asked.address(owner=name),)),
         "a stranger": say((asked.address(owner=b"\4evil\4test\0"),)),
+        "alias with octets behind": say(asked.aliases(b"\1x\0\0")),
+        "pointer to the type": say(asked.aliases(b"\1x" + pointer(first - 4))),
+        "pointer to a TTL": say(asked.aliases(b"\1x" + pointer(first + 6))),
+        "pointer into a label": say(asked.aliases(b"\3a\1b\0", b"\1x" + pointer(first + RDATA + 2))),
+        **_sections(asked),
+        **{f"names in RDATA, {what}": octets for what, octets in _named(asked).items()},
+    }  # fmt: skip
+
+
+def _sections(asked: Asked) -> dict[str, bytes]:
+    """Return replies as authoritative servers and resolvers send them, with all sections."""
+    say, own = asked.message, pointer(HEADER)
+    zone, server = b"\4zone\4test\0", b"\3ns1\4zone\4test\0"
+    servers = [record(zone, NS, 600 + i, b"\3ns%d" % i + zone) for i in range(3)]
+    glue = [asked.address(i, owner=b"\3NS%d" % i + zone) for i in range(3)]
+    exchanges = [record(own, MX, 70, bytes((0, i)) + b"\2mx" + server) for i in range(4)]
+    signature = struct.pack("!HBBIIIH", asked.qtype, 8, 3, 300, 2, 1, 7) + zone + bytes(64)
+    addresses = asked.addresses(3)
+    return {
+        "answer and authority": say(addresses, (*servers,)),
+        "all sections": say(addresses, (*servers,), (*glue,)),
+        "all sections and OPT": say(addresses, (*servers,), (*glue, opt())),
+        "referral": say((), (*servers,), (*glue, opt())),
+        "addresses in each section": say(addresses, (*glue,), (*glue, *glue)),
+        "exchanges": say((*exchanges, *alias_of(asked)), (), (*glue, *exchanges)),
+        "signed": say((asked.address(), record(own, 46, 300, signature)), (), (opt(),)),
+        "denial with proofs": say(
+            (),
+            (
+                soa(zone, server, zone),
+                record(b"\1a" + zone, 47, 60, b"\1b" + zone + b"\0\1\x40"),
+                record(zone, 46, 60, signature),
+                record(b"\x20" + b"h" * 32 + zone, 50, 60, b"\1\0\0\1\0\x14" + bytes(20)),
+            ),
+            flags=_GOOD | AD | 3,
+        ),
+        "the name in other letters": say(
+            (record(asked.qname.swapcase(), asked.qtype, 60, asked.address()[12:]),)
+        ),
+        "only additional": say((), (), (*glue,)),
+        "as many of all types as may be": say(
+            tuple(record(own, 300 + i, i, bytes(i)) for i in range(60)), (*servers,), (*glue,)
+        ),
+        "texts": say(
+            tuple(record(own, TXT, 60, bytes((200,)) + bytes((i,)) * 200) for i in range(9))
+        ),
+        "names where no pointer leads": say(
+            (
+                record(b"\0", 12, 5, (b"\x3f" + b"x" * 63) * 3 + b"\x30" + b"y" * 48 + b"\0"),
+                *(record(b"\0", 33, i, bytes(6) + pointer(asked.first + 11)) for i in range(62)),
+                *servers,
+            ),
+            (),
+            (*glue,),
+        ),
+    }
+
+
+def alias_of(asked: Asked) -> tuple[bytes, ...]:
+    """Return an alias behind its target: where `loadbalance` puts it first."""
+    return (record(pointer(HEADER), CNAME, 60, b"\6target\4zone\4test\0"),)
+
+
+# Type -> octets before its names, how many there are, octets behind them.
+_NAMED = {
+    NS: (b"", 1, b""), CNAME: (b"", 1, b""), SOA: (b"", 2, bytes(20)), 12: (b"", 1, b""),
+    14: (b"", 2, b""), MX: (b"\0\1", 1, b""), 17: (b"", 2, b""), 18: (b"\0\1", 1, b""),
+    26: (b"\0\1", 2, b""), 30: (b"", 1, b"\x40"), 33: (b"\0\1\0\2\0\x35", 1, b""),
+    35: (b"\0\1\0\2\1s\7SIP+D2U\0", 1, b""), 36: (b"\0\1", 1, b""), 39: (b"", 1, b""),
+    46: (bytes(18), 1, b"key"), 47: (b"", 1, b"\0\1\x40"), 58: (b"", 2, b""),
+    64: (b"\0\1", 1, b"\0\3\0\2\1\xbb"), 65: (b"\0\0", 1, b""), 66: (b"\0\1\1\0\x35", 1, b""),
+    107: (b"\0\1", 1, b""),
+}  # fmt: skip
+
+
+def _named(asked: Asked) -> dict[str, bytes]:
+    """Return replies with compressed names in RDATA, of each type."""
+    found = {}
+    for rtype, (before, names, behind) in _NAMED.items():
+        owner = b"\5owner\4Zone\4test\0"
+        above = pointer(asked.first + 6)  # Zone
+        second = pointer(asked.first + len(owner) + 10 + len(before))  # the first name in RDATA
+        rdata = before + b"\6target" + above + (b"\1b" + second) * (names - 1) + behind
+        both = (record(owner, rtype, 60, rdata), record(pointer(asked.first), rtype, 61, rdata))
+        found[f"type {rtype}"] = asked.message(both, (), both)
+        full = before + (b"\6target\4Zone\4test\0" * names) + behind
+        found[f"type {rtype}, written out"] = asked.message((record(owner, rtype, 60, full),) * 2)
+    return found
+
+
+def other(asked: Asked) -> Mapping[str, bytes]:
+    """Return replies to the query that the relay has to hand over."""
+    say, address, first = asked.message, asked.address(), asked.first
+    denial, alias = soa(b"\0", b"\0", b"\0"), asked.aliases(b"\1x\0", end=())
+    return {
+        "one too many": say(asked.addresses(MOST_RECORDS + 1)),
+        "TC": say((address,), flags=_GOOD | TC),
+        "cut short": say((address, address))[:-3],
+        "one record less than it says": say((address,))[:6] + b"\0\2" + say((address,))[8:],
+        **{f"rcode {i}": say(flags=_GOOD | i) for i in (1, 4, 6, 9, 15)},
+        "rcode 6 with SOA": say((), (denial,), flags=_GOOD | 6),
+        "denial and additional": say((), (denial,), (opt(), asked.address(9))),
+        "alias, SOA, rcode 6": say(alias, (denial,), flags=_GOOD | 6),
+        "alias, SOA, TC": say(alias, (denial,), flags=_GOOD | TC),
+        "alias and SOA of class CH": say(alias, (record(b"\0", SOA, 60, bytes(22), 3),)),
+        "alias and SOA cut short": say(alias, (denial,))[:-1],
+        "alias and SOA, octets behind": say(alias, (denial,), tail=b"\0"),
+        "alias and SOA, pointer ahead": say(alias, (soa(pointer(first + 40), b"\0", b"\0"),)),
         "class CH": say((record(b"\xc0\x0c", asked.qtype, 60, address[12:], 3),)),
         "address too short": say((record(b"\xc0\x0c", asked.qtype, 60, b"\1\2\3"),)),
         "address too long": say((record(b"\xc0\x0c", asked.qtype, 60, bytes(17)),)),
         "octets behind": say((address,), tail=b"\0"),
         "octets behind OPT": say((address,), (), (opt(),), tail=bytes(11)),
         "alias too short": say(asked.aliases(b"\1x")),
-        "alias with octets behind": say(asked.aliases(b"\1x\0\0")),
         "alias of no octets": say(asked.aliases(b"")),
         "alias too long": say(asked.aliases((b"\x3f" + b"x" * 63) * 4 + b"\0")),
         "alias of another label type": say(asked.aliases(b"\x41x\0")),
@@ -258,9 +354,6 @@ def other(asked: Asked) -> Mapping[str, bytes]:
         "pointer ahead": say(asked.aliases(pointer(first + RDATA + 20))),
         "pointer beyond the end": say(asked.aliases(pointer(0x3FFF))),
         "pointer into the header": say(asked.aliases(b"\1x" + pointer(4))),
-        "pointer to the type": say(asked.aliases(b"\1x" + pointer(first - 4))),
-        "pointer to a TTL": say(asked.aliases(b"\1x" + pointer(first + 6))),
-        "pointer into a label": say(asked.aliases(b"\3a\1b\0", b"\1x" + pointer(first + RDATA + 2))),
         "loop of two": say(asked.aliases(b"\1x" + pointer(first + RDATA + 4) + pointer(first + RDATA))),
         "half a pointer": say((record(b"\xc0\x0c", CNAME, 60, b"\xc0"),)),
         "SOA too short": say((), (record(b"\0", SOA, 60, b"\0\0" + bytes(19)),)),

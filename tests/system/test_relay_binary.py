@@ -42,6 +42,19 @@ PATIENCE = "read_timeout 300ms"
 # What depends on when the first check of a server's health falls due.
 BY_CHANCE = {"coredns_proxy_healthcheck_failures", "coredns_forward_healthcheck_broken"}
 
+WHOLE = {  # first label -> shape of the reply
+    shape.replace(" ", "-"): shape
+    for shape in (
+        "answer and authority", "all sections", "all sections and OPT", "referral", "exchanges",
+        "addresses in each section", "signed", "denial with proofs", "the name in other letters",
+        "only additional", "texts", "address and SOA", "two SOAs", "both types", "alias alone",
+        "owner spelled out", "a stranger", "rcode 2 with address", "NXDOMAIN without SOA", "nothing",
+    )
+}  # fmt: skip
+WHOLE |= {
+    f"type-{rtype}": f"names in RDATA, type {rtype}"
+    for rtype in (2, 5, 6, 12, 15, 33, 35, 46, 47, 64, 65)
+}
 Address = tuple[str, int]
 Counts = dict[str, Counter[tuple[object, ...]]]  # of `coredns_*`: by family, then sample
 
@@ -63,6 +76,8 @@ def message_of(word: str, made: Asked, *, is_tcp: bool) -> bytes:
     root = (replyshapes.soa(b"\0", b"\1a\0", b"\1h\0", 9),)
     opt = (replyshapes.opt(),) if made.has_opt else ()
     parent = replyshapes.pointer(replyshapes.HEADER + 1 + len(word))
+    if word in WHOLE:
+        return replyshapes.whole(made)[WHOLE[word]]
     match word:
         case "refused" | "refusal":
             return made.message(flags=0x8185)
@@ -162,7 +177,7 @@ class Pair(NamedTuple):
 
 
 def said(subject: Subject, query: bytes, proto: str) -> list[Any]:
-    """Return a reply but for its order of addresses."""
+    """Return a reply but for its order of records, which the fuzz target holds."""
     ask = peers.ask_tcp if proto == "tcp" else peers.ask_udp
     octets = ask(subject.server.address, query, 4)
     assert octets is not None, subject.server.output
@@ -170,7 +185,9 @@ def said(subject: Subject, query: bytes, proto: str) -> list[Any]:
     assert query[12:end] == octets[12:end]
     reply = dns.message.from_wire(octets)
     sections = [
-        sorted(rrset.to_text().split("\n")) for part in reply.sections[1:] for rrset in part
+        each
+        for part in reply.sections[1:]
+        for each in sorted(sorted(rrset.to_text().split("\n")) for rrset in part)
     ]
     if reply.flags & dns.flags.TC:  # of shuffled addresses these or those
         sections = [[str(len(some))] for some in sections]
@@ -261,6 +278,25 @@ def test_the_same_is_said_and_counted(run, cache):
             both.ask(f"{word}.edns")
             both.ask(f"{word}.mixed", flags=dns.flags.RD | dns.flags.AD)
             both.ask(word)
+        both.hold()
+
+
+@pytest.mark.parametrize(
+    "cache", ["cache 30", "", "cache 30 {\n servfail 0s\n }\n minimal", "minimal"]
+)
+def test_replies_of_all_types_and_sections(run, cache):
+    """Passed on by C to the octets of the chain, and repeated from what it has kept."""
+    with run(cache=cache) as both:
+        for word in WHOLE:
+            rtypes = (
+                [word.removeprefix("type-")] if word.startswith("type-") else ["A", "TYPE65280"]
+            )
+            for rtype in (f"TYPE{each}" if each.isdigit() else each for each in rtypes):
+                for _ in range(2):
+                    both.ask(word, rtype, id=7)
+                    both.ask(word.upper(), rtype, use_edns=0, payload=4096)
+                    both.ask(word, rtype, use_edns=0, want_dnssec=True)
+                    both.ask(word, rtype, flags=dns.flags.RD | dns.flags.CD | dns.flags.AD)
         both.hold()
 
 
