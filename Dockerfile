@@ -13,6 +13,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY deploy/image deploy/image
 COPY clusterdns clusterdns
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY zones zones
 ARG SOURCE_DATE_EPOCH=0
 RUN SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} deploy/image/assemble.sh /image /var/cache/clusterdns-image

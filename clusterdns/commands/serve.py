@@ -27,6 +27,7 @@ from clusterdns.processes import estate as estates
 from clusterdns.processes import handover
 from clusterdns.processes.estate import Estate
 from clusterdns.processes.supervisor import Supervisor
+from clusterdns.serving import native
 
 DEFAULT_PORT = 53
 DEFAULT_ZONE = "cluster.local"
@@ -141,7 +142,12 @@ def _raise_descriptor_limit() -> None:
 def _version() -> list[str]:
     system = f"{platform.system().lower()}/{platform.machine()}"
     python = f"python{platform.python_version()}"
-    return [f"clusterdns-{__version__}", f"{system}, {python}, like CoreDNS-{COREDNS_VERSION}"]
+    build = native.build()
+    return [
+        f"clusterdns-{__version__}",
+        f"{system}, {python}, like CoreDNS-{COREDNS_VERSION}",
+        f"packet path: {build.packet_path}, modules: {build.modules}",
+    ]
 
 
 COMMAND = Command(

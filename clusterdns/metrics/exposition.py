@@ -68,6 +68,12 @@ FAMILIES: dict[str, Family] = {
     "dns_https_responses_total": Family(
         "Counter of DoH responses per server and http status code.", ("server", "status")
     ),
+    "clusterdns_build_info": Family(
+        "A metric with a constant '1' value labeled by the language of the packet path (c or "
+        "python) and whether the other modules are compiled.",
+        ("packet_path", "modules"),
+        is_gauge=True,
+    ),
     "clusterdns_fragments_refused": Family(
         "The number of imported files that are left out because of a mistake.", is_gauge=True
     ),

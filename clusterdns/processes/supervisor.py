@@ -43,6 +43,7 @@ from clusterdns.processes.handover import Inherited
 from clusterdns.processes.inquiry import Inquiries
 from clusterdns.processes.process import Nursery
 from clusterdns.processes.web import AddressError, Web, bound
+from clusterdns.serving import native
 
 WATCHDOG_S = 0.5
 LATE_S = 1.0  # by which the watchdog may wake too late and still judge others
@@ -366,6 +367,7 @@ class Supervisor:
         samples = self._ledger.total([*living[0], *living[1]])
         samples += self._generation.configuration_samples()
         samples.append(("reload_failed_total", (), self._reload_failures))
+        samples.append(("clusterdns_build_info", tuple(native.build()), 1))
         samples.append(("clusterdns_fragments_refused", (), self._fragments_refused))
         if self._reloaded_digest and "reload_version_info" in self._families:
             samples.append(("reload_version_info", ("sha512", self._reloaded_digest), 1))

@@ -167,9 +167,9 @@ class AnswerTable:
             return None
         # A label may hold a zero octet: no key has such a name.
         end = packet.find(0, HEADER_OCTETS) + 5
-        question, opt, limit, extra, variant = packet[HEADER_OCTETS:end], b"", 512, 0, form >> 3
-        if not 5 <= len(question) <= _LONGEST:
+        if not HEADER_OCTETS + 5 <= end <= HEADER_OCTETS + _LONGEST:
             return None
+        question, opt, limit, extra, variant = packet[HEADER_OCTETS:end], b"", 512, 0, form >> 3
         if form & _OPT:
             opt = packet[end : end + _OPT_HEAD]
             # Most queries have no option, and end with two zero octets.

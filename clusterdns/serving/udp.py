@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 MISSES: Final = 4  # resolved between two batches of hits: half a millisecond,
 TURN_S: Final = 0.001  # or up to this time
-MAX_MISSED: Final = 1024  # 0.1 s of work, 100 kB; more than a second if each is large
+MAX_MISSED = 1024  # 0.1 s of work, 100 kB; more than a second if each is large
 MAX_WAIT_S: Final = 2.0  # by then the client has asked again, or another server
 _MOST_BATCHES: Final = 256  # read at the end: 4 MiB of a receive buffer
 _LOOKED_AT: Final = 16  # clients compared to find the one with most queries

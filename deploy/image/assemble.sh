@@ -5,7 +5,7 @@
 # The Dockerfile runs this in its build stage; run as root on any Debian 12 it gives the same tree
 # without a container engine (run.sh starts that one). Packages of Debian and Python are kept in
 # CACHE. Needs: apt-get, dpkg-deb, setcap (libcap2-bin), pip for Python 3.11; with a C compiler the
-# packet path is compiled.
+# packet path and the typed modules are compiled.
 #
 # ARCH=arm64 makes the one of another architecture: with a cross compiler (gcc-aarch64-linux-gnu), and with
 # qemu-user-static, which runs that Python once to check it.
@@ -130,6 +130,7 @@ copy_clusterdns() {
     cp -R "$source/clusterdns" "$packages/clusterdns"
     find "$packages/clusterdns" -depth \( -name __pycache__ -o -name '*.so' -o -name '*.pyi' \) -exec rm -rf {} +
     compile_packet_path
+    compile_modules
     mkdir -p "$out/usr/local/share/clusterdns"
     cp -R "$source/zones" "$out/usr/local/share/clusterdns/zones"
     # what a runtime mounts, and where CoreDNS's manifests mount the Corefile
@@ -156,6 +157,30 @@ compile_packet_path() {
         "$source/clusterdns/serving"/_*.c -o "$packages/clusterdns/serving/_drain.abi.so"
     mv "$packages/clusterdns/serving/_drain.abi.so" "$packages/clusterdns/serving/_drain.cpython-311-$triplet.so"
     chmod a-x "$packages/clusterdns/serving/_drain.cpython-311-$triplet.so"
+}
+
+# What setup.py compiles, by the mypyc of build-requirements.txt and with the headers of the image's Python.
+compile_modules() {
+    compiler=$machine-linux-gnu-gcc
+    [ "$arch" != "$native" ] || compiler=$(command -v cc || command -v gcc) || return 0
+    $pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --require-hashes \
+        --only-binary :all: --cache-dir "$cache/pip" --target "$work/tools" -r "$here/build-requirements.txt"
+    mkdir "$work/source"
+    for name in clusterdns pyproject.toml setup.py README.md LICENSE; do
+        cp -R "$source/$name" "$work/source/$name"
+    done
+    include="-I$work/headers/usr/include/python3.11 -I$work/headers/usr/include"
+    # shellcheck disable=SC2086  # PIP may be several words
+    (cd "$work/source" && CLUSTERDNS_COMPILE=1 PYTHONPATH="$work/tools" CC="$compiler" CFLAGS="-g0 $include" \
+        PYTHONHASHSEED=0 ${pip%-m pip} setup.py --quiet build_ext --build-lib "$work/compiled" >"$work/log" 2>&1) || {
+        cat "$work/log" >&2
+        exit 1
+    }
+    rm "$work/compiled/clusterdns/serving"/_drain.*.so
+    (cd "$work/compiled" && find -- * -name '*.so') | while read -r file; do
+        cp "$work/compiled/$file" "$packages/${file%%.cpython-*}.cpython-311-$triplet.so"
+        chmod a-x "$packages/${file%%.cpython-*}.cpython-311-$triplet.so"
+    done
 }
 
 # inside WORD... - run the image's Python.

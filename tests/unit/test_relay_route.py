@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 import replyshapes
 from faultyupstream import EVIL, A, FaultyUpstream, addresses, good, query, says, silent, truncated
-from inprocess import InProcess, in_packet_loop
+from inprocess import InProcess, in_packet_loop, replace_method
 from peers import free_port
 from replyshapes import Asked
 
@@ -47,7 +47,7 @@ class Listener(InProcess):
             self.resolved.append(packet)
             return resolve(packet, client, transport, hits, send)
 
-        self.server.resolve = seen  # type: ignore[method-assign]
+        replace_method(self.server, "resolve", seen)
         self.engine = Engine(self.server, self.sock)
         self.relay = Relay([self.server], [self.engine])
 

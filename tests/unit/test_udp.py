@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from faultyupstream import A, query
-from inprocess import InProcess, in_packet_loop
+from inprocess import InProcess, in_packet_loop, replace_method
 
 from clusterdns.serving import native, packetloop, udp
 from clusterdns.serving.udp import Engine
@@ -170,7 +170,7 @@ def test_a_quiet_client_is_not_behind_a_flood():
             answered.append(client[0])
             return as_ever(packet, client, *others)
 
-        listener.engine.server.resolve = resolve
+        replace_method(listener.engine.server, "resolve", resolve)
         port = listener.client.getpeername()[1]
         with bound("127.0.0.2") as other:
             for i in range(40):
@@ -329,7 +329,7 @@ def test_equal_misses_in_line_are_resolved_once(packet_path):
             seen.append(packet[12:])
             return resolve(packet, *rest)
 
-        server.resolve = resolved  # type: ignore[method-assign]
+        replace_method(server, "resolve", resolved)
         server.table.clear()
         for i in range(300):
             listener.send(WEB if i % 2 else f"n{i % 5}.{WEB}", i)
