@@ -55,7 +55,7 @@ def _listener(generation: Generation, wanted: str) -> str:
 
 
 def _shown(source: Source) -> Plain:
-    """Return a source for who reads its objects; a password is no concern of theirs."""
+    """Return a source, without its password, to the command that reads its objects."""
     found = source._replace(endpoint_user="", snapshot="")._asdict()
     if source.manifests:
         found["manifests"] = str(Path(source.manifests).absolute())

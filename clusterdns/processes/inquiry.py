@@ -2,7 +2,7 @@
 
 A connection has one request, a line of JSON ``{"ask": WORD, ...}``, and one reply, a JSON object,
 with ``error`` if it failed. Only processes of the same user, or of root, are answered. Requests,
-connections and their time are bounded, so that nobody who asks can hold up the supervisor.
+connections and their time are bounded, so that no command can hold up the supervisor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class InquiryError(ClusterDNSError):
-    """A request that cannot be answered; its text is for who asked."""
+    """A request that cannot be answered; its text is for the command."""
 
 
 class Inquiries:
@@ -63,7 +63,7 @@ class Inquiries:
                 writer.write(json.dumps(reply).encode() + b"\n")
                 await asyncio.wait_for(writer.drain(), REPLY_S)
         except (TimeoutError, OSError, ValueError):
-            pass  # who asks is too slow, asks too much, or has closed
+            pass  # the command is too slow, asks too much, or has closed
         except Exception:
             _log.exception("an inquiry cannot be answered")
         finally:
