@@ -47,6 +47,10 @@ class OnDisk:
     def __init__(self, root: Path) -> None:
         self._all = list(_manifests(root))
 
+    def all(self) -> list[Manifest]:
+        """Return all manifests."""
+        return self._all
+
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """Return an object; of several the last, as in the store."""
         found = None

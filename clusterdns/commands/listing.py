@@ -11,6 +11,7 @@ NAMES = {
     "serve": "serve",
     "lab": "lab",
     "check": "check",
+    "fmt": "fmt",
     "explain": "explain",
     "lookup": "lookup",
     "resolv-conf": "resolv_conf",

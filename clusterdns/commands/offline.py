@@ -6,9 +6,10 @@ files, `loop` and `dnstap` would talk to others.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from pathlib import Path
 
 from clusterdns.cluster import manifests
@@ -28,8 +29,16 @@ class Offline:
 
     number, workers = 0, 1
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(
+        self, configuration: Configuration, without: Collection[str] = frozenset()
+    ) -> None:
+        """``without`` are plugins that are not started."""
         self.configuration = configuration
+        self._started = [
+            plugin
+            for plugin in configuration.plugins
+            if not plugin.acts_alone and plugin.name not in without
+        ]
         self.listeners = {
             endpoint.label: Listener(router, endpoint.label, self.now, endpoint[:2])
             for endpoint, router in configuration.routers.items()
@@ -38,16 +47,16 @@ class Offline:
 
     async def __aenter__(self) -> Offline:
         """Start the plugins."""
-        for plugin in self.configuration.plugins:
-            if not plugin.acts_alone:
-                await plugin.start(self)
+        for plugin in self._started:
+            await plugin.start(self)
+        logging.disable(logging.CRITICAL)  # what queries cause is part of the explanation
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop the plugins."""
-        for plugin in self.configuration.plugins:
-            if not plugin.acts_alone:
-                await plugin.stop()
+        logging.disable(logging.NOTSET)
+        for plugin in self._started:
+            await plugin.stop()
 
     def now(self) -> float:
         """Return monotonic seconds."""

@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from clusterdns.chain import registry
@@ -25,14 +25,18 @@ from clusterdns.chain.plugin import Plugin, Repeats
 from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.chain.route import Route
 from clusterdns.chain.view import View
+from clusterdns.config.advice import LOOP, NEVER, Remark, remarks
 from clusterdns.config.compile import Configuration, compile_blocks
 from clusterdns.config.configmap import Subject
 from clusterdns.config.fragments import settle
+from clusterdns.config.places import Places
 from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
+ERROR, WARNING, NOTICE = "error", "warning", "notice"  # severities
+NOT_HERE = "not here"
 MAX_MISTAKES = 100
 MOST_EXAMPLES = 3  # of arguments, for a directive whose own are refused
 MOST_ZONES = 3  # of a server block, that are named in front of a reason
@@ -52,6 +56,7 @@ class Findings(NamedTuple):
     left_out: list[ConfigError]  # mistakes for which imported files would be left out
     warnings: list[str]
     slow: list[str]  # plugins that keep queries off the fast path, with reasons
+    remarks: list[Remark]  # on what can be served, but perhaps not as it was meant
 
     @property
     def mistakes(self) -> int:
@@ -59,23 +64,27 @@ class Findings(NamedTuple):
         return len(self.refused) + len(self.elsewhere) + len(self.left_out)
 
 
-def check(subject: Subject, *, port: int) -> Findings:
-    """Return the findings on ``subject``; ``port`` is that of keys without one."""
-    found = Findings([], [], [], [], [], [], [])
+def check(subject: Subject, *, port: int, ours: Collection[str] = ()) -> Findings:
+    """Return the findings on ``subject``; ``port`` is that of keys without one.
+
+    ``ours`` are addresses of Services that lead to this server.
+    """
+    found = Findings([], [], [], [], [], [], [], [])
     with _logged(found.warnings):
-        _check(subject, port, found)
+        _check(subject, port, found, ours)
     found.warnings[:] = dict.fromkeys(found.warnings)
     return found
 
 
-def _check(subject: Subject, port: int, found: Findings) -> None:
+def _check(subject: Subject, port: int, found: Findings, ours: Collection[str]) -> None:
     fragments = Fragments()
     blocks = _blocks(subject, port, found, fragments)
     if not (blocks or found.refused):
         found.warnings.append(f"{subject.file}: no server block; `whoami` would be served")
     while blocks:
+        sourced = [_with_source(block) for block in blocks]
         try:
-            configuration = compile_blocks([_with_source(block) for block in blocks], port=port)
+            configuration = compile_blocks(sourced, port=port)
         except ConfigError as error:
             is_elsewhere = subject.is_mounted and _is_about_surroundings(error)
             refused = found.left_out if error.file in fragments.found else found.refused
@@ -92,6 +101,7 @@ def _check(subject: Subject, port: int, found: Findings) -> None:
         else:
             found.zones.extend(configuration.zones)
             found.warnings.extend(_repeated(blocks))
+            found.remarks.extend(remarks(sourced, configuration, ours))
             for view in configuration.views:
                 found.slow.extend(_slow(view, configuration))
             break
@@ -222,15 +232,58 @@ def _slow_in(view: View, zone: WireName, *, is_shared: bool) -> Iterator[str]:
         yield from of_relay
 
 
+class Message(NamedTuple):
+    """A finding for other programs; line and column count from 1 on, 0 for none."""
+
+    severity: str
+    kind: str
+    file: str
+    line: int
+    column: int
+    text: str
+
+    @property
+    def place(self) -> str:
+        """``file:line:column`` as far as it is known, "" without a line."""
+        column = f":{self.column}" if self.column else ""
+        return f"{self.file}:{self.line}{column}" if self.line else ""
+
+
+def messages(subject: Subject, found: Findings) -> Iterator[Message]:
+    """Yield all findings: mistakes, then warnings, then remarks."""
+    places = Places(subject)
+    for kind, errors in (("refused", found.refused), ("left out", found.left_out)):
+        yield from (_of_error(ERROR, kind, each, places) for each in errors)
+    yield from (_of_error(WARNING, NOT_HERE, each, places) for each in found.elsewhere)
+    for text in found.warnings:
+        file, line, rest = places.split(text)
+        yield Message(WARNING, WARNING, file, line, places.column(file, line, ""), rest)
+    for text in found.slow:
+        yield Message(NOTICE, "slow", subject.file, 0, 0, text)
+    for each in found.remarks:
+        severity = WARNING if each.kind in (LOOP, NEVER) else NOTICE
+        column = places.column(each.file, each.line, each.word)
+        yield Message(severity, each.kind, each.file, each.line, column, each.text)
+
+
+def _of_error(severity: str, kind: str, error: ConfigError, places: Places) -> Message:
+    text = f"{error.word}: {error.reason}" if error.word else error.reason
+    column = places.column(error.file, error.line, error.word)
+    return Message(severity, kind, error.file, error.line, column, text)
+
+
 def report(subject: Subject, found: Findings) -> Iterator[str]:
     """Yield the lines of the report."""
+    places = Places(subject)
     yield subject.title
     yield from (f"  serves    {zone}" for zone in found.zones)
-    yield from (f"  refused   {error}" for error in found.refused)
-    yield from (f"  left out  {error}" for error in found.left_out)
-    yield from (f"  not here  {error}; see that the Pod has it" for error in found.elsewhere)
-    yield from (f"  warning   {reason}" for reason in found.warnings)
-    yield from (f"  slow      {reason}" for reason in found.slow)
+    yield from (f"  refused   {places.of(error)}" for error in found.refused)
+    yield from (f"  left out  {places.of(error)}" for error in found.left_out)
+    for error in found.elsewhere:
+        yield f"  not here  {places.of(error)}; see that the Pod has it"
+    for each in messages(subject, found):
+        if each.severity in (WARNING, NOTICE) and each.kind != NOT_HERE:
+            yield f"  {each.kind:<8}  {each.place}{': ' if each.place else ''}{each.text}"
     if found.unsupported:
         yield f"plugins of CoreDNS that clusterdns does not have: {', '.join(found.unsupported)}"
     if found.refused:

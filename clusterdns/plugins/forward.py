@@ -113,6 +113,9 @@ _LOOPING = failure(rr.SERVFAIL, "plugin/forward: what is forwarded comes back, s
 _log = plugin_logger("forward")
 
 
+_NOT_STARTED = failure(rr.SERVFAIL, "plugin/forward: not started")
+
+
 class Forward(Plugin):
     """Asks the servers of one directive, in the order of its policy."""
 
@@ -225,8 +228,10 @@ class Forward(Plugin):
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the reply of the first server that gives one."""
         question, pool = query.question, self._pool
-        if question is None or pool is None or not self._settings.is_for(question.folded):
+        if question is None or not self._settings.is_for(question.folded):
             return await next(query)
+        if pool is None:
+            return _NOT_STARTED
         if self._outside.is_broken(question):
             if (taker := trace.scribe()) is not None:
                 taker.blame("queries that are forwarded come back: `loop` has found a loop")

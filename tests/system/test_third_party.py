@@ -85,7 +85,7 @@ def test_a_broken_package_is_an_error_only_where_it_is_named(site, tmp_path, kin
     (tmp_path / "other").write_text(". {\n whoami\n}\n")
     done = run("check", str(tmp_path / "named"))
     assert 1 == done.returncode
-    assert f"{tmp_path / 'named'}:3: broken: cannot load example_broken: " in done.stdout
+    assert f"{tmp_path / 'named'}:3:2: broken: cannot load example_broken: " in done.stdout
     assert said in done.stdout
     assert 0 == run("check", str(tmp_path / "other")).returncode
     assert 0 == run("help").returncode

@@ -74,7 +74,9 @@ def configmap(text: str, **other: str) -> dict[str, object]:
 
 
 def lines(done: subprocess.CompletedProcess[str], kind: str) -> list[str]:
-    found = (line.strip().partition(" ") for line in done.stdout.splitlines() if line[:1] == " ")
+    """Return the findings of a kind, without their columns."""
+    text = re.sub(r"(:\d+):\d+: ", r"\1: ", done.stdout)
+    found = (line.strip().partition(" ") for line in text.splitlines() if line[:1] == " ")
     return [rest.strip() for first, _, rest in found if first == kind]
 
 
@@ -116,7 +118,7 @@ def test_lines_are_those_of_the_manifest_where_it_has_them(tmp_path):
 def test_lines_are_those_of_the_key_in_json(tmp_path):
     path = tmp_path / "cm.json"
     path.write_text(json.dumps(configmap(MISTAKEN)))
-    assert f"{path}[Corefile]:4: nomad" in run(str(path)).stdout
+    assert f"{path}[Corefile]:4:5: nomad" in run(str(path)).stdout
 
 
 def test_a_broken_grammar_is_told(tmp_path):
@@ -438,3 +440,144 @@ def test_arguments_that_stand_in_leave_no_warning(tmp_path):
     path = tmp_path / "Corefile"
     path.write_text(". {\n forward . tcp://1 {\n policy none\n }\n}\n")
     assert "warning" not in run(str(path)).stdout
+
+
+ODD = """\
+.:53 {
+    forward . 127.0.0.1:1053
+    cache
+    kubernetes cluster.local {
+        endpoint http://127.0.0.1:1
+    }
+    file ZONE svc.cluster.local
+    whoami
+}
+.:1053 {
+    forward . 127.0.0.1:53
+}
+shop.svc.cluster.local {
+    whoami
+}
+empty.example {
+    reload
+}
+a.example {
+    forward . 192.0.2.10
+    view all {
+        expr true
+    }
+}
+b.example {
+    whoami
+}
+b.example {
+    view late {
+        expr true
+    }
+    whoami
+}
+"""
+ZONE = "@ 60 IN SOA a b 1 2 3 4 5\n@ 60 IN NS a\n"
+DNS_SERVICE = """\
+apiVersion: v1
+kind: Service
+metadata: {name: kube-dns, namespace: kube-system}
+spec: {clusterIP: 192.0.2.10, clusterIPs: [192.0.2.10]}
+"""
+ODD_REMARKS = [
+    ("order", 1, 1, "plugins act in this order, whatever the text says: cache, kubernetes, file, forward, whoami"),
+    ("loop", 2, 15, "127.0.0.1:1053 is this server: what is forwarded there comes back"),
+    ("never", 7, 5, "never asked for svc.cluster.local.: kubernetes of line 4 answers all of cluster.local. before"),
+    ("never", 8, 5, "never asked: forward of line 2 takes every name before it is asked"),
+    ("loop", 11, 15, "127.0.0.1:53 is this server: what is forwarded there comes back"),
+    ("shadows", 13, 1, "takes the names in shop.svc.cluster.local. from kubernetes of line 4, which answers cluster.local."),
+    ("shadows", 13, 1, "takes the names in shop.svc.cluster.local. from file of line 7, which answers svc.cluster.local."),
+    ("never", 16, 1, "no plugin of this server block answers: its names are refused"),
+    ("loop", 20, 15, "192.0.2.10 is the Service of this DNS server: what is forwarded comes back"),
+    ("never", 28, 1, "never chosen for b.example.: the block of line 25 has no `view` and takes every query"),
+]  # fmt: skip
+
+
+def odd(tmp_path: Path) -> Path:
+    (tmp_path / "db").write_text(ZONE)
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "dns.yaml").write_text(DNS_SERVICE)
+    path = tmp_path / "Corefile"
+    path.write_text(ODD.replace("ZONE", str(tmp_path / "db")))
+    return path
+
+
+def test_what_is_odd_is_remarked_on(tmp_path):
+    path = odd(tmp_path)
+    done = run(str(path), "--json", "--manifests", str(tmp_path / "cluster"))
+    (found,) = json.loads(done.stdout)["files"]
+    remarks = [
+        (each["kind"], each["line"], each["column"], each["text"])
+        for each in found["messages"]
+        if each["kind"] in ("order", "never", "loop", "shadows")
+    ]
+    assert (0, True) == (done.returncode, found["can_be_served"])
+    assert ODD_REMARKS == remarks
+
+
+def test_kubeadms_corefile_has_one_remark_its_order(tmp_path):
+    (tmp_path / "Corefile").write_text(KUBEADM.replace("/etc/resolv.conf", "192.0.2.1"))
+    done = run(str(tmp_path / "Corefile"))
+    assert 1 == len(lines(done, "order"))
+    assert [] == lines(done, "never") + lines(done, "loop") + lines(done, "shadows")
+
+
+def test_annotations_for_github(tmp_path):
+    path = tmp_path / "Corefile"
+    path.write_text(MISTAKEN)
+    done = run("--format", "github", str(path))
+    assert 1 == done.returncode
+    first = done.stdout.splitlines()[0]
+    assert f"::error file={path},line=4,col=5,title=refused::nomad: " in first
+    assert all(line.startswith("::") for line in done.stdout.splitlines())
+
+
+def test_several_files_and_the_worst_of_them(tmp_path):
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text(".:53 {\n whoami\n}\n")
+    bad.write_text(MISTAKEN)
+    done = run(str(good), str(bad))
+    assert 1 == done.returncode
+    assert [".:53", ".:53", "example.org.:53"] == lines(done, "serves")
+    done = run(str(good), str(tmp_path / "none"))
+    assert (2, [".:53"]) == (done.returncode, lines(done, "serves"))
+    assert "none" in done.stderr
+
+
+def test_columns_are_those_of_the_words(tmp_path):
+    path = tmp_path / "Corefile"
+    path.write_text(".:53 {\n    cache 30 {\n        success none\n    }\n\tforwad . 1.1.1.1\n}\n")
+    done = run(str(path))
+    assert f"  refused   {path}:3:9: success: " in done.stdout
+    assert f"  refused   {path}:5:2: forwad: " in done.stdout
+
+
+def test_the_difference_of_two_files(tmp_path):
+    zones = ROOT / "zones"
+    old = (zones / "Corefile").read_text().replace("    file db", f"    file {zones}/db")
+    old = old.replace("manifests cluster", f"manifests {zones}/cluster")
+    new = old.replace("pods insecure", "pods insecure\n        namespaces uit default")
+    new = new.replace(f"file {zones}/db.root .", "forward . 127.0.0.1:9")
+    for path, text in (("old", old), ("new", new)):
+        (tmp_path / path).write_text(text)
+    done = run("--diff", str(tmp_path / "old"), str(tmp_path / "new"))
+    found = done.stdout.splitlines()
+    at = found.index("kube-dns.kube-system.svc.cluster.local. A")
+    assert "- NOERROR, kube-dns.kube-system.svc.cluster.local. 30 IN A 10.96.0.10" == found[at + 1]
+    assert "+ NXDOMAIN" == found[at + 2]
+    assert not any("uit.svc" in line for line in found)
+    at = found.index("10.0.96.10.in-addr.arpa. PTR")
+    assert "+ left to forward" == found[at + 2]  # nothing is sent to it
+    assert 1 == done.returncode
+    assert found[-1].endswith(" answers differ")
+    done = run("--diff", str(tmp_path / "old"), str(tmp_path / "old"), "--json")
+    same = json.loads(done.stdout)
+    assert (0, []) == (done.returncode, same["changed"])
+    assert same["asked"] > 100
+    done = run("--diff", str(tmp_path / "old"))
+    assert (1, True) == (done.returncode, "wants two files" in done.stderr)
