@@ -3,8 +3,9 @@
  * echo PORT: sends every message back at once with its QR bit set. Up to 64 datagrams a system call
  * each way, the call to receive waits for the first only; TCP in a thread of its own, all whole
  * messages of a read in one write. No allocation, no look-up.
- * echo PORT answer: a resolver that knows everything, over UDP: a question of type A gets one A
- * record with a TTL of 300 s, anything else NODATA with the root's SOA.
+ * echo PORT answer: a resolver that knows everything, over UDP: a question of type A, PTR or HTTPS gets
+ * one record with a TTL of 300 s, anything else NODATA with the root's SOA. If the first label is `ns`,
+ * two name servers and an address of one follow in the other sections.
  *
  * Serves 127.0.0.1:PORT until killed.
  */
@@ -54,10 +55,31 @@ static size_t echo(char *message, size_t length)
     return length;
 }
 
+/* Add two name servers of the name behind the first label, and an address; return the new end. */
+static size_t add_servers(char *message, size_t end)
+{
+    static const char servers[] = "\xc0\x0f\0\2\0\1\0\0\1\x2c\0\6\3ns1\xc0\x0f"
+                                  "\xc0\x0f\0\2\0\1\0\0\1\x2c\0\6\3ns2\xc0\x0f";
+    static const char glue[] = "\0\1\0\1\0\0\1\x2c\0\4\xc0\0\2\2";
+    size_t server = end + 12; /* the name of the first */
+    if (end + sizeof servers + sizeof glue > OCTETS)
+        return end;
+    message[9] = 2;
+    message[11] = 1;
+    memcpy(message + end, servers, sizeof servers - 1);
+    end += sizeof servers - 1;
+    message[end++] = (char)(0xC0 | server >> 8);
+    message[end++] = (char)server;
+    memcpy(message + end, glue, sizeof glue - 1);
+    return end + sizeof glue - 1;
+}
+
 /* Make a query its reply in place and return its length; what is no query is a format error. */
 static size_t answer(char *message, size_t length)
 {
     static const char record[] = "\xc0\x0c\0\1\0\1\0\0\1\x2c\0\4\xc0\0\2\1"; /* 192.0.2.1 */
+    static const char pointer[] = "\xc0\x0c\0\x0c\0\1\0\0\1\x2c\0\x0f\4host\4test\3org"; /* and the root */
+    static const char https[] = "\xc0\x0c\0\x41\0\1\0\0\1\x2c\0\x0a\0\1\0\0\1\0\3\2h2";
     static const char soa[] = "\0\0\6\0\1\0\0\1\x2c\0\x16\0\0\0\0\0\1\0\0\x0e\x10\0\0\3\x84"
                               "\0\1\x51\x80\0\0\1\x2c"; /* minimum 300 */
     if (length < HEADER)
@@ -74,11 +96,21 @@ static size_t answer(char *message, size_t length)
         memset(message + 4, 0, 2);
         return HEADER;
     }
+    message[7] = 1; /* answers; an OPT record of the query goes with what it is overwritten by */
     if (!memcmp(message + end - 4, "\0\1\0\1", 4)) {
-        message[7] = 1; /* answers; an OPT record of the query goes with what it is overwritten by */
         memcpy(message + end, record, sizeof record - 1);
-        return end + sizeof record - 1;
+        end += sizeof record - 1;
+        return memcmp(message + HEADER, "\2ns", 3) ? end : add_servers(message, end);
     }
+    if (!memcmp(message + end - 4, "\0\x0c\0\1", 4)) {
+        memcpy(message + end, pointer, sizeof pointer - 1);
+        return end + sizeof pointer - 1;
+    }
+    if (!memcmp(message + end - 4, "\0\x41\0\1", 4)) {
+        memcpy(message + end, https, sizeof https - 1);
+        return end + sizeof https - 1;
+    }
+    message[7] = 0;
     message[9] = 1; /* authority */
     memcpy(message + end, soa, sizeof soa - 1);
     return end + sizeof soa - 1;

@@ -193,6 +193,28 @@ def unique_external(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
         yield f"www.{rng.getrandbits(48):012x}.com", "A"
 
 
+def unique_of_type(qtype: str) -> Questions:
+    """Ask for a type at names outside that no cache can have."""
+
+    def questions(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+        return ((qname, qtype) for qname, _ in unique_external(cluster, rng))
+
+    return questions
+
+
+def unique_ns(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for addresses with which the upstream server sends name servers, and their address."""
+    while True:
+        yield f"ns.{rng.getrandbits(48):012x}.com", "A"
+
+
+def unique_reverse(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for the names of IPv6 addresses outside the cluster; its zone falls through for them."""
+    while True:
+        nibbles = ".".join(f"{rng.getrandbits(64):016x}")
+        yield f"{nibbles}.8.b.d.0.1.0.0.2.ip6.arpa", "PTR"
+
+
 def mixed(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
     """Ask as Pods do: of ten look-ups six for Services, four for names outside by search path.
 
@@ -382,9 +404,17 @@ def _churned(scenario: Scenario) -> Scenario:
     )
 
 
+# What must be asked upstream each time, besides addresses: of the types that clients ask for, and
+# replies with all sections.
+FORWARDED = tuple(
+    _FORWARDED._replace(title=f"uncached {title}", questions=questions)
+    for title, questions in (
+        ("HTTPS", unique_of_type("HTTPS")), ("PTR", unique_reverse), ("with name servers", unique_ns),
+    )
+)  # fmt: skip
 SCENARIOS = (*_STATIC, _FORWARDED, *map(_churned, _STATIC))
 
 
 def scenario(title: str) -> Scenario:
     """Return a scenario by its title."""
-    return next(one for one in (*SCENARIOS, *FORMS) if one.title == title)
+    return next(one for one in (*SCENARIOS, *FORWARDED, *FORMS) if one.title == title)

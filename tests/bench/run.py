@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     distribution: str = ""  # whose default Corefile, of servers.DISTRIBUTIONS
 
 
-FULL, FULL_TITLES = Plan(), tuple(one.title for one in inputs.SCENARIOS)
+FULL, FULL_TITLES = Plan(), tuple(one.title for one in (*inputs.SCENARIOS, *inputs.FORWARDED))
 FORM_TITLES = tuple(one.title for one in inputs.FORMS)
 FORMS = Plan(
     1000, rounds=3, seconds=0.5, rates=(0,),

@@ -271,7 +271,9 @@ def test_cpu_and_memory_are_those_of_the_whole_tree():
 
 
 @pytest.mark.parametrize(
-    "scenario", (*inputs.SCENARIOS, *inputs.FORMS), ids=lambda scenario: scenario.title
+    "scenario",
+    (*inputs.SCENARIOS, *inputs.FORWARDED, *inputs.FORMS),
+    ids=lambda scenario: scenario.title,
 )
 def test_a_scenario_asks_the_same_again_unless_it_is_endless(tmp_path, scenario):
     cluster = inputs.generate(tmp_path, 500)
