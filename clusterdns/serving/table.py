@@ -93,6 +93,8 @@ _PLAIN: Final = {
 }
 # Behind the question in a key: CD + 2 DO.
 _VARIANTS: Final = tuple(bytes((i,)) for i in range(4))
+_SETS: Final = (set, frozenset)
+_LENGTHS: Final = tuple(bytes((i,)) for i in range(256))  # of the name, in the key of a denial
 _OPT_START: Final = b"\0\0\x29"  # the root, type OPT
 _OPT_HEAD: Final = 9  # octets of an OPT before its RDLENGTH
 _OPT_OCTETS: Final = 11  # of one without options
@@ -267,7 +269,9 @@ class AnswerTable:
     def _find(self, question: bytes, key: bytes) -> Answer | None:
         """Return a passing answer, or one for the folded question; ``key`` is as asked."""
         answer: Answer | None
-        folded = question[:-4].lower() + key[-5:]
+        folded = key.lower()
+        if folded != key:  # an octet of the type or class may look like a capital, too
+            folded = question[:-4].lower() + key[-5:]
         if folded == key:
             return self._passing.answers.get(key) or self._denial(key)
         answer = (
@@ -284,17 +288,19 @@ class AnswerTable:
         """
         if key[-3:-1] != _CLASS_IN:
             return None
-        denials, i, left, end = self._denials.answers, 0, 0, len(key) - 6
-        below = key + bytes((end + 1,))
+        find, i, left, end = self._denials.answers.get, 0, 0, len(key) - 6
+        below = key + _LENGTHS[end + 1]
         while i < end:
-            answer = denials.get(below[i:])
+            answer = find(below[i:])
             if answer is not None:
                 spared, children = answer[_SPARED], answer[_CHILDREN]
                 if spared and key.startswith(spared):
                     return None
-                if children is not None and (not i or _may_have(children, key, left, i)):
-                    return None
-                return answer
+                if children is None:
+                    return answer
+                if isinstance(children, _SETS):  # by far the most frequent, so without a call
+                    return answer if i and key[left + 1 : i] not in children else None
+                return None if not i or _may_have(children, key, left, i) else answer
             length = key[i]
             if not 0 < length < 64:
                 return None
