@@ -221,12 +221,12 @@ static int is_answer(PyObject *found)
            is_children(children);
 }
 
-/* Whether a set or dict has a key, which is released; true if that cannot be told. */
-static int holds(PyObject *container, PyObject *key)
+/* Whether a set has a label, which begins with its length; true if that cannot be told. */
+static int has_label(PyObject *labels, const unsigned char *label)
 {
-    int found = !key ? -1 : PyDict_Check(container) ? PyDict_Contains(container, key)
-                                                    : PySet_Contains(container, key);
-    Py_XDECREF(key);
+    PyObject *octets = PyBytes_FromStringAndSize((const char *)label + 1, label[0]);
+    int found = octets ? PySet_Contains(labels, octets) : -1;
+    Py_XDECREF(octets);
     if (found < 0)
         PyErr_Clear();
     return found;
@@ -275,14 +275,18 @@ static int has_address(PyObject *addresses, const unsigned char *label, const un
                        size_t length)
 {
     char text[MAX_NAME];
-    if (holds(PyTuple_GET_ITEM(addresses, LABELS),
-              PyBytes_FromStringAndSize((const char *)label + 1, label[0])))
+    int is_number = label[1] >= '0' && label[1] <= '9'; /* then it is none of the labels */
+    if (!is_number && has_label(PyTuple_GET_ITEM(addresses, LABELS), label))
         return 1;
     Py_ssize_t octets = plain_address(text, name, length);
-    for (int i = SERVICES; i < FIELDS && octets >= 0; i++)
-        if (holds(PyTuple_GET_ITEM(addresses, i), PyUnicode_DecodeLatin1(text, octets, NULL)))
-            return 1;
-    return octets < 0;
+    PyObject *address = octets < 0 ? NULL : PyUnicode_DecodeLatin1(text, octets, NULL);
+    int found = address ? PyDict_Contains(PyTuple_GET_ITEM(addresses, SERVICES), address) : -1;
+    if (!found)
+        found = PyDict_Contains(PyTuple_GET_ITEM(addresses, ENDPOINTS), address);
+    Py_XDECREF(address);
+    if (found < 0)
+        PyErr_Clear();
+    return found;
 }
 
 /* Whether the name of a query may exist, whose label at `left` is right below a node: _may_have. */
@@ -294,7 +298,7 @@ static int may_have(PyObject *children, const unsigned char *name, size_t length
     if (PyBytes_Check(children))
         return memmem(label + 1, label[0], PyBytes_AS_STRING(children),
                       (size_t)PyBytes_GET_SIZE(children)) != NULL;
-    return holds(children, PyBytes_FromStringAndSize((const char *)label + 1, label[0]));
+    return has_label(children, label);
 }
 
 /* The answer of the cut that a question lies below, or of the node that denies it, borrowed:
