@@ -7,25 +7,29 @@ connection that the server closed in the meantime is no failure: the query is se
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import ssl
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from clusterdns.corefile.parser import Directive
+from clusterdns.errors import ConfigError
 from clusterdns.forwarding.exchange import Exchange, Mismatch
 from clusterdns.host.encryption import client_context
+from clusterdns.host.stamp import Stamp
 from clusterdns.wire.reading import Reply
 
 DIAL_TIMEOUT_S = 2.0
 TLS_DIAL_TIMEOUT_S = 2.5  # with the handshake: half the time a query has (CoreDNS: forward.go)
 MAX_IDLE_CONNECTIONS = 64
 SWEEP_LEAST_S = 0.05
+RECHECK_S = 5.0  # between checks of certificates
 
 
 Hear = Callable[[tuple[str, int]], None]
@@ -53,21 +57,70 @@ def tls_context(files: tuple[str, ...], line: Directive, root: Path) -> ssl.SSLC
     """
     if len(files) > 3:
         raise line.error("wants [CA] or CERT KEY [CA]")
-    paths = [str(root / file) for file in files]
-    authority = paths[-1] if len(paths) in (1, 3) else ""
     context = client_context()
     try:
-        if authority:
-            context.load_verify_locations(authority)
-        else:
-            context.load_default_certs()
-        if len(paths) > 1:
-            context.load_cert_chain(paths[0], paths[1], password=lambda: "")
+        _load(context, files, root)
     except ssl.SSLError as error:
         raise line.error(f"{' '.join(files)}: {error.reason or error}") from error
     except (OSError, ValueError) as error:
         raise line.error(f"{' '.join(files)}: {error}") from error
     return context
+
+
+def _load(context: ssl.SSLContext, files: tuple[str, ...], root: Path) -> None:
+    """Load ``[CA]`` or ``CERT KEY [CA]`` into a context. Raises OSError, ValueError."""
+    paths = [str(root / file) for file in files]
+    if len(paths) in (1, 3):
+        context.load_verify_locations(paths[-1])
+    else:
+        context.load_default_certs()
+    if len(paths) > 1:
+        context.load_cert_chain(paths[0], paths[1], password=lambda: "")
+
+
+class TlsFiles:
+    """The files of contexts of `tls_context`: what has changed there counts for new connections.
+
+    An authority that is removed stays trusted until the next reload: OpenSSL forgets none.
+    """
+
+    def __init__(
+        self,
+        contexts: Sequence[ssl.SSLContext],
+        files: tuple[str, ...],
+        line: Directive,
+        root: Path,
+    ) -> None:
+        self._contexts, self._files, self._line, self._root = contexts, files, line, root
+        self._stamps = self._look()
+
+    def _look(self) -> list[Stamp | None]:
+        return [Stamp.at(self._root / file) for file in self._files]
+
+    def refresh(self) -> bool:
+        """Read the files again if they have changed; tell whether they have.
+
+        Raises:
+            ConfigError: they cannot be used, and the last good ones stay in force.
+        """
+        stamps = self._look()
+        if stamps == self._stamps:
+            return False
+        self._stamps = stamps
+        tls_context(self._files, self._line, self._root)  # or they would be half taken
+        for context in self._contexts:
+            _load(context, self._files, self._root)
+        return True
+
+    async def follow(self, log: logging.LoggerAdapter[logging.Logger]) -> None:
+        """Read the files again whenever they have changed."""
+        while self._files:
+            await asyncio.sleep(RECHECK_S)
+            try:
+                if self.refresh():
+                    log.info("certificates have changed and are in force")
+            except (ConfigError, OSError) as error:
+                log.error("certificates have changed, the last good ones stay in force: %s", error)
 
 
 class _Connection(NamedTuple):

@@ -14,7 +14,7 @@ from clusterdns.corefile.arguments import duration_s
 from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import destinations
 from clusterdns.forwarding.choice import FASTEST, POLICIES
-from clusterdns.forwarding.connections import TlsSettings, tls_context
+from clusterdns.forwarding.connections import TlsFiles, TlsSettings, tls_context
 from clusterdns.forwarding.destinations import HTTPS, TLS, Destination, Servers
 from clusterdns.forwarding.flight import DEADLINE_S, Rules
 from clusterdns.forwarding.upstream import UpstreamOptions
@@ -42,6 +42,7 @@ class ForwardSettings:
         self.rules = Rules()
         self.options = UpstreamOptions()
         self.tls: ssl.SSLContext | None = None
+        self.tls_files: TlsFiles | None = None
         self._web_tls: ssl.SSLContext | None = None  # the same, which agrees on a version of HTTP
         self._web_method = "POST"
         self._resolvers: tuple[str, ...] = ()
@@ -131,6 +132,7 @@ class ForwardSettings:
         self.tls = tls_context(files, line, self._root)
         self._web_tls = tls_context(files, line, self._root)
         self._web_tls.set_alpn_protocols(["h2", "http/1.1"])
+        self.tls_files = TlsFiles((self.tls, self._web_tls), files, line, self._root)
 
 
 def _rules(line: Directive, rules: Rules) -> Rules | None:

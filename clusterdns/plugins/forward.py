@@ -34,8 +34,9 @@ good ones stay. The directive may be repeated; the first one that matches is use
 
 Over TLS and HTTPS the SAN of a server's certificate must have its address, or the name of
 `tls_servername`, or the server's own name in `tls://192.0.2.1%dns.example`; the certificate must be
-of CA, by default of the system's CAs. Host names are looked up at the addresses of `resolver`, with
-a limit of 2 s for each query, by default with the system's resolver.
+of CA, by default of the system's CAs. Files that change are read again within 5 s, for new
+connections; a CA that is removed stays trusted until a reload. Host names are looked up at the
+addresses of `resolver`, with a limit of 2 s for each query, by default with the system's resolver.
 
 Over HTTPS the path is `/dns-query`, with HTTP/2 if the server supports it. `read_timeout`, 2s by
 default, bounds a whole exchange. `doh_method` is POST by default.
@@ -164,6 +165,7 @@ class Forward(Plugin):
         self._roster: Roster | None = None
         self._pool: Pool | None = None
         self._polling: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None  # certificates
         self._is_last = True
         self._under_way = self._rejected = 0
 
@@ -196,10 +198,13 @@ class Forward(Plugin):
         self._pool = Pool(self._settings.rules, self._roster.asked, outside.octets, outside.options)
         if any(isinstance(entry, ServerFile) for entry in self._settings.entries):
             self._polling = asyncio.create_task(self._poll_files(self._roster, self._pool))
+        if self._settings.tls_files is not None:
+            self._following = asyncio.create_task(self._settings.tls_files.follow(_log))
 
     async def stop(self) -> None:
         """Close the servers."""
         await end(self._polling)
+        await end(self._following)
         if self._pool is not None:
             self._pool.close()
         if self._roster is not None:

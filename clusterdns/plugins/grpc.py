@@ -17,9 +17,9 @@ service `coredns.dns.DnsService`, as server blocks of `grpc://` do.
 
 The connections are encrypted if `tls` or `tls_servername` is given. The SAN of a server's
 certificate must have its address, or NAME; the certificate must be of CA, by default of the
-system's CAs. If a server fails, the next one is asked, in the order of `policy`, by default random,
-for 5 s in all. The status NOT_FOUND of a call is a name error. With `fallthrough`, the next plugin
-is asked after a name error and after a failure.
+system's CAs. Files that change are read again within 5 s. If a server fails, the next one is asked,
+in the order of `policy`, by default random, for 5 s in all. The status NOT_FOUND of a call is a
+name error. With `fallthrough`, the next plugin is asked after a name error and after a failure.
 
 Examples:
 
@@ -60,10 +60,12 @@ from clusterdns.errors import UpstreamError
 from clusterdns.forwarding import destinations
 from clusterdns.forwarding.calls import CallConnections, ask
 from clusterdns.forwarding.choice import order
-from clusterdns.forwarding.connections import TlsSettings, tls_context
+from clusterdns.forwarding.connections import TlsFiles, TlsSettings, tls_context
 from clusterdns.forwarding.destinations import ServerFile
 from clusterdns.forwarding.exchange import Asked, Exchange
 from clusterdns.forwarding.outside import Outside
+from clusterdns.host.logs import plugin_logger
+from clusterdns.host.tasks import end
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.histogram import TIME_S, Histogram
 from clusterdns.metrics.tally import Sample
@@ -76,6 +78,7 @@ MAX_SERVERS = 15
 DEADLINE_S = 5.0  # CoreDNS: plugin/grpc/grpc.go defaultTimeout
 _POLICIES = ("random", "round_robin", "sequential")
 _PREFIX = "grpc://"
+_log = plugin_logger("grpc")
 _NO_NEXT = "plugin/grpc: no next plugin found"
 
 
@@ -100,12 +103,15 @@ class Grpc(Plugin):
         self._policy, self._server_name = "random", ""
         self._outside = block.shared(Outside)
         context = None
+        self._tls_files: TlsFiles | None = None
+        self._following: asyncio.Task[None] | None = None  # certificates
         for line in directive.block:
             match line.name:
                 case "except":
                     self._excepted += arguments.zone_names(arguments.some(line), line)
                 case "tls":
                     context = tls_context(line.args, line, block.root)
+                    self._tls_files = TlsFiles((context,), line.args, line, block.root)
                 case "tls_servername":
                     self._server_name = destinations.read_server_name(arguments.one(line), line)
                 case "policy":
@@ -125,9 +131,12 @@ class Grpc(Plugin):
     async def start(self, worker: Worker) -> None:
         """Make the servers of this worker; a connection is opened for the first query."""
         self._connections = [CallConnections(each, self._tls) for each in self._servers]
+        if self._tls_files is not None:
+            self._following = asyncio.create_task(self._tls_files.follow(_log))
 
     async def stop(self) -> None:
         """Close the connections."""
+        await end(self._following)
         for each in self._connections:
             each.close()
 
