@@ -164,6 +164,7 @@ class Lookup:
     ) -> None:
         self.facts: list[Fact] = []
         self.needs: set[str] = set()  # kinds of objects that were looked for
+        self.has_circle = False  # an alias led back to one before it
         self.is_multicluster = is_multicluster
         self._store = store
         self._services = store.imported if is_multicluster else store.services

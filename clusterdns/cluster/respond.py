@@ -28,7 +28,7 @@ from clusterdns.cluster.records import (
 from clusterdns.cluster.store import IMPORT_SERIAL, SERIAL, Fact, Store
 from clusterdns.errors import FormError
 from clusterdns.wire import name, rr, trace
-from clusterdns.wire.message import AA, TC, Question
+from clusterdns.wire.message import AA, TC, Question, extended_error
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Node, Response, failure
 from clusterdns.wire.rr import RR
@@ -37,6 +37,9 @@ DNS_VERSION: Final = "1.1.0"  # the schema version (DNS spec 1.1.0 section 2.2)
 DNS_VERSION_TTL_S: Final = 28800
 MAX_SOA_TTL_S: Final = 300
 MAX_CHAIN: Final = 10  # most CNAMEs before the last
+# For clients with EDNS: Not Ready and Other of RFC 8914 section 4. CoreDNS gives no reason.
+NOT_LISTED: Final = extended_error(14, "the cluster has not been listed yet")
+CIRCLE: Final = extended_error(0, "aliases lead around in a circle")
 
 _DNS: Final = b"\x03dns"
 _NS_DNS: Final = b"\x02ns" + _DNS
@@ -142,6 +145,8 @@ class Responder:
         if not answer:
             rcode = rr.SERVFAIL if lookup.needs & self._store.refused else rr.NOERROR
             nothing = self._negative(rcode, zone, facts)
+            if lookup.has_circle:
+                return nothing._replace(edns=CIRCLE)
             # Whether a name exists or not, there is no SOA but that of the apex.
             is_denied = question.qtype == rr.SOA and question.folded != zone.folded
             return self._with_cut(nothing, question, zone, lookup) if is_denied else nothing
@@ -242,9 +247,9 @@ class Responder:
         for host in aliases:
             target = name.parse(host)
             folded = name.fold(target)
-            if name.is_within(folded, question.folded) or len(chain) > MAX_CHAIN:
-                continue
-            if target in chain:
+            is_above = name.is_within(folded, question.folded) or len(chain) > MAX_CHAIN
+            if is_above or target in chain:
+                lookup.has_circle = True
                 continue
             alias = RR(question.qname, rr.CNAME, self._ttl, target)
             # In class IN for any class of the client (CoreDNS: request.go NewWithQuestion).
@@ -273,7 +278,8 @@ class Responder:
             return None
         # The name may exist but not be listed yet, or be of a kind that we may not list.
         is_known = self._store.is_settled and not lookup.needs & self._store.refused
-        return self._negative(rr.NXDOMAIN if is_known else rr.SERVFAIL, zone, facts)
+        denial = self._negative(rr.NXDOMAIN if is_known else rr.SERVFAIL, zone, facts)
+        return denial if self._store.is_settled else denial._replace(edns=NOT_LISTED)
 
     def _note_name_error(self, taker: trace.Scribe, question: Question, zone: AskedZone) -> None:
         """Note what the name of an explained query could be, and what it leads to."""

@@ -81,6 +81,15 @@ FAMILIES: dict[str, Family] = {
         "Counter of queries dropped because the miss queue was full.",
         ("server",),
     ),
+    "clusterdns_udp_receive_drops_total": Family(
+        "Counter of datagrams that the kernel dropped at our sockets, whose buffer was full.",
+        ("server",),
+    ),
+    "clusterdns_saturation_ratio": Family(
+        "Share of a core that the busiest worker has used since the last scrape.",
+        is_gauge=True,
+        is_shared=True,
+    ),
     "clusterdns_log_lines_dropped_total": Family(
         "Counter of log lines dropped because the reader was too slow."
     ),

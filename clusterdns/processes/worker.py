@@ -61,6 +61,7 @@ class Worker:
             for endpoint, router in routers.items()
         }
         self._engines: list[Engine] = []
+        self._spent = (time.monotonic(), time.process_time())
         self._streams: list[Streams] = []
         listeners = sum(s.type == socket.SOCK_STREAM for some in sockets.values() for s in some)
         for endpoint, some in sockets.items():
@@ -141,6 +142,7 @@ class Worker:
         for server in self._servers.values():
             found += server.tally.samples()
             found.append(("panics_total", (), server.panics))
+        found.append(("clusterdns_saturation_ratio", (), self._busy_share()))
         found.append(("clusterdns_log_lines_dropped_total", (), logs.dropped() - self._dropped))
         for engine in self._engines:
             found += engine.samples()
@@ -149,6 +151,12 @@ class Worker:
         for plugin in self._configuration.plugins:
             found += plugin.samples()
         return found
+
+    def _busy_share(self) -> float:
+        """Return the share of the time since the last call that this process has worked."""
+        before, self._spent = self._spent, (time.monotonic(), time.process_time())
+        passed, worked = (now - then for now, then in zip(self._spent, before, strict=True))
+        return min(1.0, worked / passed) if passed > 0 else 0.0
 
     def _subscribe(self, source: Source) -> Subscription:
         store = Store(source.kinds)

@@ -33,6 +33,7 @@ import struct
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
+from clusterdns.host.socketdrops import udp_drops
 from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.tally import Sample
 from clusterdns.serving import native, packetloop
@@ -44,6 +45,7 @@ from clusterdns.serving.table import AnswerTable
 if TYPE_CHECKING:
     from clusterdns.serving._drain import Client, Left, Reply, Zone
 
+DROPS: Final = "clusterdns_udp_receive_drops_total"
 MISSES: Final = 4  # resolved between two batches of hits: half a millisecond,
 TURN_S: Final = 0.001  # or up to this time
 MAX_MISSED = 1024  # 0.1 s of work, 100 kB; more than a second if each is large
@@ -72,6 +74,7 @@ class Engine:
         self.number = sock.fileno()
         self.zones: dict[bytes, Zone] = {}  # lanes of the relay, see relay.py
         self.shed = 0
+        self._drops_before = 0
         self._missed: OrderedDict[str, deque[_Missed]] = OrderedDict()  # in the order of turns
         self._waiting = 0
         # Of hits while the loop waited: durations by bucket, and their sum in nanoseconds.
@@ -81,6 +84,7 @@ class Engine:
 
     def start(self) -> None:
         """Start to read datagrams, in the running loop."""
+        self._drops_before = udp_drops(self._sock)  # another process read it before
         if native.compiled is None:
             packetloop.register(self._sock, self._read_batch)
         else:
@@ -134,10 +138,13 @@ class Engine:
         batches.total += nanoseconds / 1e9
 
     def samples(self) -> list[Sample]:
-        """Return the number of queries dropped."""
-        if not self.shed:
-            return []
-        return [("clusterdns_shed_queries_total", (self.server.tally.server,), self.shed)]
+        """Return the number of queries dropped, by us and by the kernel."""
+        labels = (self.server.tally.server,)
+        drops = max(0, udp_drops(self._sock) - self._drops_before)
+        found: list[Sample] = [(DROPS, labels, drops)]
+        if self.shed:
+            found.append(("clusterdns_shed_queries_total", labels, self.shed))
+        return found
 
     def _read_batch(self) -> None:
         assert self._batch is not None

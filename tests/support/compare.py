@@ -11,6 +11,7 @@ import collections
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.rdata
@@ -58,7 +59,7 @@ def difference(query: bytes, theirs: bytes | None, ours: bytes | None, rules: Ru
     """Return how ``ours`` differs from ``theirs``, CoreDNS's reply, "" if it does not."""
     if theirs is None or ours is None:
         return "" if theirs is ours else f"theirs {_silence(theirs)}, ours {_silence(ours)}"
-    their_reply, our_reply = parse(theirs), parse(ours)
+    their_reply, our_reply = parse(theirs), _without_reasons(parse(ours))
     if rules.age_s is not None and rules.is_outside:
         theirs, ours = _without_hit(theirs), _without_hit(ours)
     if rules.is_outside and our_reply.edns >= 0 and not our_reply.options:
@@ -67,6 +68,17 @@ def difference(query: bytes, theirs: bytes | None, ours: bytes | None, rules: Ru
     for section in SECTIONS:
         found += _section(section, their_reply, our_reply, rules)
     return explain("\n".join(found), their_reply, our_reply) if found else ""
+
+
+def _without_reasons(reply: dns.message.Message) -> dns.message.Message:
+    """Take out the reasons that we give, and CoreDNS does not: not listed yet, or a circle."""
+    ours = (dns.edns.EDECode.NOT_READY, dns.edns.EDECode.OTHER)
+    if reply.edns >= 0:
+        left = [
+            o for o in reply.options if not (isinstance(o, dns.edns.EDEOption) and o.code in ours)
+        ]
+        reply.use_edns(reply.edns, reply.ednsflags, reply.payload, options=left)
+    return reply
 
 
 def explain(reason: str, theirs: dns.message.Message, ours: dns.message.Message) -> str:

@@ -131,7 +131,8 @@ def test_what_overflows_is_dropped_the_oldest_first(monkeypatch):
         await asyncio.sleep(0.02)
         assert [*range(40, 60)] == listener.replies()
         assert (40, 0) == (listener.engine.shed, len(listener.engine._missed))
-        assert [("clusterdns_shed_queries_total", ("dns://:53",), 40)] == listener.engine.samples()
+        shed = ("clusterdns_shed_queries_total", ("dns://:53",), 40)
+        assert shed in listener.engine.samples()
         listener.send(f"again.{WEB}", 7)  # it goes on as before
         await until(lambda: listener.replies()[-1] == 7)
         listener.engine.stop()
