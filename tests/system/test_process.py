@@ -27,6 +27,7 @@ metadata: {{name: {name}, namespace: demo}}
 spec: {{clusterIP: {address}, clusterIPs: [{address}], ports: [{{port: 80}}]}}
 """
 WEB = "web.demo.svc.cluster.local."
+RELOADS = int(os.environ.get("RELOADS", "3"))
 
 
 def corefile(directory: Path, *, ttl: int = 30, more: str = "") -> str:
@@ -212,14 +213,29 @@ class Load:
             time.sleep(0.001)
 
 
+def private_mib(pid: int) -> float:
+    """Return the memory that a process has of its own."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
+
+
 def test_reload_loses_no_query(tmp_path):
+    """P2: good ones and broken ones in turn; `RELOADS=100` is the full size."""
     with peers.clusterdns(corefile(tmp_path), tmp_path) as server, Load(server) as load:
         conf = next(tmp_path.glob("Corefile-*"))
-        for ttl in (10, 11, 12):
-            conf.write_text(corefile(tmp_path, ttl=ttl))
+        for i in range(RELOADS):
+            conf.write_text(corefile(tmp_path, ttl=10 + i, more=" nonsense"))
             server.process.send_signal(signal.SIGUSR1)
-            until(lambda ttl=ttl: ask(server, WEB).answer[0].ttl == ttl)
-        until(lambda: server.output.count("Reloading complete") == 3)
+            until(lambda i=i: server.output.count("Reload failed") == i + 1)
+            conf.write_text(corefile(tmp_path, ttl=10 + i))
+            server.process.send_signal(signal.SIGUSR1)
+            until(lambda i=i: server.output.count("Reloading complete") == i + 1)
+            assert 10 + i == ask(server, WEB).answer[0].ttl
+            if not i:
+                first_mib = private_mib(server.process.pid)
+        growth_mib = private_mib(server.process.pid) - first_mib
+        print(f"{len(load.answers)} answers, growth of {growth_mib:.2f} MiB")
+        assert growth_mib < 5
         assert [] == load.failures
         assert {("10.96.0.7",)} == {tuple(answer) for answer in load.answers}
 

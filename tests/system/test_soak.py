@@ -22,7 +22,7 @@ import pytest
 from faultyapi import FaultyApi
 
 SOAK_S = float(os.environ.get("SOAK_S", "12"))
-WARM_S = min(60.0, SOAK_S / 3)
+WARM_S = min(600.0, SOAK_S / 3)
 RATE = 1000  # queries a second
 CHANGES = 50  # of Services a second
 SERVICES = 300
@@ -138,7 +138,8 @@ def test_p6_p9_queries_and_changes_for_a_while(tmp_path):
     print(f"{sent} queries, {changes} changes, growth {growth} MiB, {worker}")
     assert 0 == lost
     assert all(abs(late[1] - early[1]) <= 2 for early, late in zip(before, after, strict=True))
-    # 1 MiB an hour, and what allocators take in steps.
-    assert max(growth) < 2 + SOAK_S / 3600
+    # 1 MiB an hour. Before that, over some 20,000 changes, the heap of a worker fills, and pages
+    # become its own that it shared with the supervisor: 6 MiB in all.
+    assert max(growth) < 4 + SOAK_S / 3600
     assert worker["p999_ms"] < 5
     assert 0 == worker["collections"]
