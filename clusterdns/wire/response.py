@@ -28,9 +28,9 @@ Note = tuple[Any, ...]
 class Addresses(NamedTuple):
     """The names that may exist in a reverse zone, alive.
 
-    They are those at and below ``labels`` right below the zone, none of which begins with a digit,
-    and those of the addresses in ``services`` and ``endpoints``, whose keys are the canonical text
-    of addresses.
+    They are those at and below ``labels`` right below the zone, and those of the addresses in
+    ``services`` and ``endpoints``. No label begins with a digit. The keys are the canonical text of
+    addresses.
     """
 
     labels: frozenset[bytes]
