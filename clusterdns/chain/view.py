@@ -141,6 +141,7 @@ class Router:
         all_views = [view for some in views.values() for view in some]
         self.opens_classes = any(view.opens_classes for view in all_views)
         self.takes_updates = any(view.takes_updates for view in all_views)
+        self._has_root_only = [*views] == [ROOT]
         self._is_filtered = any(view.filter is not None for view in all_views)
         most = [view.most_octets for view in all_views] or [USUAL_UDP_OCTETS]
         self.streams = StreamBounds()
@@ -194,7 +195,7 @@ class Router:
     def route(self, question: Question) -> View | None:
         """Return the view of ``question`` without conditions, None if refused."""
         found: View | None = None
-        for zone in name.parents(question.folded):
+        for zone in (ROOT,) if self._has_root_only else name.parents(question.folded):
             if zone == ROOT and found is not None:
                 break
             for view in self.views.get(zone, ()):

@@ -149,6 +149,8 @@ class LoadBalance(Polling):
 
     def _shuffle(self, response: Response) -> Response:
         """Return a response with its records in random order, each first in its turn."""
+        if len(response.answer) + len(response.authority) + len(response.additional) < 2:
+            return response
         most = max(_count_movable(section) for section in response.sections)
         if most < 2:
             return response

@@ -213,7 +213,7 @@ class Listener:
             question,
             response,
             self.clock(),
-            lambda: self.tally.slot(profile._replace(size=size, counters=response.counters)),
+            lambda: self.tally.slot(Profile(*profile[:6], size, profile[7], response.counters)),
             None if view is None else self.router.note(view, question, response),
             None if view is None else _buckets(view, question, response),
         )

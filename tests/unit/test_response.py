@@ -20,7 +20,7 @@ from clusterdns.serving.table import MAX_TABLE_OCTETS, AnswerTable
 from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.facts import Renewal
 from clusterdns.wire.message import Question
-from clusterdns.wire.response import Node, Response, fit, render, render_reply
+from clusterdns.wire.response import Node, Response, _Writer, fit, render, render_reply
 from clusterdns.wire.rr import RR
 
 WEB = name.parse("web.demo.svc.cluster.local.")
@@ -680,3 +680,24 @@ def test_options_are_counted(code):
         assert is_taken == isinstance(reading.read_query(packet), message.Query)
         is_silent = code in (10, 12)
         assert (is_taken and is_silent) == (table.reply(packet, 0.0, [0] * 4) is not None)
+
+
+@pytest.mark.parametrize("owner", [WEB, WEB.upper(), b"\1x\0", b"\0"])
+@pytest.mark.parametrize("limit", [60, 75, 512, 65_535])
+@pytest.mark.parametrize(
+    "rtypes", [(rr.A,), (rr.AAAA, rr.A, rr.A), (rr.A, rr.TXT), (rr.A, rr.CNAME)]
+)
+def test_addresses_of_the_question_are_written_as_any_records(owner, limit, rtypes):
+    rdata = {rr.A: bytes(4), rr.AAAA: bytes(16), rr.TXT: b"\1x", rr.CNAME: b"\1y" + WEB}
+    for qname in (WEB, b"\0"):
+        answer = tuple(RR(owner, rtype, 5, rdata[rtype]) for rtype in rtypes)
+        writer, fits = _Writer(qname), 0
+        for record in answer:
+            before = bytes(writer.octets)
+            writer.write(record)
+            if writer.offset > limit:
+                writer.octets[:] = before
+                break
+            fits += 1
+        counts, body, is_cut = render(qname, (answer, (), ()), limit)
+        assert (fits, bytes(writer.octets), fits < len(answer)) == (counts[0], body, is_cut)
