@@ -108,6 +108,7 @@ class Dynupdate(Authority):
         if database is not None:
             self._stored = InFile(database, self._apex, self._limits["max_bytes"])
         self._version: Hashable = None  # of the records that are served
+        self._unusable: Hashable = None  # the version that could not be read
         self._turn = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         block.shared(Spared).zones.append(self._apex)
@@ -223,13 +224,14 @@ class Dynupdate(Authority):
 
     async def _look(self) -> None:
         """Take over the changes of other processes."""
-        if self._stored.version() in (self._version, None):
+        version = self._stored.version()
+        if version in (self._version, self._unusable, None):
             return
         async with self._turn:
             try:
                 self._install(*await asyncio.to_thread(self._load_locked))
-            except (MasterFileError, StoredError, ValueError) as error:
-                self._version = self._stored.version()
+            except (MasterFileError, StoredError, OSError, ValueError) as error:
+                self._unusable = version  # told once; an update tries again, and fails
                 _log.error("the last good records stay in force: %s", error)
         self._forget()
 
@@ -270,7 +272,7 @@ class Dynupdate(Authority):
                 rcode = await asyncio.to_thread(self._apply, key, changes)
             except FormError:
                 return rr.FORMERR
-            except (MasterFileError, StoredError, ValueError) as error:
+            except (MasterFileError, StoredError, OSError, ValueError) as error:
                 _log.error("UPDATE for %s failed: %s", name.text(self._apex), error)
                 return rr.SERVFAIL
         if self._is_news:

@@ -145,6 +145,21 @@ def test_a_change_outlives_kill_9_and_the_seed_is_read_no_more(directory):
         assert (["60 192.0.2.2"], 8) == (look_up(server, "a.d.test"), serial(server))
 
 
+def test_a_database_that_is_damaged_while_it_is_served_is_not_overwritten(directory):
+    with peers.clusterdns(corefile("database d.db"), directory) as server:
+        assert "NOERROR" == add(server, "a", "A", "192.0.2.2")
+        (directory / "d.db").write_bytes(b"damaged")
+        deadline = time.monotonic() + 10
+        while "the last good records stay in force" not in server.output:
+            assert time.monotonic() < deadline, server.output
+            time.sleep(0.05)
+        assert "SERVFAIL" == add(server, "b", "A", "192.0.2.3")
+        assert ["60 192.0.2.2"] == look_up(server, "a.d.test")
+        assert b"damaged" == (directory / "d.db").read_bytes()
+        time.sleep(0.3)
+        assert 1 == server.output.count("the last good records stay in force")
+
+
 @pytest.mark.parametrize("options", ["", "database d.db"])
 def test_all_workers_have_a_change_and_none_undoes_that_of_another(directory, options):
     with peers.clusterdns(corefile(options, more="multisocket 3"), directory) as server:
