@@ -152,7 +152,7 @@ static int read_opt(const Table *table, Query *query, const unsigned char *packe
     }
     query->opt = opt;
     if (opt[6])
-        return 1; /* BADVERS */
+        return table->passes_options; /* BADVERS */
     if (query->extra && !table->passes_options)
         return 0;
     int size = number16(opt + 3);

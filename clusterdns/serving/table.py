@@ -180,8 +180,9 @@ class AnswerTable:
             if extra < 0 or opt[:3] != _OPT_START:
                 return None
             if opt[5:] not in _PLAIN_OPT_TTLS:
-                if opt[6]:
-                    return _bad_version(packet[:2], form, question)
+                if opt[6]:  # without the table, cookies are checked first
+                    passes = self._passes_options
+                    return _bad_version(packet[:2], form, question) if passes else None
                 opt = opt[:5] + bytes((0, 0, opt[7], 0))
             if opt[7] & _DO:
                 variant, form = variant | 2, form | _AD
