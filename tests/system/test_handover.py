@@ -259,8 +259,9 @@ def test_a_query_under_way_is_answered_and_idle_connections_are_closed(tmp_path)
 
 def test_a_connection_that_has_just_been_made_gets_its_reply(tmp_path):
     """At the end of a worker, too, whose client has connected and not yet sent its query."""
+    text = corefile(tmp_path, " timeouts {\n  read 30s\n }")  # a hand-over may take longer than 3 s
     framed = struct.pack("!H", len(QUERY)) + QUERY
-    with peers.clusterdns(corefile(tmp_path), tmp_path) as server, contextlib.ExitStack() as stack:
+    with peers.clusterdns(text, tmp_path) as server, contextlib.ExitStack() as stack:
 
         def connected() -> socket.socket:
             return stack.enter_context(socket.create_connection(server.address, 30))
