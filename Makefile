@@ -60,9 +60,12 @@ docs: $(VENV)/installed
 	$(BIN)/clusterdns -plugins | sed -n 's/^  dns\.//p' >deploy/helm/clusterdns/plugins.txt
 	$(BIN)/python tests/bench/report.py
 
-# Every fuzz target for T seconds.
+# Every fuzz target for T seconds; the guided ones by coverage, also of the C code where clang is.
+GUIDED = $(patsubst tests/wire/fuzz/%.py,%,$(shell grep -l 'guided.py [a-z]' tests/wire/fuzz/*.py))
 fuzz: $(VENV)/installed
 	@for target in tests/wire/fuzz/fuzz_*.py; do $(BIN)/python $$target $(T) || exit 1; done
+	@for target in $(GUIDED); do echo $$target; \
+	    $(BIN)/python tests/wire/fuzz/guided.py $$target $(T) || exit 1; done
 
 # The real binary under load while everything around it fails at random, for T seconds; SEED=n again.
 chaos: $(VENV)/installed

@@ -12,6 +12,8 @@ import yaml
 
 from clusterdns.errors import ClusterDNSError
 
+# PyYAML raises these for words that do not fit their tag, such as `!!timestamp x` or `!!bool x`.
+_UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -30,5 +32,5 @@ def documents(octets: bytes) -> Iterator[object]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise YamlError(error.problem, line) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, *_UNFIT) as error:
         raise YamlError(error) from error

@@ -43,6 +43,19 @@ def built(directory: Path) -> Path:
     return found
 
 
+def built_for_coverage(directory: Path) -> Path | None:
+    """Return the module with sanitizers and libFuzzer's counters, None without clang."""
+    compiler, headers = shutil.which("clang"), Path(sysconfig.get_paths()["include"])
+    if compiler is None or not (headers / "Python.h").exists():
+        return None
+    [module] = extension_modules()
+    found = directory / "_drain.so"
+    flags = ["-g", "-O1", "-fsanitize=address,fuzzer-no-link", "-w", "-fPIC", "-shared"]
+    command = [compiler, *flags, f"-I{headers}", *module["sources"], "-o", str(found)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return None if done.returncode else found
+
+
 def extension_modules() -> list[dict[str, Any]]:
     """Return what pyproject.toml says of the modules in C."""
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-TARGETS = sorted((Path(__file__).parent / "fuzz").glob("fuzz_*.py"))
+FUZZ = Path(__file__).parent / "fuzz"
+TARGETS = sorted(FUZZ.glob("fuzz_*.py"))
+GUIDED = sorted(path for path in FUZZ.glob("*.py") if "guided.py TARGET" not in path.read_text()
+                and f"guided.py {path.stem}" in path.read_text())  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda path: path.stem)
@@ -20,5 +23,16 @@ def test_fuzz_target(target):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("target", GUIDED, ids=lambda path: path.stem)
+def test_guided_target(target):
+    """Seeds, inputs that once failed, and mutations for two seconds."""
+    done = subprocess.run(
+        [sys.executable, str(FUZZ / "guided.py"), target.stem, "2", "1"],
+        capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
 def test_there_are_targets():
     assert len(TARGETS) >= 2
+    assert len(GUIDED) >= 8

@@ -101,7 +101,7 @@ class Auditor:
                     there.add(hash(found[0]))
                     if reflector.known.get(found[0]) != found[1]:
                         suspects[found[0]] = found[1]
-            metadata = items.fields.get("metadata") or {}
+            metadata = items.metadata
             version = versions.number_of(metadata.get("resourceVersion"))
             if not metadata.get("continue"):
                 break

@@ -100,6 +100,12 @@ class Items:
         self._skip: _Skip | None = None
         self._state = _BEFORE
 
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata of the list; empty if it has none, or none that is an object."""
+        found = self.fields.get("metadata")
+        return found if isinstance(found, dict) else {}
+
     def feed(self, octets: bytes) -> Iterator[Mapping[str, Any]]:
         """Yield the items that ``octets`` complete. Raises StreamError."""
         self._text = self._text[self._at :] + self._utf8.decode(octets)

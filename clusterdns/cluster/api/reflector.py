@@ -279,7 +279,8 @@ class Reflector:
         if stream.seen is None:
             self._advance(metadata["resourceVersion"])
             return
-        if (metadata.get("annotations") or {}).get(_INITIAL_END) != "true":
+        annotations = metadata.get("annotations")
+        if not isinstance(annotations, dict) or annotations.get(_INITIAL_END) != "true":
             # The server ignored sendInitialEvents and sends a plain watch.
             raise ApiError("no streamed lists", 422)
         self._sink.changed(self.kind, list(changes))
@@ -402,7 +403,7 @@ class Reflector:
                 self._sink.changed(self.kind, changes)
             for _ in range(items.skipped):
                 self._skip("an item longer than the limit, or not an object")
-            metadata = items.fields.get("metadata") or {}
+            metadata = items.metadata
             following = metadata.get("continue")
             if not following:
                 return str(metadata.get("resourceVersion") or ""), seen
