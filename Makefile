@@ -6,7 +6,7 @@ T ?= 60
 # Tests mostly wait for a server; a file's tests stay together, they share its fixtures.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: lab test lint check bench bench-check docs fuzz chaos e2e control-plane node node-e2e pythons release image clean
+.PHONY: lab test lint check bench bench-check docs fuzz chaos e2e control-plane node node-e2e pythons site release image clean
 
 # Show the lab as Pods see it, then serve it and print what to ask.
 lab: $(VENV)/installed
@@ -31,10 +31,10 @@ pythons: $(VENV)/installed
 
 # Format, lint and types.
 lint: $(VENV)/installed
-	$(BIN)/ruff format --check clusterdns tests deploy
-	$(BIN)/ruff check clusterdns tests deploy
+	$(BIN)/ruff format --check clusterdns tests deploy docs
+	$(BIN)/ruff check clusterdns tests deploy docs
 	$(BIN)/mypy
-	$(BIN)/mypy deploy/release
+	$(BIN)/mypy deploy/release docs/site
 
 # Before a commit: lint, and the tests that need no other server and no patience.
 check: lint
@@ -88,6 +88,10 @@ node: $(VENV)/installed
 node-e2e: $(VENV)/installed
 	tests/node/build.sh && tests/node/build.sh e2e.test && tests/node/images.sh
 	trap tests/node/down.sh EXIT; tests/node/up.sh && tests/node/test.sh deploy && tests/node/e2e.sh
+
+# The documentation as pages in build/site.
+site: $(VENV)/installed
+	$(BIN)/python docs/site/build.py build/site
 
 # Wheels, image, SBOM, provenance and sums in dist/, all of it tried; see CONTRIBUTING.md.
 release: $(VENV)/installed

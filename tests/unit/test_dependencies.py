@@ -20,7 +20,7 @@ DECLARED = [Requirement(text) for text in PROJECT["dependencies"]]
 OPTIONAL = [
     Requirement(text)
     for extra, some in PROJECT["optional-dependencies"].items()
-    if extra not in ("dev", "bench")
+    if extra not in ("dev", "bench", "release")
     for text in some
 ]
 SLIM = ROOT / "deploy" / "requirements-slim.txt"
@@ -35,7 +35,7 @@ MODULES = {
     "protobuf": "google",
 }
 # Of the development extra: programs that are started, and types that mypy alone reads.
-PROGRAMS = {"build", "mypy", "pytest-timeout", "pytest-xdist", "ruff"}
+PROGRAMS = {"build", "mkdocs", "mypy", "pytest-timeout", "pytest-xdist", "ruff"}
 
 
 def imported(paths: Iterable[Path]) -> set[str]:
