@@ -33,6 +33,7 @@ CLIENT = ("127.0.0.1", 40000)
 # Plugins that ask other servers.
 ASKS_OTHERS = frozenset(("etcd", "forward", "grpc", "secondary"))
 _REVERSE = (WireName(b"\x07in-addr\x04arpa\0"), WireName(b"\x03ip6\x04arpa\0"))
+_NS_DNS = b"\x02ns\x03dns"  # has the addresses of this machine
 _SIZE = 65_000
 _ADDRESSES = (rr.A, rr.AAAA)
 _LEFT_OUT = frozenset((rr.SOA, rr.NS, rr.RRSIG, rr.DNSKEY))  # each server's own
@@ -103,7 +104,7 @@ def _questions(server: offline.Offline) -> Iterator[Asked]:
 
 def _of_record(record: RR) -> Iterator[Asked]:
     owner = bytes(record.owner).lower()
-    if record.rtype in _LEFT_OUT:
+    if record.rtype in _LEFT_OUT or owner.startswith(_NS_DNS):
         return
     yield owner, record.rtype
     if record.rtype in _ADDRESSES:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BOTH = ("A", "AAAA")  # what getaddrinfo asks for
 UNANSWERED = 3
+KUBELET_NDOTS = 5  # of Pods without a `dnsConfig` of their own
 _STYLES = {"the program gets nothing": "bold red", "the program gets ": "bold green"}
 
 
@@ -85,13 +86,14 @@ def _settings(flags: argparse.Namespace) -> ResolvConf:
 def _alternatives(
     flags: argparse.Namespace, conf: ResolvConf, types: tuple[str, ...], asker: Stub
 ) -> dict[str, Walk]:
-    """Return the lookups with ndots:1 and with a trailing dot, where these ask otherwise."""
+    """Return the lookups with other ndots and with a trailing dot, where these ask otherwise."""
     from clusterdns.commands import stub
 
     found = dict[str, "Walk"]()
     asked = resolvconf.names(conf, flags.name, flags.libc)
     for title, settings, name in (
         ("ndots:1", conf._replace(ndots=1), flags.name),
+        (f"ndots:{KUBELET_NDOTS}", conf._replace(ndots=KUBELET_NDOTS), flags.name),
         ("a trailing dot", conf, flags.name.rstrip(".") + "."),
     ):
         if resolvconf.names(settings, name, flags.libc) != asked:
