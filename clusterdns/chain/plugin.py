@@ -213,6 +213,7 @@ class Observer(Plugin):
     """
 
     wants_replies: bool = False  # whether ``tell`` gets the octets of replies
+    wants_exchanges: bool = False  # whether ``passed`` gets those of upstream servers, too
 
     def note(self, question: Question, response: Response) -> Note | None:
         """Return the note to keep with a response for ``tell``, None not to be told."""
@@ -231,8 +232,11 @@ class Observer(Plugin):
         """
         raise NotImplementedError
 
-    def passed(self, records: Sequence[Relayed]) -> None:
-        """Observe queries that the relay has answered, of the classes entered into the route."""
+    def passed(self, records: Sequence[Relayed], servers: Sequence[tuple[str, int]]) -> None:
+        """Observe queries that the relay has answered, of the classes entered into the route.
+
+        ``servers`` are upstream servers, by number.
+        """
         raise NotImplementedError
 
 

@@ -20,8 +20,12 @@ from clusterdns.wire.name import WireName
 
 # A query that the relay has answered: query, client, listener, monotonic second it began, seconds
 # it took, class, header flags of the reply and its octets without compression, number of the
-# upstream server, and the reply if an observer wants it.
-Relayed = tuple[bytes, tuple[str, int], int, float, float, int, int, int, int, bytes | None]
+# upstream server, and the reply if an observer wants it; if one wants exchanges, the reply as
+# received, and the address of our socket.
+Relayed = tuple[
+    bytes, tuple[str, int], int, float, float, int, int, int, int, bytes | None, bytes | None,
+    tuple[str, int] | None,
+]  # fmt: skip
 CLASSES = {"success": 1, "denial": 2, "error": 4}  # of replies, as `log` has them
 ALL_CLASSES = sum(CLASSES.values())
 
@@ -83,9 +87,10 @@ class RelayObserver(Protocol):
 
     name: ClassVar[str]
     wants_replies: bool
+    wants_exchanges: bool
 
-    def passed(self, records: Sequence[Relayed]) -> None:
-        """Observe queries that the relay has answered."""
+    def passed(self, records: Sequence[Relayed], servers: Sequence[tuple[str, int]]) -> None:
+        """Observe queries that the relay has answered; ``servers`` are upstream, by number."""
 
 
 class Cached:

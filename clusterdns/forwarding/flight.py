@@ -63,12 +63,17 @@ class Rules(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """The result, after ``seconds``, of a query sent without a flight; ``at`` is monotonic."""
+    """The result, after ``seconds``, of a query sent without a flight; ``at`` is monotonic.
+
+    ``packet`` is the query, but for its ID; ``local`` our address, if a tap wants it.
+    """
 
     upstream: Upstream
     found: Reply | UpstreamError
     seconds: float
     at: float
+    packet: bytes
+    local: tuple[str, int] | None
 
 
 class Attempt(NamedTuple):
@@ -273,6 +278,14 @@ class Flight:
             return
         if arrival.upstream in self._upstreams:
             self._turns.begin_with(self._upstreams.index(arrival.upstream))
+        if self._tell is not None:
+            began = arrival.at - arrival.seconds
+            self._tell(
+                Attempt(
+                    arrival.upstream, "udp", arrival.local, arrival.packet, arrival.found, began,
+                    arrival.seconds,
+                )
+            )  # fmt: skip
         self._deadline -= arrival.seconds
         self._out += 1
         self._done(arrival.upstream, "udp", arrival.found, arrival.seconds)

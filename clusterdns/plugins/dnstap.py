@@ -32,8 +32,8 @@ With `listen`, up to 16 readers connect to SOCKET, each with a queue of its own.
 certificate for `tls://`. With CA, readers must have a certificate of it; with `skipverify` that is
 optional.
 
-The directive may be repeated. The answer table stays in use, unless EXTRA has a label or `{local}`;
-messages about its answers are sent 20 ms later, with the time of the query.
+The directive may be repeated. The answer table and the relay stay in use, unless EXTRA has a label
+or `{local}`; messages about their answers are sent 20 ms later, with the time of the query.
 
 Examples:
 
@@ -79,9 +79,11 @@ from clusterdns.chain.plugin import (
     Record,
     Worker,
 )
+from clusterdns.chain.route import ALL_CLASSES, Relayed, Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.lexer import shorten
 from clusterdns.corefile.parser import Directive
+from clusterdns.forwarding.outside import Outside
 from clusterdns.host.encryption import Encryption, client_context
 from clusterdns.host.logs import plugin_logger
 from clusterdns.metrics.family import Family
@@ -167,6 +169,7 @@ class Dnstap(Observer):
         if self._varies:
             self.slow = "tells of labels, so no answer is repeated from the table"
         block.shared(Taps).all.append(self)
+        self._outside = block.shared(Outside)
 
     @classmethod
     def setup(cls, directives: list[Directive], block: Block) -> list[Plugin]:
@@ -193,6 +196,8 @@ class Dnstap(Observer):
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return the response of the next plugin, None if a label is needed."""
         return None if self._varies else next(question)
+
+    wants_exchanges = True
 
     def treats_alike(self, cut: WireName) -> bool:
         """Return True: it changes no response."""
@@ -245,6 +250,37 @@ class Dnstap(Observer):
                 payload.frame(origin, CLIENT_RESPONSE, socket, moments, said, extra),
             )
         self._outlet.put(frames)
+
+    def relay(self, route: Route) -> bool:
+        """Let the relay report its queries, unless a label is needed."""
+        if self._varies:
+            return route.refuse("tells of labels, which the relay in C does not know")
+        return route.observe(self, ALL_CLASSES)
+
+    def passed(self, records: Sequence[Relayed], servers: Sequence[tuple[str, int]]) -> None:
+        """Send messages about queries that the relay has answered, and about its exchanges."""
+        shift_ns = time.time_ns() - time.monotonic_ns()
+        for packet, client, _, began_s, seconds, *_, server, reply, received, ours in records:
+            query = reading.read_query(packet)
+            assert isinstance(query, Query)  # otherwise the relay had not taken it
+            query.client, query.transport = client[:2], "udp"
+            began_ns = int(began_s * _NS) + shift_ns
+            moments = Moments(began_ns, began_ns + int(seconds * _NS))
+            self._tell_of_query(query, began_ns)
+            found = reading.read_reply(received or b"")
+            socket = Socket("udp", ours, servers[server])
+            sent = self._sent(query)
+            self.forwarded(query, Exchanged(socket, sent, found, began_s, seconds))
+            said = reply or b"" if self.wants_replies else b""
+            self._put(query, CLIENT_RESPONSE, Socket("udp", query.client), moments, said)
+
+    def _sent(self, query: Query) -> bytes:
+        """Return what the relay has sent of a query: exchange.Asked."""
+        assert query.question is not None
+        do = message.EDNS_DO if query.question.do else 0
+        flags = query.flags & (message.RD | message.CD) | message.AD
+        edns = message.Edns(self._outside.octets, 0, do)
+        return message.write_query(query.ident, flags, query.question, edns)
 
     def forwarded(self, query: Query, exchanged: Exchanged) -> None:
         """Send messages about an exchange with an upstream server."""

@@ -235,7 +235,7 @@ class Log(Observer):
                 break  # further rules are for no name of the zone
         return route.observe(self, wanted) if wanted else True
 
-    def passed(self, records: Sequence[Relayed]) -> None:
+    def passed(self, records: Sequence[Relayed], servers: Sequence[tuple[str, int]]) -> None:
         """Log queries that the relay has answered."""
         sink = logs.bulk()
         wanted = [(rule, record) for record in records if (rule := self._rule_of(record))]

@@ -48,6 +48,7 @@ class Lane:
     many: int
     untold: int
     tells_replies: bool
+    tells_exchanges: bool
     success_least: int
     success_most: int
     denial_least: int
@@ -72,8 +73,9 @@ class Lane:
 # What takes the queries of a zone: a lane, limits by client and the chain, or the chain.
 Zone = Lane | Judge | None
 
-# Lane, query, client, control message for the reply, listener, server, seconds, reply, error.
-HandedOver = tuple[Lane, bytes, Client, bytes, int, int, float, bytes | None, int]
+# Lane, query, client, control message for the reply, listener, server, seconds, reply, error, and
+# our address if exchanges are observed.
+HandedOver = tuple[Lane, bytes, Client, bytes, int, int, float, bytes | None, int, Client | None]
 # Query, client, control message for the reply.
 Left = tuple[bytes, Client, bytes]
 Reply = tuple[bytes, Client, bytes]  # octets, and the same of its query

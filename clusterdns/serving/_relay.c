@@ -54,7 +54,7 @@ typedef struct {
     PyObject *told;   /* list of records for observers, shared by lanes, or None */
     int wants;        /* classes of the replies that observers are told of */
     int many, untold; /* records until Python shall report them; those there was no room for */
-    char tells_replies; /* whether observers want octets */
+    char tells_replies, tells_exchanges; /* whether observers want octets, and those of servers */
     char is_cached, shuffles, is_minimal;
     char refuses; /* whether to refuse queries without room here, or leave them to Python */
 } Lane;
@@ -599,9 +599,19 @@ static int class_of(const struct reply *found)
     return found->has_soa && !found->counts[0] ? DENIALS : SUCCESSES;
 }
 
+/* The address of the socket of a query, in the form of Python's sockets. */
+static PyObject *address_of(const struct out *out)
+{
+    struct client ours = {.source_octets = 0};
+    socklen_t size = sizeof ours.address;
+    if (getsockname(out->sock, (struct sockaddr *)&ours.address, &size))
+        return Py_NewRef(Py_None);
+    return client_of(&ours);
+}
+
 /* Append a record for the observers of a lane: Relayed in route.py, behind the lane. */
 static void tell(const struct out *out, const struct reply *found, double now, unsigned flags,
-                 size_t length)
+                 size_t length, size_t received)
 {
     Lane *lane = out->lane;
     if (!lane->told || !PyList_Check(lane->told) || !(class_of(found) & lane->wants))
@@ -611,10 +621,11 @@ static void tell(const struct out *out, const struct reply *found, double now, u
         return;
     }
     PyObject *told = Py_BuildValue(
-        "(Oy#NiddiHiHy#)", lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
+        "(Oy#NiddiHiHy#y#N)", lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
         out->listener, out->began, now - out->began, class_of(found), flags,
         (int)found->uncompressed, out->target, lane->tells_replies ? made : NULL,
-        (Py_ssize_t)length);
+        (Py_ssize_t)length, lane->tells_exchanges ? reply : NULL, (Py_ssize_t)received,
+        lane->tells_exchanges ? address_of(out) : Py_NewRef(Py_None));
     if (!told || PyList_Append(lane->told, told))
         PyErr_Clear();
     Py_XDECREF(told);
@@ -658,21 +669,22 @@ static int pass_on(struct out *out, size_t length, double now)
         write16(made + 6 + 2 * i, (unsigned)counts[i] + (i == SECTIONS - 1 && tail));
     memcpy(made + end, out->packet + out->length - tail, tail);
     send_to(out->listener, &out->client, made, end + tail);
+    tell(out, &found, now, flags, end + tail, length); /* with the reply as it came */
     if (lane->is_cached && is_complete)
         keep(out, &found, outcome, ttl, now);
     count_reply(out, &found, now - out->began);
-    tell(out, &found, now, flags, end + tail);
     return 1;
 }
 
 /* Hand a query over to Python, with its result: (lane, query, client, control
- * message, listener, server, seconds, reply or None, error or -1 for replies to other questions only). */
+ * message, listener, server, seconds, reply or None, error or -1 for replies to other questions only,
+ * our address). */
 static int hand_over(PyObject *left, struct out *out, double now, size_t length, int error)
 {
     PyObject *told = Py_BuildValue(
-        "(Oy#Ny#iHdy#i)", out->lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
+        "(Oy#Ny#iHdy#iN)", out->lane, out->packet, (Py_ssize_t)out->length, client_of(&out->client),
         &out->client.source, (Py_ssize_t)out->client.source_octets, out->listener, out->target, now - out->began, length ? reply : NULL, (Py_ssize_t)length,
-        error);
+        error, out->lane->tells_exchanges ? address_of(out) : Py_NewRef(Py_None));
     PyObject *limits = limits_of((PyObject *)out->lane);
     if (limits) /* the chain counts it */
         limit_refund(limits, &out->client.address);
@@ -810,6 +822,7 @@ static PyMemberDef lane_members[] = {
     FIELD(many, T_INT, 0),
     FIELD(untold, T_INT, 0),
     FIELD(tells_replies, T_BOOL, 0),
+    FIELD(tells_exchanges, T_BOOL, 0),
     FIELD(success_least, T_UINT, 0),
     FIELD(success_most, T_UINT, 0),
     FIELD(denial_least, T_UINT, 0),

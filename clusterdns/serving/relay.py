@@ -91,6 +91,7 @@ class Relay:
         self._expired: deque[HandedOver] = deque()
         self._told: list[tuple[Lane, *Relayed]] = []  # appended by C
         self._telling: asyncio.TimerHandle | None = None
+        self._untold = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = MAX_TICK_S
 
@@ -180,6 +181,7 @@ class Relay:
         if route.observers:
             lane.told, lane.wants = self._told, route.observed_classes
             lane.tells_replies = any(each.wants_replies for each in route.observers)
+            lane.tells_exchanges = any(each.wants_exchanges for each in route.observers)
             lane.many = MANY_REPLIES if lane.tells_replies else MANY
         track = _Track(lane, server, view, route)
         self._tracks.append(track)
@@ -269,7 +271,7 @@ class Relay:
 
     def _take_over(self, left: list[HandedOver]) -> None:
         """Continue queries in the chain, with their results so far."""
-        for lane, packet, client, source, listener, server, seconds, octets, error in left:
+        for lane, packet, client, source, listener, server, seconds, octets, error, ours in left:
             if listener in self._engines:  # first: joined queries find its reply cached
                 self._engines[listener].take((packet, client, source))
             query, upstream = reading.read_query(packet), self._upstreams[server]
@@ -280,7 +282,8 @@ class Relay:
                 upstream.dials["misses", "udp"] += 1
                 if isinstance(found, Reply):
                     upstream.took(found.rcode).observe(seconds)
-                arrival = Arrival(upstream, found, seconds, time.monotonic())
+                sent = Exchange.begin(query.ident, query.question, asked.flags, asked.edns).packet
+                arrival = Arrival(upstream, found, seconds, time.monotonic(), sent, ours)
                 track.pool.arrive(asked, arrival)
 
     # ---- observers
@@ -299,11 +302,16 @@ class Relay:
             self._telling = None
         records = self._told[:]
         self._told.clear()  # C holds this list
+        untold = sum(track.lane.untold for track in self._tracks)
+        if untold > self._untold:  # only if this was not called for thousands of replies
+            _log.warning("%d relayed queries were not reported", untold - self._untold)
+            self._untold = untold
+        servers = [(each.host, each.port) for each in self._upstreams]
         for lane, some in groupby(records, lambda record: record[0]):
             same = [record[1:] for record in some]
             for observer in self._tracks[lane.number].observers:
                 try:
-                    observer.passed(same)
+                    observer.passed(same, servers)
                 except Exception:  # a bug in an observer shall cost no reply
                     _log.exception("plugin/%s: cannot tell of queries", observer.name)
 

@@ -28,6 +28,7 @@ import peers
 import pytest
 import realupstreams
 import replyshapes
+import tapreader
 from faultyupstream import FaultyUpstream
 from fuzz import fuzz_drain
 from prometheus_client.parser import text_string_to_metric_families
@@ -338,6 +339,45 @@ def lines(subject: Subject) -> Counter[str]:
             continue
         line = re.sub(r"127\.0\.0\.1:\d+ - \d+|\d\.\d{9}s", "", line)
         found[re.sub(r'"(time|client_port|id|duration_seconds)":[^,}]*', "", line)] += 1
+    return found
+
+
+@pytest.mark.parametrize("cache", ["cache 30", ""])
+@pytest.mark.parametrize("full", ["", "full"])
+def test_the_same_is_told_to_a_tap(run, tmp_path, cache, full):
+    """Of clients and of the upstream server: what C has passed on, and what it has handed over."""
+    with run(log=f"dnstap tap.sock {full}", cache=cache) as both, contextlib.ExitStack() as stack:
+        places = [tmp_path / f"pure{pure}" / "tap.sock" for pure in ("", "1")]
+        readers = [stack.enter_context(tapreader.Reader(place)) for place in places]
+        wait_for(lambda: all(reader.connections for reader in readers))
+        time.sleep(0.5)
+        for reader in readers:
+            reader.messages.clear()  # of the start
+        for i, word in enumerate(
+            ("signed", "denial-with-proofs", "servfail", "none", "cut", "texts")
+        ):
+            both.ask(word, id=i)
+            both.ask(word, "TYPE65280", id=i, use_edns=0, want_dnssec=True)
+            both.ask(word, id=i, use_edns=0, payload=4096)
+        wait_for(lambda: all(len(told_of(each)) >= 6 * 6 for each in readers))
+        time.sleep(0.2)
+        found = [Counter(told_of(reader)) for reader in readers]
+        assert found[0] == found[1]
+        kinds = Counter(each[0] for each in found[0].elements())
+        assert kinds["CLIENT_QUERY"] == kinds["CLIENT_RESPONSE"] == 18
+        assert kinds["FORWARDER_RESPONSE"] >= 12
+
+
+def told_of(reader: tapreader.Reader) -> list[tuple[object, ...]]:
+    """Return messages without ports and times, which have to be there."""
+    found = []
+    for each in reader.messages:
+        assert each.query_address == socket.inet_aton("127.0.0.1")
+        assert each.query_port
+        is_of_server = each.kind.startswith("FORWARDER")
+        assert bool(each.response_port) or not is_of_server
+        assert each.response_time is None or 0 <= each.response_time - each.query_time < 5
+        found.append((each.kind, each.family, each.protocol, each.query, each.response))
     return found
 
 

@@ -392,7 +392,7 @@ def test_what_python_wants_to_see_is_handed_over(plain_world):
     asked = Asked(sent)
     octets = asked.message((asked.address(),))
     plain_world.upstream.sendto(octets, port)
-    ((*_, found, error),) = plain_world.module.collect(NOW)
+    ((*_, found, error, _),) = plain_world.module.collect(NOW)
     assert (octets, 0) == (found, error)
     assert [] == plain_world.sockets.received()
 
@@ -403,7 +403,9 @@ def test_a_port_where_nobody_listens_is_handed_over_at_once(host):
         world.upstream.close()
         packet = query("x.")
         assert [] == world.drain([packet])
-        ((lane, found, client, _, listener, server, _, octets, error),) = world.module.collect(NOW)
+        ((lane, found, client, _, listener, server, _, octets, error, _),) = world.module.collect(
+            NOW
+        )
         assert (world.lane, packet, SERVER, None) == (lane, found, server, octets)
         assert (world.sockets.client.getsockname(), world.sockets.server.fileno()) == (
             client,
@@ -419,7 +421,7 @@ def test_a_server_that_dies_meanwhile(plain_world):
     plain_world.upstream.close()
     assert [] == plain_world.module.collect(NOW)
     assert [] == plain_world.module.expire(NOW + PATIENCE_S - 0.01)
-    ((*_, seconds, octets, error),) = plain_world.module.expire(NOW + PATIENCE_S)
+    ((*_, seconds, octets, error, _),) = plain_world.module.expire(NOW + PATIENCE_S)
     assert (PATIENCE_S, None, errno.ETIMEDOUT) == (seconds, octets, error)
 
 
@@ -537,3 +539,40 @@ def test_under_way_may_change_meanwhile(plain_world):
 def test_sanitizers_have_nothing_to_say(tmp_path):
     said = sanitized.fuzz("fuzz_relay.py", 4, sanitized.built(tmp_path))
     assert "passed on" in said
+
+
+# ---- observers
+
+
+@pytest.mark.parametrize("wants", range(8))
+@pytest.mark.parametrize("is_full", [True, False])
+def test_observers_are_told_of_the_classes_they_want(plain_world, wants, is_full):
+    world, told = plain_world, []
+    world.lane.told, world.lane.wants, world.lane.many = told, wants, 2
+    world.lane.tells_replies = world.lane.tells_exchanges = is_full
+    for bit, shape in ((1, "all sections"), (2, "denial with proofs"), (4, "rcode 5")):
+        world.drain([query("x.", ident=bit)])
+        ((sent, port),) = world.received()
+        octets = replyshapes.whole(Asked(sent))[shape]
+        world.upstream.sendto(octets, port)
+        world.module.collect(NOW + 0.5)
+        [reply] = world.sockets.received()
+        reset(world)
+        if not wants & bit:
+            assert [] == told
+            continue
+        [(lane, packet, client, listener, began, s, log_class, flags, size, server, *rest)] = told
+        told.clear()
+        assert (world.lane, bit, bit, NOW, 0.5) == (lane, packet[1], log_class, began, s)
+        assert (world.sockets.client.getsockname(), SERVER) == (client, server)
+        assert world.sockets.server.fileno() == listener
+        assert int.from_bytes(reply[2:4], "big") == flags
+        assert size >= len(octets) - 20
+        assert ([reply, octets, port] if is_full else [None] * 3) == rest
+
+
+def test_observers_that_nobody_empties_are_bounded(plain_world):
+    world = plain_world
+    world.lane.told, world.lane.wants, world.lane.many = [None] * 4096, 7, 9
+    assert answered(world, query("x.")) is not None
+    assert (4096, 1) == (len(world.lane.told), world.lane.untold)

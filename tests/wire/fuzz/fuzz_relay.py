@@ -304,8 +304,8 @@ def check(
     left = [each for _ in range(len(outs) // 16 + 2) for each in module.collect(now)]
     assert lane.busy == len(silent)
     assert world.under_way.keys() == {out.key for out, _ in silent.values()}
-    for found, packet, who, _, listener, server, seconds, octets, error in left:
-        assert (lane, client, SERVER, 0) == (found, who, server, error)
+    for found, packet, who, _, listener, server, seconds, octets, error, ours in left:
+        assert (lane, client, SERVER, 0, None) == (found, who, server, error, ours)
         assert world.sockets.server.fileno() == listener
         assert abs(seconds - WAITED_S) < 1e-9
         assert awaited.pop(packet)[2] == octets
@@ -334,7 +334,7 @@ def check_silent(world: World, silent: Mapping[bytes, tuple[Out, Sequence[bytes]
     assert [] == world.module.expire(NOW + PATIENCE_S - 0.001)
     left = world.module.expire(NOW + PATIENCE_S)
     assert {packet for _, packet, *_ in left} == {*silent}
-    for _, packet, client, _, _, server, _, octets, error in left:
+    for _, packet, client, _, _, server, _, octets, error, _ in left:
         assert (world.sockets.client.getsockname(), SERVER, None) == (client, server, octets)
         assert error in (-1, errno.ETIMEDOUT)
         out, replies = silent[packet]
