@@ -231,6 +231,14 @@ def canonical_address(address: str, family: int | None = None) -> str | None:
 
     ``family`` 4 or 6 accepts only addresses written in that family's notation.
     """
+    ip = ip_address(address, family)
+    return None if ip is None else str(ip)
+
+
+def ip_address(
+    address: str, family: int | None = None
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a text is, by the rules of ``canonical_address``, or None."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -238,8 +246,8 @@ def canonical_address(address: str, family: int | None = None) -> str | None:
     if family not in (None, ip.version) or "%" in address:
         return None
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return str(ip)
+        return ip.ipv4_mapped
+    return ip
 
 
 def reverse_name(address: str) -> WireName:

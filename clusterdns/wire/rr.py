@@ -9,7 +9,6 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 import functools
-import ipaddress
 import struct
 from typing import Final, NamedTuple
 
@@ -100,10 +99,9 @@ def address_rdata(address: str) -> tuple[int, bytes] | None:
     IPv4-mapped IPv6 text counts as IPv4; text with a zone index is not an address (CoreDNS:
     plugin/etcd/msg/type.go, by Go's net.ParseIP).
     """
-    canonical = name.canonical_address(address)
-    if canonical is None:
+    ip = name.ip_address(address)
+    if ip is None:
         return None
-    ip = ipaddress.ip_address(canonical)
     return (A if ip.version == 4 else AAAA), ip.packed
 
 

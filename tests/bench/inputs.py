@@ -146,6 +146,12 @@ def random_services(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
         yield f"{rng.getrandbits(48):012x}.{SEARCH[0]}", "A"
 
 
+def pod_addresses(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
+    """Ask for Pods by their addresses, new ones all the time."""
+    while True:
+        yield "-".join(str(rng.randrange(256)) for _ in range(4)) + f".default.pod.{ZONE}", "A"
+
+
 def headless_addresses(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
     """Ask for the addresses of all headless Services, each of which has those of its endpoints."""
     for name in rng.sample(cluster.headless, len(cluster.headless)):
@@ -374,6 +380,7 @@ FORMS = (
     Scenario(
         "a in mixed case", respelled(cluster_addresses), frozenset({"zone"}), is_endless=True
     ),
+    Scenario("first asked", pod_addresses, frozenset({"zone", "pods"}), is_endless=True),
     Scenario("random services", random_services, frozenset({"zone"}), is_endless=True),
     *(_ours(f"a {title}", cluster_addresses, form=form) for title, form in _FORMS.items()),
     _ours("a in capitals", upper_case),

@@ -41,6 +41,9 @@ import records
 import clusterdns
 
 ECHO, CLUSTERDNS, PURE, COREDNS = "echo", "clusterdns", "clusterdns (Python)", "coredns"
+# Of the program that the variable names: its wheel was built with CLUSTERDNS_COMPILE=1.
+COMPILED, COMPILED_PURE = "clusterdns (compiled)", "clusterdns (compiled, no C)"
+_PROGRAM = "CLUSTERDNS_COMPILED"
 KNOT, UNBOUND, DNSMASQ = "knot", "unbound", "dnsmasq"
 LOAD_TIMEOUT_S = 120.0
 _VERSION = r"[Vv]ersion (\d\S*)"
@@ -113,7 +116,7 @@ def can_serve(name: str, scenario: inputs.Scenario) -> bool:
 def _meets(name: str) -> frozenset[str]:
     if name in _KINDS:
         return _KINDS[name].meets
-    return frozenset({"zone", "srv", "external", "unique", "tcp", "api", "form"})
+    return frozenset({"zone", "srv", "external", "unique", "tcp", "api", "form", "pods"})
 
 
 def missing(name: str) -> str:
@@ -123,6 +126,8 @@ def missing(name: str) -> str:
             peers.coredns_path()
         except pytest.skip.Exception as skipped:
             return f"without {name}: {skipped}"
+    if name in (COMPILED, COMPILED_PURE) and not os.environ.get(_PROGRAM):
+        return f"without {name}: {_PROGRAM}=VENV/bin/clusterdns (built with CLUSTERDNS_COMPILE=1)"
     if name in _KINDS and _program(name) is None:
         return f"without {name}: apt-get install {_KINDS[name].package}"
     return ""
@@ -183,12 +188,16 @@ def running(name: str, world: World) -> Iterator[Subject]:
     """Run a server on its core; it knows the whole cluster when this yields."""
     with contextlib.ExitStack() as stack:
         api = None
-        if name in (CLUSTERDNS, PURE, COREDNS):
+        if name in (CLUSTERDNS, PURE, COMPILED, COMPILED_PURE, COREDNS):
             api = stack.enter_context(churn.api_process(world.directory))
             text = _corefile(world, api.url)
-            run = peers.coredns if name == COREDNS else peers.clusterdns
-            with measure.pinned(measure.SERVER_CORE), _pure(name == PURE):
-                server = stack.enter_context(run(text, world.directory))
+            if name in (COMPILED, COMPILED_PURE):
+                made = peers.running([os.environ[_PROGRAM]], text, world.directory)
+            else:
+                run = peers.coredns if name == COREDNS else peers.clusterdns
+                made = run(text, world.directory)
+            with measure.pinned(measure.SERVER_CORE), _pure(name in (PURE, COMPILED_PURE)):
+                server = stack.enter_context(made)
         else:
             server = stack.enter_context(_started(name, world))
         if name != ECHO:
@@ -343,4 +352,4 @@ _KINDS = {
     ),
     DNSMASQ: Kind("dnsmasq", "dnsmasq-base", frozenset({"zone", "external"}), _dnsmasq),
 }
-NAMES = (ECHO, CLUSTERDNS, PURE, COREDNS, *_KINDS)
+NAMES = (ECHO, CLUSTERDNS, PURE, COREDNS, COMPILED, COMPILED_PURE, *_KINDS)
