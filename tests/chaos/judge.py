@@ -8,6 +8,7 @@ must never be wrong. Slow is what took long outside of the short windows that a 
 from __future__ import annotations
 
 import array
+import collections
 import functools
 import time
 from typing import NamedTuple
@@ -50,6 +51,9 @@ class Judge:
         self._model, self.questions = model, questions
         self.slow_windows = Windows()  # of faults that cost time
         self.outside_windows = Windows()  # of faults that cost names outside
+        self.active = Windows()  # of all actions
+        # Known names outside of slow windows, by what was under way: how many, how many were slow.
+        self.shares: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
         self.violations: list[str] = []
         self.asked, self.asked_known, self.again, self.failed_outside = 0, 0, 0, 0
         self.latencies = array.array("d")  # of known names, outside of windows
@@ -78,6 +82,9 @@ class Judge:
             self._say(question, sent, f"{show(state)} is wrong, {self._shown(question, sent)}")
         elif question.is_known and is_calm:
             self.latencies.append(received - sent)
+            for name in self.active.touching(sent, received) or ["nothing"]:
+                self.shares[name][0] += 1
+                self.shares[name][1] += received - sent > SLOW_S
         elif is_calm and not self.outside_windows.touching(sent, received):
             self.latencies_outside.append(received - sent)
 

@@ -1,4 +1,7 @@
-"""A minute of chaos in the real binary; `make chaos` has more. See ``chaos/chaos.py``."""
+"""A minute of chaos in the real binary; `make chaos` has more. See ``chaos/chaos.py``.
+
+How fast answers are is a matter of `make chaos`: here other tests have the machine, too.
+"""
 
 from __future__ import annotations
 
