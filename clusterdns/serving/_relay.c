@@ -669,7 +669,7 @@ static int pass_on(struct out *out, size_t length, double now)
         write16(made + 6 + 2 * i, (unsigned)counts[i] + (i == SECTIONS - 1 && tail));
     memcpy(made + end, out->packet + out->length - tail, tail);
     send_to(out->listener, &out->client, made, end + tail);
-    tell(out, &found, now, flags, end + tail, length); /* with the reply as it came */
+    tell(out, &found, now, flags, end + tail, length); /* before `keep` changes the reply */
     if (lane->is_cached && is_complete)
         keep(out, &found, outcome, ttl, now);
     count_reply(out, &found, now - out->began);
