@@ -27,7 +27,7 @@ OF_THE_WIRE_PATH = (
         f"tests/unit/test_{name}.py"
         for name in (
             "asking", "batch", "external", "facts", "fresh", "kept", "nodes", "order", "response",
-            "tally", "udp", "view",
+            "tally", "view",
         )
     ),
 )  # fmt: skip
