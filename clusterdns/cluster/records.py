@@ -91,7 +91,7 @@ class Missing(NamedTuple):
 _ARPA: Final = (b"arpa", b"in-addr", b"ip6")
 _REVERSE: Final = frozenset(label.decode() for label in _ARPA)
 _NONE: Final = frozenset[bytes]()
-_DASH: Final = b"-"
+_SEPARATORS: Final = b"-:."  # of an address in the label of a Pod
 NOTHING: Final = Missing(0, None, None)
 # Below the apex. Names below `hostmaster` shorten the SOA, so they have a denial of their own.
 BRANCHES: Final = frozenset((b"svc", b"pod", b"dns", b"hostmaster", b"dns-version", *_ARPA))
@@ -208,10 +208,14 @@ class Lookup:
         return self._missing_below(key, labels[:-3])
 
     def _missing_pod(self, label: bytes) -> Missing:
-        """Return what is not there of the name of a Pod: a label without dashes is no address."""
+        """Return what is not there of the name of a Pod: no address is without separators.
+
+        Colons and dots are read as well as dashes.
+        """
         if self._options.pods == DISABLED:
             return Missing(3, None, _NONE)
-        return NOTHING if _DASH in label else Missing(3, None, _DASH)
+        has_any = any(octet in label for octet in _SEPARATORS)
+        return NOTHING if has_any else Missing(3, None, _SEPARATORS)
 
     def _missing_below(self, key: ObjectKey, left: list[bytes]) -> Missing:
         """Return what is not there below a Service, of a name with the labels ``left`` of it.

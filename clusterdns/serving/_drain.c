@@ -289,6 +289,17 @@ static int has_address(PyObject *addresses, const unsigned char *label, const un
     return found;
 }
 
+/* Whether a label, which begins with its length, holds any of some octets. */
+static int has_any(PyObject *some, const unsigned char *label)
+{
+    const char *octets = PyBytes_AS_STRING(some);
+    size_t count = (size_t)PyBytes_GET_SIZE(some);
+    for (int i = 1; i <= label[0]; i++)
+        if (memchr(octets, label[i], count))
+            return 1;
+    return 0;
+}
+
 /* Whether the name of a query may exist, whose label at `left` is right below a node: _may_have. */
 static int may_have(PyObject *children, const unsigned char *name, size_t length, size_t left)
 {
@@ -296,8 +307,7 @@ static int may_have(PyObject *children, const unsigned char *name, size_t length
     if (PyTuple_Check(children))
         return has_address(children, label, name, length);
     if (PyBytes_Check(children))
-        return memmem(label + 1, label[0], PyBytes_AS_STRING(children),
-                      (size_t)PyBytes_GET_SIZE(children)) != NULL;
+        return has_any(children, label);
     return has_label(children, label);
 }
 

@@ -488,7 +488,9 @@ def _may_have(children: Children, key: bytes, left: int, end: int) -> bool:
     label = key[left + 1 : end]
     if isinstance(children, Addresses):
         return children.may_have(label, key[:-5])
-    return children in label if isinstance(children, bytes) else label in children
+    if isinstance(children, bytes):
+        return any(octet in label for octet in children)
+    return label in children
 
 
 def _silent_octets(packet: bytes, start: int) -> int:

@@ -45,8 +45,8 @@ class Addresses(NamedTuple):
         return address is None or address in self.services or address in self.endpoints
 
 
-# The labels that may exist below a name: those of a set, those that hold certain octets, or as
-# `Addresses` says. A label too many is no mistake, a missing one is.
+# The labels that may exist below a name: those of a set, those that hold any of some octets,
+# or as `Addresses` says. A label too many is no mistake, a missing one is.
 Children = Set[bytes] | bytes | Addresses
 
 

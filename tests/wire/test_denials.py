@@ -108,6 +108,8 @@ ENDPOINTS = (
     "ready",
     "10-1-0-5",
     "fd00-2ff--5",
+    "fd00:2ff::5",
+    "::99",
     "pod-5",
     "_http",
     "http",
@@ -143,6 +145,12 @@ def endpoints(text: str, family: int) -> dict[str, Any]:
     return {"kind": "EndpointSlice", "metadata": metadata, "endpoints": [ready], "ports": ports}
 
 
+def pod(address: str) -> dict[str, Any]:
+    metadata = {"name": "six" if ":" in address else "four", "namespace": "demo"}
+    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    return {"kind": "Pod", "metadata": metadata, "status": status}
+
+
 def headless(kind: str = "Service") -> dict[str, Any]:
     spec: dict[str, Any] = {"clusterIP": "None", "ports": [{"port": 80, "name": "http"}]}
     spec["type"] = "Headless" if kind == "ServiceImport" else "ClusterIP"
@@ -156,7 +164,7 @@ class Change:
         self._inside, self._rng = inside, rng
         self._there: set[str] = {"demo", "web.demo"}
         self._more = [endpoints(text, family) for text in ("web", "hl") for family in (4, 6)]
-        self._more += [headless(), headless("ServiceImport")]
+        self._more += [headless(), headless("ServiceImport"), pod("10.1.0.5"), pod("fd00:2ff::5")]
         self._gone = [True] * len(self._more)
 
     def make(self) -> None:
@@ -226,7 +234,7 @@ def test_the_table_says_what_the_chain_says(block, seed):
     plugin, options, others = BLOCKS[block]
     zones = "cluster.local clusterset.local"
     if block == "two zones":
-        zones += " other.svc.cluster.local"
+        zones += " other.svc.cluster.local 96.10.in-addr.arpa 0.f.f.2.0.0.0.d.f.ip6.arpa"
     corefile = COREFILE.format(plugin=plugin, options=options, others=others, zones=zones)
     rng = random.Random(f"{block} {seed}")
 
@@ -249,3 +257,34 @@ def test_the_table_says_what_the_chain_says(block, seed):
 
     share = asyncio.run(main())
     assert share > 0.03 or block not in OPEN, share
+
+
+@pytest.mark.parametrize("pods", ["insecure", "verified"])
+@pytest.mark.parametrize(
+    "label", ["::1", "fd00:2ff::5", "fd00-2ff--5", "10-1-0-5", "10.1.0.5", "10:1:0:5"]
+)
+def test_no_spelling_of_an_address_of_a_pod_is_denied(label, pods):
+    """Colons and dots in a label count as much as dashes."""
+    corefile = COREFILE.format(
+        plugin="", options=f"pods {pods}", others="", zones="cluster.local"
+    ).replace("clusterset.local:53 ", "")
+    zone = name.parse("demo.pod.cluster.local.")
+
+    def query(left: str) -> bytes:
+        qname = name.join([left.encode()], zone)
+        asked = Question(qname, name.fold(qname), rr.AAAA if ":" in label else rr.A)
+        return message.write_query(7, 0, asked, None)
+
+    async def main() -> None:
+        world = [namespace("demo"), *(pod(each) for each in ("::1", "fd00:2ff::5", "10.1.0.5"))]
+        async with InProcess(corefile, world) as inside:
+            for _ in range(3):
+                await inside.ask_chain(query("x" * len(label)), "tcp")
+            assert inside.ask_table(query("y" * len(label)), "tcp") is not None
+            asked = query(label)
+            expected = await inside.ask_anew(asked, "tcp")
+            assert inside.ask_table(asked, "tcp") in (None, expected)
+            if native.compiled is not None:
+                assert in_c(inside, asked) in (None, expected)
+
+    asyncio.run(main())

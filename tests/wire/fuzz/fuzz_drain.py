@@ -130,7 +130,7 @@ def _fill_nodes(table: AnswerTable, now: float, soa: rr.RR) -> None:
     there = {"10.1.0.5": 0, "fd00:2ff::5": 0}
     reverse = Addresses(frozenset((b"svc",)), there, {"10.1.0.6": 0})
     nodes = {
-        "demo.pod.cluster.local.": b"-",
+        "demo.pod.cluster.local.": b"-:.",
         "web.demo.svc.cluster.local.": frozenset((b"_tcp", b"10-1-0-5")),
         "10.in-addr.arpa.": reverse,
         "in-addr.arpa.": reverse,
@@ -173,7 +173,7 @@ REVERSE = tuple(
     )
 )
 OTHERS = (
-    "y.demo.pod.cluster.local.", "a-b.demo.pod.cluster.local.", "q.a-b.demo.pod.cluster.local.",
+    "y.demo.pod.cluster.local.", "a-b.demo.pod.cluster.local.", "a:b.demo.pod.cluster.local.", "q.a-b.demo.pod.cluster.local.",
     "y.web.demo.svc.cluster.local.", "y._tcp.web.demo.svc.cluster.local.",
     "10-1-0-5.web.demo.svc.cluster.local.", "5.0.1.10.in-addr.arpa.", "6.0.1.10.in-addr.arpa.",
     "7.0.1.10.in-addr.arpa.", "9.9.8.in-addr.arpa.", "y.svc.in-addr.arpa.", "ns.dns.in-addr.arpa.",
