@@ -96,6 +96,8 @@ class Autopath(Plugin):
         if folded[1 + folded[0] :].startswith(_SVC):
             return None  # it may be the first domain of some client
         response = next(question)
+        if response is DROP:
+            return DROP  # a walk ends there, for every client
         if response is None or not _is_final(question, response):
             return None
         return response._replace(follows_case=False)  # a walk changes the letter case

@@ -187,7 +187,7 @@ class Cache(Plugin):
             self._counts.add("prefetch")
             self._refresh(query, question, found, next)
             response = self._hit(question, found)
-        if not question.do and not query.flags & AD:
+        if not question.do and not query.flags & AD and response is not DROP:
             response = response._replace(flags=response.flags & ~AD)
         return response
 

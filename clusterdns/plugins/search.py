@@ -50,7 +50,7 @@ from typing import ClassVar
 
 from clusterdns.chain import searchpath
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext, Plugin
 from clusterdns.chain.searchpath import Walk
 from clusterdns.cluster.inside import Inside
 from clusterdns.corefile import arguments
@@ -153,7 +153,7 @@ class Search(Plugin):
             if asked is None:
                 continue  # too long to be a name
             found = yield asked
-            if found.bare or found.rcode not in (rr.NOERROR, rr.NXDOMAIN):
+            if found is DROP or found.bare or found.rcode not in (rr.NOERROR, rr.NXDOMAIN):
                 return first
             if found.rcode == rr.NOERROR:
                 return self._counted(searchpath.with_alias(found, question))
