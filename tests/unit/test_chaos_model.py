@@ -63,6 +63,7 @@ def test_a_state_counts_from_its_change_and_a_little_longer(judge):
         reply(rcode=dns.rcode.REFUSED),
         reply(NEW)[:-2],
     ],
+    ids=["none", "empty", "both", "other", "nxdomain", "servfail", "refused", "cut"],
 )
 def test_all_else_is_wrong_or_lost(judge, octets):
     assert 1 == looked(judge, 10, octets)
