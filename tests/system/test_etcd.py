@@ -224,6 +224,20 @@ def test_errors_of_etcd_are_told_and_a_missing_name_is_none():
         assert rcode == (found.rcode if found else None)
 
 
+@pytest.mark.parametrize("qtype", [rr.A, rr.AAAA, 65])
+def test_the_apex_is_looked_for_elsewhere_only_if_it_is_not_in_its_place(qtype):
+    """An error of etcd does not say that `dns/apex` is missing."""
+    zone = name.fold(name.parse("sky.test"))
+    steps = Zone(zone, 1).respond(Question(zone, zone, qtype))
+    assert b"\4apex\3dns" + zone == next(steps).qname
+    assert zone == steps.throw(MissingError()).qname
+    steps = Zone(zone, 1).respond(Question(zone, zone, qtype))
+    next(steps)
+    with pytest.raises(StopIteration) as done:
+        steps.throw(UpstreamError("down"))
+    assert rr.SERVFAIL == done.value.value.rcode
+
+
 def test_groups():
     def of(*pairs: tuple[str, str]) -> list[str]:
         some = [services.Service(key=key, group=group) for key, group in pairs]
