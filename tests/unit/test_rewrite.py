@@ -120,7 +120,8 @@ def test_types_are_left_to_the_relay():
     route = Route(name.ROOT)
     assert plugin_of("type AAAA A", "type ANY HINFO", "class CH IN").relay(route)
     assert [rr.AAAA, rr.ANY] == route.left
-    assert not plugin_of("type AAAA A", "type A AAAA").relay(Route(name.ROOT))
+    assert plugin_of("type AAAA A", "type A AAAA").relay(others := Route(name.ROOT))
+    assert [rr.AAAA, rr.A] == others.left  # the relay takes all other types
 
 
 @pytest.mark.parametrize(
