@@ -556,12 +556,13 @@ class _Shelf:
     key stays filed under the other facts, since it often returns; a bound counts such keys.
     """
 
-    __slots__ = ("_filed", "_filings", "answers", "limit", "max_octets", "octets")
+    __slots__ = ("_filed", "_filings", "_sharing", "answers", "limit", "max_octets", "octets")
 
     def __init__(self, limit: int, max_octets: int) -> None:
         self.limit = limit
         self.max_octets = max_octets
-        self.octets = 0  # of all bodies
+        self.octets = 0  # of all bodies, and of each set of children that is not alive
+        self._sharing: dict[int, int] = {}  # answers with such a set, by its id
         self.answers: dict[bytes, Answer] = {}
         self._filed: dict[Hashable, bytes | dict[bytes, None]] = {}
         self._filings = 0  # keys under all facts
@@ -573,7 +574,7 @@ class _Shelf:
         if is_full or self._filings >= 4 * self.limit:
             self.clear()
         self.answers[key] = answer
-        self.octets += size
+        self.octets += _body_octets(answer) + self._share(answer, 1)
         for fact in facts:
             keys = self._filed.get(fact)
             if keys is None:
@@ -628,16 +629,36 @@ class _Shelf:
     def clear(self) -> None:
         self.answers.clear()
         self._filed.clear()
+        self._sharing.clear()
         self._filings = self.octets = 0
 
     def _drop(self, key: bytes) -> None:
         answer = self.answers.pop(key, None)
         if answer is not None:
-            self.octets -= _octets(answer)
+            self.octets -= _body_octets(answer) + self._share(answer, -1)
+
+    def _share(self, answer: Answer, more: int) -> int:
+        """Note an answer more or less that has its children; return their octets if it is the only.
+
+        Many denials have the same set: one for each length and type.
+        """
+        children = answer[_CHILDREN]
+        if not isinstance(children, frozenset):
+            return 0
+        before = self._sharing.pop(id(children), 0)
+        if before + more:
+            self._sharing[id(children)] = before + more
+        return 0 if before and before + more else _child_octets(children)
 
 
 def _octets(answer: Answer) -> int:
     """Return the octets of the bodies, and of children that are not alive."""
-    children = answer[_CHILDREN]
-    size = _CHILD_OCTETS * len(children) if isinstance(children, frozenset) else 0
-    return size + sum(map(len, answer[_BODY:]))
+    return _child_octets(answer[_CHILDREN]) + _body_octets(answer)
+
+
+def _body_octets(answer: Answer) -> int:
+    return sum(map(len, answer[_BODY:]))
+
+
+def _child_octets(children: Children | None) -> int:
+    return _CHILD_OCTETS * len(children) if isinstance(children, frozenset) else 0
