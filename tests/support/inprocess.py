@@ -40,6 +40,7 @@ class InProcess:
     ) -> None:
         self.configuration = compile_text(corefile, "Corefile", port=53, environ={}, warn=print)
         self.skipped_s = 0.0
+        self.seconds = 1  # Unix time of changes, the serial of SOA records
         self.number, self.workers = 0, 1
         self._unlisted = frozenset(unlisted)
         self._manifests = list(manifests)
@@ -94,7 +95,7 @@ class InProcess:
                 kind, manifest, keeps_zones=source.is_zonal, keeps_external=source.is_external
             )
             value = None if is_gone or kept is None else feed.plain(kept)
-            facts += self._stores[source].apply((kind, key, value), 1)
+            facts += self._stores[source].apply((kind, key, value), self.seconds)
         self.server.table.forget(facts)
 
     # ---- questions

@@ -168,7 +168,8 @@ class Change:
         self._gone = [True] * len(self._more)
 
     def make(self) -> None:
-        """Have one come that is not there, or go that is."""
+        """Have one come that is not there, or go that is; the serial moves or stays."""
+        self._inside.seconds += self._rng.randrange(2)
         if self._rng.random() < 0.4:
             i = self._rng.randrange(len(self._more))
             self._gone[i] = not self._gone[i]
