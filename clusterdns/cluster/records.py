@@ -91,7 +91,7 @@ class Missing(NamedTuple):
 _ARPA: Final = (b"arpa", b"in-addr", b"ip6")
 _REVERSE: Final = frozenset(label.decode() for label in _ARPA)
 _NONE: Final = frozenset[bytes]()
-_SEPARATORS: Final = b"-:."  # of an address in the label of a Pod
+_SEPARATORS: Final = b"-:"  # of an address in the label of a Pod
 NOTHING: Final = Missing(0, None, None)
 # Below the apex. Names below `hostmaster` shorten the SOA, so they have a denial of their own.
 BRANCHES: Final = frozenset((b"svc", b"pod", b"dns", b"hostmaster", b"dns-version", *_ARPA))
@@ -210,7 +210,7 @@ class Lookup:
     def _missing_pod(self, label: bytes) -> Missing:
         """Return what is not there of the name of a Pod: no address is without separators.
 
-        Colons and dots are read as well as dashes.
+        Colons are read as well as dashes.
         """
         if self._options.pods == DISABLED:
             return Missing(3, None, _NONE)
@@ -440,7 +440,12 @@ def _is_wanted(port: Port, parsed: Parsed) -> bool:
 
 
 def _pod_address(label: str) -> str:
-    """Return the address of a pod label, written with dashes (CoreDNS: kubernetes.go findPods)."""
+    """Return the address of a pod label, written with dashes (CoreDNS: kubernetes.go findPods).
+
+    A dot within a label is escaped where CoreDNS reads it, so such a label is no address.
+    """
+    if "." in label:
+        return ""
     if label.count("-") == 3 and "--" not in label:
         return label.replace("-", ".")
     return label.replace("-", ":")

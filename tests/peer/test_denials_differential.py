@@ -18,6 +18,9 @@ import peers
 import pytest
 from fakeapi import FakeApi, Manifest
 
+from clusterdns.wire import message, name, rr
+from clusterdns.wire.message import Question
+
 COREFILES = {
     "plain": "cluster.local:{{PORT}} in-addr.arpa:{{PORT}} {{\n kubernetes cluster.local in-addr.arpa {{\n  endpoint {url}\n }}\n}}\n",
     "pods, cache": (
@@ -68,6 +71,12 @@ def packets(rng: random.Random, count: int, *, is_mixed: bool) -> Iterator[bytes
         if is_mixed and rng.random() < 0.3:
             text = "".join(rng.choice((c, c.upper())) for c in text)
         yield beside.query(text, rng.choice(TYPES), **rng.choice(FORMS))
+    pods = name.parse("demo.pod.cluster.local.")
+    for label in (b"::1", b"10.0.0.1", b"10-0-0-1", b"10:0:0:1", b"xxx", b"xxxxxxxx"):
+        qname = name.join([label], pods)
+        for qtype in (rr.A, rr.AAAA):
+            asked = Question(qname, name.fold(qname), qtype)
+            yield message.write_query(7, message.RD, asked, None)
     for _ in range(count // 5):
         known = (7, 8) if is_mixed else (7,)  # 8 comes and goes: its denial would be cached, too
         octets = (

@@ -78,7 +78,7 @@ def test_namespaces_that_have_gone_leave_nothing():
         ("a.nosuch.svc", 2, {b"demo", b"hidden"}),
         ("a.nosuch.pod", 2, {b"demo", b"hidden"}),
         ("a.hidden.svc", 2, None),  # it is there, and has to be denied on its own
-        ("a.demo.pod", 3, b"-:."),
+        ("a.demo.pod", 3, b"-:"),
         ("10-1-0-5.demo.pod", 0, None),
         ("a.b", 1, BRANCHES),
         ("5.0.1.10.in-addr", 0, None),  # of a zone `arpa`
