@@ -22,7 +22,7 @@ from clusterdns.wire import name, rr
 from clusterdns.wire.name import WireName
 
 MAX_COUNT = 2**32 - 1  # CoreDNS: uint32
-_RCODES = {text: rcode for rcode, text in rr.RCODE_TEXT.items()} | {"BADSIG": rr.BADVERS}
+_RCODES = {text: rcode for rcode, text in rr.RCODE_TEXT.items()}
 
 
 class ForwardSettings:

@@ -73,6 +73,75 @@ def test_queries_and_errors_are_logged_as_coredns_does(tmp_path):
     assert "ERROR" == errors[1][0]["level"] == errors[0][0]["level"]
 
 
+ODD = """acl.test:{PORT} {
+    log
+    acl {
+        drop
+    }
+    erratic
+}
+drop.test:{PORT} {
+    log
+    erratic {
+        drop 1
+    }
+}
+odd.test:{PORT} {
+    log
+    template IN A {
+        rcode BADSIG
+    }
+    template IN TXT {
+        rcode BADKEY
+    }
+    template IN MX {
+        rcode NXDOMAIN
+    }
+    template CH ANY {
+        answer "{{ .Name }} 5 CH TXT x"
+    }
+}
+.:{PORT} {
+    erratic {
+        drop 0
+    }
+}
+"""
+
+
+def odd_queries():
+    """Yield queries that get no reply, one of the core, or that have odd words in them."""
+    for qname in ("x.acl.test.", "x.drop.test."):
+        yield from (beside.query(qname, qtype) for qtype in ("A", "TXT"))
+    for qtype in ("A", "TXT", "MX", "AAAA", "TYPE65280", "ANY", "HTTPS"):
+        yield beside.query("odd.test.", qtype)
+        yield beside.query('\\000\\".<&>.Odd.test.', qtype, edns=100, do=True)
+    yield beside.query("c.odd.test.", "TXT", qclass="CH")
+    yield beside.query("c.odd.test.", "TXT", qclass="CLASS9")
+    notify = bytearray(beside.query("n.odd.test.", "SOA"))
+    notify[2] |= 4 << 3
+    yield bytes(notify)
+
+
+@pytest.mark.peer
+def test_what_gets_no_reply_and_what_is_odd_is_logged_as_coredns_does(tmp_path):
+    said = []
+    for run in (peers.coredns, peers.clusterdns):
+        with run(ODD, tmp_path, "-log-format", "json") as server:
+            for packet in odd_queries():
+                for ask in (peers.ask_udp, peers.ask_tcp):
+                    ask(server.address, packet, 0.15)
+            time.sleep(0.2)
+            found = [each for each in lines(server) if "qname" in each]
+        said.append(
+            sorted(
+                [(k, v) for k, v in each.items() if k not in OWN and k != "msg"] for each in found
+            )
+        )
+    assert said[0] == said[1]
+    assert any(("rcode", None) in each for each in said[1])
+
+
 def test_every_line_is_an_object(tmp_path):
     with peers.clusterdns(COREFILE, tmp_path, "-log-format=json") as server:
         peers.ask_udp(server.address, QUERIES[0])

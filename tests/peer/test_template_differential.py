@@ -260,7 +260,7 @@ REFUSED = (
     "template IN A {\n match\n}", 'template IN A {\n match "("\n}', 'template IN A {\n match "(?=a)"\n}',
     'template IN A {\n match "a**"\n}', "template IN A {\n answer\n}", 'template IN A {\n answer "{{ .Name"\n}',
     'template IN A {\n answer "{{ nothing }}"\n}', 'template IN A {\n additional "{{ end }}"\n}', "template IN A {\n authority\n}",
-    "template IN A {\n rcode\n}", "template IN A {\n rcode NOPE\n}", "template IN A {\n ederror\n}",
+    "template IN A {\n rcode\n}", "template IN A {\n rcode NOPE\n}", "template IN A {\n rcode BADVERS\n}", "template IN A {\n ederror\n}",
     "template IN A {\n ederror 65536\n}", "template IN A {\n ederror x\n}", "template IN A {\n ederror 1 a b\n}",
     "template IN TYPE1", "template CLASS1 A",
 )  # fmt: skip
