@@ -21,6 +21,7 @@ import killers
 import malformed
 
 from clusterdns.errors import FormError
+from clusterdns.serving.server import bad_version
 from clusterdns.serving.table import AnswerTable
 from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.message import Query, Question
@@ -81,7 +82,10 @@ def check(packet: bytes, table: AnswerTable) -> None:
 def check_reply(packet: bytes, query: Query, reply: bytes | None) -> None:
     whole = render_reply(query, ANSWER, query.limit)
     denied = render_reply(query, DENIAL, query.limit)
-    assert reply in (None, whole, denied), "the table differs from the renderer"
+    if query.edns is not None and query.edns.version:
+        assert reply in (None, bad_version(query)), "the table differs from the server"
+    else:
+        assert reply in (None, whole, denied), "the table differs from the renderer"
     assert whole[:2] == packet[:2]
     assert query.question is not None
     asked = query.question.wire
