@@ -249,7 +249,11 @@ class ControlPlane:
         self.request("PATCH", path, {"status": status}, kind=patch)
 
 
-_PLURALS = {"Endpoints": "endpoints", "EndpointSlice": "endpointslices"}
+_PLURALS = {
+    "Endpoints": "endpoints",
+    "EndpointSlice": "endpointslices",
+    "NetworkPolicy": "networkpolicies",
+}
 
 
 def path_of(manifest: dict[str, Any]) -> str:

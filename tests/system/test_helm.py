@@ -290,6 +290,9 @@ def test_whatever_selects_pods_selects_them(name):
             assert not selector.items() <= theirs.items()
         if item["kind"] == "PodDisruptionBudget":
             assert item["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        if item["kind"] == "NetworkPolicy":
+            selector = item["spec"]["podSelector"]["matchLabels"]
+            assert selector and selector.items() <= labels.items()
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -390,6 +393,57 @@ def test_what_is_scraped():
     assert 9153 == service["spec"]["ports"][0]["targetPort"]
 
 
+def test_there_is_no_network_policy_unless_asked_for():
+    assert "NetworkPolicy" not in {kind for kind, _ in rendered("default")}
+    assert "NetworkPolicy" not in {
+        kind
+        for kind, _ in render(
+            None, "networkPolicy.enabled=true", "deployment.enabled=false",
+            "deployment.name=x", "hpa.enabled=true",
+        )
+    }  # fmt: skip
+
+
+def test_the_network_policy_is_that_of_the_component():
+    place = ROOT / "deploy" / "components" / "network-policy" / "networkpolicy.yaml"
+    found = only(render(SETS["kubeadm"], "networkPolicy.enabled=true"), "NetworkPolicy")
+    assert yaml.safe_load(place.read_text())["spec"] == found["spec"]
+    assert "kube-system" == found["metadata"]["namespace"]
+
+
+def test_the_network_policy_lets_in_whom_its_values_name():
+    anybody, scrapers, checkers = only(rendered("network-policy"), "NetworkPolicy")["spec"][
+        "ingress"
+    ]
+    assert {"ports"} == set(anybody)
+    names = [each["namespaceSelector"]["matchLabels"] for each in scrapers["from"]]
+    assert ["monitoring", "observability"] == [
+        each["kubernetes.io/metadata.name"] for each in names
+    ]
+    assert [9153] == [each["port"] for each in scrapers["ports"]]
+    cidrs = [each["ipBlock"]["cidr"] for each in checkers["from"]]
+    assert ["192.0.2.0/24", "2001:db8::/64"] == cidrs
+    assert [8080, 8181] == [each["port"] for each in checkers["ports"]]
+
+
+def test_no_source_in_the_network_policy_is_nobody_and_not_everybody():
+    nobody = ("networkPolicy.enabled=true", "networkPolicy.scraperNamespaces=null")
+    (anybody,) = only(render(None, *nobody), "NetworkPolicy")["spec"]["ingress"]
+    assert [(53, "UDP"), (53, "TCP")] == [
+        (each["port"], each["protocol"]) for each in anybody["ports"]
+    ]
+
+
+def test_the_network_policy_follows_the_ports_of_the_corefile():
+    checks = ("networkPolicy.enabled=true", "networkPolicy.healthCheckCIDRs[0]=192.0.2.0/24")
+    policy = only(render(SETS["beside"], *checks), "NetworkPolicy")["spec"]
+    assert [[1053, 1053], [9153], [8090, 8191]] == [
+        [each["port"] for each in rule["ports"]] for rule in policy["ingress"]
+    ]
+    policy = only(render(SETS["encrypted"], *checks), "NetworkPolicy")["spec"]
+    assert {53, 853, 443} == {each["port"] for each in policy["ingress"][0]["ports"]}
+
+
 def test_a_changed_corefile_rolls_the_pods():
     def checksum(*more: str) -> str:
         pod = server(render(None, *more))["spec"]["template"]
@@ -405,10 +459,10 @@ KEPT = ("livenessProbe.enabled=false", "readinessProbe.enabled=false")
 # So that all templates speak; and what must speak less for a value to be heard.
 SWITCHES = (
     "autoscaler.enabled=true", "prometheus.service.enabled=true", "prometheus.monitor.enabled=true",
-    "podDisruptionBudget.minAvailable=1",
+    "podDisruptionBudget.minAvailable=1", "networkPolicy.enabled=true",
 )  # fmt: skip
 QUIETER = {
-    **dict.fromkeys(["replicaCount", "deployment.enabled", "hpa.enabled", "autoscaler.enabled", "prometheus.service.enabled"], ()),
+    **dict.fromkeys(["replicaCount", "deployment.enabled", "hpa.enabled", "autoscaler.enabled", "prometheus.service.enabled", "networkPolicy.enabled"], ()),
     "prometheus.monitor.enabled": ("prometheus.service.enabled=true",),
     **dict.fromkeys(["hpa.minReplicas", "hpa.maxReplicas"], ("hpa.enabled=true",)),
 }  # fmt: skip
@@ -505,6 +559,11 @@ def scalars(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         ("livenessProbe.successThreshold=2", "at '/livenessProbe/successThreshold'"),
         ("servers[0].port=65536", "at '/servers/0/port'"),
         ("zoneFiles[0].filename=a/b", "at '/zoneFiles/0/filename'"),
+        (
+            "networkPolicy.scraperNamespaces[0]=Not_a_name",
+            "at '/networkPolicy/scraperNamespaces/0'",
+        ),
+        ("networkPolicy.healthCheckCIDRs[0]=192.0.2.1", "at '/networkPolicy/healthCheckCIDRs/0'"),
         ("scaledObject.enabled=true", "additional properties 'scaledObject' not allowed"),
     ],
 )
