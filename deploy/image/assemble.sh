@@ -171,7 +171,7 @@ compile_modules() {
     done
     include="-I$work/headers/usr/include/python3.11 -I$work/headers/usr/include"
     # shellcheck disable=SC2086  # PIP may be several words
-    (cd "$work/source" && CLUSTERDNS_COMPILE=1 PYTHONPATH="$work/tools" CC="$compiler" CFLAGS="-g0 $include" \
+    (cd "$work/source" && CLUSTERDNS_COMPILE=1 PYTHONPATH="$work/tools" CC="$compiler" CFLAGS="-g0 -DNDEBUG -ffile-prefix-map=$work=. $include" \
         PYTHONHASHSEED=0 ${pip%-m pip} setup.py --quiet build_ext --build-lib "$work/compiled" >"$work/log" 2>&1) || {
         cat "$work/log" >&2
         exit 1
