@@ -10,6 +10,7 @@ leads nowhere ends the build.
 from __future__ import annotations
 
 import io
+import logging
 import re
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 def main(out: Path) -> None:
     """Write the site."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         pages = work / "pages"
