@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from clusterdns.cluster.feed import Feeder, Legacy, inherit
 from clusterdns.cluster.source import Source
+from clusterdns.host import libc
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
 
@@ -36,6 +37,8 @@ async def run(
     channel = await Channel.open(channel_socket)
     legacy = await inherit(before, source.kinds) if before else None
     watching = _watch_of(source, listener, legacy)
+    del legacy
+    libc.return_free_memory()
     tasks = [
         asyncio.create_task(watching.work),
         asyncio.create_task(_beat(channel, watching)),

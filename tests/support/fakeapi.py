@@ -14,7 +14,7 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from clusterdns.cluster import selectors
@@ -149,6 +149,31 @@ def is_selected(manifest: Manifest, query: Mapping[str, str]) -> bool:
             return False
     namespace = query.get("namespace")  # of the path
     return namespace is None or namespace == manifest["metadata"].get("namespace")
+
+
+def services(count: int) -> Iterator[Manifest]:
+    """Yield Services s0, s1, ... , each with a slice of two endpoints, in the namespace `default`."""
+    yield {"kind": "Namespace", "metadata": {"name": "default"}}
+    ports = [{"name": "http", "protocol": "TCP", "port": 80}]
+    for i in range(count):
+        name, low = f"s{i}", f"{i // 250}.{i % 250 + 1}"
+        metadata = {"name": name, "namespace": "default"}
+        address = f"10.96.{low}"
+        yield {
+            "kind": "Service",
+            "metadata": metadata,
+            "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},
+        }  # fmt: skip
+        labels = {"kubernetes.io/service-name": name}
+        yield {
+            "kind": "EndpointSlice",
+            "metadata": {**metadata, "name": f"{name}-a", "labels": labels},
+            "addressType": "IPv4",
+            "endpoints": [
+                {"addresses": [f"10.{net}.{low}"], "conditions": {"ready": True}} for net in (1, 2)
+            ],
+            "ports": ports,
+        }
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -31,7 +31,7 @@ import dns.message
 import dns.rcode
 import peers
 import pytest
-from fakeapi import FakeApi
+from fakeapi import FakeApi, services
 from packaging.requirements import Requirement
 
 IMAGE = Path(__file__).resolve().parents[2] / "deploy" / "image"
@@ -342,7 +342,7 @@ def test_p7_5000_services_and_2_workers_below_the_memory_limit(root, tmp_path):
     first = ".:53 {\n whoami\n reload\n}\n"
     with started(root, tmp_path, first) as container:
         container.ask("any.example.org.")  # its loopback is up
-        with container.inside(lambda: FakeApi(_services(5000))) as api:
+        with container.inside(lambda: FakeApi(services(5000))) as api:
             (tmp_path / "config" / "Corefile").write_text(LARGE.replace("URL", api.url))
             os.kill(container.pid, signal.SIGUSR1)  # reload
             deadline = time.monotonic() + 40
@@ -381,28 +381,3 @@ def _unanswered(count: int) -> list[str]:
         if reply is None or not dns.message.from_wire(reply).answer:
             failed.append(f"{i}: {reply and dns.message.from_wire(reply)}")
     return failed
-
-
-def _services(count: int) -> Iterator[dict[str, object]]:
-    """Return Services, each with a slice of two endpoints, in one namespace."""
-    yield {"kind": "Namespace", "metadata": {"name": "default"}}
-    ports = [{"name": "http", "protocol": "TCP", "port": 80}]
-    for i in range(count):
-        name, low = f"s{i}", f"{i // 250}.{i % 250 + 1}"
-        metadata = {"name": name, "namespace": "default"}
-        address = f"10.96.{low}"
-        yield {
-            "kind": "Service",
-            "metadata": metadata,
-            "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},
-        }  # fmt: skip
-        labels = {"kubernetes.io/service-name": name}
-        yield {
-            "kind": "EndpointSlice",
-            "metadata": {**metadata, "name": f"{name}-a", "labels": labels},
-            "addressType": "IPv4",
-            "endpoints": [
-                {"addresses": [f"10.{net}.{low}"], "conditions": {"ready": True}} for net in (1, 2)
-            ],
-            "ports": ports,
-        }
