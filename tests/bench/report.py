@@ -23,8 +23,10 @@ README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- benchmark -->\n", "<!-- /benchmark -->\n"
 ECHO = "echo"
-# What the README shows: what clusters ask for most, and the rows where we do worst.
-SUMMARY = ("mixed", "a", "cached external", "random nxdomain", "uncached external", "tcp")
+# What the README shows: the rows where we do worst, then what clusters ask for most.
+SUMMARY = (
+    "uncached PTR", "uncached external", "mixed", "a", "cached external", "random nxdomain", "tcp",
+)  # fmt: skip
 # From light to dark: ours stand out.
 COLORS = {
     "clusterdns": "#0b5cad",
