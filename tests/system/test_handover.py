@@ -42,6 +42,7 @@ metadata: {name: web, namespace: demo}
 spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ports: [{port: 80}]}
 """
 QUERY = dns.message.make_query(WEB, "A").to_wire()
+STARTED = "packet path: "  # the last line of a start
 COMPLETE = "Hand-over complete"
 MAX_MEMORY_MIB = 185  # measured: 175 at most; kubeadm's limit is 170
 FAILED = "Hand-over failed, this version goes on serving: "
@@ -81,6 +82,7 @@ def until(condition, timeout_s: float = 60):
 
 def hand_over(server: peers.Server, said: str = COMPLETE) -> None:
     """Ask for a hand-over and wait for how it ends."""
+    until(lambda: STARTED in server.output)  # while it starts, SIGUSR2 is ignored
     before = server.output.count(said)
     server.process.send_signal(signal.SIGUSR2)
     failed = server.output.count(FAILED)
