@@ -49,7 +49,9 @@ def seeds() -> list[bytes]:
 
 def mutate(rng: random.Random, data: bytes) -> bytes:
     """Return manifests with one value changed, or other octets."""
-    with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError, TypeError):
+    with contextlib.suppress(
+        yaml.YAMLError, ValueError, RecursionError, ArithmeticError, AttributeError, LookupError, TypeError
+    ):  # fmt: skip
         if rng.random() < 0.6:
             found = list(yaml.safe_load_all(data))
             return yaml.safe_dump_all(guided.varied(rng, found, VALUES)).encode()
