@@ -41,7 +41,7 @@ class StreamBounds(NamedTuple):
 
 
 class WebBounds(NamedTuple):
-    """Settings of `https`, `grpc_server` or `quic`, None if not set; 0 is no limit.
+    """Settings of `https` or `grpc_server`, None if not set; 0 is no limit.
 
     The defaults are those of CoreDNS (core/dnsserver/server_https.go and others).
     """

@@ -25,9 +25,6 @@ _INDEX = "application/vnd.oci.image.index.v1+json"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-_USER = "65532:65532"
-_PORTS = ("53/tcp", "53/udp", "8080/tcp", "8181/tcp", "9153/tcp")
-_ENTRYPOINT = ["/usr/bin/python3.11", "-I", "-m", "clusterdns"]
 
 
 class Blob(NamedTuple):
@@ -117,10 +114,7 @@ def _image(root: Path, architecture: str, labels: dict[str, str], epoch: int) ->
         "os": "linux",
         "created": _date(epoch),
         "config": {
-            "User": _USER,
-            "WorkingDir": "/",
-            "ExposedPorts": {port: {} for port in _PORTS},
-            "Entrypoint": _ENTRYPOINT,
+            **_settings(),
             "Labels": labels,
         },
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(plain).hexdigest()]},
@@ -140,6 +134,19 @@ def _image(root: Path, architecture: str, labels: dict[str, str], epoch: int) ->
             }
         ),
     )
+
+
+def _settings() -> dict[str, Any]:
+    """Return how the image is started, as the last stage of the Dockerfile says."""
+    text = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    said = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+    ports = [port if "/" in port else f"{port}/tcp" for port in said["EXPOSE"].split()]
+    return {
+        "User": said["USER"],
+        "WorkingDir": said["WORKDIR"],
+        "ExposedPorts": {port: {} for port in ports},
+        "Entrypoint": json.loads(said["ENTRYPOINT"]),
+    }
 
 
 def _layer(root: Path) -> bytes:
