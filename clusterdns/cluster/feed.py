@@ -25,7 +25,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 from clusterdns.cluster.objects import OBJECT_TYPES, Change, ObjectId, ObjectKey
@@ -365,6 +365,7 @@ class Subscription:
         self.store = store
         self.is_connected = False
         self.filled = asyncio.Event()
+        self._marked = asyncio.Event()  # the watcher has said that a kind is complete, or refused
         self._address = address
         self._changed = changed
         self._clock = clock
@@ -379,6 +380,12 @@ class Subscription:
                 await self._read()
             self.is_connected = False
             await asyncio.sleep(_RETRY_S)
+
+    async def told(self, kinds: Collection[str]) -> None:
+        """Return when every object of ``kinds`` has been heard."""
+        while not self.store.has_all(kinds):
+            self._marked.clear()
+            await self._marked.wait()
 
     async def _read(self) -> None:
         """Take messages until the connection ends. Raises OSError if it cannot connect."""
@@ -405,6 +412,7 @@ class Subscription:
                     self._complete(kind)
                 else:
                     self.store.refuse(kind)
+            self._marked.set()
             if self.store.is_ready and not self.filled.is_set():
                 self.filled.set()
                 # Objects of a store are in no reference cycle; freeze spares the collector them.

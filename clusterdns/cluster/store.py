@@ -12,7 +12,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Set
 from typing import Any, Final
 
 from clusterdns.cluster.objects import (
@@ -194,6 +194,10 @@ class Store:
     def is_synced(self) -> bool:
         """Whether every kind has been listed; it stays true from then on."""
         return not self._unsynced
+
+    def has_all(self, kinds: Collection[str]) -> bool:
+        """Tell whether each of ``kinds`` has been listed."""
+        return self._unsynced.isdisjoint(kinds)
 
     def synced(self, kind: str) -> None:
         """Note that a kind has been listed."""

@@ -9,7 +9,7 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 from clusterdns.cluster import feed
@@ -91,6 +91,8 @@ class ChildProcess:
     def _fork(self) -> int:
         ours, theirs = channel.pair()
         self._beat_at = time.monotonic()
+        self.is_serving.clear()
+        self.known = frozenset()
         pid = self._run(theirs)
         theirs.close()
         self._listening = asyncio.get_running_loop().create_task(self._listen(ours, b""))
@@ -113,9 +115,10 @@ class ChildProcess:
                 self._answered.set()
             elif message[0] == "answer" and message[1] in self._asked:
                 self._asked.pop(message[1]).set_result(message[2])
-        self._channel = None
-        self.is_serving.clear()
-        self.known = frozenset()
+        if self._channel is opened:  # else it has been started again meanwhile
+            self._channel = None
+            self.is_serving.clear()
+            self.known = frozenset()
         self._ledger.close(self._samples)
         self._samples = []
         await opened.close()
@@ -261,6 +264,7 @@ class Generation:
         self._watchers = watchers
         self._ledger = ledger
         self._workers: list[ChildProcess] = []
+        self._wanted: Mapping[Source, Collection[str]] = {}
 
     def bind(self, old: list[Sockets]) -> None:
         """Bind the sockets of every worker, or reuse those of ``old`` for the same listener.
@@ -287,8 +291,15 @@ class Generation:
                     if sock not in held:
                         sock.close()
 
-    def start(self, *, is_rehearsal: bool = False) -> None:
-        """Fork the workers, and the watchers they need; in a rehearsal they read no socket."""
+    def start(
+        self, wanted: Mapping[Source, Collection[str]] | None = None, *, is_rehearsal: bool = False
+    ) -> None:
+        """Fork the workers, and the watchers they need; in a rehearsal they read no socket.
+
+        They read theirs once they have been told all ``wanted`` kinds of objects. One that is
+        started again later takes what there is: its queries would wait.
+        """
+        self._wanted = wanted or {}
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # the collector would write to pages shared with the workers
@@ -300,7 +311,7 @@ class Generation:
                 return fork(
                     lambda: Worker(
                         self.configuration, sockets, feeds, i, is_rehearsal=is_rehearsal
-                    ).run(theirs),
+                    ).run(theirs, self._wanted),
                     [*keep, theirs.fileno()],
                 )
 
@@ -314,6 +325,7 @@ class Generation:
             async with asyncio.timeout(START_TIMEOUT_S):
                 for worker in self._workers:
                     await worker.is_serving.wait()
+                self._wanted = {}
         except TimeoutError as error:
             raise GenerationError(f"workers do not serve after {START_TIMEOUT_S:g} s") from error
 

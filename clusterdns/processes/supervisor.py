@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 from clusterdns import __version__
@@ -50,6 +50,14 @@ LATE_S = 1.0  # by which the watchdog may wake too late and still judge others
 TAKE_OVER_S = 1.0  # between two attempts
 KNOWING_S = 3.0  # a reload waits so long for what is to be watched, before it is put off
 _log = logging.getLogger(__name__)
+
+
+class _Unaware(ClusterDNSError):
+    """A generation does not know, by source, some kinds that the one in force knows."""
+
+    def __init__(self, unknown: Mapping[Source, Collection[str]]) -> None:
+        super().__init__("it knows less than what is in force")
+        self.unknown = unknown
 
 
 class Duties:
@@ -285,13 +293,15 @@ class Supervisor:
                     return
                 if not await self._knows_enough(compiled):
                     return
-                self._put_off = None
                 _log.info("Reloading")
+                await self._replace(compiled)
+                self._put_off = None
                 if self._inherited is None:
                     self._reloaded_digest = compiled.digest
-                await self._replace(compiled)
                 _log.info("plugin/reload: Running configuration SHA512 = %s", compiled.digest)
                 _log.info("Reloading complete")
+            except _Unaware as error:
+                self._tell_of_delay(error.unknown)
             except (ClusterDNSError, OSError) as error:
                 self._forget_put_off()
                 self._reload_failures += 1
@@ -324,15 +334,18 @@ class Supervisor:
         while unknown := self._unknown(configuration):
             if time.monotonic() >= deadline:
                 if is_news:
-                    self._reload_failures += 1
-                    what = "; ".join(f"{', '.join(k)} of {s.title}" for s, k in unknown.items())
-                    _log.error(
-                        "Reload put off, the last good configuration stays in force until there "
-                        "is an answer about %s", what,
-                    )  # fmt: skip
+                    self._tell_of_delay(unknown)
                 return False
             await asyncio.sleep(0.02)
         return True
+
+    def _tell_of_delay(self, unknown: Mapping[Source, Collection[str]]) -> None:
+        self._reload_failures += 1
+        what = "; ".join(f"{', '.join(kinds)} of {s.title}" for s, kinds in unknown.items())
+        _log.error(
+            "Reload put off, the last good configuration stays in force until there is an answer "
+            "about %s", what,
+        )  # fmt: skip
 
     def _unknown(self, configuration: Configuration) -> dict[Source, list[str]]:
         known = self._generation.known_zones()
@@ -380,6 +393,7 @@ class Supervisor:
 
         Raises:
             ClusterDNSError: the next one cannot start; this one stays in force.
+            _Unaware: its watcher has lost what it knew.
         """
         old = self._generation
         new, duties, webs = await self._bound(configuration, old.sockets)
@@ -388,8 +402,8 @@ class Supervisor:
                 web.stop()
             return  # but for fragments that are left out again
         try:
-            new.start()
-            await new.wait_until_serving()
+            new.start(takeover.wanted_kinds(old.known_zones(), configuration))
+            await self._wait_until_serving(new)
             await self._take_up(duties, webs)
         except BaseException as error:
             # Those that serve have queries under way, if the process is to stop.
@@ -397,12 +411,34 @@ class Supervisor:
             for web in webs:
                 web.stop()
             new.unbind(old.sockets)
-            self._watchers.keep_only(old.configuration.sources)
+            if not isinstance(error, _Unaware):  # else it is tried again
+                self._watchers.keep_only(old.configuration.sources)
             raise
         self._generation, self._duties = new, duties
         await old.stop()
         old.unbind(new.sockets)
         self._watchers.keep_only(new.configuration.sources)
+
+    async def _wait_until_serving(self, new: Generation) -> None:
+        """Return when the workers serve; they wait for what is known of each zone.
+
+        Raises:
+            GenerationError: they do not in time.
+            _Unaware: a watcher has ended, and its successor does not know that in ``KNOWING_S``.
+        """
+        serving = asyncio.create_task(new.wait_until_serving())
+        knew_at = time.monotonic()
+        try:
+            while not serving.done():
+                unknown = self._unknown(new.configuration)
+                if not unknown:
+                    knew_at = time.monotonic()
+                elif time.monotonic() - knew_at > KNOWING_S:
+                    raise _Unaware(unknown)
+                await asyncio.wait((serving,), timeout=0.1)
+            serving.result()
+        finally:
+            await _cancel((serving,))
 
     async def _bound(
         self, configuration: Configuration, old: list[Sockets]

@@ -29,6 +29,16 @@ def known_zones(
     }
 
 
+def wanted_kinds(before: KnownZones, new: Configuration) -> dict[Source, frozenset[str]]:
+    """Return the kinds that are known of a zone and that ``new`` watches, too, by its source."""
+    found: dict[Source, frozenset[str]] = {}
+    for zone, sources in _sources(new).items():
+        for source in sources:
+            wanted = before.get(zone, frozenset()).intersection(source.kinds)
+            found[source] = found.get(source, frozenset()) | wanted
+    return found
+
+
 def unknown_kinds(
     before: KnownZones, new: Configuration, is_known: Callable[[Source], Collection[str]]
 ) -> dict[Source, list[str]]:
@@ -37,14 +47,9 @@ def unknown_kinds(
     ``is_known`` returns those that the watcher of a source would tell a new worker. Kinds that only
     one of the two watches do not count.
     """
-    found: dict[Source, list[str]] = {}
-    for zone, sources in _sources(new).items():
-        wanted = before.get(zone, frozenset())
-        for source in sources:
-            lacking = wanted.intersection(source.kinds).difference(is_known(source))
-            if lacking:
-                found[source] = sorted(lacking)
-    return found
+    wanted = wanted_kinds(before, new)
+    lacking = {source: kinds.difference(is_known(source)) for source, kinds in wanted.items()}
+    return {source: sorted(kinds) for source, kinds in lacking.items() if kinds}
 
 
 def _sources(configuration: Configuration) -> dict[Zone, list[Source]]:

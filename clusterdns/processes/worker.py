@@ -13,7 +13,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clusterdns.cluster.feed import Subscription
@@ -88,9 +88,7 @@ class Worker:
 
     async def store(self, source: Source, timeout_s: float) -> Store:
         """Return the store fed from ``source``, once it is filled or ``timeout_s`` have passed."""
-        subscription = self._subscriptions.get(source)
-        if subscription is None:
-            subscription = self._subscribe(source)
+        subscription = self._subscription(source)
         try:
             await asyncio.wait_for(subscription.filled.wait(), timeout_s)
         except TimeoutError:
@@ -102,14 +100,18 @@ class Worker:
         for server in self._servers.values():
             server.table.clear()
 
-    async def run(self, channel_socket: socket.socket) -> None:
-        """Serve until told to stop, or until the supervisor has ended."""
+    async def run(
+        self, channel_socket: socket.socket, wanted: Mapping[Source, Collection[str]]
+    ) -> None:
+        """Serve, once the ``wanted`` kinds are known, until told to stop or the supervisor ends."""
         self._dropped = logs.dropped()  # by the supervisor
         channel = await Channel.open(channel_socket)
         listening = asyncio.create_task(self._listen(channel))
         beating = asyncio.create_task(self._beat(channel))
         plugins = self._configuration.plugins
         await asyncio.gather(*(plugin.start(self) for plugin in plugins))
+        for source, kinds in wanted.items():
+            await self._subscription(source).told(kinds)
         if not self._is_rehearsal:
             await self._read()
         self._is_serving = True
@@ -158,7 +160,10 @@ class Worker:
         passed, worked = (now - then for now, then in zip(self._spent, before, strict=True))
         return min(1.0, worked / passed) if passed > 0 else 0.0
 
-    def _subscribe(self, source: Source) -> Subscription:
+    def _subscription(self, source: Source) -> Subscription:
+        """Return the subscription to the feed of ``source``, which runs from the first call."""
+        if source in self._subscriptions:
+            return self._subscriptions[source]
         store = Store(source.kinds)
         subscription = self._subscriptions[source] = Subscription(
             self._feeds[source],

@@ -84,6 +84,24 @@ def test_a_watcher_that_knows_nothing_after_its_restart(tmp_path):
         holds(server, 0.1)
 
 
+def test_a_watcher_that_hangs_during_a_reload(tmp_path):
+    """New workers that have been told nothing read no socket, however long that takes."""
+    with (
+        FaultyApi(cluster(20)) as api,
+        serving(tmp_path, api, "startup_timeout 100ms") as (server, _),
+    ):
+        eventually(lambda: {address(3)} == ask(server, "s3.a")[1], 8)
+        _, text = corefile_of(tmp_path)
+        watcher = watcher_of(server)
+        os.kill(watcher, signal.SIGSTOP)
+        reload(server, text.replace("cache 30", "cache 20"))
+        holds(server, 2)
+        assert "Reloading complete" not in server.output
+        os.kill(watcher, signal.SIGCONT)
+        eventually(lambda: "Reloading complete" in server.output, 8)
+        holds(server, 0.1)
+
+
 def test_what_knows_nothing_gives_way_at_once(tmp_path):
     """The first Corefile names a server that is not there, and is mended."""
     with FaultyApi(cluster(20)) as api, FaultyApi() as wrong:
