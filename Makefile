@@ -15,7 +15,7 @@ lab: $(VENV)/installed
 
 # Run every test; those that need a real CoreDNS, dig or dnsperf get it or say how to install it.
 test: $(VENV)/installed
-	$(BIN)/pytest $(SIDE_BY_SIDE)
+	$(BIN)/pytest $(SIDE_BY_SIDE) --cache-clear || $(BIN)/python tests/again.py $$?
 
 # The tests that need no other server, with each other Python that is here or can be had.
 OTHER_PYTHONS := 3.12 3.13 3.14

@@ -130,8 +130,21 @@ def reply(port: int, question: inputs.Question) -> tuple[str, set[str]]:
     return dns.rcode.to_text(message.rcode()), answers
 
 
+def needs(name: str) -> list[pytest.MarkDecorator]:
+    """A compiled program is built by hand; test_compiled_wheel.py holds what one answers."""
+    is_compiled = name in (servers.COMPILED, servers.COMPILED_PURE)
+    return [pytest.mark.given("CLUSTERDNS_COMPILED")] if is_compiled else []
+
+
 @pytest.mark.peer
-@pytest.mark.parametrize("name", [n for n in servers.NAMES if n not in ("echo", "clusterdns")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=needs(name))
+        for name in servers.NAMES
+        if name not in ("echo", "clusterdns")
+    ],
+)
 def test_all_servers_give_the_same_answers(world, reference, name):
     """Otherwise what they cost is no comparison."""
     if servers.missing(name):
