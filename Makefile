@@ -25,8 +25,9 @@ pythons: $(VENV)/installed
 	    echo "Python $$version"; \
 	    $$python -m venv --without-pip $(VENV)-$$version; \
 	    $(BIN)/pip --quiet --disable-pip-version-check --python $(VENV)-$$version/bin/python install -e '.[dev]'; \
-	    $(VENV)-$$version/bin/pytest $(SIDE_BY_SIDE) -m "not peer and not slow" \
-	        tests/unit tests/wire tests/system/test_process.py tests/system/test_watch.py; \
+	    $(VENV)-$$version/bin/pytest $(SIDE_BY_SIDE) --cache-clear -m "not peer and not slow" \
+	        tests/unit tests/wire tests/system/test_process.py tests/system/test_watch.py || \
+	        $(VENV)-$$version/bin/python tests/again.py $$?; \
 	done
 
 # Format, lint and types.
