@@ -6,7 +6,6 @@ set -eu
 version=${1:?usage: python.sh VERSION}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/clusterdns-tests
 root=$cache/python$version
-mirror=http://deb.debian.org/debian
 
 # What an interpreter with ssl and ctypes is linked with, and Python.h.
 packages="python$version python$version-minimal
@@ -23,9 +22,11 @@ installed() {
     done
 }
 
-# A package index of its own: nothing of the system changes.
+# A package index of its own, from where the system's packages come: nothing of the system changes.
 download() {
     mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/debs"
+    # shellcheck disable=SC1091,SC2016  # apt-get itself puts the address in
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' "Codename: $(. /etc/os-release && echo "$VERSION_CODENAME")" | head -n 1)
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$work/sources.list"
     private="-o Dir::Etc::sourcelist=$work/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::Lists=$work/lists
         -o Dir::Cache=$work -o APT::Sandbox::User=root -q"
@@ -48,6 +49,7 @@ unpack() {
     # as a virtual environment has it, Debian's would write into the system
     rm -f "$work/root/usr/lib/python$version/EXTERNALLY-MANAGED"
     rm -rf "$root"
+    mkdir -p "$cache"
     mv "$work/root" "$root"
 }
 
