@@ -143,7 +143,7 @@ def test_objects_of_an_api_server_have_their_uid_and_version(tmp_path):
     ("arguments", "said"),
     [
         (("a..b",), "no domain name"),
-        (("web", "--client", "me"), "--client me: not an IP address"),
+        (("web", "--client", "me"), "client me: not an IP address"),
         (("web", "--listener", "192.0.2.1:53"), "no listener 192.0.2.1:53; there are dns://"),
         (("web", "--pid", "1"), "process 1 is no clusterdns"),
         (("web", "--corefile", "/nowhere"), "/nowhere"),

@@ -1,0 +1,181 @@
+"""An explanation as people read it: with the reply, the objects behind it, and why in one line.
+
+``query`` makes the packet to explain. ``complete`` adds to what ``explaining`` has found: the reply
+as the client sees it, sentences about the objects behind it (``cluster.evidence``), and in one
+sentence why there is no record. ``report`` prints all of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from clusterdns.errors import ClusterDNSError, FormError
+from clusterdns.wire import message, name
+from clusterdns.wire.message import Edns, Question
+
+if TYPE_CHECKING:
+    from clusterdns.cluster.evidence import Reader
+
+PAYLOAD_OCTETS = 1232  # DNS flag day 2020
+Plain = dict[str, Any]
+
+
+def query(qname: str, qtype: str, client: str, *, do: bool = False) -> bytes:
+    """Return the query to explain, asked by ``client``. Raises ClusterDNSError."""
+    import dns.exception
+    import dns.rdatatype
+
+    try:
+        parsed = name.parse(qname)
+    except FormError as error:
+        raise ClusterDNSError(f"{qname!r} is no domain name: {error.reason}") from error
+    try:
+        number = int(dns.rdatatype.from_text(qtype))
+    except (dns.exception.DNSException, ValueError):
+        raise ClusterDNSError(f"{qtype!r} is no type of record") from None
+    if name.canonical_address(client) is None:
+        raise ClusterDNSError(f"client {client}: not an IP address")
+    question = Question(parsed, name.fold(parsed), number)
+    edns = Edns(PAYLOAD_OCTETS, 0, message.EDNS_DO if do else 0)
+    return message.write_query(0, message.RD, question, edns)
+
+
+def complete(found: Plain, reply: bytes | None, read: Reader | None) -> Plain:
+    """Return an explanation with the reply, the evidence that ``read`` has, and why."""
+    found = _with_reply(found, reply)
+    found["evidence"] = _evidence(found, read)
+    found["why"] = why(found)
+    return found
+
+
+def _with_reply(found: Plain, reply: bytes | None) -> Plain:
+    """Return an explanation with the reply as the client sees it."""
+    import dns.flags
+    import dns.message
+    import dns.rcode
+
+    if reply is None:
+        return found
+    seen = dns.message.from_wire(reply, one_rr_per_rrset=True)
+    sections = zip(("answer", "authority", "additional"), seen.sections[1:], strict=True)
+    found["message"] = {
+        "rcode": dns.rcode.to_text(seen.rcode()),
+        "flags": dns.flags.to_text(seen.flags).lower().split(),
+        **{word: [each.to_text() for each in section] for word, section in sections},
+    }
+    return found
+
+
+def _evidence(found: Plain, reader: Reader | None) -> dict[str, list[str]]:
+    """Return sentences about the objects that the notes are about, by object."""
+    from clusterdns.cluster import evidence
+
+    if reader is None:
+        return {}
+    notes = list(_notes(found))
+    about = [tuple(each.split("/", 2)) for note in notes for each in note.get("objects", ())]
+    told = evidence.of_objects(((a, b, c) for a, b, c in about), reader)
+    for note in notes:
+        objects = note.get("objects", ())
+        if not note.get("is_cause") or not objects or not objects[0].startswith("services/"):
+            continue
+        _, namespace, service = objects[0].split("/", 2)
+        try:
+            reason = evidence.why_empty(namespace, service, reader)
+        except (ClusterDNSError, OSError) as error:
+            reason = f"the Pods cannot be read: {error}"
+        if reason:
+            note["text"] += f": {reason}"
+    return {"/".join(each): sentences for each, sentences in told.items()}
+
+
+def _notes(found: Plain) -> Iterator[Plain]:
+    """Yield all notes of a run and of the runs below it, in order."""
+    yield from found.get("notes", ())
+    for step in found.get("steps", ()):
+        yield from step["notes"]
+        for run in step["questions"]:
+            yield from _notes(run)
+
+
+def why(found: Plain) -> str:
+    """Return in one sentence why a client gets no record, "" if it gets one."""
+    message = found.get("message")
+    if message and message["rcode"] == "NOERROR" and message["answer"]:
+        return ""
+    causes = [note["text"] for note in _notes(found) if note.get("is_cause")]
+    said = found.get("reply", {}).get("error", "")
+    return causes[-1] if causes else said or found.get("verdict", "") or "unknown"
+
+
+def report(found: Plain) -> Iterator[str]:
+    """Yield the lines of an explanation."""
+    if "question" not in found:
+        yield found["verdict"]
+        return
+    yield f"{found['question']}, asked by {found['client']} of {found['listener']}"
+    yield from _run_lines(found, found["evidence"], "")
+    yield from _reply_lines(found)
+    for line in found.get("watch", ()):
+        yield f"watch: {line}"
+    if found["why"]:
+        yield f"why: {found['why']}"
+
+
+def _run_lines(run: Plain, evidence: Mapping[str, list[str]], indent: str) -> Iterator[str]:
+    """Yield the lines of a run: its server block, then each plugin in order."""
+    block = run["server_block"]
+    if block["place"]:
+        yield f"{indent}server block {block['place']} ({block['zones']})"
+    for note in run["notes"]:
+        yield f"{indent}  {note['text']}"
+    silent: list[str] = []
+    for step in run["steps"]:
+        if step["verdict"] == "passes the question on" and not step["notes"]:
+            silent.append(f"{step['plugin']} {_places(step)}".strip())
+            continue
+        if silent:
+            yield f"{indent}  passed on by {', '.join(silent)}"
+            silent.clear()
+        of = f" ({step['question']})" if step["question"] else ""
+        yield f"{indent}  {step['plugin']} {_places(step)}{of}: {step['verdict']}"
+        told = set[str]()
+        for note in step["notes"]:
+            at = f" ({note['place']})" if note.get("place") else ""
+            yield f"{indent}    {note['text']}{at}"
+            for each in note.get("objects", ()):
+                lines = [] if each in told else evidence.get(each, [])
+                told.add(each)
+                yield from (f"{indent}      {line}" for line in lines)
+        for inner in step["questions"]:
+            yield f"{indent}    asks for {inner['question']}: {inner['verdict']}"
+            yield from _run_lines(inner, evidence, indent + "      ")
+    if silent:
+        yield f"{indent}  passed on by {', '.join(silent)}"
+
+
+def _places(step: Plain) -> str:
+    return ", ".join(step["places"])
+
+
+def _reply_lines(found: Plain) -> Iterator[str]:
+    """Yield the reply, and how long it holds."""
+    message = found.get("message")
+    if message is None:
+        yield "answer none: no reply is sent"
+        return
+    yield f"answer {message['rcode']} {' '.join(message['flags'])}"
+    for section in ("answer", "authority", "additional"):
+        for record in message[section]:
+            yield f"  {record}" if section == "answer" else f"  {section}: {record}"
+    reply = found.get("reply", {})
+    if reply.get("upstream"):
+        yield f"from the upstream server {reply['upstream']}"
+    if reply.get("error"):
+        yield f"error {reply['error']}"
+    lifetime_s, facts = reply.get("lifetime_s", 0), reply.get("facts", ())
+    if lifetime_s is None and facts:
+        yield f"the answer table repeats it until one of these changes: {', '.join(facts)}"
+    elif lifetime_s:
+        yield f"the answer table may repeat it for {lifetime_s:.1f} s"
