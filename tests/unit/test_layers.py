@@ -1,6 +1,7 @@
 """The architecture, held by the folders: floors, circles, purity, one importer per package.
 
-DESIGN.md draws the tree; the digit in front of a folder is its floor. A module imports only from
+DESIGN.md draws the folders; the digit in front of one is its floor. The docstring of a folder lists
+its files. A module imports only from
 floors below its own, or from its own folder; nothing imports in a circle.
 """
 
@@ -143,59 +144,68 @@ def _is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def drawn(design: str) -> tuple[dict[str, int], dict[str, bool]]:
-    """The tree in DESIGN.md: the floor of each folder and file at the top, paths, and which are pure."""
-    block = design[design.index("## The tree") :].split("```")[2 - 1]
-    floors, paths = dict[str, int](), dict[str, bool]()
-    folders: list[tuple[int, str]] = []
-    for line in block.splitlines():
-        found = re.match(r"(\d+| ) ( *)(\S+)", line)
-        if not found or line.startswith(TOP):
-            continue
-        depth, entry = len(found[2]), found[3]
-        folders = [each for each in folders if each[0] < depth]
-        path = "".join(folder for _, folder in folders) + entry
-        if found[1] != " ":
-            floors[entry.rstrip("/").removesuffix(".py")] = int(found[1])
-        if entry.endswith("/"):
-            folders.append((depth, entry))
-        paths[path] = line.endswith(" Pure")
-    return floors, paths
+def floors_of(design: str) -> dict[str, int]:
+    """The tree in DESIGN.md: the floor of each folder, and of each file at the top."""
+    block = design[design.index("## The tree") :].split("```")[1]
+    drawn = re.findall(r"^(\d+) (\S+)", block, re.MULTILINE)
+    return {entry.rstrip("/").removesuffix(".py"): int(floor) for floor, entry in drawn}
 
 
-def misdrawn(root: Path, design: str) -> list[str]:
-    """What is there and not in the tree, and the other way round; what is said to be pure, and not.
+def listed(folder: Path) -> dict[str, bool]:
+    """The files that the docstring of a folder lists, and which of them are pure."""
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
+    rows = re.findall(r"^(\S+\.(?:py|c)) (.*)$", text, re.MULTILINE)
+    return {name: what.endswith(" Pure") for name, what in rows}
 
-    Plugins are not drawn one by one: a file there is a directive.
+
+def misdrawn(root: Path) -> list[str]:
+    """What is in a folder and not in its docstring's list, and the other way round; and purity.
+
+    Plugins are not listed one by one: a file there is a directive.
     """
-    files = [*(root / TOP).rglob("*.py"), *(root / TOP).rglob("*.c")]
-    there = {
-        str(path.relative_to(root / TOP)): "\nPure: " in path.read_text()
-        for path in files
-        if path.name != "__init__.py" and path.parent.name != "plugins"
-    }
-    paths = {path: pure for path, pure in drawn(design)[1].items() if not path.endswith("/")}
     return [
-        *(f"{path} is not drawn" for path in sorted(there.keys() - paths)),
-        *(f"{path} is drawn and not there" for path in sorted(paths - there.keys())),
+        f"{path.parent.relative_to(root / TOP)}/{fault}"
+        for path in sorted((root / TOP).rglob("*/__init__.py"))
+        if path.parent.name not in (TOP, "plugins")
+        for fault in _misdrawn(path.parent)
+    ]
+
+
+def _misdrawn(folder: Path) -> list[str]:
+    there = {
+        path.name: "\nPure: " in path.read_text()
+        for path in (*folder.glob("*.py"), *folder.glob("*.c"))
+        if path.name != "__init__.py"
+    }
+    names = listed(folder)
+    return [
+        *(f"{name} is not listed" for name in sorted(there.keys() - names)),
+        *(f"{name} is listed and not there" for name in sorted(names.keys() - there)),
         *(
-            f"{path} is pure, or drawn so, and not both"
-            for path, is_pure in sorted(there.items())
-            if path in paths and is_pure != paths[path]
+            f"{name} is pure, or listed so, and not both"
+            for name in sorted(there.keys() & names)
+            if there[name] != names[name]
         ),
     ]
 
 
 DESIGN = (ROOT / "DESIGN.md").read_text()
-REAL = Tree(ROOT, drawn(DESIGN)[0])
+REAL = Tree(ROOT, floors_of(DESIGN))
 
 
 def test_floors_circles_and_purity():
     assert [] == REAL.faults()
 
 
-def test_the_design_draws_every_module_and_no_other():
-    assert [] == misdrawn(ROOT, DESIGN)
+def test_the_design_draws_every_folder_and_no_other():
+    top = ROOT / TOP
+    folders = {path.parent.name for path in top.glob("*/__init__.py")}
+    files = {path.stem for path in top.glob("*.py")} - {"__init__"}
+    assert folders | files == REAL.floors.keys()
+
+
+def test_each_folder_lists_its_modules_and_no_other():
+    assert [] == misdrawn(ROOT)
 
 
 @pytest.mark.parametrize("package", sorted(ONE_IMPORTER))
@@ -273,15 +283,17 @@ def test_a_violation_of_each_kind_is_found(kind, tmp_path):
     assert fault in Tree(tmp_path, REAL.floors).faults()
 
 
-def test_a_tree_that_is_not_the_folders_is_found(tmp_path):
-    design = "## The tree\n```\nclusterdns/\n1 errors.py  x\n1 host/  x\n    gone.py  x\n"
-    design += f"    logs.py  {'x':<40} Pure\n```\n"
-    for path in ("__init__.py", "errors.py", "host/new.c", "host/logs.py", "plugins/any.py"):
+def test_a_list_that_is_not_the_folder_is_found(tmp_path):
+    listing = f"gone.py  x\nlogs.py  {'x':<40} Pure\n"
+    files = {"host/__init__.py": f'"""The machine.\n\n{listing}"""', "plugins/__init__.py": ""}
+    for path in ("__init__.py", "host/new.c", "host/logs.py", "plugins/any.py"):
+        files[path] = ""
+    for path, text in files.items():
         file = tmp_path / TOP / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("")
+        file.write_text(text)
     assert [
-        "host/new.c is not drawn",
-        "host/gone.py is drawn and not there",
-        "host/logs.py is pure, or drawn so, and not both",
-    ] == misdrawn(tmp_path, design)
+        "host/new.c is not listed",
+        "host/gone.py is listed and not there",
+        "host/logs.py is pure, or listed so, and not both",
+    ] == misdrawn(tmp_path)
