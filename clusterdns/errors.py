@@ -12,6 +12,11 @@ class ClusterDNSError(Exception):
     """Root of every error this project raises on purpose."""
 
 
+def reason(error: OSError) -> str:
+    """Return what the system says in words, without the number and the file."""
+    return error.strerror.lower() if error.strerror else str(error)
+
+
 class FormError(ClusterDNSError):
     """Octets or text that are not a DNS name, question or message.
 

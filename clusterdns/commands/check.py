@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clusterdns.commands.declaration import FAILED, MISUSED, OK, Command, Example, Parser, add_port
-from clusterdns.errors import ClusterDNSError
+from clusterdns.errors import ClusterDNSError, reason
 
 if TYPE_CHECKING:
     from clusterdns.config.check import Findings
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 53
 STDIN = "-"
+MAX_OCTETS = 8 << 20  # of standard input, as of a file
 TEXT, JSON, GITHUB = "text", "json", "github"
 _STYLES = {
     "  serves ": "green",
@@ -60,7 +62,7 @@ def _run(flags: argparse.Namespace) -> int:
     for path in flags.paths:
         try:
             subject = read(path)
-        except (ClusterDNSError, OSError) as error:
+        except ClusterDNSError as error:
             print(f"clusterdns: {error}", file=sys.stderr)
             worst = MISUSED
             continue
@@ -127,10 +129,14 @@ def _ours(manifests: Path | None) -> frozenset[str]:
 def _diff(flags: argparse.Namespace) -> int:
     from clusterdns.commands import difference, output
 
-    if len(flags.paths) != 2:
-        raise ClusterDNSError("--diff wants two files, the old one and the new one")
-    old, new = (read(path) for path in flags.paths)
-    found = difference.between(old, new, port=flags.port, manifests=flags.manifests)
+    try:
+        if len(flags.paths) != 2:
+            raise ClusterDNSError("--diff wants two files, the old one and the new one")
+        old, new = (read(path) for path in flags.paths)
+        found = difference.between(old, new, port=flags.port, manifests=flags.manifests)
+    except ClusterDNSError as error:
+        print(f"clusterdns: {error}", file=sys.stderr)
+        return MISUSED  # 1 is that an answer differs
     if flags.format == JSON:
         output.write_json(found.as_plain())
     else:
@@ -139,15 +145,23 @@ def _diff(flags: argparse.Namespace) -> int:
 
 
 def read(path: str) -> Subject:
-    """Return the Corefile in a file, or on standard input. Raises ClusterDNSError, OSError."""
+    """Return the Corefile in a file, in a pipe, or on standard input. Raises ClusterDNSError."""
     from clusterdns.config import configmap  # and with it PyYAML, which serving does not need
 
-    if path != STDIN:
-        return configmap.read(Path(path))
-    with tempfile.NamedTemporaryFile() as given:
-        given.write(sys.stdin.buffer.read())
-        given.flush()
-        return configmap.read(Path(given.name), "stdin")
+    called = "stdin" if path == STDIN else path
+    try:
+        if path != STDIN and not Path(path).is_fifo():
+            return configmap.read(Path(path))
+        with contextlib.ExitStack() as stack:
+            stream = sys.stdin.buffer
+            if path != STDIN:
+                stream = stack.enter_context(Path(path).open("rb"))
+            given = stack.enter_context(tempfile.NamedTemporaryFile())
+            given.write(stream.read(MAX_OCTETS + 1))  # one more is refused as too long
+            given.flush()
+            return configmap.read(Path(given.name), called)
+    except OSError as error:
+        raise ClusterDNSError(f"{called}: {reason(error)}") from error
 
 
 COMMAND = Command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from clusterdns.cluster.source import Source
 
 DEFAULT_PORT = 53
+UNREACHED = 3  # exit code
 CLIENT = "127.0.0.1"
 SOURCE_PORT = 40000  # of the client that is played
 _STYLES = {"why: ": "bold yellow", "answer ": "bold green", "server block ": "bold"}
@@ -33,8 +35,10 @@ Heard = tuple[dict[str, Any], bytes | None]  # an explanation, and the reply
 
 def _declare(parser: Parser) -> None:
     add = parser.add_argument
-    add("name", metavar="NAME", help="name to ask for; it is taken as it is, without search path")
-    add("type", metavar="TYPE", nargs="?", default="A", type=rtype, help="type of record (A)")
+    add("name", metavar="NAME",
+        help="name to ask for, as it is, without search path; or an address, for its PTR record"
+    )  # fmt: skip
+    add("type", metavar="TYPE", nargs="?", type=rtype, help="type of record (A)")
     add("--client", default=CLIENT, metavar="IP", help=f"address of the client ({CLIENT})")
     add("--corefile", metavar="FILE", default="",
         help="explain a Corefile, or a ConfigMap with one, not the running server")  # fmt: skip
@@ -49,14 +53,18 @@ def _declare(parser: Parser) -> None:
 
 
 def _run(flags: argparse.Namespace) -> int:
-    from clusterdns.commands import output
+    from clusterdns.commands import output, running
     from clusterdns.serving import explained
 
-    packet = explained.query(flags.name, flags.type, flags.client, do=flags.dnssec)
-    if flags.corefile:
-        heard, reader = asyncio.run(_offline(flags, packet))
-    else:
-        heard, reader = _running(flags, packet)
+    packet = explained.query(flags.name, flags.type or "", flags.client, do=flags.dnssec)
+    try:
+        if flags.corefile:
+            heard, reader = asyncio.run(_offline(flags, packet))
+        else:
+            heard, reader = _running(flags, packet)
+    except running.NoServerError as error:
+        print(f"clusterdns: {error}", file=sys.stderr)
+        return UNREACHED
     found = explained.complete(*heard, reader)
     if flags.json:
         output.write_json(found)
@@ -75,7 +83,9 @@ def _running(flags: argparse.Namespace, packet: bytes) -> tuple[Heard, Reader | 
         "transport": "tcp" if flags.tcp else "udp",
         "listener": flags.listener,
     }
-    found = running.ask("explain", request, flags.pid)
+    server = running.choose(flags.pid)
+    found = running.ask("explain", request, server.pid)
+    found["server"] = {"pid": server.pid, **server.about}
     text = found.pop("packet", None)
     sources = [_source(each) for each in found.pop("sources", ())]
     return (found, bytes.fromhex(text) if text else None), _reader(sources)
@@ -109,8 +119,7 @@ def _chosen(listeners: Mapping[str, Any], wanted: str) -> Any:  # noqa: ANN401 -
     for label, each in listeners.items():
         if not wanted or label.partition("://")[2] == wanted or label == wanted:
             return each
-    known = ", ".join(label.partition("://")[2] for label in listeners)
-    raise ClusterDNSError(f"no listener {wanted}; there are {known}")
+    raise ClusterDNSError(f"no listener {wanted}; there are {', '.join(listeners)}")
 
 
 def _reader(sources: list[Source]) -> Reader | None:
@@ -126,7 +135,8 @@ COMMAND = Command(
     "plugin decided, with file and line, the objects of the cluster behind each record and those\n"
     "that get none, the upstream server, the age of a kept reply. The code that answers tells\n"
     "it. NAME is asked as it is; `clusterdns lookup` walks a search path. The query is sent to\n"
-    "upstream servers if a client's would be.",
+    "upstream servers if a client's would be. Without --corefile, the one running server of this\n"
+    "user is asked, and named; if there are several, they are listed.",
     _declare,
     _run,
     (
@@ -143,5 +153,6 @@ COMMAND = Command(
         0: "a client gets a record",
         1: "a client gets none, and the last line says why; or wrong settings",
         2: "wrong arguments",
+        3: "no running server can be asked, or several run and none is named",
     },
 )

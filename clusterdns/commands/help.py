@@ -47,8 +47,8 @@ def _run(flags: argparse.Namespace) -> int:
         else:
             known = registry.available()
             hint = did_you_mean(word, [*known, *listing.NAMES])
-            print(f'clusterdns: no plugin or command "{word}"{hint}; there are '
-                  f"{', '.join([*listing.NAMES, *known])}", file=sys.stderr)  # fmt: skip
+            hint = hint or "; see `clusterdns help` for plugins, `clusterdns -h` for commands"
+            print(f'clusterdns: no plugin or command "{word}"{hint}', file=sys.stderr)
             return FAILED
     return OK
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from clusterdns.commands.declaration import (
 from clusterdns.errors import ClusterDNSError
 from clusterdns.host import resolvconf
 from clusterdns.host.resolvconf import ResolvConf
+from clusterdns.wire.name import canonical_address
 
 if TYPE_CHECKING:
     from clusterdns.commands.stub import Stub, Walk
@@ -54,6 +56,12 @@ def _run(flags: argparse.Namespace) -> int:
     from clusterdns.commands import output, stub
 
     conf = _settings(flags)
+    if (address := canonical_address(flags.name)) is not None:
+        if flags.type != "PTR":
+            raise ClusterDNSError(
+                f"{address} is an address: no name is looked up, or with type PTR"
+            )
+        flags.name = f"{ipaddress.ip_address(address).reverse_pointer}."
     types = (flags.type,) if flags.type else BOTH
     asker = stub.Stub(conf, flags.libc)
     walk = stub.walk(conf, flags.name, flags.libc, types, asker.ask)

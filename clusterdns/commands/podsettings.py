@@ -6,6 +6,7 @@ kubelet makes them (Kubernetes: pkg/kubelet/network/dns/dns.go): `dnsPolicy` cho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from clusterdns.host.resolvconf import ResolvConf
 DEFAULT_SERVER = "10.96.0.10"  # kubeadm's Service kube-dns
 DEFAULT_ZONE = "cluster.local"
 NODE = Path("/etc/resolv.conf")
+_NAMESPACE = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123 label
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -28,10 +30,16 @@ def of_pod(
     With a Pod, its manifest below ``manifests`` decides.
 
     Raises:
-        ClusterDNSError: there is no such Pod.
+        ClusterDNSError: there is no such Pod, or it is no name of a namespace.
         OSError: a file cannot be read.
     """
     namespace, _, pod = text.partition("/")
+    if not _NAMESPACE.fullmatch(namespace):
+        raise ClusterDNSError(
+            f"{text!r}: a namespace has lower-case letters, digits and hyphens, at most 63"
+        )
+    if manifests is not None and not manifests.exists():
+        raise ClusterDNSError(f"--manifests {manifests}: no such file or directory")
     base = resolvconf.pod_search(namespace, zone, server=server)
     if not pod:
         return base

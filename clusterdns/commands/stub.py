@@ -11,6 +11,7 @@ src/network/res_msend.c); here it takes REFUSED at once, where it would wait in 
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -161,6 +162,7 @@ def _endpoint(text: str) -> tuple[str, int]:
     """Return address and port of ``address[:port]``. Raises UpstreamError."""
     try:
         host, port = addresses.split(text)
+        ipaddress.ip_address(host)  # a name would need a resolver of its own
         return host, PORT if port is None else addresses.read_port(port)
     except ValueError as error:
         raise UpstreamError(f"server {text}: {error}") from error

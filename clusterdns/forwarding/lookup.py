@@ -13,6 +13,7 @@ import socket
 import time
 from pathlib import Path
 
+from clusterdns import errors
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.forwarding.exchange import Exchange
@@ -57,7 +58,9 @@ def addresses_of(host: str, directive: Directive, resolvers: tuple[str, ...]) ->
                 reason = f"{resolver}: {error.strerror or 'i/o timeout'}"
             if found:
                 return found
-    except (OSError, UnicodeError, FormError) as error:
+    except OSError as error:
+        reason = errors.reason(error)
+    except (UnicodeError, FormError) as error:
         reason = str(error)
     raise directive.error(f"{host!r} is no address or file, and cannot be looked up: {reason}")
 

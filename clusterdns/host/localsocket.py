@@ -33,6 +33,11 @@ def peer_uid(sock: socket.socket) -> int:
     return uid
 
 
-def is_trusted(uid: int) -> bool:
-    """Tell whether a peer is of our user, or is root, or we are."""
+def may_ask(uid: int) -> bool:
+    """Tell whether a server answers a command of a user: its own, or root."""
+    return uid in (os.getuid(), 0)
+
+
+def may_be_asked(uid: int) -> bool:
+    """Tell whether a command believes a server of a user: its own, or root; root asks everyone."""
     return uid in (os.getuid(), 0) or not os.getuid()

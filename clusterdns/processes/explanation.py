@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clusterdns import __version__
 from clusterdns.cluster.source import Source
 from clusterdns.metrics.tally import Sample
 from clusterdns.processes.generation import Generation, Watchers
@@ -44,6 +45,18 @@ async def explain(generation: Generation, watchers: Watchers, request: Plain) ->
     found["watch"] = [*_ages(await watchers.samples()), *_of_manifests(sources)]
     found["not_ready"] = generation.not_ready()
     return found
+
+
+def about(generation: Generation) -> Plain:
+    """Return what tells one running server from another."""
+    configuration = generation.configuration
+    files = dict.fromkeys(view.block.file for view in configuration.views)
+    return {
+        "version": __version__,
+        "directory": str(Path.cwd()),
+        "files": list(files),
+        "listeners": [endpoint.label for endpoint in configuration.routers],
+    }
 
 
 def _listener(generation: Generation, wanted: str) -> str:

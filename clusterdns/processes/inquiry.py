@@ -57,7 +57,7 @@ class Inquiries:
         self._open += 1
         try:
             sock = writer.get_extra_info("socket")
-            if self._open <= MAX_CONNECTIONS and localsocket.is_trusted(localsocket.peer_uid(sock)):
+            if self._open <= MAX_CONNECTIONS and localsocket.may_ask(localsocket.peer_uid(sock)):
                 line = await asyncio.wait_for(reader.readline(), REQUEST_S)
                 reply = await asyncio.wait_for(self._reply(line), REPLY_S)
                 writer.write(json.dumps(reply).encode() + b"\n")

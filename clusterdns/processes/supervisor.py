@@ -140,7 +140,7 @@ class Supervisor:
         self._fragments_refused = len(configuration.refused) if configuration else 0
         self._reloaded_digest = ""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._inquiries = Inquiries({"explain": self.explain})
+        self._inquiries = Inquiries({"explain": self.explain, "about": self.about})
 
     async def run(self, announce: Callable[[Configuration], None]) -> int:
         """Serve until a signal ends it; return the exit status.
@@ -369,6 +369,12 @@ class Supervisor:
         from clusterdns.processes import explanation  # rarely used
 
         return await explanation.explain(self._generation, self._watchers, request)
+
+    async def about(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """Return what tells this server from others that run, see ``explanation.about``."""
+        from clusterdns.processes import explanation  # rarely used
+
+        return explanation.about(self._generation)
 
     async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""

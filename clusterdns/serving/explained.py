@@ -7,6 +7,7 @@ sentence why there is no record. ``report`` prints all of that.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,26 @@ Plain = dict[str, Any]
 
 
 def query(qname: str, qtype: str, client: str, *, do: bool = False) -> bytes:
-    """Return the query to explain, asked by ``client``. Raises ClusterDNSError."""
+    """Return the query to explain, asked by ``client``.
+
+    The type is A, if it is empty; for an address it is PTR, and asks for its name.
+
+    Raises:
+        ClusterDNSError: name, type or client cannot be read.
+    """
     import dns.exception
     import dns.rdatatype
 
+    if not qname:
+        raise ClusterDNSError("an empty name; the root is written as a dot")
+    if qtype in ("", "PTR") and name.ip_address(qname) is not None:
+        qname, qtype = ipaddress.ip_address(qname).reverse_pointer, "PTR"
     try:
         parsed = name.parse(qname)
     except FormError as error:
         raise ClusterDNSError(f"{qname!r} is no domain name: {error.reason}") from error
     try:
-        number = int(dns.rdatatype.from_text(qtype))
+        number = int(dns.rdatatype.from_text(qtype or "A"))
     except (dns.exception.DNSException, ValueError):
         raise ClusterDNSError(f"{qtype!r} is no type of record") from None
     if name.canonical_address(client) is None:
@@ -115,10 +126,16 @@ def report(found: Plain) -> Iterator[str]:
         yield found["verdict"]
         return
     yield f"{found['question']}, asked by {found['client']} of {found['listener']}"
+    if server := found.get("server"):
+        files, where = " ".join(server.get("files", ())), server.get("directory", "")
+        told = f": {files or 'no Corefile'} in {where}" if where else ""
+        yield f"server process {server['pid']}{told}"
     yield from _run_lines(found, found["evidence"], "")
     yield from _reply_lines(found)
     for line in found.get("watch", ()):
         yield f"watch: {line}"
+    for plugin in found.get("not_ready", ()):
+        yield f"not ready: {plugin}"
     if found["why"]:
         yield f"why: {found['why']}"
 

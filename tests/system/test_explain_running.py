@@ -75,7 +75,7 @@ def test_a_corefile_says_the_same_as_the_server_that_has_it(lab):
         by_file = run("explain", name, "--corefile", "Corefile", "--json").stdout
         one, other = json.loads(live), json.loads(by_file)
         for found in (one, other):
-            for word in ("listener", "watch", "not_ready"):
+            for word in ("listener", "watch", "not_ready", "server"):
                 found.pop(word, None)
         texts = [SERIAL.sub(r"\1", json.dumps(each)) for each in (one, other)]
         texts = [re.sub(r'[^" ]*:\d+"', 'Corefile"', each) for each in texts]  # the lab's has more
@@ -143,10 +143,12 @@ def test_objects_of_an_api_server_have_their_uid_and_version(tmp_path):
     ("arguments", "said"),
     [
         (("a..b",), "no domain name"),
+        (("",), "an empty name"),
         (("web", "--client", "me"), "client me: not an IP address"),
         (("web", "--listener", "192.0.2.1:53"), "no listener 192.0.2.1:53; there are dns://"),
         (("web", "--pid", "1"), "process 1 is no clusterdns"),
-        (("web", "--corefile", "/nowhere"), "/nowhere"),
+        (("web", "--corefile", "/nowhere"), "clusterdns: /nowhere: no such file or directory\n"),
+        (("web", "--corefile", "."), "clusterdns: .: is a directory\n"),
     ],
 )
 def test_mistakes_are_said(lab, arguments, said):
@@ -154,7 +156,8 @@ def test_mistakes_are_said(lab, arguments, said):
         () if "--pid" in arguments or "--corefile" in arguments else ("--pid", str(lab.process.pid))
     )
     done = run("explain", *arguments, *pid)
-    assert (1, "", True) == (done.returncode, done.stdout, said in done.stderr), done.stderr
+    code = 3 if "--pid" in arguments else 1
+    assert (code, "", True) == (done.returncode, done.stdout, said in done.stderr), done.stderr
 
 
 def test_a_cluster_without_manifests_is_asked_for(tmp_path):
@@ -241,9 +244,53 @@ def test_a_command_finds_the_servers_that_run(lab):
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "trusted"),
-    [(1000, 1000, True), (1000, 0, True), (0, 1000, True), (1000, 1001, False)],
+    ("ours", "theirs", "may_ask", "may_be_asked"),
+    [
+        (1000, 1000, True, True),
+        (1000, 0, True, True),
+        (0, 1000, False, True),
+        (1000, 1001, False, False),
+    ],
 )
-def test_only_the_same_user_and_root_are_trusted(monkeypatch, ours, theirs, trusted):
+def test_only_the_same_user_and_root_may_ask(monkeypatch, ours, theirs, may_ask, may_be_asked):
     monkeypatch.setattr(os, "getuid", lambda: ours)
-    assert trusted is localsocket.is_trusted(theirs)
+    assert may_ask is localsocket.may_ask(theirs)
+    assert may_be_asked is localsocket.may_be_asked(theirs)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+def test_a_server_of_root_answers_no_other_user(lab):
+    pid = os.fork()
+    if not pid:
+        os.setuid(65534)
+        try:
+            running.choose(lab.process.pid)
+        except running.NoServerError as error:
+            os._exit(7 if "of other users" in str(error) else 8)
+        os._exit(9)
+    assert 7 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_the_server_that_was_asked_is_named(lab):
+    done = explained(lab, "web.uit.svc.cluster.local")
+    line = done.stdout.splitlines()[1]
+    assert line.startswith(f"server process {lab.process.pid}: ")
+    assert str(lab.process.pid) in json.dumps(
+        json.loads(explained(lab, "web.uit.svc.cluster.local", "--json").stdout)["server"]
+    )
+
+
+def test_several_servers_are_listed(lab, tmp_path):
+    with peers.clusterdns(".:{PORT} {\n bind 127.0.0.1\n whoami\n}\n", tmp_path) as other:
+        done = run("explain", "web.uit.svc.cluster.local")
+    assert (3, "") == (done.returncode, done.stdout)
+    assert "several servers run here; choose one by --pid:\n" in done.stderr
+    (line,) = [each for each in done.stderr.splitlines() if f"--pid {other.process.pid} " in each]
+    assert f"dns://127.0.0.1:{other.address[1]}" in line
+    assert f"--pid {lab.process.pid} " in done.stderr
+
+
+def test_an_address_is_asked_for_its_name(lab):
+    done = explained(lab, "10.96.1.1")
+    assert done.stdout.startswith("1.1.96.10.in-addr.arpa. PTR, ")
+    assert 0 == done.returncode

@@ -111,7 +111,11 @@ def test_a_file_with_settings(lab, tmp_path):
         (("a..b.", *AS_UIT, "--server", "127.0.0.1:1"), 1, "a..b.: "),
         (("web", *AS_UIT, "--server", "127.0.0.1:x"), 1, "'x' is no valid port"),
         (("web", "--as", "uit/web"), 1, "--manifests"),
-        (("web", "--resolv-conf", "/nowhere"), 1, "/nowhere"),
+        (("web", "--resolv-conf", "/nowhere"), 1, "clusterdns: /nowhere: no such file"),
+        (("web", "--as", "Uit"), 1, "'Uit': a namespace has lower-case letters"),
+        (("web", "--as", "uit/web", "--manifests", "/nowhere"), 1, "--manifests /nowhere: no such"),
+        (("web", *AS_UIT, "--server", "dns.example"), 1, "server dns.example: "),
+        (("10.96.1.1", *AS_UIT), 1, "10.96.1.1 is an address"),
         (("", *AS_UIT), 1, "no name"),
     ],
 )

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -580,4 +581,19 @@ def test_the_difference_of_two_files(tmp_path):
     assert (0, []) == (done.returncode, same["changed"])
     assert same["asked"] > 100
     done = run("--diff", str(tmp_path / "old"))
-    assert (1, True) == (done.returncode, "wants two files" in done.stderr)
+    assert (2, True) == (done.returncode, "wants two files" in done.stderr)
+    done = run("--diff", str(tmp_path / "old"), "/nowhere")
+    assert (2, "clusterdns: /nowhere: no such file or directory\n") == (
+        done.returncode,
+        done.stderr,
+    )
+
+
+def test_a_pipe_is_read_like_a_file(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=lambda: path.write_text(".:53 {\n whoami\n}\n"))
+    writer.start()
+    done = run(str(path))
+    writer.join()
+    assert (0, True) == (done.returncode, f"{path}\n  serves    .:53\n" in done.stdout)
