@@ -13,6 +13,7 @@ batch.py       64 of them with two system calls, where no C was compiled
 framing.py     messages on a stream                                             Pure
 connection.py  one client's stream, and the bounds of all
 tcp.py         TCP: a listening socket, and its streams in their turns
+securesocket.py  a TLS socket whose client cannot keep it busy
 secure.py      streams over TLS
 https.py       streams of HTTP
 grpc.py        streams of gRPC

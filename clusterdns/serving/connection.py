@@ -19,6 +19,7 @@ import select
 import socket
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import Protocol
 
 from clusterdns.host import interfaces
 from clusterdns.serving import native
@@ -127,10 +128,29 @@ class Crowd:
             heaviest.pop().close()
 
 
+class Stream(Protocol):
+    """The part of socket.socket that a connection uses."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def getsockname(self) -> tuple[str, int]:
+        """Return our address; there may be more behind the port."""
+
+    def recv(self, most: int, /) -> bytes:
+        """Return received octets, b"" at the end. Raises OSError."""
+
+    def send(self, octets: bytes | bytearray, /) -> int:
+        """Send octets; return how many were sent. Raises OSError."""
+
+    def close(self) -> None:
+        """Close."""
+
+
 class Connection:
     """One client's stream of queries."""
 
-    def __init__(self, streams: Crowd, sock: socket.socket, client: tuple[str, int]) -> None:
+    def __init__(self, streams: Crowd, sock: Stream, client: tuple[str, int]) -> None:
         self.deadline = streams.server.clock() + streams.first_s
         self._streams = streams
         self._server = streams.server

@@ -7,15 +7,15 @@ core/dnsserver/server_grpc.go)
 from __future__ import annotations
 
 import socket
-import ssl
 from typing import Final
 
 from clusterdns.chain.block import WebBounds
 from clusterdns.doh import carrier, grpc, http2
 from clusterdns.metrics.tally import Sample
-from clusterdns.serving.connection import MAX_IN_FLIGHT, Connection
+from clusterdns.serving.connection import MAX_IN_FLIGHT, Connection, Stream
 from clusterdns.serving.https import WebConnection, WebStreams
-from clusterdns.serving.secure import SecureConnection, secured
+from clusterdns.serving.secure import SecureConnection
+from clusterdns.serving.securesocket import SecureSocket
 
 # CoreDNS: core/dnsserver/server_grpc.go
 DEFAULT_CONNECTIONS: Final = 200
@@ -40,13 +40,13 @@ class CallStreams(WebStreams):
     def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
         if self._encryption is None:
             return CallConnection(self, sock, client)
-        return SecureCallConnection(self, secured(sock, self._encryption.web), client)
+        return SecureCallConnection(self, SecureSocket(sock, self._encryption.web), client)
 
 
 class CallConnection(WebConnection):
     """One client's stream of calls."""
 
-    def __init__(self, streams: CallStreams, sock: socket.socket, client: tuple[str, int]) -> None:
+    def __init__(self, streams: CallStreams, sock: Stream, client: tuple[str, int]) -> None:
         super().__init__(streams, sock, client)
         self._session = http2.Server(streams.most_streams, grpc.MOST_OCTETS)
         self._most_in_flight = MAX_IN_FLIGHT
@@ -74,5 +74,5 @@ class CallConnection(WebConnection):
 class SecureCallConnection(CallConnection, SecureConnection):
     """One client's encrypted stream of calls."""
 
-    def __init__(self, streams: CallStreams, sock: ssl.SSLSocket, client: tuple[str, int]) -> None:
+    def __init__(self, streams: CallStreams, sock: SecureSocket, client: tuple[str, int]) -> None:
         super().__init__(streams, sock, client)

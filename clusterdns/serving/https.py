@@ -22,9 +22,10 @@ from clusterdns.chain.block import WebBounds
 from clusterdns.doh import carrier, http1, http2
 from clusterdns.host.encryption import Encryption
 from clusterdns.metrics.tally import Sample
-from clusterdns.serving.connection import BATCH, MAX_IN_FLIGHT, MISSES, Connection
+from clusterdns.serving.connection import BATCH, MAX_IN_FLIGHT, MISSES, Connection, Stream
 from clusterdns.serving.framing import frame
-from clusterdns.serving.secure import SecureConnection, secured
+from clusterdns.serving.secure import SecureConnection
+from clusterdns.serving.securesocket import SecureSocket
 from clusterdns.serving.server import LATER, Listener
 from clusterdns.serving.tcp import Streams
 from clusterdns.wire import reading
@@ -74,13 +75,13 @@ class WebStreams(Streams):
     def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
         if self._encryption is None:
             return WebConnection(self, sock, client)
-        return SecureWebConnection(self, secured(sock, self._encryption.web), client)
+        return SecureWebConnection(self, SecureSocket(sock, self._encryption.web), client)
 
 
 class WebConnection(Connection):
     """One client's stream of requests."""
 
-    def __init__(self, streams: WebStreams, sock: socket.socket, client: tuple[str, int]) -> None:
+    def __init__(self, streams: WebStreams, sock: Stream, client: tuple[str, int]) -> None:
         super().__init__(streams, sock, client)
         self._web = streams
         self._session: carrier.Session = http1.Server()

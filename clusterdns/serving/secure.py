@@ -1,60 +1,22 @@
 """DNS over TLS (RFC 7858): encrypted connections of ``tcp``.
 
 The handshake is done in steps, each when the client has sent something, so it never blocks the
-loop; the turns of ``Streams`` bound how many steps are done in one turn. A client must complete it,
+loop; the turns of ``Streams`` bound how many steps are done in one turn, and ``SecureSocket`` the
+work of each. A client must complete it,
 and send its first query, within the time limit of any new connection. (CoreDNS:
 core/dnsserver/server_tls.go)
 """
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
-import ssl
-from typing import Any
 
 from clusterdns.host.encryption import Encryption
 from clusterdns.serving.connection import Connection, Crowd
+from clusterdns.serving.securesocket import SecureSocket
 from clusterdns.serving.server import Listener
 from clusterdns.serving.tcp import Streams
-
-
-class SecureSocket(ssl.SSLSocket):
-    """A TLS socket that raises BlockingIOError like any other socket."""
-
-    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        """Return decrypted octets, at most one record.
-
-        Raises:
-            BlockingIOError: nothing was received.
-            OSError: the connection is broken, or the client requests new keys and does not read
-                our part of that.
-        """
-        try:
-            return super().recv(buflen, flags)
-        except ssl.SSLWantReadError as error:
-            raise BlockingIOError from error
-
-    def send(self, data: Any, flags: int = 0) -> int:  # noqa: ANN401 - Buffer is of 3.12
-        """Encrypt and send octets. Raises BlockingIOError or OSError; then send them again."""
-        try:
-            return super().send(data, flags)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-            raise BlockingIOError from error
-
-    def close(self) -> None:
-        """Send close_notify (RFC 8446 section 6.1), and close."""
-        # Without waiting for the client's close_notify, or for room to send ours.
-        with contextlib.suppress(OSError, ValueError):
-            self.unwrap()
-        super().close()
-
-
-def secured(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """Return a TLS socket before the handshake; it takes over ``sock``."""
-    context.sslsocket_class = SecureSocket
-    return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
 
 class SecureStreams(Streams):
@@ -67,26 +29,32 @@ class SecureStreams(Streams):
         self._encryption = encryption
 
     def _connection(self, sock: socket.socket, client: tuple[str, int]) -> Connection:
-        return SecureConnection(self, secured(sock, self._encryption.context), client)
+        return SecureConnection(self, SecureSocket(sock, self._encryption.context), client)
 
 
 class SecureConnection(Connection):
     """One client's encrypted stream of queries."""
 
-    def __init__(self, streams: Crowd, sock: ssl.SSLSocket, client: tuple[str, int]) -> None:
+    def __init__(self, streams: Crowd, sock: SecureSocket, client: tuple[str, int]) -> None:
         super().__init__(streams, sock, client)
         self._secure_sock = sock
         self._is_secure = False
 
     def proceed(self, events: int, now: float) -> int:
         """Continue the handshake or queries; return the number of queries answered."""
+        if self._is_closed:  # since it was scheduled
+            return 0
+        answered = 0
         if self._is_secure:
-            return super().proceed(events, now)
-        if events & (select.EPOLLERR | select.EPOLLHUP):
+            answered = super().proceed(events, now)
+        elif events & (select.EPOLLERR | select.EPOLLHUP):
             self.close()
-        elif not self._is_closed:  # since it was scheduled
-            self._shake_hands()
-        return 0
+        else:
+            answered = self._shake_hands(now)
+        self._weigh()
+        if self._secure_sock.is_at_end and not self._is_finishing:
+            self.finish()
+        return answered
 
     def finish(self) -> None:
         """Close once the received queries are answered; before the handshake at once."""
@@ -95,19 +63,25 @@ class SecureConnection(Connection):
         else:
             self.close()
 
-    def _shake_hands(self) -> None:
+    def _octets_held(self) -> int:
+        return super()._octets_held() + self._secure_sock.held
+
+    def _shake_hands(self, now: float) -> int:
+        """Go on with the handshake, and with queries behind it; return how many were answered."""
         try:
-            self._secure_sock.do_handshake()
-        except ssl.SSLWantReadError:
-            self._set_events(select.EPOLLIN)
-        except ssl.SSLWantWriteError:
-            self._set_events(select.EPOLLOUT)
+            self._is_secure = self._secure_sock.do_handshake()
+        except BlockingIOError:
+            pass
         except (OSError, ValueError):  # not TLS, no certificate, or closed
             self.close()
-        else:
-            self._is_secure = True
-            self._set_events(select.EPOLLIN)
-            self._begin()
+            return 0
+        if not self._is_secure:
+            waits = select.EPOLLOUT if self._secure_sock.has_unsent else 0
+            self._set_events(select.EPOLLIN | waits)
+            return 0
+        self._set_events(select.EPOLLIN)
+        self._begin()
+        return super().proceed(select.EPOLLIN, now)
 
     def _begin(self) -> None:
         """Start reading queries after the handshake."""

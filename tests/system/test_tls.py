@@ -15,6 +15,7 @@ import certificates
 import dns.message
 import peers
 import pytest
+import tlsrecords
 
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
@@ -139,6 +140,51 @@ def test_clients_that_misbehave(certs):
                     pass
         assert time.monotonic() - began < 4
         assert "panic" not in server.output
+
+
+def test_requests_for_new_keys_hold_nobody_up(certs):
+    """Who asks for new keys and nothing else is closed after 16 records, as by Go.
+
+    OpenSSL goes on for as long as records come: one client held a worker in a single read.
+    """
+    port = peers.free_port()
+    with peers.clusterdns(corefile(port), certs) as server:
+        with tlsrecords.begin(port, certs / "ca.pem") as begun:
+            for _ in range(3):
+                octets, begun = tlsrecords.key_updates(begun, 15)
+                asked, begun = tlsrecords.data(begun, framed("www.test"))
+                begun.sock.sendall(octets + asked)
+            octets, begun = tlsrecords.key_updates(begun, 15)
+            begun.sock.sendall(octets)
+            begun.sock.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                while begun.sock.recv(65_536):  # replies, encrypted
+                    pass
+            octets, begun = tlsrecords.key_updates(begun, 5)
+            with contextlib.suppress(ConnectionResetError):
+                begun.sock.sendall(octets)
+                while begun.sock.recv(65_536):
+                    pass
+        with tlsrecords.begin(port, certs / "ca.pem") as begun:
+            octets, _ = tlsrecords.key_updates(begun, 20_000)
+            began = time.monotonic()
+            with contextlib.suppress(OSError):
+                begun.sock.sendall(octets)
+                while begun.sock.recv(65_536):
+                    pass
+            assert time.monotonic() - began < 0.9, "until it was idle"
+        assert peers.ask_udp(server.address, framed("www.test")[2:], 2)
+
+
+def test_room_is_not_made_for_a_long_first_message(certs):
+    """OpenSSL would keep 128 KiB for the nine octets that announce as much."""
+    with peers.clusterdns(corefile(port := peers.free_port()), certs):
+        began = time.monotonic()
+        with socket.create_connection(("127.0.0.1", port), 5) as sock:
+            sock.sendall(tlsrecords.LONG_HELLO)
+            with contextlib.suppress(ConnectionResetError):
+                assert not sock.recv(100)
+        assert time.monotonic() - began < 0.9, "until it had waited for too long"
 
 
 def test_old_versions_are_refused(certs):
