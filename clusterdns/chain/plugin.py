@@ -124,6 +124,7 @@ class Plugin:
     reads_options: ClassVar[bool] = False  # true if it needs queries with EDNS options
     reads_signatures: ClassVar[bool] = False  # true if it needs queries with TSIG records
     takes_updates: ClassVar[bool] = False  # true for what has UPDATE let in
+    observes_all: ClassVar[bool] = False  # true if workers collect what `clusterdns top` shows
     places: tuple[str, ...] = ()  # file:line of its directives, set when it is made
     slow: str = ""  # for `check`: why it keeps queries off the table
     most_octets: int = 0  # limit of replies over UDP, 0 for the usual one

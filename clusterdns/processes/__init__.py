@@ -8,6 +8,7 @@ estate.py       what a version leaves to the next one
 generation.py   the processes of one configuration
 inquiry.py      commands that ask the running server
 explanation.py  one query, explained by a worker
+observation.py  what all workers have observed
 handover.py     a new version in place of this one
 takeover.py     whether the next generation knows as much
 supervisor.py   start, reload, stop

@@ -364,6 +364,13 @@ class Generation:
                 return await worker.ask(word, request, timeout_s)
         return None
 
+    async def ask_all(
+        self, word: str, request: dict[str, Any], timeout_s: float
+    ) -> list[dict[str, Any]]:
+        """Return the answers of all workers that have one in time."""
+        answers = (worker.ask(word, request, timeout_s) for worker in self._workers)
+        return [each for each in await asyncio.gather(*answers) if each is not None]
+
     def configuration_samples(self) -> list[Sample]:
         """Return which plugins handle queries (CoreDNS: metrics/register.go plugin_enabled)."""
         found: list[Sample] = []

@@ -29,7 +29,7 @@ from clusterdns.config.loader import Loader
 from clusterdns.errors import ClusterDNSError, ConfigError
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.ledger import Ledger
-from clusterdns.processes import handover, takeover
+from clusterdns.processes import handover, observation, takeover
 from clusterdns.processes.binding import BindError, is_free
 from clusterdns.processes.estate import Estate
 from clusterdns.processes.generation import (
@@ -140,7 +140,9 @@ class Supervisor:
         self._fragments_refused = len(configuration.refused) if configuration else 0
         self._reloaded_digest = ""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._inquiries = Inquiries({"explain": self.explain, "about": self.about})
+        self._inquiries = Inquiries(
+            {"explain": self.explain, "about": self.about, "top": self.top, "tail": self.tail}
+        )
 
     async def run(self, announce: Callable[[Configuration], None]) -> int:
         """Serve until a signal ends it; return the exit status.
@@ -375,6 +377,14 @@ class Supervisor:
         from clusterdns.processes import explanation  # rarely used
 
         return explanation.about(self._generation)
+
+    async def top(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return what was seen of all queries, see ``observation.top``."""
+        return await observation.top(self._generation, request)
+
+    async def tail(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the last queries, see ``observation.tail``."""
+        return await observation.tail(self._generation, request)
 
     async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""

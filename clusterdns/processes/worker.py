@@ -23,6 +23,8 @@ from clusterdns.config.compile import Configuration, ListenAddress
 from clusterdns.host import logs
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
+from clusterdns.observing.collector import TICK_S, Collector
+from clusterdns.observing.selection import Selection
 from clusterdns.serving.relay import Relay
 from clusterdns.serving.server import Listener
 from clusterdns.serving.table import MAX_TABLE_OCTETS
@@ -54,10 +56,13 @@ class Worker:
         self.number, self.workers = number, configuration.workers
         self._configuration = configuration
         self._feeds = feeds
+        self._collector = self._made_collector()
         routers = configuration.routers
         octets = MAX_TABLE_OCTETS // max(1, len(routers))
         self._servers = {
-            endpoint: Listener(router, endpoint.label, self.now, endpoint[:2], octets)
+            endpoint: Listener(
+                router, endpoint.label, self.now, endpoint[:2], octets, self._collector
+            )
             for endpoint, router in routers.items()
         }
         self._engines: list[Engine] = []
@@ -81,6 +86,14 @@ class Worker:
         self._is_last = False  # nobody reads the sockets after us
         self._dropped = 0
         self._stop = asyncio.Event()
+
+    def _made_collector(self) -> Collector | None:
+        """Return what collects for `top` and `tail`, if a plugin wants that."""
+        plugins = self._configuration.plugins
+        if not any(plugin.observes_all for plugin in plugins):
+            return None
+        zones = [zone for p in plugins for some in p.sources().values() for zone in some]
+        return Collector(zones, self.now, time.time)
 
     def now(self) -> float:
         """Return monotonic seconds."""
@@ -108,6 +121,8 @@ class Worker:
         channel = await Channel.open(channel_socket)
         listening = asyncio.create_task(self._listen(channel))
         beating = asyncio.create_task(self._beat(channel))
+        if self._collector is not None:
+            self._tasks.add(asyncio.create_task(self._collect(self._collector)))
         plugins = self._configuration.plugins
         await asyncio.gather(*(plugin.start(self) for plugin in plugins))
         for source, kinds in wanted.items():
@@ -200,11 +215,33 @@ class Worker:
     ) -> None:
         """Answer a request of the supervisor; see ``ChildProcess.ask``."""
         try:
-            found = await self._explain(request) if word == "explain" else {}
+            found = await self._found(word, request)
+        except ValueError as error:
+            found = {"error": str(error)}
         except Exception as error:
-            _log.exception("plugin/explain: a query cannot be explained")
+            _log.exception("the supervisor asks %s: it cannot be answered", word)
             found = {"error": f"{type(error).__name__}: {error}"}
         channel.send(("answer", number, found))
+
+    async def _found(self, word: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Return what the supervisor asks for. Raises ValueError: the request has a wrong value."""
+        if word == "explain":
+            return await self._explain(request)
+        collector = self._collector
+        if collector is None:
+            return {}
+        if word == "top":
+            return collector.top()
+        selection = Selection.of(request)
+        return collector.tail(int(request["since"]), int(request["limit"]), selection)
+
+    async def _collect(self, collector: Collector) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                collector.tick()
+            except Exception:
+                _log.exception("plugin/status: cannot count queries")
 
     async def _explain(self, request: dict[str, Any]) -> dict[str, Any]:
         from clusterdns.serving.explaining import explain  # rarely used

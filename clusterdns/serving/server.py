@@ -9,6 +9,7 @@ number is bounded. (CoreDNS: core/dnsserver/server.go)
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from clusterdns.chain.limits import ANSWER, STAY_SILENT, Judge, RateLimits
 from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Choice, Router, View
 from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Profile, Tally, type_label
+from clusterdns.observing.collector import CHAIN, Collector
 from clusterdns.serving import native
 from clusterdns.serving.table import BAD_VERSION_OPT, MAX_TABLE_OCTETS, Answer, AnswerTable
 from clusterdns.wire import message, reading, rr
@@ -51,6 +53,7 @@ class Listener:
         clock: Callable[[], float],
         address: tuple[str, int] = ("", 0),
         table_octets: int = MAX_TABLE_OCTETS,
+        collector: Collector | None = None,
     ) -> None:
         self.address = (address[0] or "::", address[1])  # Go's name for a socket of all addresses
         self.table = AnswerTable(
@@ -63,6 +66,7 @@ class Listener:
         self.clock = clock
         self.panics = 0
         self.router = router
+        self.collector = collector  # sees all queries
         self._waiting: set[asyncio.Task[None]] = set()
         self._places: set[str] = set()
         if native.compiled is not None:
@@ -110,11 +114,37 @@ class Listener:
         """As ``resolve``, for a query that has passed the gate."""
         query.client, query.transport = client[:2], transport
         query.server, query.more = address or self.address, more
+        if self.collector is not None:
+            began = self.clock()
+            send = functools.partial(self._see_and_send, query, began, send)
+            reply = self._resolve_safely(query, hits, send)
+            self._see(query, began, reply)
+            return reply
+        return self._resolve_safely(query, hits, send)
+
+    def _resolve_safely(self, query: Query, hits: list[int], send: Send) -> bytes | None:
         try:
             return self._resolve(query, hits, send)
         except Exception:  # a bug of ours: SERVFAIL, counted, one traceback
             self.note_panic()
             return self._write(query, None, _SERVFAIL, hits)
+
+    def _see_and_send(self, query: Query, began: float, send: Send, reply: bytes | None) -> None:
+        self._see(query, began, reply)
+        send(reply)
+
+    def _see(self, query: Query, began: float, reply: bytes | None) -> None:
+        """Report a query with its reply to the collector."""
+        question = query.question
+        if reply and question is not None and self.collector is not None:
+            seconds, source = self.clock() - began, (self.tally.server, query.transport, CHAIN)
+            try:
+                self.collector.see(
+                    question.folded, question.qtype, question.qclass, reply, seconds,
+                    query.client, source,
+                )  # fmt: skip
+            except Exception:  # a bug there shall cost no reply
+                self.note_panic()
 
     def note_batch(self, began: float, answered: int) -> None:
         """Note the time of a batch answered since ``began``."""
