@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import beside
@@ -418,14 +419,24 @@ def test_a_changed_weight_file_is_taken_up_and_a_bad_one_is_not(tmp_path, caplog
         corefile = corefile.replace("weights\n", "weights {\nreload 10ms\n}\n", 1)
         async with InProcess(corefile, []) as server:
             (plugin,) = [p for p in server.configuration.plugins if p.name == "loadbalance"]
-            for text, weight in (("a.test\n192.0.2.2 7", 7), ("192.0.2.2 9", 7), ("b", None)):
-                (tmp_path / "weights").write_text(text)
-                await asyncio.sleep(0.1)
+
+            def weight() -> int | None:
                 found = plugin._file.weights.get(b"\x01a\x04test\0", {})
-                assert weight == found.get(bytes((192, 0, 2, 2)))
+                return found.get(bytes((192, 0, 2, 2)))
+
+            async def write(text: str, is_taken_up: Callable[[], bool]) -> None:
+                (tmp_path / "weights").write_text(text)
+                async with asyncio.timeout(5):
+                    while not is_taken_up():  # noqa: ASYNC110 - a file has no event
+                        await asyncio.sleep(0.01)
+
+            await write("a.test\n192.0.2.2 7", lambda: weight() == 7)
+            mistake = "line 1: no name stands above this address"
+            await write("192.0.2.2 9", lambda: mistake in caplog.text)
+            assert 7 == weight()
+            await write("b", lambda: weight() is None)
 
     asyncio.run(main())
-    assert "line 1: no name stands above this address" in caplog.text
 
 
 @pytest.mark.parametrize(("text", "line"), [
