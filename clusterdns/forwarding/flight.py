@@ -225,9 +225,9 @@ class Flight:
     """One question on its way to the servers."""
 
     __slots__ = (
-        "_attempts", "_cut", "_deadline", "_error", "_exchange", "_hedge", "_is_over", "_lame",
-        "_last", "_loop", "_most", "_out", "_pool", "_tell", "_turns", "_upstreams", "asked",
-        "question", "waiters",
+        "_attempts", "_cut", "_deadline", "_error", "_exchange", "_hedge", "_is_forged", "_is_over",
+        "_lame", "_last", "_loop", "_most", "_out", "_pool", "_tell", "_turns", "_upstreams",
+        "asked", "question", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -253,6 +253,7 @@ class Flight:
         self._cut: Response | None = None  # truncated; the whole reply is requested
         self._lame: list[Upstream] = []  # their failure led to another server
         self._out = 0  # exchanges under way
+        self._is_forged = False  # there were only replies to other questions from some server
         self._hedge: asyncio.TimerHandle | None = None
         self._is_over = False
 
@@ -312,7 +313,7 @@ class Flight:
 
     def abandon(self, why: str) -> None:
         """End without a reply."""
-        self._error, self._last, self._cut = why, None, None
+        self._error, self._last, self._cut, self._is_forged = why, None, None, False
         self._give_up()
 
     def _send(self, upstream: Upstream, proto: str, left_s: float, *, has_opt: bool = True) -> None:
@@ -355,9 +356,12 @@ class Flight:
         elif self._cut is not None and not self._out:
             self._give_up()
         elif isinstance(found, Mismatch):
-            self._last = Response(rr.FORMERR, flags=0, lifetime_s=0)
-            if not self._out:
-                self._give_up()
+            # The right reply is lost, maybe to a socket full of forged ones: ask again. A forger
+            # must not bring a server into disrepute, so it is neither slow nor failed.
+            self._is_forged = True
+            self._attempts -= 1
+            if not self._is_over:
+                self._next(seconds)
         else:
             self._failed(upstream, found, seconds)
 
@@ -443,7 +447,10 @@ class Flight:
 
     def _give_up(self) -> None:
         """End with the last reply or the last error."""
-        failed = failure(rr.SERVFAIL, self._error)._replace(unanswered=True)
+        if self._is_forged:
+            failed = Response(rr.FORMERR, flags=0, lifetime_s=0)
+        else:
+            failed = failure(rr.SERVFAIL, self._error)._replace(unanswered=True)
         self._land(self._last or self._cut or failed)
 
     def _land(self, response: Response) -> None:

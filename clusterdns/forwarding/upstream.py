@@ -146,7 +146,7 @@ class Upstream:
         ``hear`` is called with the address and port it is sent from.
 
         Other replies are dropped until then. If one of them had our ID and no other came, ``done``
-        gets ``Mismatch``, and the caller returns FORMERR, as CoreDNS does.
+        gets ``Mismatch``.
         """
         if self._is_tls:
             proto = self._connections.proto

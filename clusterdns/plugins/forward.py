@@ -67,7 +67,8 @@ the same time share one upstream query, whatever EDNS the clients send: an OPT r
 `rewrite edns0`; AD is always set upstream, and returned to clients that set AD or DO (RFC 6840
 section 5.8). A reply longer than 1232 octets is fetched over TCP if the client accepts more. A
 server that refuses the OPT record is asked without one. A reply to another question is ignored;
-FORMERR is returned only if no right reply arrives in time. A client without OPT gets none. After
+if no right one arrives in time, the next server is asked, and the last resort is FORMERR. A client
+without OPT gets none. After
 `failover`, a server's reply wins over the errors of later servers. `health_check 0` means 0.5s, and
 a check does not wait for the end of the one before. A file without servers is not a mistake: it may
 get some later. `max_concurrent` applies to each worker of `multisocket`. `policy fastest` is ours.

@@ -363,9 +363,14 @@ def address_record(address: bytes, ttl: int = TTL) -> bytes:
     return struct.pack("!HHHIH", 0xC00C, A, 1, ttl, 4) + address
 
 
+def question_of(qname: str, qtype: int = A) -> bytes:
+    """Return the octets of a question."""
+    return _wire(qname) + struct.pack("!HH", qtype, 1)
+
+
 def query(qname: str, ident: int, qtype: int = A) -> bytes:
     """Return the octets of a plain query."""
-    return _HEADER.pack(ident, RD, 1, 0, 0, 0) + _wire(qname) + struct.pack("!HH", qtype, 1)
+    return _HEADER.pack(ident, RD, 1, 0, 0, 0) + question_of(qname, qtype)
 
 
 def addresses(reply: bytes) -> list[bytes]:

@@ -325,6 +325,32 @@ def test_another_question_is_waited_out():
     run(test)
 
 
+def test_a_reply_that_is_lost_among_forged_ones_is_asked_for_again():
+    """And the server is not thought to have failed: a forger would decide who is asked."""
+    forge_all = faulty.forged(3, 0.1, ["another name"])
+    is_lost = True
+
+    def lose_the_first(asked: faulty.Asked) -> None:
+        nonlocal is_lost
+        if is_lost:
+            asked.reply(
+                asked.message(question=faulty.question_of("evil.test."), answer=faulty.EVIL)
+            )
+            is_lost = False
+        else:
+            forge_all(asked)
+
+    async def test() -> None:
+        with FaultyUpstream(lose_the_first) as upstream:
+            text = f"forward . {upstream.address} {{\n read_timeout 300ms\n}}"
+            async with started(text) as plugin:
+                assert faulty.address_of("www.test.") == address_in(await ask(plugin, query_of()))
+                assert 2 == upstream.asked("www.test.")
+                assert [0] == [each.fails for each in plugin._pool.upstreams]  # type: ignore[union-attr]
+
+    run(test)
+
+
 # ---- policy fastest
 
 

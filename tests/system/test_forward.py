@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dns.edns
 import dns.flags
@@ -746,7 +747,7 @@ def test_odd_replies_come_out_as_coredns_passes_them(cache, tmp_path):
         return odd[label](query) if label in odd else [reply_with(query, rcode=3)]
 
     ways = [{}, {"use_edns": 0, "want_dnssec": True}, {"flags": dns.flags.RD | dns.flags.AD}]
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     with liar(lie) as upstream:
         options = "{\n read_timeout 300ms\n max_fails 0\n}"
         corefile = f". {{\n forward . {upstream} {options}\n{cache}\n}}\n"
@@ -765,6 +766,10 @@ def test_odd_replies_come_out_as_coredns_passes_them(cache, tmp_path):
     if not cache:  # AD is told to who understands it, also where the upstream tells everybody
         for _, reply in found[0]["ad"][0][:3]:
             reply[0] = reply[0].removesuffix(" AD")
+    # We ask once more: only forgers reply to another question, and the right reply is lost.
+    for label in ("another-question", "no-question", "qr-0"):
+        replies, count = found[0][label]
+        found[0][label] = replies, 2 * count
     for label, expected in found[0].items():
         assert expected == found[1][label], label
 

@@ -56,7 +56,7 @@ class Gate:
 
     FIRST_S = 0.4
     MAX_S = 4.0  # after a first success: a long outage stays cheap
-    START_MAX_S = 1.5  # before it: nothing can be served yet, so retry soon
+    START_MAX_S = 1.0  # before it: nothing is served yet, and a list takes up to a second, too
 
     def __init__(self) -> None:
         self.is_open = True
