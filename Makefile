@@ -6,7 +6,7 @@ T ?= 60
 # Tests mostly wait for a server; a file's tests stay together, they share its fixtures.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: lab test lint check bench bench-check docs fuzz chaos e2e control-plane node node-e2e pythons site release image clean
+.PHONY: lab test lint check bench bench-check docs fuzz chaos reliability e2e control-plane node node-e2e pythons site release image clean
 
 # Show the lab as Pods see it, then serve it and print what to ask.
 lab: $(VENV)/installed
@@ -72,6 +72,12 @@ fuzz: $(VENV)/installed
 # The real binary under load while everything around it fails at random, for T seconds; SEED=n again.
 chaos: $(VENV)/installed
 	$(BIN)/python tests/chaos/chaos.py $(T) $(SEED)
+
+# The rows of the scoreboard at full size, an hour, into docs/reliability.md; ROWS=W1,K7 only some.
+ROWS ?= all
+reliability: $(VENV)/installed
+	FULL=1 $(BIN)/pytest --rows $(ROWS) --figures tests/scoreboard.json; status=$$?; \
+	    PYTHONPATH=tests/support $(BIN)/python -m scoreboard tests/scoreboard.json docs/reliability.md; exit $$status
 
 # Through a real etcd, kube-apiserver and kube-controller-manager.
 e2e: control-plane

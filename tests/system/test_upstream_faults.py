@@ -2,7 +2,8 @@
 
 The real binary over real sockets, one test a target. Client, upstream server and clusterdns share the
 machine, maybe with others: what is said about durations has a floor, and is compared with that of
-something that is well at the same time. The tests run for seconds; ``UPSTREAM_FAULTS=full`` makes them as long and as large as the targets say.
+something that is well at the same time. The tests run for seconds; ``FULL=1`` makes them as long and as
+large as the targets say.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ import dns.message
 import faultyupstream as faulty
 import peers
 import pytest
+import scoreboard
 from faultyupstream import FaultyUpstream
 
-IS_FULL = os.environ.get("UPSTREAM_FAULTS") == "full"
 CLUSTER_NAMES = [f"s{i}.default.svc.cluster.local." for i in range(20)]
 # What a busy machine with two cores may add to a p99: alone, and beside the other tests.
-FLOOR_S = 0.02 if IS_FULL else 0.1
+FLOOR_S = scoreboard.size("FLOOR_S", 0.1, 0.02)
 PATIENCE_S = 6.0  # for a reply: longer than `forward` tries
 
 
@@ -190,12 +191,14 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10) -> float:
 # ---- F1, F2: forged replies
 
 
+@pytest.mark.row("F1")
 @pytest.mark.parametrize("kind", [*faulty.FORGERIES, "all"])
-def test_f1_forged_replies_are_waited_out(kind, tmp_path):
+def test_f1_forged_replies_are_waited_out(kind, tmp_path, figure):
     """1,000 forgeries before the true reply: it is believed, they are not, nothing fails for them."""
     kinds = list(faulty.FORGERIES) if kind == "all" else [kind]
-    count = (1000 if IS_FULL else 40) if kind == "all" else 20
-    flood = faulty.forged(1000 if kind == "all" else 50, 0.02, kinds)
+    count = scoreboard.size("FORGED", 40, 1000) if kind == "all" else 20
+    forgeries = 1000 if kind == "all" else 50
+    flood = faulty.forged(forgeries, 0.02, kinds)
     with FaultyUpstream(flood) as upstream:
         text = f". {{\n errors\n forward . {upstream.address}\n}}\n"
         with peers.clusterdns(text, tmp_path) as server:
@@ -204,6 +207,14 @@ def test_f1_forged_replies_are_waited_out(kind, tmp_path):
             assert len(told) == count
             if kind == "another port":  # these do not even arrive: one query for each name
                 assert max(upstream.queries.values()) == 1
+            figure(
+                "F1",
+                "{total_queries} queries, {forgeries} forged replies to each at most, of {runs} kinds "
+                "and all mixed: 0 wrong, 0 failed, {again} queries more upstream",
+                total_queries=count,
+                forgeries=forgeries,
+                again=upstream.total - count,
+            )
 
 
 def test_f1_strangers_in_a_reply_are_not_kept(tmp_path):
@@ -219,7 +230,8 @@ def test_f1_strangers_in_a_reply_are_not_kept(tmp_path):
             assert upstream.asked("bank.test.") == 1
 
 
-def test_f2_source_ports_and_ids_cannot_be_guessed(tmp_path):
+@pytest.mark.row("F2")
+def test_f2_source_ports_and_ids_cannot_be_guessed(tmp_path, figure):
     count = 10_000
     with FaultyUpstream(faulty.good) as upstream:
         text = f". {{\n forward . {upstream.address}\n}}\n"
@@ -236,8 +248,16 @@ def test_f2_source_ports_and_ids_cannot_be_guessed(tmp_path):
     assert abs(correlation(idents)) < 0.06
     assert abs(correlation(ports)) < 0.06
     # A forger hits half of the time after half of all pairs of port and ID.
-    assert 65536 * pool_size(len(set(ports)), count) / 2 >= 2**29
+    guesses = 65536 * pool_size(len(set(ports)), count) / 2
+    assert guesses >= 2**29
     assert len(set(ports)) >= 9000
+    figure(
+        "F2",
+        "{ports} ports in {count} queries, IDs without a pattern: 2^{bits:.1f} replies",
+        ports=len(set(ports)),
+        count=count,
+        bits=math.log2(guesses),
+    )
 
 
 def chi_square(values: Sequence[int], cells: int) -> float:
@@ -267,7 +287,8 @@ def pool_size(distinct: int, drawn: int) -> float:
 # ---- F3: the herd
 
 
-def test_f3_equal_misses_are_one_query(tmp_path):
+@pytest.mark.row("F3")
+def test_f3_equal_misses_are_one_query(tmp_path, figure):
     """1,000 clients ask the same at once: one query goes out, and everybody gets the answer."""
     count = 1000
     with FaultyUpstream(faulty.good) as upstream:
@@ -278,6 +299,7 @@ def test_f3_equal_misses_are_one_query(tmp_path):
             assert collections.Counter(one.is_right for one in told) == {True: count}
             assert upstream.asked("herd.test.") == 1
             assert max(one.took_s for one in told) < 2
+            figure("F3", "{count} clients, {n} query", count=count, n=upstream.asked("herd.test."))
 
 
 @pytest.mark.parametrize("cache", ["", "cache 30"])
@@ -328,9 +350,10 @@ FAULTS: dict[str, faulty.Fault | None] = {
 
 
 @pytest.mark.slow
-def test_f4_one_sick_server_of_three_is_not_noticed(tmp_path):
+@pytest.mark.row("F4")
+def test_f4_one_sick_server_of_three_is_not_noticed(tmp_path, figure):
     """Each fault in a block of its own, all of them at once."""
-    rate, seconds = 40, (10 if IS_FULL else 4)
+    rate, seconds = 40, scoreboard.size("SICK_S", 4, 10)
     with contextlib.ExitStack() as stack:
         sick = {label: stack.enter_context(FaultyUpstream(faulty.good)) for label in FAULTS}
         sick["no-tcp"] = stack.enter_context(FaultyUpstream(faulty.good, tcp="refused"))
@@ -362,11 +385,12 @@ def test_f4_one_sick_server_of_three_is_not_noticed(tmp_path):
             else:
                 upstream.fault = fault
         first, after = phase(2), phase(seconds)
-    found = []
+    found, failed, asked, longest_s = [], 0, 0, 0.0
     for label in sick:
         wrong = [one for one in first[label] + after[label] if not one.is_right]
         total = len(first[label]) + len(after[label])
         p99s = [p99(told[label]) for told in (normal, first, after)]
+        failed, asked, longest_s = failed + len(wrong), asked + total, max(longest_s, p99s[1])
         at_best = max(p99s[0], p99(after["control"]))
         if len(wrong) > total / 1000:
             found.append(f"{label}: {len(wrong)} of {total} failed, such as {wrong[0]}")
@@ -377,12 +401,21 @@ def test_f4_one_sick_server_of_three_is_not_noticed(tmp_path):
                 f"{label}: p99 {p99s[2]:.4f} s afterwards, {at_best:.4f} s where all is well"
             )
     assert [] == found, "\n".join(found)
+    figure(
+        "F4",
+        "{failed} of {asked} failed, with {kinds} sorts of faults; p99 of the first 2 s {s:.2f} s",
+        failed=failed,
+        asked=asked,
+        kinds=len(sick) - 1,
+        s=longest_s,
+    )
 
 
+@pytest.mark.row("F5")
 @pytest.mark.slow
 @pytest.mark.parametrize("manner", ["silent", "closed"])
-def test_f5_all_servers_are_dead_and_come_back(manner, cluster, tmp_path):
-    down_s = 30 if IS_FULL else {"silent": 9, "closed": 3}[manner]
+def test_f5_all_servers_are_dead_and_come_back(manner, cluster, tmp_path, figure):
+    down_s = scoreboard.size("DOWN_S", {"silent": 9, "closed": 3}[manner], 30)
     with contextlib.ExitStack() as stack:
         pair = [stack.enter_context(FaultyUpstream(faulty.good)) for _ in range(2)]
         server, control = (
@@ -414,6 +447,16 @@ def test_f5_all_servers_are_dead_and_come_back(manner, cluster, tmp_path):
             pair[0].fault = faulty.good
         took_s = wait_until(lambda: ask_once(server).rcode == 0, 5)
         assert took_s <= 1, took_s
+        figure(
+            "F5",
+            "dead for {down_s} s: {asked} cluster names answered, p99 {ms:.1f} ms beside "
+            "{well_ms:.1f} ms where all is well; back after {s:.2f} s",
+            down_s=down_s,
+            asked=len(cut_off.told),
+            ms=1000 * p99(cut_off.told),
+            well_ms=1000 * p99(well.told),
+            s=took_s,
+        )
 
 
 def failing_fast(cluster: str, servers: list[FaultyUpstream]) -> str:
@@ -430,11 +473,12 @@ def ask_once(server: peers.Server, qname: str = "") -> Told:
 # ---- F6: water torture
 
 
+@pytest.mark.row("F6")
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_f6_a_flood_of_names_drowns_nobody(cluster, tmp_path):
+def test_f6_a_flood_of_names_drowns_nobody(cluster, tmp_path, figure):
     """Names that nobody answers, that do not exist, and that a wildcard answers, one in three each."""
-    seconds, rate = (60, 20_000) if IS_FULL else (8, 5000)
+    seconds, rate = scoreboard.size("FLOOD_S", 8, 60), scoreboard.size("FLOOD_RATE", 5000, 20_000)
     hot = [f"hot{i}.test." for i in range(300)]
     with FaultyUpstream(faulty.good) as upstream:
         upstream.by_suffix = {
@@ -474,6 +518,20 @@ def test_f6_a_flood_of_names_drowns_nobody(cluster, tmp_path):
     assert grown <= 100 << 20, shown
     assert p99(during) <= max(2 * p99(before), p99(before) + 2 * FLOOR_S), shown
     assert upstream.total > 1000, shown
+    figure(
+        "F6",
+        "{rate} names a second for {seconds} s: cluster {lost} of {asked} lost, p99 {before:.1f} ms "
+        "before and {ms:.1f} ms meanwhile, {survived} of {hot} cached names kept, {mib} MiB more",
+        rate=rate,
+        seconds=seconds,
+        lost=len(lost),
+        asked=len(during),
+        before=1000 * p99(before),
+        ms=1000 * p99(during),
+        survived=survived,
+        hot=len(hot),
+        mib=grown >> 20,
+    )
 
 
 def watch(address: tuple[str, int], rate: float, seconds: float) -> list[Told]:
@@ -515,8 +573,9 @@ def memory_octets(pid: int) -> int:
 # ---- F7: loops
 
 
+@pytest.mark.row("F7")
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_f7_a_loop_is_found_at_the_start(length, cluster, tmp_path):
+def test_f7_a_loop_is_found_at_the_start(length, cluster, tmp_path, figure):
     """Each process forwards to the next by way of a counter, the last to the first."""
     ports = [peers.free_port() for _ in range(length)]
     with contextlib.ExitStack() as stack:
@@ -530,11 +589,18 @@ def test_f7_a_loop_is_found_at_the_start(length, cluster, tmp_path):
         canary = stack.enter_context(Canary(("127.0.0.1", ports[0])))
         took_s = wait_until(lambda: any("Loop (" in server.output for server in servers))
         assert took_s <= 2, took_s
-        stays_broken(servers, ports[0], counters, canary)
+        packets = stays_broken(servers, ports[0], counters, canary)
+        figure(
+            "F7",
+            "loops at the start, of {runs} lengths: found in {s:.2f} s, {packets} packets of a name at most",
+            s=took_s,
+            packets=packets,
+        )
 
 
+@pytest.mark.row("F7")
 @pytest.mark.parametrize("length", [1, 2])
-def test_f7_a_loop_that_closes_later_is_found(length, cluster, tmp_path):
+def test_f7_a_loop_that_closes_later_is_found(length, cluster, tmp_path, figure):
     ports = [peers.free_port() for _ in range(length)]
     with contextlib.ExitStack() as stack:
         counters = [stack.enter_context(FaultyUpstream(faulty.good)) for _ in ports]
@@ -555,7 +621,13 @@ def test_f7_a_loop_that_closes_later_is_found(length, cluster, tmp_path):
         took_s = wait_until(lambda: any("Loop (" in server.output for server in servers))
         asker.join()
         assert took_s <= 2, took_s
-        stays_broken(servers, ports[0], counters, canary)
+        packets = stays_broken(servers, ports[0], counters, canary)
+        figure(
+            "F7",
+            "loops that close later, of {runs} lengths: found in {s:.2f} s, {packets} packets of a name at most",
+            s=took_s,
+            packets=packets,
+        )
 
 
 def test_f7_a_server_that_forwards_to_itself(cluster, tmp_path):
@@ -591,8 +663,8 @@ def ask_once_at(port: int) -> Told:
 
 def stays_broken(
     servers: list[peers.Server], port: int, counters: list[FaultyUpstream], canary: Canary
-) -> None:
-    """Hold that little has gone round, nothing does any more, and cluster names resolve."""
+) -> int:
+    """Hold that little has gone round, and nothing does any more; return how often at most."""
     names = collections.Counter[str]()
     for counter in counters:
         for (qname, _), count in list(counter.queries.items()):
@@ -608,3 +680,4 @@ def stays_broken(
     warm = [one for one in canary.lost if one.sent_s > 1]  # the manifests are being read at first
     assert [] == warm
     assert all(server.process.poll() is None for server in servers)
+    return max(names.values(), default=0)

@@ -155,7 +155,8 @@ def calm(api: FaultyApi) -> None:
     assert api.busiest() <= MAX_RATE, api.requests[-20:]
 
 
-def test_k1_start_while_the_api_is_down(tmp_path):
+@pytest.mark.row("K1")
+def test_k1_start_while_the_api_is_down(tmp_path, figure):
     """SERVFAIL, nothing forwarded, until the server comes; then everything within 2 s."""
     upstream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     upstream.bind(("127.0.0.1", 0))
@@ -163,9 +164,9 @@ def test_k1_start_while_the_api_is_down(tmp_path):
     outside = f"forward . 127.0.0.1:{upstream.getsockname()[1]} {{\n except invalid\n }}"
     with FaultyApi(cluster(1000)) as api:
         api.down()
-        started = time.monotonic()
         with serving(tmp_path, api, outside=outside) as (server, _):
-            assert time.monotonic() - started < 7  # startup_timeout is 5 s, as in CoreDNS
+            # startup_timeout is 5 s, as in CoreDNS; a busy machine starts interpreters slowly.
+            assert age_s(server) < 6
             for name in ("s1.a", "nosuch.a", "a", "x.s1.a", "_http._tcp.s1.a"):
                 for rdtype in ("A", "AAAA", "SRV", "TXT"):
                     assert ("SERVFAIL", set()) == ask(server, name, rdtype)
@@ -173,10 +174,26 @@ def test_k1_start_while_the_api_is_down(tmp_path):
                 while octets := upstream.recv(512):
                     assert b"cluster" not in octets
             api.up()
-            eventually(lambda: ask(server, "s999.a")[1] == {address(999)}, 2.5)
-            assert "NXDOMAIN" == ask(server, "nosuch.a")[0]
+            # A name error needs every kind, the others are lists of their own.
+            took_s = eventually(
+                lambda: (
+                    ask(server, "s999.a")[1] == {address(999)}
+                    and ask(server, "nosuch.a")[0] == "NXDOMAIN"
+                ),
+                2,
+            )
         calm(api)
+        figure("K1", "1,000 Services synced {s:.2f} s after its return", s=took_s)
     upstream.close()
+
+
+def age_s(server: Server) -> float:
+    """Return since when the first child of a server has been running, in seconds."""
+    pid = server.process.pid
+    first = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+    fields = Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks
 
 
 def test_k2_outage(tmp_path):
