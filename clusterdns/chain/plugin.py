@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from clusterdns.chain.block import Block
 from clusterdns.corefile.parser import Directive
@@ -47,6 +47,20 @@ Record = tuple[Note, bytes, tuple[str, int], float, float, bytes | None]
 DROP = Response(flags=0, lifetime_s=0, error="dropped")  # send no reply at all
 
 
+class UpstreamState(NamedTuple):
+    """How an upstream server does, as one worker sees it.
+
+    ``fails`` counts failed checks in a row; ``durations`` are counts of exchanges in the buckets of
+    ``histogram.TIME_S``, with their sum behind them, by RCODE.
+    """
+
+    server: str
+    plugin: str
+    fails: int
+    is_down: bool
+    durations: Mapping[str, Sequence[float]]
+
+
 # Makes an HTTP response: (status, content type, body).
 Respond = Callable[[], Awaitable[tuple[int, str, bytes]]]
 
@@ -66,6 +80,9 @@ class Supervisor(Protocol):
 
     async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""
+
+    def show_status(self, address: str) -> None:
+        """Serve the page about this server at ``address``."""
 
     def lameduck(self, seconds: float) -> None:
         """Go on serving for ``seconds`` after the signal to stop."""
@@ -125,6 +142,8 @@ class Plugin:
     reads_signatures: ClassVar[bool] = False  # true if it needs queries with TSIG records
     takes_updates: ClassVar[bool] = False  # true for what has UPDATE let in
     observes_all: ClassVar[bool] = False  # true if workers collect what `clusterdns top` shows
+    # Options with a secret, and how many arguments stand before it: the page of `status` hides it.
+    secrets: ClassVar[Mapping[str, int]] = {}
     places: tuple[str, ...] = ()  # file:line of its directives, set when it is made
     slow: str = ""  # for `check`: why it keeps queries off the table
     most_octets: int = 0  # limit of replies over UDP, 0 for the usual one
@@ -201,6 +220,10 @@ class Plugin:
 
     def samples(self) -> list[Sample]:
         """Return its metrics in this worker; names are without ``coredns_``."""
+        return []
+
+    def upstreams(self) -> list[UpstreamState]:
+        """Return the state of the servers it asks, in this worker."""
         return []
 
 

@@ -57,6 +57,7 @@ class Configuration(NamedTuple):
     workers: int
     refused: tuple[ConfigError, ...] = ()  # one mistake for each fragment left out
     is_default: bool = False  # the text has no server block
+    blocks: tuple[ServerBlock, ...] = ()
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -145,7 +146,7 @@ def compile_blocks(blocks: list[ServerBlock], *, port: int) -> Configuration:
     _check_listeners(blocks, views)
     digest = hashlib.sha512(repr(blocks).encode()).hexdigest()
     workers = max((view.block.workers for view in views), default=1)
-    return Configuration(tuple(views), _routers(views), digest, workers)
+    return Configuration(tuple(views), _routers(views), digest, workers, blocks=tuple(blocks))
 
 
 def _known(blocks: list[ServerBlock]) -> Collection[str]:

@@ -16,9 +16,12 @@ import select
 import stat
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 TEXT, JSON = "text", "json"
+MOST_RECENT, MOST_RECENT_CHARACTERS = 10, 500  # of warnings kept, of each logger
 MAX_LINE_OCTETS = 4096  # PIPE_BUF: a writable pipe takes so much without blocking
 MAX_WRITE_OCTETS = 256 * 1024  # to a file, which never blocks
 QUERY_HEAD = "[INFO] "  # of a line of text about a query
@@ -28,12 +31,25 @@ _JSON_LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 Fields = Mapping[str, object]
 
 
+class Recent(NamedTuple):
+    """A warning or an error that was logged not long ago: Unix seconds, level and text."""
+
+    at: float
+    level: str
+    text: str
+
+
 class LogSink(logging.Handler):
-    """Writes each record to a file descriptor if that does not block; counts what it dropped."""
+    """Writes each record to a file descriptor if that does not block; counts what it dropped.
+
+    It keeps the last warnings and errors of each logger, so that errors of queries displace no
+    others.
+    """
 
     def __init__(self, descriptor: int = 1) -> None:
         super().__init__()
         self.dropped = 0
+        self.recent: dict[str, deque[Recent]] = {}  # by logger
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
@@ -41,6 +57,8 @@ class LogSink(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, or drop it."""
+        if record.levelno >= logging.WARNING:
+            self._keep(record)
         try:
             line = self.format(record).encode("utf-8", "backslashreplace")[: MAX_LINE_OCTETS - 1]
             if self._poll.poll(0):
@@ -49,6 +67,13 @@ class LogSink(logging.Handler):
                 self.dropped += 1
         except OSError:
             self.dropped += 1  # standard output is closed
+
+    def _keep(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f": {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+        kept = self.recent.setdefault(record.name, deque(maxlen=MOST_RECENT))
+        kept.append(Recent(record.created, record.levelname, text[:MOST_RECENT_CHARACTERS]))
 
     @property
     def is_json(self) -> bool:
@@ -144,6 +169,19 @@ def bulk() -> LogSink | None:
 def dropped() -> int:
     """Return the number of lines of this process dropped for lack of room."""
     return sum(each.dropped for each in logging.getLogger().handlers if isinstance(each, LogSink))
+
+
+def recent() -> list[Recent]:
+    """Return the last warnings and errors of this process, the oldest first."""
+    sinks = [each for each in logging.getLogger().handlers if isinstance(each, LogSink)]
+    return sorted(found for sink in sinks for kept in sink.recent.values() for found in kept)
+
+
+def forget_recent() -> None:
+    """Forget them: those of the process that this one was forked from are not its own."""
+    for each in logging.getLogger().handlers:
+        if isinstance(each, LogSink):
+            each.recent.clear()
 
 
 def query_object(message: str, plugin: str, fields: Fields, moment: str) -> str:

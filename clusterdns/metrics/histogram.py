@@ -8,6 +8,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Final
 
 TIME_S: Final = tuple(0.00025 * 2**k for k in range(16))  # 250 µs to 8.192 s
@@ -17,6 +18,21 @@ PROGRAMMING_S: Final = tuple(0.001 * 2**k for k in range(20))  # 1 ms to 524 s
 SIZE_OCTETS: Final = (
     0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16000, 32000, 48000, 64000,
 )  # fmt: skip
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> float | None:
+    """Return the value that a ``share`` of the observations does not exceed, None without any.
+
+    Between two bounds it is interpolated, as Prometheus does; above the last one it is that.
+    """
+    rank = share * sum(counts)
+    least = 0.0
+    for bound, count in zip(bounds, counts, strict=False):
+        if count and count >= rank:
+            return least + (bound - least) * rank / count
+        rank -= count
+        least = bound
+    return bounds[-1] if any(counts) else None
 
 
 class Histogram:

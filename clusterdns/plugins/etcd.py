@@ -101,6 +101,7 @@ class EtcdPlugin(Plugin):
     """The zones of one server block."""
 
     repeats = Repeats.FIRST
+    secrets: ClassVar = {"credentials": 1}
     families: ClassVar = {
         "clusterdns_etcd_failures_total": Family(
             "Counter of requests that a member of the etcd cluster failed to answer."

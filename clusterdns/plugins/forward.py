@@ -83,7 +83,7 @@ import functools
 from typing import ClassVar
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, UpstreamState, Worker
 from clusterdns.chain.route import Forwarded, Route
 from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import destinations
@@ -325,3 +325,17 @@ class Forward(Plugin):
         for upstream in self._roster.known if self._roster else ():
             found += samples_of(upstream)
         return found
+
+    def upstreams(self) -> list[UpstreamState]:
+        """Return the state of the servers that are asked."""
+        most = self._settings.rules.max_fails
+        return [
+            UpstreamState(
+                upstream.text,
+                self.name,
+                upstream.fails,
+                bool(most) and upstream.fails > most,
+                {rcode: times.sample() for rcode, times in upstream.durations.items()},
+            )
+            for upstream in (self._roster.asked if self._roster else ())
+        ]

@@ -52,7 +52,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Worker
+from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, UpstreamState, Worker
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -195,6 +195,19 @@ class Grpc(Plugin):
             found.append(("grpc_request_duration_seconds", (to,), histogram.sample()))
         found += [("grpc_responses_total", labels, n) for labels, n in self._rcodes.items()]
         return found
+
+    def upstreams(self) -> list[UpstreamState]:
+        """Return the state of the servers; which RCODE took how long is not known."""
+        return [
+            UpstreamState(
+                each.text,
+                self.name,
+                0,
+                False,
+                {"": self._durations[each.text].sample()} if each.text in self._durations else {},
+            )
+            for each in self._connections
+        ]
 
 
 def _servers(directive: Directive) -> list[tuple[str, int]]:

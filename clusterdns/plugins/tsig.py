@@ -50,6 +50,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import dns.exception
 import dns.name
@@ -79,6 +80,7 @@ class Tsig(Plugin):
     """Verifies signed requests, and refuses unsigned ones that must be signed."""
 
     reads_signatures = True
+    secrets: ClassVar = {"secret": 1, "secrets": 1}
 
     def __init__(self, directive: Directive, block: Block) -> None:
         self._zones = arguments.zone_names(directive.args, directive) or block.zones

@@ -1,21 +1,29 @@
 """An explanation by the running server: a worker explains, the supervisor adds the watch.
 
-``explain`` is asked over the local socket (inquiry.py), and may be by a page.
+``explain`` is asked over the local socket (inquiry.py). The page asks ``explained``: the objects of
+the cluster behind an answer are read by a child process, because the supervisor must not wait for
+them, nor keep them in memory.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from clusterdns import __version__
+from clusterdns.cluster import evidence
 from clusterdns.cluster.source import Source
+from clusterdns.errors import ClusterDNSError
 from clusterdns.metrics.tally import Sample
 from clusterdns.processes.generation import Generation, Watchers
 from clusterdns.processes.inquiry import InquiryError
+from clusterdns.processes.process import compute
+from clusterdns.serving import explained as told
 
 WORKER_S = 10.0  # of a chain that waits for upstream servers
+EVIDENCE_S = 4.0  # of reading the objects; an explanation without them is better than none
 _AGES = {
     "clusterdns_kubernetes_contact_age_seconds": "heard from",
     "clusterdns_kubernetes_event_age_seconds": "last event",
@@ -57,6 +65,38 @@ def about(generation: Generation) -> Plain:
         "files": list(files),
         "listeners": [endpoint.label for endpoint in configuration.routers],
     }
+
+
+async def explained(generation: Generation, watchers: Watchers, request: Plain) -> Plain:
+    """Return what `clusterdns explain --json` prints, with the lines that it prints otherwise.
+
+    The request has ``name``, ``type`` and ``client``.
+
+    Raises:
+        InquiryError: a value is wrong, or no worker answers.
+        KeyError: the request lacks one.
+    """
+    client = str(request["client"])
+    try:
+        packet = told.query(str(request["name"]), str(request["type"]), client)
+    except ClusterDNSError as error:
+        raise InquiryError(str(error)) from error
+    asked = {"packet": packet.hex(), "client": client, "transport": "udp", "listener": ""}
+    found = await explain(generation, watchers, asked)
+    del found["sources"]
+    text = found.pop("packet", None)
+    reply = bytes.fromhex(text) if text else None
+    sources = generation.configuration.sources
+    for source in (*sources[:1], None):
+        done = await compute(functools.partial(_complete, found, reply, source), EVIDENCE_S)
+        if done is not None:
+            return done
+    raise InquiryError("the explanation could not be completed in time")
+
+
+def _complete(found: Plain, reply: bytes | None, source: Source | None) -> Plain:
+    done = told.complete(found, reply, evidence.reader(source) if source is not None else None)
+    return {**done, "lines": [*told.report(done)]}
 
 
 def _listener(generation: Generation, wanted: str) -> str:

@@ -176,6 +176,19 @@ async def _samples(processes: Iterable[ChildProcess]) -> list[Sample]:
     return [sample for samples in found for sample in samples]
 
 
+async def _states(
+    processes: Iterable[ChildProcess], timeout_s: float
+) -> dict[str, dict[str, Any]]:
+    """Return what processes that answer in time say of themselves, by their names."""
+    asked = list(processes)
+    found = await asyncio.gather(*(each.ask("state", {}, timeout_s) for each in asked))
+    return {
+        each.child.name: answer
+        for each, answer in zip(asked, found, strict=True)
+        if answer is not None
+    }
+
+
 class Watchers:
     """One watcher for each Kubernetes source in use, shared by all generations."""
 
@@ -225,6 +238,10 @@ class Watchers:
     async def samples(self) -> list[Sample]:
         """Return the metrics of all watchers."""
         return await _samples(w for s, (_, w) in self._running.items() if not s.manifests)
+
+    async def states(self, timeout_s: float) -> dict[str, dict[str, Any]]:
+        """Return what all watchers that answer in time say of themselves, by their names."""
+        return await _states((w for _, w in self._running.values()), timeout_s)
 
     def feeds(self) -> dict[str, bytes]:
         """Return the addresses of all feeds, by `source_key`."""
@@ -370,6 +387,10 @@ class Generation:
         """Return the answers of all workers that have one in time."""
         answers = (worker.ask(word, request, timeout_s) for worker in self._workers)
         return [each for each in await asyncio.gather(*answers) if each is not None]
+
+    async def states(self, timeout_s: float) -> dict[str, dict[str, Any]]:
+        """Return what all workers that answer in time say of themselves, by their names."""
+        return await _states(self._workers, timeout_s)
 
     def configuration_samples(self) -> list[Sample]:
         """Return which plugins handle queries (CoreDNS: metrics/register.go plugin_enabled)."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import os
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
-from clusterdns.host import libc
+from clusterdns.host import libc, logs
 from clusterdns.serving.packetloop import PacketLoop
 
+MOST_COMPUTED_OCTETS = 4 * 2**20
 _HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP,
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
@@ -50,6 +53,50 @@ def fork(main: Callable[[], Coroutine[Any, Any, None]], keep: Iterable[int]) -> 
         os._exit(status)
 
 
+async def compute(
+    work: Callable[[], dict[str, Any]], timeout_s: float, most_octets: int = MOST_COMPUTED_OCTETS
+) -> dict[str, Any] | None:
+    """Return what ``work`` returns in a child process, as JSON keeps it; None if it fails.
+
+    For what takes time or memory that the supervisor has not. The child is killed after
+    ``timeout_s``; `Nursery.reap` collects it.
+    """
+    ours, theirs = socket.socketpair()
+
+    async def main() -> None:
+        theirs.sendall(json.dumps(work()).encode())
+
+    try:
+        pid = fork(main, [theirs.fileno()])
+    finally:
+        theirs.close()
+    handle = os.pidfd_open(pid)
+    try:
+        reader, writer = await asyncio.open_connection(sock=ours, limit=most_octets)
+        try:
+            octets = await asyncio.wait_for(_all(reader, most_octets), timeout_s)
+            found: dict[str, Any] = json.loads(octets)
+            return found
+        finally:
+            writer.close()
+    except (TimeoutError, OSError, ValueError):
+        return None
+    finally:
+        with contextlib.suppress(OSError):  # it has ended
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
+
+
+async def _all(reader: asyncio.StreamReader, most_octets: int) -> bytes:
+    """Return all octets of a stream. Raises ValueError if they are too many."""
+    octets = bytearray()
+    while chunk := await reader.read(65536):
+        octets += chunk
+        if len(octets) > most_octets:
+            raise ValueError("too long")
+    return bytes(octets)
+
+
 def _become_child(keep: frozenset[int], parent: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in _HANDLED:
@@ -59,6 +106,7 @@ def _become_child(keep: frozenset[int], parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     libc.die_with_parent()
+    logs.forget_recent()
     if os.getppid() != parent:
         os._exit(1)  # the supervisor died between fork and prctl
     # asyncio itself forgets the supervisor's running loop: in 3.11 by the process ID, from 3.12 on

@@ -40,9 +40,9 @@ from clusterdns.processes.generation import (
     Watchers,
 )
 from clusterdns.processes.handover import Inherited
-from clusterdns.processes.inquiry import Inquiries
+from clusterdns.processes.inquiry import Answer, Inquiries
 from clusterdns.processes.process import Nursery
-from clusterdns.processes.web import AddressError, Web, bound
+from clusterdns.processes.web import AddressError, Site, Web, bound
 from clusterdns.serving import native
 
 WATCHDOG_S = 0.5
@@ -65,6 +65,7 @@ class Duties:
 
     def __init__(self, supervisor: Supervisor, generation: Generation) -> None:
         self.paths: dict[str, dict[str, Respond]] = {}  # HTTP address -> path -> responder
+        self.sites: dict[str, Site] = {}  # by HTTP address: what answers for all other paths
         self.lameduck_s = 0.0
         self.interval_s = 0.0
         self._supervisor = supervisor
@@ -86,6 +87,13 @@ class Duties:
     async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""
         return await self._supervisor.metrics()
+
+    def show_status(self, address: str) -> None:
+        """Serve the page about this server at ``address``."""
+        from clusterdns.processes.statuspage import StatusPage  # rarely used
+
+        self.paths.setdefault(address, {})
+        self.sites[address] = StatusPage(address, self._supervisor.answers).respond
 
     def lameduck(self, seconds: float) -> None:
         """Go on serving for ``seconds`` after the signal to stop."""
@@ -140,9 +148,16 @@ class Supervisor:
         self._fragments_refused = len(configuration.refused) if configuration else 0
         self._reloaded_digest = ""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._inquiries = Inquiries(
-            {"explain": self.explain, "about": self.about, "top": self.top, "tail": self.tail}
-        )
+        self._began = time.time()
+        self.answers: dict[str, Answer] = {
+            "explain": self.explain,
+            "explained": self.explained,
+            "about": self.about,
+            "status": self.status,
+            "top": self.top,
+            "tail": self.tail,
+        }
+        self._inquiries = Inquiries(self.answers)
 
     async def run(self, announce: Callable[[Configuration], None]) -> int:
         """Serve until a signal ends it; return the exit status.
@@ -386,6 +401,19 @@ class Supervisor:
         """Return the last queries, see ``observation.tail``."""
         return await observation.tail(self._generation, request)
 
+    async def explained(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the explanation of a question with its evidence, see ``explanation.explained``."""
+        from clusterdns.processes import explanation  # rarely used
+
+        return await explanation.explained(self._generation, self._watchers, request)
+
+    async def status(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return how this server does, see ``status.status``."""
+        from clusterdns.processes import status  # rarely used
+
+        since = status.Since(self._began, self._reload_failures)
+        return await status.status(self._generation, self._watchers, since)
+
     async def metrics(self) -> bytes:
         """Return the exposition of all metrics."""
         from clusterdns.metrics import (
@@ -516,7 +544,7 @@ class Supervisor:
     async def _take_up(self, duties: Duties, added: Iterable[Web]) -> None:
         """Apply the requests of the plugins of a generation. Raises AddressError."""
         for web in added:
-            web.paths = duties.paths[web.address]
+            web.paths, web.site = duties.paths[web.address], duties.sites.get(web.address)
             await web.start()
         for address in self._webs.keys() - duties.paths.keys():
             self._webs.pop(address).stop()
@@ -525,6 +553,7 @@ class Supervisor:
             self._inherited_webs.pop(web.address, None)
         for address, paths in duties.paths.items():
             self._webs[address].paths = paths
+            self._webs[address].site = duties.sites.get(address)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,10 +1,10 @@
-"""The HTTP endpoints of the supervisor: health, readiness, metrics.
+"""The HTTP endpoints of the supervisor: health, readiness, metrics, and the page of `status`.
 
 Each connection has one request, GET or HEAD, with a head of at most 8 KiB within one second, and
-ends within five seconds: enough for a kubelet and a scraper. A new connection is always accepted.
-If there are too many, of its address or in all, the one that has waited longest without a request
-is closed: a probe sends its request at once, and idle connections of one client displace only each
-other.
+ends within five seconds, enough for a kubelet and a scraper, or within twenty where names are
+explained. A new connection is always accepted. If there are too many, of its address or in all, the
+one that has waited longest without a request is closed: a probe sends its request at once, and idle
+connections of one client displace only each other.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from clusterdns.chain.plugin import Respond
 from clusterdns.errors import ClusterDNSError
 from clusterdns.host import addresses
 
 TIMEOUT_S = 5.0
+SITE_TIMEOUT_S = 20.0  # an upstream server that is silent is waited for, too
 HEAD_TIMEOUT_S = 1.0
 MAX_HEAD_OCTETS = 8192
 MAX_CONNECTIONS = 128
@@ -37,6 +38,26 @@ class AddressError(ClusterDNSError):
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(reason)
         self.at = address
+
+
+class Request(NamedTuple):
+    """The line of a request, and its header fields, lower-cased; "" for one that is repeated."""
+
+    path: str
+    query: str
+    fields: Mapping[str, str]
+
+
+class Reply(NamedTuple):
+    """A response, with header fields of its own."""
+
+    status: int
+    content_type: str
+    body: bytes
+    fields: Sequence[tuple[str, str]] = ()
+
+
+Site = Callable[[Request], Awaitable[Reply]]
 
 
 class _Visit:
@@ -56,6 +77,7 @@ class Web:
     def __init__(self, address: str, sockets: Iterable[socket.socket] = ()) -> None:
         self.address = address
         self.paths: dict[str, Respond] = {}
+        self.site: Site | None = None  # what answers for all other paths
         self._sockets = list(sockets)
         self._servers: list[asyncio.Server] = []
         self._visits: list[_Visit] = []  # the oldest first
@@ -110,7 +132,8 @@ class Web:
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_TIMEOUT_S)
             visit.has_asked = True
-            await asyncio.wait_for(self._answer(head, writer), TIMEOUT_S)
+            timeout_s = SITE_TIMEOUT_S if self.site else TIMEOUT_S
+            await asyncio.wait_for(self._answer(head, writer), timeout_s)
         except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
             pass  # the client is too slow, its request too long, or it has closed
         except asyncio.LimitOverrunError:
@@ -140,26 +163,44 @@ class Web:
         visit.transport.abort()
 
     async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> None:
-        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        line, *rest = head.decode("latin-1").split("\r\n")
+        words = line.split(" ")
         if len(words) != 3:
-            status, content_type, body = 400, "text/plain", b"Bad Request"
+            reply = Reply(400, "text/plain", b"Bad Request")
         elif words[0] not in ("GET", "HEAD"):
-            status, content_type, body = 405, "text/plain", b"Method Not Allowed"
+            reply = Reply(405, "text/plain", b"Method Not Allowed", (("Allow", "GET, HEAD"),))
         else:
-            respond = self.paths.get(words[1].partition("?")[0])
-            status, content_type, body = (
-                await respond() if respond else (404, "text/plain", b"404 page not found\n")
-            )
+            reply = await self._reply(words[1], rest)
         lines = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-            f"Content-Type: {content_type}",
-            f"Content-Length: {len(body)}",
+            f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
+            f"Content-Type: {reply.content_type}",
+            f"Content-Length: {len(reply.body)}",
+            *(f"{name}: {value}" for name, value in reply.fields),
             "Connection: close",
         )
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
         if words[0] != "HEAD":
-            writer.write(body)
+            writer.write(reply.body)
         await writer.drain()
+
+    async def _reply(self, target: str, lines: Iterable[str]) -> Reply:
+        path, _, query = target.partition("?")
+        if respond := self.paths.get(path):
+            return Reply(*await respond())
+        if self.site is not None:
+            return await self.site(Request(path, query, _fields(lines)))
+        return Reply(404, "text/plain", b"404 page not found\n")
+
+
+def _fields(lines: Iterable[str]) -> dict[str, str]:
+    """Return the header fields of a request; one that is repeated has no value."""
+    found = dict[str, str]()
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon:
+            key = name.lower()
+            found[key] = "" if key in found else value.strip()
+    return found
 
 
 def bound(address: str) -> list[socket.socket]:

@@ -227,6 +227,8 @@ class Worker:
         """Return what the supervisor asks for. Raises ValueError: the request has a wrong value."""
         if word == "explain":
             return await self._explain(request)
+        if word == "state":
+            return self._state()
         collector = self._collector
         if collector is None:
             return {}
@@ -252,6 +254,15 @@ class Worker:
         listener = servers[request["listener"]]
         found, reply = await explain(listener, packet, client, request["transport"])
         return {**found, "packet": reply.hex() if reply is not None else None}
+
+    def _state(self) -> dict[str, Any]:
+        """Return what the page of the server shows of this process."""
+        plugins = self._configuration.plugins
+        self._relay.add_up()
+        return {
+            "recent": [*map(tuple, logs.recent())],
+            "upstreams": [state._asdict() for plugin in plugins for state in plugin.upstreams()],
+        }
 
     async def _beat(self, channel: Channel) -> None:
         """Send beats to the supervisor, with the plugins that are not ready."""

@@ -33,6 +33,7 @@ MODULES = {
     "grpcio": "grpc",
     "prometheus-client": "prometheus_client",
     "protobuf": "google",
+    "websocket-client": "websocket",
 }
 # Of the development extra: programs that are started, and types that mypy alone reads.
 PROGRAMS = {"build", "mkdocs", "mypy", "pytest-timeout", "pytest-xdist", "ruff"}

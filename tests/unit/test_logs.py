@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 
 import pytest
 
@@ -76,3 +77,33 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(count):
     assert {101} == {len(line) for line in taken.splitlines(True)}
     assert written == taken.count(b"\n") + sink.dropped
     assert sink.dropped > 0
+
+
+def test_the_last_warnings_of_each_logger_are_kept(monkeypatch):
+    sink = logs.LogSink(os.open(os.devnull, os.O_WRONLY))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [sink])
+    sink.handle(record("Reload failed", logging.ERROR))
+    sink.handle(record("Reloading"))
+    for i in range(3 * logs.MOST_RECENT):
+        made = record(f"{i} " + "x" * 5000, logging.WARNING)
+        made.name, made.created = "errors", 1e12 + i
+        sink.handle(made)
+    first, *others = logs.recent()
+    assert ("ERROR", "Reload failed") == first[1:]
+    assert [3 * logs.MOST_RECENT - 1] == [int(each.text.split()[0]) for each in others][-1:]
+    assert logs.MOST_RECENT == len(others)
+    assert {logs.MOST_RECENT_CHARACTERS} == {len(each.text) for each in others}
+    logs.forget_recent()
+    assert [] == logs.recent()
+
+
+def test_a_kept_line_has_the_error_but_no_traceback():
+    sink = logs.LogSink(os.open(os.devnull, os.O_WRONLY))
+    try:
+        raise ValueError("why")
+    except ValueError:
+        made = record("cannot do it", logging.ERROR)
+        made.exc_info = sys.exc_info()
+    sink.handle(made)
+    (kept,) = sink.recent["x"]
+    assert "cannot do it: ValueError: why" == kept.text

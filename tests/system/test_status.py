@@ -1,0 +1,208 @@
+"""`status` through the real program: what the page is made of, over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import beside
+import dns.message
+import peers
+import pytest
+from fakeapi import FakeApi
+
+ZONES = Path(__file__).resolve().parents[2] / "zones"
+KEY = "NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk="
+COREFILE = """
+.:{PORT} {
+    bind 127.0.0.1
+    errors
+    status 127.0.0.1:WEB
+    tsig keys.example.org {
+        secret transfer.example.org. KEY
+    }
+    kubernetes cluster.local {
+        manifests CLUSTER
+    }
+    forward example.com 127.0.0.1:DEAD {
+        max_fails 1
+        health_check 50ms
+    }
+    forward . SERVED
+}
+"""
+
+
+class Subject(NamedTuple):
+    """A server with a page, and the port of the page."""
+
+    server: peers.Server
+    web: int
+    dead: int
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.web}{path}", timeout=30) as reply:
+            return json.loads(reply.read())
+
+    def status(self, is_wanted: Any) -> Any:
+        """Return /status.json once it is as wanted."""
+        deadline = time.monotonic() + 15
+        while not is_wanted(found := self.get("/status.json")):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+        return found
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+    web, dead = peers.free_port(), peers.free_port()
+    text = COREFILE.replace("WEB", str(web)).replace("DEAD", str(dead)).replace("KEY", KEY)
+    text = text.replace("CLUSTER", str(ZONES / "cluster"))
+    with contextlib.ExitStack() as held:
+        upstream = held.enter_context(
+            peers.clusterdns(
+                ".:{PORT} {\n bind 127.0.0.1\n whoami\n}\n", tmp_path_factory.mktemp("upstream")
+            )
+        )
+        text = text.replace("SERVED", f"127.0.0.1:{upstream.port}")
+        server = held.enter_context(peers.clusterdns(text, tmp_path_factory.mktemp("status")))
+        yield Subject(server, web, dead)
+
+
+def ask(server: peers.Server, name: str, rtype: str = "A") -> None:
+    peers.ask_udp(server.address, dns.message.make_query(name, rtype).to_wire())
+
+
+def test_each_upstream_server_has_its_state_and_latency(subject):
+    for i in range(20):
+        ask(subject.server, f"a{i}.example.org.")
+    ask(subject.server, "www.example.com.")
+    found = subject.status(lambda found: any(each["down"] for each in found["upstreams"]))
+    one, other = sorted(found["upstreams"], key=lambda each: each["state"])
+    assert ("down", f"127.0.0.1:{subject.dead}") == (one["state"], one["server"])
+    assert one["fails"] > 1
+    assert ("up", {"NOERROR": other["queries"]}) == (other["state"], other["rcodes"])
+    assert other["queries"] >= 20
+    assert 0 < other["p50"] <= other["p90"] <= other["p99"] < 8.2
+
+
+def test_the_last_errors_are_there_without_secrets(subject):
+    ask(subject.server, "www.example.com.")
+    found = subject.status(lambda found: found["errors"])
+    (error, *_) = [each for each in found["errors"] if "www.example.com. A" in each["text"]]
+    assert ("ERROR", "worker 0") == (error["level"], error["process"])
+    assert abs(found["now"] - error["at"]) < 60
+
+
+def test_the_configuration_in_force_has_no_secret(subject):
+    text = json.dumps(found := subject.status(lambda _: True))
+    assert KEY not in text
+    lines = {each["text"]: each for each in found["configuration"]}
+    assert "secret transfer.example.org. (hidden)" in lines
+    assert lines["errors"]["meaning"] == "log the errors of the next plugins."
+    assert 4 == lines["errors"]["line"]
+
+
+def test_the_watch_is_shown_kind_by_kind(subject):
+    found = subject.status(lambda _: True)
+    kinds = [(each["kind"], each["is_known"], each["is_on_disk"]) for each in found["watch"]]
+    wanted = ("namespaces", "services", "endpointslices")
+    assert [(kind, True, True) for kind in wanted] == kinds
+    assert found["ready"]
+    assert [f"dns://127.0.0.1:{subject.server.port}"] == found["listeners"]
+
+
+def test_the_watch_of_an_api_server_has_ages(tmp_path):
+    web = peers.free_port()
+    corefile = (
+        ".:{PORT} {\n bind 127.0.0.1\n status 127.0.0.1:WEB\n"
+        " kubernetes cluster.local {\n  endpoint URL\n }\n}\n"
+    )
+    objects = [{"kind": "Namespace", "metadata": {"name": "shop"}}]
+    corefile = corefile.replace("WEB", str(web))
+    with FakeApi(objects) as api:
+        with_user = api.url.replace("://", "://me:hunter2@")
+        with peers.clusterdns(corefile.replace("URL", with_user), tmp_path) as server:
+            subject = Subject(server, web, 0)
+            found = subject.status(lambda found: "heard_s" in found["watch"][0])
+    first = found["watch"][0]
+    assert ("namespaces", api.url, 1, 0) == (
+        first["kind"], first["source"], first["objects"], first["stale"],
+    )  # fmt: skip
+    assert 0 <= first["heard_s"] < 15
+    assert "hunter2" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("name", ["web.uit.svc.cluster.local", "wbe.uit.svc.cluster.local"])
+def test_an_explanation_is_that_of_the_command(subject, name):
+    found = subject.get(f"/explain?name={name}&type=A")
+    pid = str(subject.server.process.pid)
+    said = json.loads(beside.run(["explain", name, "--pid", pid, "--json"], ZONES).stdout)
+    lines = beside.run(["explain", name, "--pid", pid], ZONES).stdout.splitlines()
+    assert found.pop("lines") == lines
+    assert said == found
+
+
+def test_an_explanation_leaves_no_process(subject):
+    before = children(subject.server.process.pid)
+    for i in range(5):
+        assert subject.get(f"/explain?name=a{i}.uit.svc.cluster.local")["why"]
+    deadline = time.monotonic() + 10
+    while children(subject.server.process.pid) != before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def children(pid: int) -> set[str]:
+    return {*Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("name=a..b", "no domain name"),
+        ("name=a&type=NOPE", "'NOPE' is no type of record"),
+        ("name=a&client=me", "client me: not an IP address"),
+    ],
+)
+def test_mistakes_are_said(subject, query, said):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        subject.get(f"/explain?{query}")
+    assert (400, True) == (caught.value.code, said in json.loads(caught.value.read())["error"])
+
+
+def test_it_is_read_only_and_for_this_host_alone(subject):
+    def request(method: str, host: str) -> tuple[int, str | None]:
+        connection = http.client.HTTPConnection("127.0.0.1", subject.web, timeout=10)
+        connection.request(method, "/status.json", headers={"Host": host})
+        reply = connection.getresponse()
+        body = reply.read()
+        connection.close()
+        return reply.status, reply.headers.get(
+            "Content-Length"
+        ) if method == "HEAD" and not body else None
+
+    assert 421 == request("GET", "evil.example")[0]
+    assert 405 == request("POST", "localhost")[0]
+    assert 405 == request("DELETE", "localhost")[0]
+    status, length = request("HEAD", "localhost")
+    assert 200 == status
+    assert int(length or 0) > 100
+
+
+def test_it_shares_an_address_with_metrics(tmp_path):
+    web = peers.free_port()
+    corefile = (
+        ".:{PORT} {\n bind 127.0.0.1\n status 127.0.0.1:%d\n prometheus 127.0.0.1:%d\n whoami\n}\n"
+    )
+    with peers.clusterdns(corefile % (web, web), tmp_path):
+        for path, has in (("/metrics", b"coredns_build_info"), ("/", b"<title>clusterdns")):
+            with urllib.request.urlopen(f"http://127.0.0.1:{web}{path}", timeout=10) as reply:
+                assert has in reply.read()
