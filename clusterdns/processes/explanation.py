@@ -8,6 +8,7 @@ them, nor keep them in memory.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ async def explained(generation: Generation, watchers: Watchers, request: Plain) 
     asked = {"packet": packet.hex(), "client": client, "transport": "udp", "listener": ""}
     found = await explain(generation, watchers, asked)
     del found["sources"]
+    found["server"] = {"pid": os.getpid(), **about(generation)}
     text = found.pop("packet", None)
     reply = bytes.fromhex(text) if text else None
     sources = generation.configuration.sources

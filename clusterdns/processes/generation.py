@@ -176,9 +176,7 @@ async def _samples(processes: Iterable[ChildProcess]) -> list[Sample]:
     return [sample for samples in found for sample in samples]
 
 
-async def _states(
-    processes: Iterable[ChildProcess], timeout_s: float
-) -> dict[str, dict[str, Any]]:
+async def _states(processes: Iterable[ChildProcess], timeout_s: float) -> dict[str, dict[str, Any]]:
     """Return what processes that answer in time say of themselves, by their names."""
     asked = list(processes)
     found = await asyncio.gather(*(each.ask("state", {}, timeout_s) for each in asked))

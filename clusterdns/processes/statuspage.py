@@ -23,7 +23,7 @@ from clusterdns.processes.web import Reply, Request
 
 MOST_EXPLAINED = 4  # at a time
 MOST_VALUE_CHARACTERS = 1024  # a name of 255 octets, each escaped as \DDD
-DEFAULT_CLIENT, DEFAULT_TYPE = "127.0.0.1", "A"
+DEFAULT_CLIENT = "127.0.0.1"
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -119,7 +119,7 @@ class StatusPage:
             return await self._answers["explained"](
                 {
                     "name": asked["name"],
-                    "type": asked.get("type") or DEFAULT_TYPE,
+                    "type": asked.get("type", ""),
                     "client": asked.get("client") or DEFAULT_CLIENT,
                 }
             )

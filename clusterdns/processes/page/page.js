@@ -115,7 +115,7 @@ function explaining(name, type) {
   const button = element("button", { type: "button", class: "link code", title: "explain" }, name);
   button.addEventListener("click", () => {
     at("ask-name").value = name;
-    at("ask-type").value = type || "A";
+    at("ask-type").value = type || "";
     at("explain").scrollIntoView();
     at("ask-name").focus();
     explain();
