@@ -17,6 +17,7 @@ from clusterdns.caching.options import DENIAL, SUCCESS, CacheOptions, Limits
 from clusterdns.chain.limits import RateLimits
 from clusterdns.wire import name
 from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Passing
 
 # A query that the relay has answered: query, client, listener, monotonic second it began, seconds
 # it took, class, header flags of the reply and its octets without compression, number of the
@@ -31,15 +32,20 @@ ALL_CLASSES = sum(CLASSES.values())
 
 
 class Route:
-    """The route of plain queries for names in ``zone``, except names in ``claimed``."""
+    """The route of plain queries for names in ``zone``, except names in ``claimed``.
+
+    Of the zones in ``parts``, the names that the plugin passes on are not excepted.
+    """
 
     def __init__(self, zone: WireName) -> None:
         self.zone = zone
         self.claimed: list[WireName] = []  # names below take the chain
         self.is_claimed = False  # all names take the chain
+        self.parts: dict[WireName, Passing] = {}
         self.reasons: list[str] = []  # why all queries take the chain, for `check`
         # Names that take the chain, and parents whose children do; both may change at any time.
         self.held: list[tuple[Mapping[WireName, object], Mapping[WireName, object]]] = []
+        self.addresses: list[Mapping[str, object]] = []  # their PTR questions take the chain
         self.left: list[int] = []  # types that take the chain
         self.starts: bytes | None = None  # names that begin with these octets take the chain
         self.passed: list[Callable[[int], None]] = []  # called with the number of relayed queries
@@ -55,6 +61,25 @@ class Route:
         self.claimed += [zone for zone in zones if name.is_within(zone, self.zone)]
         self.is_claimed |= name.is_within_any(self.zone, zones)
         return not self.is_claimed
+
+    def share(self, zones: tuple[WireName, ...], passing: Passing) -> bool:
+        """Leave the names in ``zones`` to the chain but those of ``passing``; return as `claim`.
+
+        The names of ``passing`` are read at the time of each query. Two plugins do not share: then
+        all names take the chain.
+        """
+        if any(each is not passing for each in self.parts.values()):
+            return self.claim(zones)
+        for zone in zones:
+            if name.is_within(zone, self.zone):
+                self.parts[zone] = passing
+            elif name.is_within(self.zone, zone):
+                self.parts[self.zone] = passing
+        return True
+
+    def part_of(self, zone: WireName) -> Passing | None:
+        """Return which names of a zone do not take the chain, None if all do."""
+        return None if name.is_within_any(zone, self.claimed) else self.parts.get(zone)
 
     def refuse(self, *reasons: str) -> bool:
         """Keep why all queries take the chain; return False, as ``Plugin.relay`` then does."""

@@ -30,7 +30,7 @@ from clusterdns.errors import FormError
 from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import AA, TC, Question, extended_error
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Node, Response, failure
+from clusterdns.wire.response import Node, Passing, Response, failure
 from clusterdns.wire.rr import RR
 
 DNS_VERSION: Final = "1.1.0"  # the schema version (DNS spec 1.1.0 section 2.2)
@@ -92,6 +92,14 @@ class Responder:
             zone for zone in self._zones if name.is_within_any(zone, tuple(multicluster))
         )
         self._fallthrough = tuple(fallthrough)
+        # Zones whose names we pass on if they do not exist, and which these are.
+        self.passing = Passing(store.services.addresses, _NS_DNS, (rr.SOA,))
+        self.passed = frozenset(
+            zone
+            for zone in self._zones
+            if name.is_within_any(zone, name.REVERSE_ZONES)
+            and name.is_within_any(zone, self._fallthrough)
+        )
         self._local_addresses = local_addresses
         self._last_soa = ((-1, b""), RR(b"", 0, 0, b""))
 
@@ -105,6 +113,16 @@ class Responder:
         if zone is None:
             return None
         return AskedZone(zone, question.qname[-len(zone) :], zone in self._multicluster)
+
+    def passes(self, question: Question, zone: AskedZone) -> bool:
+        """Tell whether a question is surely for the next plugin, as ``respond`` would find out.
+
+        Most questions in a reverse zone with `fallthrough` are. An explained query takes the long
+        way, which has notes.
+        """
+        if zone.folded not in self.passed or trace.scribe() is not None:
+            return False
+        return self.passing.has(question, zone.folded)
 
     def respond(
         self, question: Question, zone: AskedZone

@@ -213,7 +213,7 @@ def claimed(plugin: Plugin) -> list[WireName]:
     """Return the zones whose names a plugin answers: those that it keeps from the relay."""
     route = Route(ROOT)
     plugin.relay(route)
-    return route.claimed
+    return [*route.claimed, *route.parts]
 
 
 def _falls_through(block: ServerBlock, plugin: Plugin, zone: WireName) -> bool:

@@ -309,7 +309,7 @@ class Hosts(Polling):
         """Exclude our names, and zones without fallthrough, from the relay."""
         for entries in (self._file, self._inline):
             route.hold(entries.names, entries.below)
-        route.leave(rr.PTR)  # of any address
+            route.addresses.append(entries.reverse)
         refused = []
         for zone in self._zones:
             inner = route.zone if name.is_within(route.zone, zone) else zone

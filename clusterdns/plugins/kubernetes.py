@@ -237,7 +237,7 @@ class Kubernetes(Plugin):
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return the response from memory, None if an alias leads to an unknown name."""
         zone = self._responder.zone_of(question)
-        if zone is None:
+        if zone is None or self._responder.passes(question, zone):
             return next(question)
         steps = self._responder.respond(question, zone)
         return answer_by(steps, question, self._block.resolver, next)
@@ -250,8 +250,10 @@ class Kubernetes(Plugin):
         )
 
     def relay(self, route: Route) -> bool:
-        """Exclude the names of our zones from the relay."""
-        return route.claim(self._settings.zones)
+        """Exclude the names of our zones from the relay, but for addresses that are not ours."""
+        shared = self._responder.passed
+        mine = tuple(zone for zone in self._settings.zones if zone not in shared)
+        return route.claim(mine) and route.share(tuple(shared), self._responder.passing)
 
     def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:
         """Return the parts of a cluster name, and the client's Pod (CoreDNS: metadata.go)."""
@@ -271,7 +273,7 @@ class Kubernetes(Plugin):
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the response; ask the listener about names outside."""
         zone = self._responder.zone_of(query.question) if query.question else None
-        if query.question is None or zone is None:
+        if query.question is None or zone is None or self._responder.passes(query.question, zone):
             return await next(query)
         steps = self._responder.respond(query.question, zone)
         return await handle_by(steps, query, self._block.resolver, next)

@@ -19,6 +19,7 @@ https.py       streams of HTTP
 grpc.py        streams of gRPC
 _drain.c       UDP in C: AnswerTable.reply for a batch of datagrams
 _packet.c      what the C files read in a message
+_addresses.c   which names of a reverse zone may exist
 _relay.c       plain misses, sent on and passed back
 _reply.c       a reply, read and written again
 _limit.c       rate limits by client

@@ -7,6 +7,7 @@
  * is forwarded if a lane takes it, see _relay.c; the others are returned to Python.
  */
 #include "_relay.h"
+#include "_addresses.h"
 #include "_limit.h"
 #include "_siphash.h"
 #include <arpa/inet.h>
@@ -196,17 +197,11 @@ static int read_query(const Table *table, Query *query, const unsigned char *pac
     return 1;
 }
 
-/* The items of Addresses in response.py. */
-enum { LABELS, SERVICES, ENDPOINTS, FIELDS };
-
 /* Whether an object is what may be below a node: it always is. */
 static int is_children(PyObject *children)
 {
     if (PyTuple_Check(children))
-        return PyTuple_GET_SIZE(children) == FIELDS &&
-               PyAnySet_Check(PyTuple_GET_ITEM(children, LABELS)) &&
-               PyDict_Check(PyTuple_GET_ITEM(children, SERVICES)) &&
-               PyDict_Check(PyTuple_GET_ITEM(children, ENDPOINTS));
+        return is_addresses(children);
     return children == Py_None || PyAnySet_Check(children) || PyBytes_Check(children);
 }
 
@@ -219,74 +214,6 @@ static int is_answer(PyObject *found)
     return PyFloat_Check(PyTuple_GET_ITEM(found, UNTIL)) && PyTuple_Check(heads) &&
            PyTuple_GET_SIZE(heads) >= FORMS && PyBytes_Check(PyTuple_GET_ITEM(found, SPARED)) &&
            is_children(children);
-}
-
-/* Whether a set has a label, which begins with its length; true if that cannot be told. */
-static int has_label(PyObject *labels, const unsigned char *label)
-{
-    PyObject *octets = PyBytes_FromStringAndSize((const char *)label + 1, label[0]);
-    int found = octets ? PySet_Contains(labels, octets) : -1;
-    Py_XDECREF(octets);
-    if (found < 0)
-        PyErr_Clear();
-    return found;
-}
-
-/* Write the labels of a name from right to left, with dots between, without the last `skipped`
- * octets; return the length. */
-static size_t write_reversed(char *text, const unsigned char *name, size_t length, size_t skipped)
-{
-    size_t left = length - skipped, total = left ? left - 1 : 0;
-    for (size_t i = 0, at = total; i < left && name[i] <= at; i += 1u + name[i]) {
-        at -= name[i];
-        memcpy(text + at, name + i + 1, name[i]);
-        if (at)
-            text[--at] = '.';
-    }
-    return total;
-}
-
-/* name.plain_address: the length of the text, -1 for None. */
-static Py_ssize_t plain_address(char *text, const unsigned char *name, size_t length)
-{
-    enum { NIBBLES = 32, ZEROS = 10 };
-    static const unsigned char four[] = "\7in-addr\4arpa", six[] = "\3ip6\4arpa", zeros[ZEROS];
-    unsigned char address[NIBBLES / 2] = {0};
-    if (length >= sizeof four && !memcmp(name + length - sizeof four, four, sizeof four))
-        return (Py_ssize_t)write_reversed(text, name, length, sizeof four);
-    if (length != 2 * NIBBLES + sizeof six || memcmp(name + 2 * NIBBLES, six, sizeof six))
-        return -1;
-    for (int i = 0; i < NIBBLES; i++) {
-        unsigned char digit = name[2 * i + 1];
-        int value = digit >= '0' && digit <= '9'   ? digit - '0'
-                    : digit >= 'a' && digit <= 'f' ? digit - 'a' + 10
-                                                   : -1;
-        if (value < 0 || name[2 * i] != 1)
-            return -1;
-        address[(NIBBLES - 1 - i) / 2] |= (unsigned char)(i & 1 ? value << 4 : value);
-    }
-    if (!memcmp(address, zeros, ZEROS) || !inet_ntop(AF_INET6, address, text, INET6_ADDRSTRLEN))
-        return -1;
-    return (Py_ssize_t)strlen(text);
-}
-
-/* Whether a name of a reverse zone may exist: Addresses.may_have. */
-static int has_address(PyObject *addresses, const unsigned char *label, const unsigned char *name,
-                       size_t length)
-{
-    char text[MAX_NAME];
-    int is_number = label[1] >= '0' && label[1] <= '9'; /* then it is none of the labels */
-    if (!is_number && has_label(PyTuple_GET_ITEM(addresses, LABELS), label))
-        return 1;
-    Py_ssize_t octets = plain_address(text, name, length);
-    PyObject *address = octets < 0 ? NULL : PyUnicode_DecodeLatin1(text, octets, NULL);
-    int found = address ? PyDict_Contains(PyTuple_GET_ITEM(addresses, SERVICES), address) : -1;
-    if (!found)
-        found = PyDict_Contains(PyTuple_GET_ITEM(addresses, ENDPOINTS), address);
-    Py_XDECREF(address);
-    if (found < 0)
-        PyErr_Clear();
-    return found;
 }
 
 /* Whether a label, which begins with its length, holds any of some octets. */

@@ -4,6 +4,7 @@ from clusterdns.chain.limits import Judge, Memory
 from clusterdns.chain.route import Relayed
 from clusterdns.serving.table import Maps
 from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Addresses
 
 Client = tuple[str, int]
 
@@ -32,6 +33,7 @@ class Lane:
     targets: list[bytes]
     counts: dict[bytes, tuple[int, float]]
     held: tuple[Mapping[WireName, object], ...] | None
+    addresses: tuple[Mapping[str, object], ...] | None
     success: dict[bytes, tuple[float, float, int, bytes]] | None
     denial: dict[bytes, tuple[float, float, int, bytes]] | None
     patience: float
@@ -70,8 +72,12 @@ class Lane:
         /,
     ) -> None: ...
 
-# What takes the queries of a zone: a lane, limits by client and the chain, or the chain.
-Zone = Lane | Judge | None
+# A lane for the names of a reverse zone that are not there; the names that may be, octets that
+# names of the chain begin with, and types that take the chain, two octets each.
+Part = tuple[Lane, Addresses, bytes, bytes]
+# What takes the queries of a zone: a lane, limits by client and the chain, the chain, or a lane for
+# names that do not exist there.
+Zone = Lane | Judge | None | Part
 
 # Lane, query, client, control message for the reply, listener, server, seconds, reply, error, and
 # our address if exchanges are observed.

@@ -11,7 +11,7 @@
 
 enum {
     HEADER = 12, OPT = 11, LEAST_LIMIT = 512, MAX_NAME = 255, MAX_LABEL = 63, MAX_OCTETS = 65535, MAX_UDP = 65507,
-    A = 1, NS = 2, CNAME = 5, SOA = 6, MX = 15, AAAA = 28, TYPE_OPT = 41, FORMERR = 1, SERVFAIL = 2, NXDOMAIN = 3, NOTIMP = 4, REFUSED = 5,
+    A = 1, NS = 2, CNAME = 5, SOA = 6, PTR = 12, MX = 15, AAAA = 28, TYPE_OPT = 41, FORMERR = 1, SERVFAIL = 2, NXDOMAIN = 3, NOTIMP = 4, REFUSED = 5,
     QR = 0x80, TC = 0x02, AD = 0x20, CD = 0x10, /* in their octets of the header */
     DO = 0x80,                                   /* in its octet of an OPT */
     FORM_RD = 1, FORM_AD = 2, FORM_OPT = 4, FORM_CD = 8, FORMS = 16

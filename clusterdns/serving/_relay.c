@@ -12,6 +12,7 @@
  * `loadbalance` is there, and kept as octets until it is asked for again.
  */
 #include "_relay.h"
+#include "_addresses.h"
 #include "_limit.h"
 #include "_reply.h"
 #include <errno.h>
@@ -40,6 +41,7 @@ typedef struct {
     PyObject *success, *denial; /* dict for what is kept, or None */
     PyObject *counts;    /* dict, octets of a struct count -> (replies, seconds) */
     PyObject *held;      /* tuple of pairs of dicts: names for Python, and those right above such */
+    PyObject *addresses; /* tuple of dicts by address: their PTR questions are for Python; or None */
     double patience;     /* seconds a reply is waited for */
     double stale;        /* seconds that a kept reply may be used after its end */
     int number, policy, most, busy;
@@ -154,35 +156,53 @@ static unsigned short limit_of(const unsigned char *opt)
     return size > LEAST_LIMIT ? size > MAX_UDP ? MAX_UDP : size : LEAST_LIMIT;
 }
 
-/* Whether a folded question is left to Python, by its type or the start of its name. */
-static int is_left(const Lane *lane, const unsigned char *question, size_t length)
+/* Whether a folded question is left to Python, by its type or the start of its name; each NULL or octets. */
+static int is_left(PyObject *types, PyObject *starts, const unsigned char *question, size_t length)
 {
-    PyObject *starts = lane->starts, *left = lane->left;
-    for (Py_ssize_t i = 0; left && PyBytes_Check(left) && i + 1 < PyBytes_GET_SIZE(left); i += 2)
-        if (!memcmp(PyBytes_AS_STRING(left) + i, question + length - 4, 2))
+    for (Py_ssize_t i = 0; types && PyBytes_Check(types) && i + 1 < PyBytes_GET_SIZE(types); i += 2)
+        if (!memcmp(PyBytes_AS_STRING(types) + i, question + length - 4, 2))
             return 1;
-    return starts && PyBytes_Check(starts) && (size_t)PyBytes_GET_SIZE(starts) < length &&
+    return starts && PyBytes_Check(starts) && PyBytes_GET_SIZE(starts) &&
+           (size_t)PyBytes_GET_SIZE(starts) < length &&
            !memcmp(question, PyBytes_AS_STRING(starts), (size_t)PyBytes_GET_SIZE(starts));
 }
 
-/* The value of the longest zone that a folded name lies in, borrowed; NULL for none. */
-static PyObject *zone_of(PyObject *zones, const unsigned char *name, size_t length)
+/* The lane for a folded question in a reverse zone, borrowed: the first item of a Part of _drain.pyi. The label right
+ * below the zone is at `left`. NULL for a name that may exist, for other questions, and at the zone itself. */
+static PyObject *outside_part(PyObject *part, const unsigned char *question, size_t length, size_t left,
+                              size_t at)
 {
-    for (size_t at = 0;; at += 1u + name[at]) {
-        PyObject *found = look_up(zones, name + at, length - at);
-        if (found || !name[at])
+    enum { LANE, THERE, SPARED, TYPES, FIELDS };
+    if (!at || PyTuple_GET_SIZE(part) != FIELDS || !is_addresses(PyTuple_GET_ITEM(part, THERE)))
+        return NULL;
+    if (is_left(PyTuple_GET_ITEM(part, TYPES), PyTuple_GET_ITEM(part, SPARED), question, length))
+        return NULL;
+    if (has_address(PyTuple_GET_ITEM(part, THERE), question + left, question, length - 4))
+        return NULL;
+    return PyTuple_GET_ITEM(part, LANE);
+}
+
+/* The value of the longest zone that the name of a folded question lies in, borrowed; NULL for none. */
+static PyObject *zone_of(PyObject *zones, const unsigned char *question, size_t length)
+{
+    for (size_t at = 0, left = 0;; left = at, at += 1u + question[at]) {
+        PyObject *found = look_up(zones, question + at, length - 4 - at);
+        if (found && PyTuple_Check(found))
+            return outside_part(found, question, length, left, at);
+        if (found || !question[at])
             return found;
     }
 }
 
 /* The lane of that zone, borrowed; NULL for none. DS records are in the zone above, so a name in two
  * zones other than the root is left to Python for them. */
-static Lane *lane_of(PyObject *zones, const unsigned char *name, size_t length, int is_ds)
+static Lane *lane_of(PyObject *zones, const unsigned char *question, size_t length)
 {
-    PyObject *found = zone_of(zones, name, length);
-    int count = 0;
-    for (size_t at = 0; is_ds && name[at]; at += 1u + name[at])
-        count += look_up(zones, name + at, length - at) != NULL;
+    enum { DS = 43 };
+    PyObject *found = zone_of(zones, question, length);
+    int count = 0, is_ds = number16(question + length - 4) == DS;
+    for (size_t at = 0; is_ds && question[at]; at += 1u + question[at])
+        count += look_up(zones, question + at, length - 4 - at) != NULL;
     return count < 2 && found && PyObject_TypeCheck(found, &relay_lane) ? (Lane *)found : NULL;
 }
 
@@ -216,20 +236,21 @@ static int is_known(const Lane *lane, PyObject *question, double now)
     return PyErr_Occurred() != NULL;
 }
 
-/* Whether a folded name is one that the lane leaves to Python, or one label below such a name. */
-static int is_held(const Lane *lane, const unsigned char *name, size_t length)
+/* Whether the name of a folded question is one that the lane leaves to Python, one label below such a
+ * name, or may be that of an address that has a name. */
+static int is_held(const Lane *lane, const unsigned char *question, size_t length)
 {
-    size_t above = name[0] ? 1u + name[0] : 0;
-    if (!lane->held || !PyTuple_Check(lane->held))
-        return 0;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(lane->held); i++) {
+    size_t above = question[0] ? 1u + question[0] : 0, name = length - 4;
+    PyObject *held = lane->held, *addresses = lane->addresses;
+    for (Py_ssize_t i = 0; held && PyTuple_Check(held) && i < PyTuple_GET_SIZE(held); i++) {
         size_t skipped = i % 2 ? above : 0;
-        PyObject *some = PyTuple_GET_ITEM(lane->held, i);
+        PyObject *some = PyTuple_GET_ITEM(held, i);
         if (PyDict_Check(some) && PyDict_GET_SIZE(some) &&
-            look_up(some, name + skipped, length - skipped))
+            look_up(some, question + skipped, name - skipped))
             return 1;
     }
-    return 0;
+    return number16(question + name) == PTR && addresses && PyTuple_Check(addresses) &&
+           is_address_in(addresses, question, name);
 }
 
 /* The server to ask, borrowed from the lane; NULL if none is up. */
@@ -364,8 +385,8 @@ static void refuse(const Lane *lane, int fd, const unsigned char *packet, size_t
     send_to(fd, &to, refusal, length);
 }
 
-/* The octets of the name in the question of a query, folded; 0 if it is none or malformed. */
-static size_t read_name(unsigned char *to, const unsigned char *packet, size_t length)
+/* The octets of the question of a query, with its name folded; 0 if it is none or malformed. */
+static size_t read_question(unsigned char *to, const unsigned char *packet, size_t length)
 {
     size_t at = HEADER;
     if (length < HEADER + 5 || packet[2] & 0xF8 || number16(packet + 4) != 1)
@@ -375,7 +396,8 @@ static size_t read_name(unsigned char *to, const unsigned char *packet, size_t l
     if (at + 5 > length || packet[at] || at + 1 - HEADER > MAX_NAME)
         return 0;
     fold(to, packet + HEADER, at + 1 - HEADER);
-    return at + 1 - HEADER;
+    memcpy(to + at + 1 - HEADER, packet + at + 1, 4);
+    return at + 5 - HEADER;
 }
 
 /* Send an empty reply with TC, and an OPT like the client's: Listener._refuse. */
@@ -402,21 +424,20 @@ static void send_cut(int fd, const unsigned char *packet, size_t length, size_t 
 int relay_refuses(PyObject *zones, int fd, const unsigned char *packet, size_t length,
                   const struct client *client, double now)
 {
-    unsigned char qname[MAX_NAME];
-    size_t name = read_name(qname, packet, length);
-    PyObject *limits = name ? limits_of(zone_of(zones, qname, name)) : NULL;
+    unsigned char question[MAX_NAME + 4];
+    size_t asked = read_question(question, packet, length);
+    PyObject *limits = asked ? limits_of(zone_of(zones, question, asked)) : NULL;
     if (!limits)
         return 0;
     enum verdict verdict = limit_judge(limits, &client->address, now, 0);
     if (verdict == TRUNCATE)
-        send_cut(fd, packet, length, name + 4, client);
+        send_cut(fd, packet, length, asked, client);
     return verdict != ANSWER;
 }
 
 int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t length,
                 const struct client *client, double now)
 {
-    enum { DS = 43 };
     unsigned char question[MAX_NAME + 5], bounded[MAX_QUERY];
     int form = form_of(packet, length);
     size_t tail = form >= 0 && form & FORM_OPT ? OPT : 0, asked = length - HEADER - tail;
@@ -427,11 +448,10 @@ int relay_takes(PyObject *zones, int fd, const unsigned char *packet, size_t len
     unsigned short limit = tail ? limit_of(packet + length - OPT) : LEAST_LIMIT;
     if (!limit || !fold_question(question, packet + HEADER, asked))
         return 0;
-    int is_ds = number16(question + asked - 4) == DS;
-    Lane *lane = lane_of(zones, question, asked - 4, is_ds);
+    Lane *lane = lane_of(zones, question, asked);
     if (!lane || !lane->under_way || !lane->known || !lane->targets || !lane->counts)
         return 0;
-    if (is_left(lane, question, asked) || is_held(lane, question, asked - 4))
+    if (is_left(lane->left, lane->starts, question, asked) || is_held(lane, question, asked))
         return 0;
     if (tail && number16(packet + length - OPT + 3) > lane->most_octets) {
         memcpy(bounded, packet, length);
@@ -775,6 +795,7 @@ static void lane_dealloc(Lane *lane)
     Py_XDECREF(lane->denial);
     Py_XDECREF(lane->counts);
     Py_XDECREF(lane->held);
+    Py_XDECREF(lane->addresses);
     Py_XDECREF(lane->starts);
     Py_XDECREF(lane->limits);
     Py_XDECREF(lane->left);
@@ -806,6 +827,7 @@ static PyMemberDef lane_members[] = {
     FIELD(targets, T_OBJECT, READONLY),
     FIELD(counts, T_OBJECT, READONLY),
     FIELD(held, T_OBJECT, 0),
+    FIELD(addresses, T_OBJECT, 0),
     FIELD(success, T_OBJECT, 0),
     FIELD(denial, T_OBJECT, 0),
     FIELD(patience, T_DOUBLE, 0),

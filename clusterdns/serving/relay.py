@@ -45,7 +45,7 @@ from clusterdns.wire.reading import Reply
 
 if TYPE_CHECKING:
     from clusterdns.chain.route import Relayed
-    from clusterdns.serving._drain import HandedOver, Lane, Zone
+    from clusterdns.serving._drain import HandedOver, Lane, Part, Zone
 
 MAX_TICK_S = 0.25  # between checks for expired queries and for servers up or down
 TICKS = 10  # within the time limit of a reply
@@ -134,13 +134,16 @@ class Relay:
         if router.cookies is not None and router.cookies.sees_all:
             return found
         claimed: list[tuple[WireName, View]] = []
+        parts: list[tuple[WireName, View, Part | None]] = []
         for zone, views in router.views.items():
             is_alone = len(views) == 1 and views[0].filter is None
             route = _route_of(views[0], zone) if is_alone else None
             found[zone] = None
             limits = views[0].limits if is_alone else None
             if route is not None:
-                found[zone] = self._open(server, views[0], route)
+                lane = self._open(server, views[0], route)
+                found[zone] = _part(lane, route, zone) if zone in route.parts else lane
+                parts += [(each, views[0], _part(lane, route, each)) for each in route.parts]
                 claimed += [(each, views[0]) for each in route.claimed]
             elif limits is not None:  # C refuses queries over the limit, the chain takes others
                 found[zone] = limits.buckets
@@ -148,6 +151,9 @@ class Relay:
         for zone, view in claimed:
             if _view_of(router, zone) is view:
                 found.setdefault(zone, None)
+        for zone, view, part in parts:
+            if _view_of(router, zone) is view:
+                found.setdefault(zone, part)
         if router.limits:
             found[b""] = None  # C looks for limits
         return found
@@ -165,10 +171,11 @@ class Relay:
         lane.shuffles = route.shuffles
         lane.most_octets, lane.own_octets = view.most_octets, pool.octets
         lane.starts = route.starts
-        lane.left = b"".join(rtype.to_bytes(2, "big") for rtype in route.left)
+        lane.left = _octets_of(route.left)
         lane.is_minimal = route.is_minimal
         lane.limits = None if route.limits is None else route.limits.buckets
         lane.held = tuple(each for pair in route.held for each in pair)
+        lane.addresses = tuple(route.addresses)
         if cached is not None:
             lane.is_cached, lane.stale = True, cached.stale_s
             success, denial = cached.limits[SUCCESS], cached.limits[DENIAL]
@@ -363,6 +370,18 @@ def _route_of(view: View, zone: WireName) -> Route | None:
         if route.forwarded is not None:
             return route
     return None
+
+
+def _part(lane: Lane, route: Route, zone: WireName) -> Part | None:
+    """Return what takes the queries for names in a zone that do not exist there, None for none."""
+    passing = route.part_of(zone)
+    if passing is None:
+        return None
+    return lane, passing.there, passing.spared, _octets_of(passing.types)
+
+
+def _octets_of(types: Iterable[int]) -> bytes:
+    return b"".join(rtype.to_bytes(2, "big") for rtype in types)
 
 
 def _view_of(router: Router, zone: WireName) -> View | None:

@@ -28,7 +28,7 @@ _IP6_ARPA: Final = (b"ip6", b"arpa")
 _IN_ADDR: Final = b"\x07in-addr\x04arpa\0"
 _IP6: Final = b"\x03ip6\x04arpa\0"
 REVERSE_ZONES: Final = (WireName(_IN_ADDR), WireName(_IP6))
-_NIBBLES: Final = re.compile(rb"(?:\x01[0-9a-f]){32}")
+_NIBBLES: Final = re.compile(rb"(?:\x01[0-9a-f])*")
 _PLAIN: Final = re.compile(rb"[!#$%&*+,\-/0-9:<=>?A-Z\[\]^_`a-z{|}~]+")  # no octet is escaped
 _SPECIAL: Final = frozenset(b" \"'().;@\\")  # the octets miekg/dns escapes with a backslash
 
@@ -215,13 +215,16 @@ def plain_address(wire: bytes) -> str | None:
     """Return a text for a folded reverse name, the canonical one if it is that of an address.
 
     It is as ``reverse_address``, but cheaper: another text is that of no address. None for names
-    that ``reverse_address`` has to read: odd ones in ``ip6.arpa``, and those of addresses whose
-    first ten octets are zero.
+    that ``reverse_address`` has to read: odd ones in ``ip6.arpa``, those of addresses whose first
+    ten octets are zero, and those with one to three nibbles too many.
     """
     if wire.endswith(_IN_ADDR):
         return b".".join(labels(wire)[-3::-1]).decode("latin-1")
+    nibbles = (len(wire) - len(_IP6)) // 2
     if not wire.endswith(_IP6) or _NIBBLES.fullmatch(wire, 0, len(wire) - len(_IP6)) is None:
         return None
+    if nibbles != 32:
+        return None if nibbles // 4 == 8 else ""
     address = bytes.fromhex(wire[63::-2].decode("ascii"))
     return str(ipaddress.IPv6Address(address)) if any(address[:10]) else None
 

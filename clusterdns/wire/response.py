@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from clusterdns.wire import message, name, rr
 from clusterdns.wire.message import AA, AD, QR, RD, TC, Question
+from clusterdns.wire.name import WireName
 from clusterdns.wire.rdata import NAMES
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.rr import RR
@@ -43,6 +44,25 @@ class Addresses(NamedTuple):
             return True
         address = name.plain_address(wire)
         return address is None or address in self.services or address in self.endpoints
+
+
+class Passing(NamedTuple):
+    """The questions in a reverse zone that are for the next plugin: for no name ``there``, alive.
+
+    Others are those of ``types``, and for names that begin with the octets ``spared``.
+    """
+
+    there: Addresses
+    spared: bytes
+    types: tuple[int, ...]
+
+    def has(self, question: Question, zone: WireName) -> bool:
+        """Tell whether a question in ``zone`` is surely for the next plugin."""
+        folded, left = question.folded, len(question.folded) - len(zone)
+        if not left or question.qtype in self.types or folded.startswith(self.spared):
+            return False
+        above = name.labels(folded[:left] + name.ROOT)[-1]
+        return not self.there.may_have(above, folded)
 
 
 # The labels that may exist below a name: those of a set, those that hold any of some octets,

@@ -78,7 +78,7 @@ static size_t add_servers(char *message, size_t end)
 static size_t answer(char *message, size_t length)
 {
     static const char record[] = "\xc0\x0c\0\1\0\1\0\0\1\x2c\0\4\xc0\0\2\1"; /* 192.0.2.1 */
-    static const char pointer[] = "\xc0\x0c\0\x0c\0\1\0\0\1\x2c\0\x0f\4host\4test\3org"; /* and the root */
+    static const char pointer[] = "\xc0\x0c\0\x0c\0\1\0\0\1\x2c\0\x0f\4host\4test\3org\0";
     static const char https[] = "\xc0\x0c\0\x41\0\1\0\0\1\x2c\0\x0a\0\1\0\0\1\0\3\2h2";
     static const char soa[] = "\0\0\6\0\1\0\0\1\x2c\0\x16\0\0\0\0\0\1\0\0\x0e\x10\0\0\3\x84"
                               "\0\1\x51\x80\0\0\1\x2c"; /* minimum 300 */

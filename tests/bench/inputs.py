@@ -217,7 +217,7 @@ def unique_ns(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
 def unique_reverse(cluster: Cluster, rng: random.Random) -> Iterator[Question]:
     """Ask for the names of IPv6 addresses outside the cluster; its zone falls through for them."""
     while True:
-        nibbles = ".".join(f"{rng.getrandbits(64):016x}")
+        nibbles = ".".join(f"{rng.getrandbits(96):024x}")
         yield f"{nibbles}.8.b.d.0.1.0.0.2.ip6.arpa", "PTR"
 
 

@@ -136,15 +136,17 @@ def test_a_plain_address_is_that_of_the_reader(seed):
             value = rng.getrandbits(128) & rng.getrandbits(128) & rng.getrandbits(128)
             value >>= rng.choice((0, 0, 40, 48, 96, 100))
             labels = list(f"{value:032x}"[:: rng.choice((-1, 1))])
+            many = rng.choice((32, 32, 0, 4, 24, 31, 33, 35, 36, 64))
+            labels = (labels * 2)[:many]
             zone = "ip6.arpa."
         else:
             labels = [str(rng.randrange(300)) for _ in range(rng.choice((4, 4, 4, 3, 5)))]
             zone = "in-addr.arpa."
         if rng.random() < 0.3:
             labels.insert(
-                rng.randrange(len(labels)), rng.choice(("x", "0", "1-2", "00", "a:b", "1"))
+                rng.randrange(len(labels) + 1), rng.choice(("x", "0", "1-2", "00", "a:b", "1"))
             )
-        wire = reverse(".".join(labels) + "." + zone)
+        wire = reverse(".".join((*labels, zone)))
         expected, found = name.reverse_address(wire), name.plain_address(wire)
         assert found is None or found == expected or expected is None, wire
 

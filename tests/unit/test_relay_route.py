@@ -17,9 +17,12 @@ from inprocess import InProcess, in_packet_loop, replace_method
 from peers import free_port
 from replyshapes import Asked
 
+from clusterdns.chain.route import Route
 from clusterdns.serving import native, packetloop, relay
 from clusterdns.serving.relay import Relay
 from clusterdns.serving.udp import Engine
+from clusterdns.wire.name import WireName
+from clusterdns.wire.response import Addresses, Passing
 
 pytestmark = pytest.mark.skipif(
     native.compiled is None,
@@ -27,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 )
 NAMESPACE = {"kind": "Namespace", "metadata": {"name": "default"}}
 FORWARD = "forward . UPSTREAM"
-HINFO, TXT, AAAA, RD, AD, CD = 13, 16, 28, 0x0100, 0x0020, 0x0010
+SOA, PTR, HINFO, TXT, AAAA, RD, AD, CD = 6, 12, 13, 16, 28, 0x0100, 0x0020, 0x0010
 
 
 class Listener(InProcess):
@@ -152,6 +155,73 @@ def test_each_zone_has_its_own_way(upstream):
                 assert is_taken == await listener.takes(query(qname, i)), qname
 
     in_packet_loop(run())
+
+
+SERVICE = {
+    "kind": "Service",
+    "metadata": {"name": "web", "namespace": "default"},
+    "spec": {"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ports": [{"port": 80}]},
+}
+REVERSE = (
+    "kubernetes k.test in-addr.arpa d.f.ip6.arpa {\n manifests .\n fallthrough in-addr.arpa\n}"
+)
+
+
+@pytest.mark.parametrize("zone", [".", "arpa", "in-addr.arpa", "10.in-addr.arpa"])
+def test_addresses_that_are_not_the_clusters(upstream, zone):
+    """Whatever lies outside of the live set is passed on; who comes is ours from then on."""
+
+    async def run() -> None:
+        text = f"{zone}:53 {{\n{REVERSE}\ncache\n{FORWARD}\n}}\n"
+        async with Listener(text.replace("UPSTREAM", upstream.address)) as listener:
+            assert await listener.takes(query("9.0.1.10.in-addr.arpa.", 1, PTR))
+            assert await listener.takes(query("8.0.96.10.in-addr.arpa.", 2, PTR))
+            assert await listener.takes(query("9.0.96.10.in-addr.arpa.", 3, TXT))
+            assert not await listener.takes(query("7.0.96.10.in-addr.arpa.", 4, SOA))
+            is_above = zone in (".", "arpa")
+            assert is_above == await listener.takes(query(f"{zone.rstrip('.')}.", 5, PTR))
+            listener.apply(SERVICE)
+            assert not await listener.takes(query("9.0.96.10.in-addr.arpa.", 6, PTR))
+            reply = await listener.ask(query("9.0.96.10.in-addr.arpa.", 7, PTR))
+            assert b"\3web\7default\3svc\1k\4test\0" in reply
+            listener.apply(SERVICE, is_gone=True)
+            assert await listener.takes(query("9.0.96.10.in-addr.arpa.", 8, PTR))
+
+    in_packet_loop(run())
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_taken"),
+    [
+        (REVERSE.replace(" fallthrough in-addr.arpa\n", ""), False),
+        (REVERSE.replace("fallthrough in-addr.arpa", "fallthrough 1.in-addr.arpa"), False),
+        (REVERSE.replace("fallthrough in-addr.arpa", "fallthrough"), True),
+        (f"{REVERSE}\ntemplate ANY ANY arpa {{\n fallthrough\n}}", False),
+        (f"{REVERSE}\nacl arpa {{\n block net 192.0.2.0/24\n}}", False),
+        (f"{REVERSE}\nhosts {{\n 192.0.2.1 x.test\n fallthrough\n}}", True),
+        (f"{REVERSE}\nhosts {{\n 10.1.0.9 x.test\n fallthrough\n}}", False),
+    ],
+)
+def test_plugins_beside_a_reverse_zone(upstream, lines, is_taken):
+    async def run() -> None:
+        async with Listener(corefile(f"{lines}\n{FORWARD}", upstream)) as listener:
+            assert is_taken == await listener.takes(query("9.0.1.10.in-addr.arpa.", 1, PTR))
+            assert await listener.takes(query("y.test.", 2, TXT))
+
+    in_packet_loop(run())
+
+
+def test_zones_that_two_plugins_share_take_the_chain():
+    zones = WireName(b"\7in-addr\4arpa\0"), WireName(b"\x0210\7in-addr\4arpa\0")
+    one, other = (Passing(Addresses(frozenset(), {}, {}), b"", ()) for _ in range(2))
+    route = Route(WireName(b"\0"))
+    assert route.share(zones[:1], one)
+    assert route.share(zones, one)
+    assert [one, one] == [route.part_of(zone) for zone in zones]
+    assert route.share(zones[1:], other)
+    assert [one, None] == [route.part_of(zone) for zone in zones]
+    assert route.claim(zones[:1])
+    assert [None, None] == [route.part_of(zone) for zone in zones]
 
 
 def test_which_queries(upstream):

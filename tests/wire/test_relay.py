@@ -207,6 +207,50 @@ def test_questions_for_ds_belong_to_the_zone_above(plain_world):
     assert packets[3:] == plain_world.drain(packets)
 
 
+def test_names_that_are_not_there_are_taken_and_others_left(plain_world):
+    asked = {
+        "6.0.1.10.in-addr.arpa.": True, "5.0.1.10.in-addr.arpa.": False, "10.in-addr.arpa.": True,
+        "in-addr.arpa.": False, "SVC.in-addr.arpa.": False, "NS.dns.in-addr.arpa.": False,
+        "7.2.0.192.in-addr.arpa.": False, "x.example.": False, "z.d.f.ip6.arpa.": False,
+        "1.d.f.ip6.arpa.": True,
+    }  # fmt: skip
+    packets = [query(text, rr.PTR) for text in asked]
+    left = [packet for packet, taken in zip(packets, asked.values(), strict=True) if not taken]
+    assert left == plain_world.drain(packets)
+    assert [] == plain_world.drain([query("x.example."), query("7.2.0.192.in-addr.arpa.")])
+    packet = query("6.0.1.10.in-addr.arpa.", rr.SOA)
+    assert [packet] == plain_world.drain([packet])
+
+
+def test_names_that_come_are_left_at_once(plain_world):
+    there, packets = fuzz_relay.THERE.there, [query(f"{i}.1.1.1.in-addr.arpa.", 16) for i in (1, 2)]
+    assert [] == plain_world.drain(packets[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(there.endpoints, "1.1.1.2", 1)
+        assert packets[1:] == plain_world.drain(packets[1:])
+    assert [] == plain_world.drain(packets[1:])
+
+
+@pytest.mark.parametrize("item", range(4))
+@pytest.mark.parametrize("other", [None, 7, (), {}, object()])
+def test_a_part_of_other_things_is_for_the_chain(plain_world, item, other):
+    zone = fuzz_relay.REVERSE[0]
+    part = [*plain_world.zones[zone]]
+    part[item] = other
+    packet = query("9.9.9.9.in-addr.arpa.", rr.PTR)
+    plain_world.zones[zone] = tuple(part)
+    assert ([packet] if item < 2 else []) == plain_world.drain([packet])
+    plain_world.zones[zone] = tuple(part[:item])
+    packet = query("9.9.9.8.in-addr.arpa.", rr.PTR)
+    assert [packet] == plain_world.drain([packet])
+
+
+@pytest.mark.parametrize("held", [7, (), ({}, None, 7), [{"1.1.1.1": 1}]])
+def test_addresses_of_another_type_hold_nothing(plain_world, held):
+    plain_world.lane.addresses = held
+    assert [] == plain_world.drain([query("1.1.1.1.in-addr.arpa.", rr.PTR)])
+
+
 def test_a_reply_that_costs_too_much_is_handed_over(plain_world):
     """Names of 127 labels, each written out by a pointer, and each to be looked up."""
     packet = query("x.")

@@ -10,6 +10,7 @@ pass on it hands over as it came; and it waits on for as long as nothing is a re
 from __future__ import annotations
 
 import errno
+import ipaddress
 import random
 import socket
 import struct
@@ -44,6 +45,8 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.outcome import Outcome, outcome_of
 from clusterdns.wire.reading import Reply
 from clusterdns.wire.response import (
+    Addresses,
+    Passing,
     Response,
     Sections,
     render_reply,
@@ -58,6 +61,26 @@ SERVER, NUMBER = 3, 5  # numbers of the upstream server and of the lane
 COUNT = struct.Struct("=iHHHHHBBBBxx")
 BATCH, OCTETS = fuzz_drain.BATCH, fuzz_drain.OCTETS
 ELSEWHERE = b"\x09elsewhere\0"  # a zone for the chain
+# Zones of addresses, for the chain where a name may exist.
+REVERSE = (b"\7in-addr\4arpa\0", b"\1d\1f\3ip6\4arpa\0")
+THERE = Passing(
+    Addresses(frozenset((b"svc", b"dns")), {"10.96.0.1": 1}, {"10.1.0.5": 1, "fd00::ff:5": 1}),
+    b"\2ns\3dns",
+    (rr.SOA, rr.MX),
+)
+NAMED = {"192.0.2.7": (), "2001:db8::7": ()}  # addresses with names that `hosts` knows
+_REVERSE_NAMES = tuple(
+    name.fold(name.parse(text + ".arpa."))
+    for text in (
+        "1.0.96.10.in-addr", "5.0.1.10.in-addr", "6.0.1.10.in-addr", "7.2.0.192.in-addr",
+        "10.in-addr", "in-addr", "x.svc.in-addr", "svcs.in-addr", "ns.dns.in-addr", "x.y.in-addr",
+        "256.0.1.10.in-addr", "5.0.1.10.5.0.1.10.in-addr", "2.d.f.ip6", "d.f.ip6", "zz.d.f.ip6",
+        *(
+            ipaddress.ip_address(text).reverse_pointer.removesuffix(".arpa")
+            for text in ("fd00::ff:5", "fd00::ff:6", "fd00::ff:0:5", "2001:db8::7", "2001:db8::8", "::7")
+        ),
+    )
+)  # fmt: skip
 _KINDS = (
     rr.A,
     rr.AAAA,
@@ -121,7 +144,11 @@ class World:
         lane.denial_least, lane.denial_most = limits[DENIAL].min_ttl, limits[DENIAL].max_ttl
         lane.success = self.kept[SUCCESS] if way.keeps[0] else None
         lane.denial = self.kept[DENIAL] if way.keeps[1] else None
+        lane.addresses = (NAMED, {})
         self.zones: dict[bytes, object] = {name.ROOT: lane, ELSEWHERE: None}
+        types = b"".join(rtype.to_bytes(2, "big") for rtype in THERE.types)
+        for zone in REVERSE:
+            self.zones[zone] = lane, THERE.there, THERE.spared, types
         module.open()
 
     def drain(self, packets: Sequence[bytes]) -> list[bytes]:
@@ -196,7 +223,19 @@ def is_plain(packet: bytes) -> bool:
         and question.qclass == rr.CLASS_IN
         and not name.is_within(question.folded, WireName(ELSEWHERE))
         and not any(b"." in label for label in name.labels(question.folded))
+        and all(
+            THERE.has(question, WireName(zone))
+            for zone in REVERSE
+            if name.is_within(question.folded, WireName(zone))
+        )
+        and not (question.qtype == rr.PTR and may_be_named(question.folded))
     )
+
+
+def may_be_named(folded: WireName) -> bool:
+    """Tell whether `hosts` has to look at a PTR question."""
+    address = name.plain_address(folded)
+    return address is None or address in NAMED
 
 
 class Out(NamedTuple):
@@ -463,8 +502,8 @@ def queries(rng: random.Random) -> list[bytes]:
     names += ((b"\x3f" + b"n" * 63) * 3 + b"\x3d" + b"m" * 61 + b"\0", b"\x02A@\2[`\2z{\0")
     found = []
     for i in range(rng.randint(1, BATCH)):
-        qname = rng.choice(names)
-        if rng.random() < 0.8:
+        qname = rng.choice(names if rng.random() < 0.7 else _REVERSE_NAMES)
+        if rng.random() < (0.8 if qname in names else 0.1):
             label = f"n{i}".encode()
             qname = bytes((len(label),)) + label + qname
             qname = qname if len(qname) <= 255 else qname[-255:]
