@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator
 
 from clusterdns.authority.transfers import Transfers
 from clusterdns.authority.zone import Zone
-from clusterdns.authority.zoneanswer import Result
+from clusterdns.authority.zoneanswer import Result, ZoneAnswer
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin
@@ -108,21 +108,30 @@ class Authority(Plugin):
         """Return the response to a NOTIFY; only a secondary server takes it."""
         return DROP
 
+    def origin(self, apex: WireName) -> str:
+        """Return which zone it is and where it comes from, for explanations."""
+        return f"the zone {name.text(apex)}"
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that no zone of it has the name, for `explain`."""
+        return "" if is_own else f"in none of its zones {trace.names_text(self.zones)}"
+
     def _respond(self, apex: WireName, question: Question) -> Steps:
         """Yield a question about an alias outside the zones; return the response."""
         if question.qtype in (rr.AXFR, rr.IXFR):
+            if (taker := trace.scribe()) is not None:
+                taker.blame("zones are transferred by the plugin `transfer` only")
             return failure(rr.REFUSED)
         zone = self.zones[apex]
         if zone is None:
             if (taker := trace.scribe()) is not None:
-                taker.blame(f"the zone {name.text(apex)} has not been read or transferred yet")
+                taker.blame(f"{self.origin(apex)} has not been read or transferred yet")
             return failure(rr.SERVFAIL, f"plugin/{self.name}: no zone {name.text(apex)}")
         found = zone.find(question)
         if (taker := trace.scribe()) is not None:
-            serial = f"serial {zone.serial}"
             is_there = found.result in (Result.SUCCESS, Result.DELEGATION)
             note = taker.note if is_there else taker.blame
-            note(f"zone {name.text(apex)} ({serial}): {found.result.value}")
+            note(f"{self.origin(apex)}, serial {zone.serial}, {_said(zone, question, found)}")
         lifetime_s = math.inf if zone.holds(question.folded) else SYNTHESIZED_S
         facts: tuple[Hashable, ...] = (("zone", name.text(apex)),)
         if found.target:
@@ -135,6 +144,8 @@ class Authority(Plugin):
         if not found.answer:
             may_fall = found.result in _MAY_FALL_THROUGH
             if may_fall and name.is_within_any(question.folded, self.through):
+                if taker is not None:
+                    taker.note("`fallthrough`: the next plugin may know it")
                 return None
             if found.result is Result.FAILURE:
                 return failure(rr.SERVFAIL)
@@ -153,3 +164,27 @@ class Authority(Plugin):
 def longest(qname: WireName, zones: Iterable[WireName]) -> WireName | None:
     """Return the longest of the zones that a name lies in, or None."""
     return max((zone for zone in zones if name.is_within(qname, zone)), key=len, default=None)
+
+
+def _said(zone: Zone, question: Question, found: ZoneAnswer) -> str:
+    """Return what a zone says about a question, for an explanation."""
+    match found.result:
+        case Result.SUCCESS if found.wildcard:
+            return f"has the wildcard {name.text(found.wildcard)}, which matches the name"
+        case Result.SUCCESS if found.target:
+            return f"has an alias to {name.text(found.target)}"
+        case Result.SUCCESS:
+            return "has the name with this type"
+        case Result.NODATA:
+            return f"has the name, but no record of type {rr.type_text(question.qtype)}"
+        case Result.EMPTY:
+            return "has names below this one, but no record of it"
+        case Result.DELEGATION:
+            return "leaves the name to other name servers"
+        case Result.NAME_ERROR:
+            closest = next(
+                (n for n in name.parents(question.folded) if zone.has_below(n)), zone.apex
+            )
+            return f"has no such name, and no wildcard for it; {name.text(closest)} exists"
+        case _:
+            return f"cannot answer: {found.result.value}"

@@ -100,6 +100,10 @@ class Zone:
         """Tell whether the zone has records of this name, not counting wildcards and DNAME."""
         return qname == self.apex or qname in self._names
 
+    def has_below(self, qname: WireName) -> bool:
+        """Tell whether the zone has records of this name or of one below it."""
+        return self.holds(qname) or qname in self._ancestors
+
     def find(self, question: Question) -> ZoneAnswer:
         """Return the answer to a question about a name in the zone."""
         found = self._find(question)

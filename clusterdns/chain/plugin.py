@@ -196,6 +196,13 @@ class Plugin:
         """
         return False
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return why it gave its own response, or else passed the question on, for `explain`.
+
+        It is asked only if it took no notes (``wire.trace``) while it answered.
+        """
+        return ""
+
     def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:
         """Return the labels it provides for a query; called in a block with `metadata`."""
         return {}

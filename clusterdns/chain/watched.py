@@ -2,7 +2,8 @@
 
 ``Watched`` stands for a plugin in a second fold of the same chain. It calls the plugin's own
 methods, opens a step for its notes, and sees by its ``next`` whether the plugin answered, passed
-the question on, or changed the reply. So an explanation comes from the code that answers.
+the question on, or changed the reply. A plugin that took no notes is asked for its reason. So an
+explanation comes from the code that answers.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -14,6 +15,7 @@ from clusterdns.wire import trace
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.response import Response
 
+PASSES = "passes the question on"
 _Passed = list[tuple[Question | None, Response | None]]
 
 
@@ -40,7 +42,7 @@ class Watched:
 
         with trace.noted_by(step):
             response = self._plugin.answer(question, pass_on)
-        step.verdict = _verdict(question, response, passed)
+        self._conclude(step, question, response, passed)
         return response
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
@@ -58,8 +60,23 @@ class Watched:
 
         with trace.noted_by(step):
             response = await self._plugin.handle(query, pass_on)
-        step.verdict = _verdict(query.question, response, passed)
+        if query.question is not None:
+            self._conclude(step, query.question, response, passed)
         return response
+
+    def _conclude(
+        self, step: trace.Step, asked: Question, response: Response | None, passed: _Passed
+    ) -> None:
+        """Enter the verdict into a step, and a reason if the plugin has taken no notes."""
+        step.verdict = _verdict(asked, response, passed)
+        if response is None or step.notes or step.verdict.endswith(" instead"):
+            return
+        if not passed:
+            note = step.note if response.answer else step.blame
+            if reason := self._plugin.reason(asked, response, is_own=True):
+                note(reason)
+        elif step.verdict == PASSES:
+            step.reason = self._plugin.reason(asked, response, is_own=False)
 
     def _step(self, question: Question) -> trace.Step | None:
         """Open a step of the run that asks, None if there is no run or no room for more."""
@@ -72,15 +89,15 @@ class Watched:
         return step
 
 
-def _verdict(asked: Question | None, response: Response | None, passed: _Passed) -> str:
+def _verdict(asked: Question, response: Response | None, passed: _Passed) -> str:
     """Return what a plugin did, in the words of an explanation."""
     if response is None:
         return "cannot answer from memory"
     if not passed:
         return "drops the query" if response is DROP else f"answers {trace.response_text(response)}"
     question, found = passed[-1]
-    how = "passes the question on"
-    if question is not None and question._replace(depth=0) != (asked and asked._replace(depth=0)):
+    how = PASSES
+    if question is not None and question._replace(depth=0) != asked._replace(depth=0):
         how = f"asks for {trace.question_text(question)} instead"
     if len(passed) > 1:
         how = f"asks the next plugins {len(passed)} times, at last for " + (
@@ -88,6 +105,7 @@ def _verdict(asked: Question | None, response: Response | None, passed: _Passed)
         )
     if response is found:
         return how
-    if found is not None and response.sections == found.sections and response[:2] == found[:2]:
-        return how  # a lifetime or a count that no client sees
-    return f"{how}, and changes the reply to {trace.response_text(response)}"
+    if found is None or DROP in (found, response):
+        return f"{how}, and answers {trace.response_text(response)}"
+    change = trace.change_text(found, response)
+    return f"{how}, and {change}" if change else how

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Generator, Hashable, Iterable, Iterator
 from typing import NamedTuple
 
-from clusterdns.cluster.objects import Service
+from clusterdns.cluster import reasons
+from clusterdns.cluster.objects import SERVICES, Service
 from clusterdns.cluster.records import Entry, Lookup, RecordOptions, owner_name
 from clusterdns.cluster.store import EXTERNAL_SERIAL, Store
 from clusterdns.errors import FormError
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import AA, TC, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
@@ -47,9 +48,13 @@ class ExternalLookup(Lookup):
     def outside(self, labels: list[bytes]) -> Verdict:
         """Return the verdict on a name with these folded labels, at least one, left of the zone."""
         texts = [label.decode("latin-1") for label in reversed(labels)]
+        taker = trace.scribe()
         if not self.is_visible(texts[0]):
+            self._note_invisible(texts[0])
             return rr.NXDOMAIN, []
         if len(texts) == 1:
+            if taker is not None:
+                taker.blame(f"the name of the namespace {texts[0]}, which has no record")
             return rr.NOERROR, []
         key = (texts[0], texts[1])
         endpoint = port = protocol = ""
@@ -61,10 +66,14 @@ class ExternalLookup(Lookup):
             case [protocol, port]:
                 protocol, port = protocol.removeprefix("_"), port.removeprefix("_")
             case _:
+                if taker is not None:
+                    taker.blame("no Service has such a name: there are too many labels")
                 return rr.NXDOMAIN, []
         self.facts.append(("service", *key))
         service = self._services.by_name.get(key)
         if service is None:
+            if taker is not None:
+                taker.blame(reasons.no_service(key, self._services.by_name))
             return rr.NXDOMAIN, []
         if self._is_headless(service, endpoint):
             found = list(self._endpoints(key, endpoint, port, protocol))
@@ -73,6 +82,11 @@ class ExternalLookup(Lookup):
             owner = (key[1], key[0])
             outside = service.external_addresses
             found = [Entry(host, p.number, owner) for host in outside for p in ports]
+        if taker is not None:
+            is_headless = self._is_headless(service, endpoint)
+            text = reasons.outside(key, service, len(found), is_headless=is_headless)
+            note = taker.note if found else taker.blame
+            note(text, objects=((SERVICES, *key),))
         return (rr.NOERROR if found else rr.NXDOMAIN), found
 
     @property
@@ -101,11 +115,16 @@ class ExternalLookup(Lookup):
     def reverse_outside(self, address: str) -> list[tuple[str, ...]]:
         """Return the labels below the zone of the Services with this external address."""
         self.facts.append(("external", address))
-        return [
+        found: list[tuple[str, ...]] = [
             (service, namespace)
             for namespace, service in self._store.services.outside_at(address)
             if self._is_pointed_into(namespace)
         ]
+        if (taker := trace.scribe()) is not None:
+            names = ", ".join(f"{namespace}/{service}" for service, namespace in found)
+            note = taker.note if found else taker.blame
+            note(f"{address} is an external address of {names or 'no Service'}")
+        return found
 
     def servers_outside(self, local_addresses: tuple[str, ...]) -> list[str]:
         """Return the external addresses of the zone's name servers.
@@ -217,7 +236,14 @@ class ExternalResponder:
     ) -> Response | None:
         if answer:
             return Response(rr.NOERROR, AA, tuple(answer), (), tuple(additional))
+        taker = trace.scribe()
+        if taker is not None and rcode == rr.NOERROR:
+            taker.blame(
+                f"the name exists, but has no record of type {rr.type_text(question.qtype)}"
+            )
         if rcode == rr.NXDOMAIN and name.is_within_any(question.folded, self._fallthrough):
+            if taker is not None:
+                taker.note("`fallthrough`: the next plugin may know it")
             return None
         return self._negative(rcode, zone, lookup)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from clusterdns.cluster.objects import ObjectKey, Port, Service, Slice
 from clusterdns.wire import trace
+from clusterdns.wire.name import label_text
 
 _MOST_HINTS = 3
 
@@ -25,6 +26,14 @@ def hidden_namespace(namespace: str, exposed: Iterable[str]) -> str:
 def no_namespace(namespace: str, known: Iterable[str]) -> str:
     """Return that there is no such Namespace, with the most similar one."""
     return f"there is no Namespace {namespace}{_similar(namespace, known)}"
+
+
+def no_form(labels: Sequence[bytes]) -> str:
+    """Return why no object has a name with these labels, at least one, left of the zone."""
+    branch = label_text(labels[-1])
+    if branch in ("svc", "pod"):
+        return f"no object has such a name: there are too many labels left of `{branch}`"
+    return f"no object has such a name: left of the zone is `{branch}`, not `svc` or `pod`"
 
 
 def no_service(key: ObjectKey, services: Mapping[ObjectKey, Service]) -> str:
@@ -49,6 +58,18 @@ def service(key: ObjectKey, found: Service) -> str:
     return f"{title} has the cluster addresses {', '.join(found.addresses)}"
 
 
+def outside(key: ObjectKey, found: Service, count: int, *, is_headless: bool) -> str:
+    """Return the external addresses of a Service, or why none of them matches a name."""
+    title = f"Service {'/'.join(key)}"
+    if is_headless:
+        ready = f"{count} ready endpoint{'s' * (count != 1)}" if count else "no ready endpoint"
+        return f"{title} has no external address: {ready} with this name and port"
+    if not found.external_addresses:
+        return f"{title} has no external address"
+    known = ", ".join(found.external_addresses)
+    return f"{title} has the external addresses {known}" + ("" if count else ", but no such port")
+
+
 def endpoints(key: ObjectKey, slices: Mapping[str, Slice]) -> tuple[str, tuple[trace.Object, ...]]:
     """Return how many ready endpoints the slices of a Service have, and these slices."""
     count = sum(len(each.endpoints) for each in slices.values())
@@ -59,10 +80,12 @@ def endpoints(key: ObjectKey, slices: Mapping[str, Slice]) -> tuple[str, tuple[t
     return f"{ready} in {len(slices)} EndpointSlice{'s' * (len(slices) > 1)}", objects
 
 
-def no_port(key: ObjectKey, port: str, protocol: str, ports: Iterable[Port]) -> str:
+def no_port(key: ObjectKey, port: str, protocol: str, ports: Sequence[Port]) -> str:
     """Return that a Service has no such port, and which ones it has."""
+    if not ports:
+        return f"{'/'.join(key)} has no port"
     known = ", ".join(f"{each.name or '(unnamed)'}/{each.protocol}" for each in ports)
-    return f"{'/'.join(key)} has no port {port or '*'}/{protocol or '*'}; it has {known or 'none'}"
+    return f"{'/'.join(key)} has no port {port or '*'}/{protocol or '*'}; it has {known}"
 
 
 def no_endpoint(key: ObjectKey, hostname: str, known: Sequence[str]) -> str:

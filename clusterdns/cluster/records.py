@@ -258,11 +258,17 @@ class Lookup:
         if service is None or self._is_ignored(key, service):
             return None
         if parsed.topology_zone:
+            if taker is not None and not service.is_headless:
+                taker.blame("only headless Services have names of topology zones")
             return self._find_in_zone(key, parsed) if service.is_headless else None
         if service.type == "ExternalName":
             if parsed.endpoint or parsed.port or parsed.protocol:
+                if taker is not None:
+                    taker.blame("nothing is below the name of an alias")
                 return None
             if rr.address_rdata(service.external_name):
+                if taker is not None:
+                    taker.blame("its `externalName` is an address, and no name")
                 return None  # CoreDNS leaves out an address as external name
             return [Entry(service.external_name, -1, ())]
         if service.is_headless or parsed.endpoint:
@@ -305,9 +311,15 @@ class Lookup:
     def _note_no_endpoint(self, taker: trace.Scribe, key: ObjectKey, parsed: Parsed) -> None:
         """Note why no endpoint of a Service matches a name."""
         slices = list(self._services.slices_of(key))
-        names = [self.hostname(e).lower() for each in slices for e in each.endpoints]
+        there = [s for s in slices if not parsed.endpoint or s.cluster.lower() == parsed.cluster]
+        names = [self.hostname(e).lower() for each in there for e in each.endpoints]
         ports = [port for each in slices for port in each.ports]
-        if parsed.endpoint and parsed.endpoint not in names:
+        clusters = sorted({each.cluster.lower() for each in slices})
+        if parsed.endpoint and parsed.cluster not in clusters and self.is_multicluster:
+            known = ", ".join(clusters) or "none"
+            wanted = parsed.cluster or "(none in the name)"
+            taker.blame(f"no endpoint is of the cluster {wanted}; they are of {known}")
+        elif parsed.endpoint and parsed.endpoint not in names:
             taker.blame(reasons.no_endpoint(key, parsed.endpoint, names))
         elif names and not any(_is_wanted(port, parsed) for port in ports):
             taker.blame(reasons.no_port(key, parsed.port, parsed.protocol, ports))
@@ -361,13 +373,18 @@ class Lookup:
         if taker is not None:
             taker.note(f"`pods {self._options.pods}`: the name of a Pod at {address}")
         if self._options.pods == INSECURE:
-            return [Entry(address, 0, owner)] if rr.address_rdata(address) else None
+            is_address = rr.address_rdata(address) is not None
+            if taker is not None and not is_address:
+                taker.blame(f"{parsed.service} is no address with dashes")
+            return [Entry(address, 0, owner)] if is_address else None
         self.facts.append(("address", address))
         self.needs.add(PODS)
         pods = [key for key in self._store.pods_at(address) if key[0] == parsed.namespace]
         if taker is not None:
             there = ", ".join("/".join(key) for key in self._store.pods_at(address)) or "none"
-            taker.note(f"Pods at {address}: {there}", objects=tuple((PODS, *key) for key in pods))
+            note = taker.note if pods else taker.blame
+            note(f"Pods at {address}: {there}; wanted is one of the namespace {parsed.namespace}",
+                 objects=tuple((PODS, *key) for key in pods))  # fmt: skip
         return [Entry(address, 0, owner) for _ in pods] or None
 
     def reverse(self, address: str) -> list[tuple[str, ...]]:
@@ -393,8 +410,12 @@ class Lookup:
                         found[self.hostname(endpoint), service, namespace, "svc"] = None
         if taker is not None:
             names = ", ".join(f"{each[2]}/{each[1]}" for each in found)
-            taker.note(f"{address} is a ready endpoint of {names or 'no Service'}",
-                       objects=tuple((SERVICES, each[2], each[1]) for each in found))  # fmt: skip
+            hidden = list(self._store.services.at(address)) and not found
+            note = taker.note if found else taker.blame
+            note(f"{address} is a ready endpoint of {names}" if found else
+                 f"{address} is an address of a Service whose namespace is hidden" if hidden else
+                 f"{address} is no cluster address and no ready endpoint of a Service",
+                 objects=tuple((SERVICES, each[2], each[1]) for each in found))  # fmt: skip
         return list(found)
 
     def servers(self, local_addresses: tuple[str, ...]) -> list[Entry]:

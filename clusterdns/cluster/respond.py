@@ -14,6 +14,7 @@ import math
 from collections.abc import Generator, Hashable, Iterable
 from typing import Final, NamedTuple
 
+from clusterdns.cluster import reasons
 from clusterdns.cluster.records import (
     Entry,
     Lookup,
@@ -136,11 +137,13 @@ class Responder:
     def _respond(
         self, question: Question, zone: AskedZone
     ) -> Generator[Question, Response, Response | None]:
+        taker = trace.scribe()
         if question.qtype in (rr.AXFR, rr.IXFR):
+            if taker is not None:
+                taker.blame("zones are transferred by the plugin `transfer` only")
             return failure(rr.REFUSED)
         lookup = Lookup(self._store, self._options, is_multicluster=zone.is_multicluster)
         outside: list[Response] = []
-        taker = trace.scribe()
         if taker is not None:
             taker.note(f"in the zone {name.text(zone.folded)} of the cluster")
         try:
@@ -204,6 +207,9 @@ class Responder:
         if entries is None:
             return None
         if qtype == rr.TXT and not entries and not self._is_zonal(question, zone):
+            if (taker := trace.scribe()) is not None:
+                taker.blame("the name is above those of objects: it has no TXT record, and CoreDNS "
+                            "says that it does not exist")  # fmt: skip
             return None  # as CoreDNS does for empty non-terminals
         if qtype == rr.SRV and not self._is_name_server(question, zone):
             return server_records(qname, zone.case, ttl, entries)
@@ -301,12 +307,13 @@ class Responder:
 
     def _note_name_error(self, taker: trace.Scribe, question: Question, zone: AskedZone) -> None:
         """Note what the name of an explained query could be, and what it leads to."""
-        is_pointer = question.qtype == rr.PTR and name.reverse_address(question.folded)
-        if not is_pointer and self._parsed(question, zone) is None:
-            taker.blame(
-                "no object has such a name: the label left of the zone is neither `svc` nor `pod`, "
-                "or there are too many labels"
-            )
+        address = name.reverse_address(question.folded)
+        if address and question.qtype != rr.PTR:
+            taker.blame(f"the name of the address {address} has no record but of type PTR")
+        elif not address and name.is_within_any(zone.folded, name.REVERSE_ZONES):
+            taker.blame("no address has such a name")
+        elif not address and self._parsed(question, zone) is None:
+            taker.blame(reasons.no_form(_left_of(question, zone)))
         if name.is_within_any(question.folded, self._fallthrough):
             taker.note("`fallthrough`: the next plugin may know it")
         elif not self._store.is_settled:

@@ -174,6 +174,10 @@ class Acl(Plugin):
                 return Verdict(policy.action, zone)
         return _ALLOW
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that no rule is about the query, for `explain`."""
+        return "" if is_own else "no rule matches, so the query is allowed"
+
     def _deny(self, verdict: Verdict) -> Response:
         labels = (self._block.server, name.text(verdict.zone), self._block.view)
         self._counts[COUNTERS[verdict.action], labels] += 1

@@ -46,6 +46,10 @@ class Any(Knowing):
             return None
         return Response(flags=0, answer=(RR(question.qname, rr.HINFO, TTL_S, _RDATA),))
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return what stands for the records, for `explain`."""
+        return "one record stands for those of all types (RFC 8482)" if is_own else ""
+
     def treats_alike(self, cut: WireName) -> bool:
         """Return True: it answers only ANY."""
         return True

@@ -109,6 +109,10 @@ class Auto(Authority, Polling):
         """Return the longest zone that a name lies in, or None."""
         return longest(qname, self.zones) if name.is_within_any(qname, self._origins) else None
 
+    def origin(self, apex: WireName) -> str:
+        """Return the zone and its directory, for explanations."""
+        return f"the zone {name.text(apex)} of the directory {self._directory}"
+
     async def start(self, worker: Worker) -> None:
         """Read the directory, and start to poll it."""
         await self.look()

@@ -44,7 +44,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.host import logs
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import ROOT, WireName
 from clusterdns.wire.response import Response, failure
@@ -115,11 +115,21 @@ class Autopath(Plugin):
             return await next(query)
         return await searchpath.handle_walk(self._walk(question, path), query, next)
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that no search begins with the name, for `explain`."""
+        if is_own:
+            return ""
+        if not name.is_within_any(question.folded, self._zones):
+            return f"in none of its zones {trace.names_text(self._zones)}"
+        return "not below the first domain of a search path"
+
     def _walk(self, question: Question, path: tuple[WireName, ...]) -> Walk:
         """Ask for the name below each domain (CoreDNS: plugin/autopath/autopath.go)."""
         prefix = question.qname[: -len(path[0])]
         if not prefix:
             zone = name.text(path[0])
+            if (taker := trace.scribe()) is not None:
+                taker.blame(f"the name is {zone} itself, the first domain of the search path")
             return failure(rr.SERVFAIL, f"trimzone: overshot qname: {zone}for zone {zone}")
         first: Response | None = None
         for domain in path:

@@ -165,6 +165,15 @@ class Cache(Plugin):
         moves = self._counts.moves("requests", "misses")
         return found_here._replace(counters=(*found_here.counters, *moves))
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return why no reply is kept, for `explain`."""
+        spared = self._spared.zones
+        if spared and name.is_within_any(question.folded, spared):
+            return "names of the cluster are never kept"
+        if not self._is_mine(question):
+            return f"it keeps replies in {trace.names_text(self._zones)} only"
+        return "what is answered from memory is not kept"
+
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether TTLs are bounded for all names below ``cut``, or for none."""
         return not any(name.is_below(zone, cut) for zone in self._zones)
@@ -210,7 +219,10 @@ class Cache(Plugin):
         age = found.now - item.stored_at
         if (taker := trace.scribe()) is not None:
             left = f"{found.left} s of its TTL left" if found.left > 0 else "stale"
-            taker.note(f"kept as {found.cache_type} for {age:.0f} s, {left}")
+            kept = item.response
+            note = taker.note if kept.answer and not kept.rcode else taker.blame
+            what = trace.response_text(kept)
+            note(f"kept as {found.cache_type} for {age:.0f} s, {left}: {what}")
         unseen_s = math.floor(age) + 1 - age  # then the TTL is one less
         if found.left <= 0:
             self._counts.add("served_stale")

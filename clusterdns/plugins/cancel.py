@@ -30,7 +30,7 @@ from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Repeats
 from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
-from clusterdns.wire import rr
+from clusterdns.wire import rr, trace
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
@@ -62,6 +62,8 @@ class Cancel(Plugin):
         except TimeoutError:
             if not limit.expired():
                 raise
+            if (taker := trace.scribe()) is not None:
+                taker.blame(f"no plugin has answered in {self._timeout_s:g} s")
             return failure(rr.SERVFAIL, "context deadline exceeded")
 
     def treats_alike(self, cut: WireName) -> bool:

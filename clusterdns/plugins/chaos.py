@@ -78,6 +78,10 @@ class Chaos(Knowing):
         orders = tuple((each, (), ()) for each in turned) if len(turned) > 1 else ()
         return Response(flags=0, answer=turned[0], orders=orders)
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that it knows the name, for `explain`."""
+        return f"{name.text(question.folded)} is a name of the server itself" if is_own else ""
+
     def treats_alike(self, cut: WireName) -> bool:
         """Return True: denials are of class IN."""
         return True

@@ -43,7 +43,7 @@ from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import rr
+from clusterdns.wire import rr, trace
 from clusterdns.wire.message import TC, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
@@ -115,6 +115,10 @@ class Dns64(Plugin):
         found = yield translation.asking(question, rr.A)
         if found is DROP:
             return failure(rr.SERVFAIL, "dns64: upstream returned no response")
+        if (taker := trace.scribe()) is not None:
+            count = sum(record.rtype == rr.A for record in found.answer)
+            into = self._prefix.network
+            taker.note(f"asks for A in place of AAAA: {count or 'no'} of them to embed in {into}")
         most_ttl = translation.most_ttl(denial)
         answer = tuple(
             record._replace(
@@ -129,6 +133,16 @@ class Dns64(Plugin):
         self._translated += 1
         made = translation.in_place_of(denial, found, found.flags & TC, answer)
         return made._replace(counters=(*made.counters, (TRANSLATED, (self._block.server,))))
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return why nothing is translated, for `explain`."""
+        if question.qtype != rr.AAAA or is_own:
+            return ""
+        if translation.has(response, rr.AAAA) and not self._translates_all:
+            return "the reply has AAAA records"
+        if not self._is_wanted(question, response):
+            return f"{rr.rcode_text(response.rcode)} is not translated"
+        return "`allow_ipv4` is not set, and the client asks over IPv4"
 
     def treats_alike(self, cut: WireName) -> bool:
         """Return True: NXDOMAIN is not looked up again."""

@@ -60,7 +60,7 @@ from clusterdns.signing import keys
 from clusterdns.signing.answers import Signing
 from clusterdns.signing.keys import Key
 from clusterdns.signing.signatures import Signer
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import OPCODE_QUERY, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.outcome import Outcome, outcome_of
@@ -155,6 +155,14 @@ class Dnssec(Plugin):
     def relay(self, route: Route) -> bool:
         """Exclude the names of our zones from the relay."""
         return not self._signer.keys or route.claim(tuple(self._zones))
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return what is signed, for `explain`."""
+        if is_own:
+            return f"{len(self._signer.keys)} keys of the zone"
+        if name.is_within_any(question.folded, self._zones):
+            return "the query has no DO bit, so nothing is signed" if not question.do else ""
+        return f"in none of its zones {trace.names_text(self._zones)}"
 
     def _is_mine(self, question: Question) -> bool:
         return (

@@ -101,6 +101,10 @@ class Erratic(Plugin):
         is_cut = amounts["truncate"] > 0 and number & amounts["truncate"] == 0
         return self._respond(query.question, is_cut=is_cut)
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return what the reply is, for `explain`."""
+        return "a made-up reply for tests; some are dropped, delayed or cut" if is_own else ""
+
     def _respond(self, question: Question, *, is_cut: bool) -> Response:
         qname, qtype = question.qname, question.qtype
         if qtype == rr.AXFR:

@@ -83,7 +83,7 @@ from clusterdns.skydns import services
 from clusterdns.skydns.gateway import Endpoint, Etcd, KeyValue
 from clusterdns.skydns.records import Get, MissingError, Zone
 from clusterdns.skydns.services import Service
-from clusterdns.wire import name, rr
+from clusterdns.wire import name, rr, trace
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure, fit
@@ -192,8 +192,16 @@ class EtcdPlugin(Plugin):
         if response is not None:
             return response
         if name.is_within_any(question.folded, self._fallthrough):
+            if (taker := trace.scribe()) is not None:
+                taker.note("`fallthrough`: the next plugin may know it")
             return await next(query)
         return lookup.negative(rr.NXDOMAIN)
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return which zone decided, for `explain`."""
+        if not is_own:
+            return f"in none of its zones {trace.names_text(self._zones)}"
+        return "" if response.answer else "etcd has nothing of this type there"
 
     def samples(self) -> list[Sample]:
         """Return how often etcd has failed."""
@@ -239,13 +247,19 @@ class EtcdPlugin(Plugin):
         qname = name.fold(wanted.qname)
         key, is_wild = services.wild_path(qname, self._prefix)
         whole = services.path(qname, self._prefix)
+        taker = trace.scribe()
         if key is None or whole is None:
+            if taker is not None:
+                taker.blame(f"{name.text(wanted.qname)} is no path of etcd")
             raise MissingError
         found: list[KeyValue] = []
         if not wanted.is_exact:
             found = await etcd.range(key.removesuffix("/") + "/", is_prefix=True)
         if not found:
             found = await etcd.range(key, is_prefix=False)
+        if taker is not None:
+            note = taker.note if found else taker.blame
+            note(f"etcd has {len(found) or 'no'} key{'' if len(found) == 1 else 's'} at {key}")
         if not found:
             raise MissingError
         if is_wild:

@@ -94,6 +94,14 @@ class Families(Plugin):
             return _nodata(zone)
         return self._without_hints(question, await next(query))
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that the type is left out, for `explain`."""
+        zone = self._zone_of(question)
+        if is_own and zone is not None:
+            kind = rr.type_text(question.qtype)
+            return f"records of type {kind} are left out in {name.text(zone)}"
+        return ""
+
     def _zone_of(self, question: Question) -> WireName | None:
         """Return the zone of ours that the question lies in, or None."""
         if question.do or question.qclass != rr.CLASS_IN:

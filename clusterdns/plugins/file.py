@@ -66,6 +66,7 @@ class File(Authority, Polling):
             raise directive.error("wants DBFILE [ZONES...]")
         super().__init__(block)
         self._path = block.path(directive.args[0]).absolute()
+        self._written = directive.args[0]
         apexes = arguments.zone_names(directive.args[1:], directive) or block.zones
         self.reload_s = RELOAD_S
         self._by_mtime = False
@@ -105,6 +106,10 @@ class File(Authority, Polling):
         """Return the zone a name lies in, if it is not in a longer one of another directive."""
         found = longest(qname, self._apexes)
         return found if found in self.zones else None
+
+    def origin(self, apex: WireName) -> str:
+        """Return the zone and its file, for explanations."""
+        return f"the zone {name.text(apex)} of the file {self._written}"
 
     async def start(self, worker: Worker) -> None:
         """Start to poll the file."""

@@ -245,6 +245,8 @@ class Forward(Plugin):
         most = self._settings.max_concurrent
         if self._under_way + pool.relayed >= most:
             self._refuse(1)
+            if (taker := trace.scribe()) is not None:
+                taker.blame(f"`max_concurrent` allows {most} queries at one time")
             for lane in pool.lanes:
                 lane.refuses = True  # the relay refuses similar ones for a while
             return failure(rr.REFUSED, f"concurrent queries exceeded maximum {most}")
@@ -265,6 +267,14 @@ class Forward(Plugin):
         if response.flags & message.AD and not (question.do or query.flags & message.AD):
             response = response._replace(flags=response.flags & ~message.AD)
         return await next(query) if self._is_for_next(response) else response
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return why it does not forward the name, for `explain`."""
+        if is_own or self._settings.is_for(question.folded):
+            return ""
+        if name.is_within(question.folded, self._settings.zone):
+            return f"`except` leaves out {trace.names_text(self._settings.excepted)}"
+        return f"it forwards names in {name.text(self._settings.zone)} only"
 
     def _tell(self, query: Query, taker: trace.Scribe | None, attempt: Attempt) -> None:
         """Report an exchange with a server to the taps (CoreDNS: forward/dnstap.go)."""

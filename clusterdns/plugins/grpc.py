@@ -69,7 +69,7 @@ from clusterdns.host.tasks import end
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.histogram import TIME_S, Histogram
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, rr, trace
 from clusterdns.wire.message import AD, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure, response_of
@@ -165,23 +165,36 @@ class Grpc(Plugin):
             return found if behind.error == _NO_NEXT else behind
         return found
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return why it does not forward the name, for `explain`."""
+        if is_own or self._is_for(question.folded):
+            return ""
+        if name.is_within(question.folded, self._zone):
+            return f"`except` leaves out {trace.names_text(self._excepted)}"
+        return f"it forwards names in {name.text(self._zone)} only"
+
     async def _ask(self, query: Query, question: Question) -> Response:
         self._turn += 1
         asked = Asked.of(query, question, "tcp", message.MAX_OCTETS, self._outside.options)
         out = Exchange.begin(query.ident, question, asked.flags, asked.edns)
         until_s = asyncio.get_running_loop().time() + DEADLINE_S
-        said = "no gRPC server"
+        said, taker = "no gRPC server", trace.scribe()
         for i in order(self._policy, len(self._connections), self._turn, random):
             server, began = self._connections[i], time.monotonic()
             try:
                 reply = await ask(server, out, until_s)
             except UpstreamError as error:
                 said = str(error)
+                if taker is not None:
+                    taker.blame(f"{server.text}: {said}")
                 continue
             histogram = self._durations.setdefault(server.text, Histogram(TIME_S))
             histogram.observe(time.monotonic() - began)
             self._rcodes[rr.RCODE_TEXT.get(reply.rcode) or str(reply.rcode), server.text] += 1
             found = response_of(reply)
+            if taker is not None:
+                note = taker.note if found.rcode == rr.NOERROR else taker.blame
+                note(f"{server.text}: {rr.rcode_text(found.rcode)}")
             if found.flags & AD and not (question.do or query.flags & AD):
                 found = found._replace(flags=found.flags & ~AD)
             return found

@@ -114,6 +114,7 @@ class Hosts(Polling):
         self._ttl = 3600
         self.reload_s = 5.0
         self._lines: list[str] = []
+        self._places: list[str] = []  # file:line of each
         for line in directive.block:
             self._read(line)
         if self._passes_unsupported and not self._fallthrough:
@@ -170,6 +171,7 @@ class Hosts(Polling):
         if not hostsfile.is_address(text.split()[0]):
             _log.warning("%s:%d: no IP address: %.100s", line.file, line.line, text)
         self._lines.append(text)
+        self._places.append(f"{line.file}:{line.line}")
 
     def _parse(self, octets: bytes, source: str) -> Entries:
         """Return the entries of a text, and log its errors."""
@@ -272,10 +274,34 @@ class Hosts(Polling):
     def _found(self, qname: WireName, rtype: int, rdatas: tuple[bytes, ...]) -> Response:
         if (taker := trace.scribe()) is not None:
             kind = f"{len(rdatas)}" if rdatas else "no"
-            taker.note(f"{self._path} and the entries of the Corefile know the name: {kind} "
-                       f"of type {rr.type_text(rtype)}")  # fmt: skip
+            note = taker.note if rdatas else taker.blame
+            note(f"{self._path} and the entries of the Corefile know the name: {kind} "
+                       f"of type {rr.type_text(rtype)}", place=self._place_of(qname))  # fmt: skip
         records = tuple(RR(qname, rtype, self._ttl, rdata) for rdata in rdatas[:MAX_RECORDS])
         return Response(rr.NOERROR, AA, records, facts=self._facts)
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that no entry has the name, for `explain`."""
+        if (
+            not is_own
+            and question.qtype != rr.PTR
+            and not name.is_within_any(question.folded, self._zones)
+        ):
+            return f"in none of its zones {trace.names_text(self._zones)}"
+        return f"no entry of {self._path} or the Corefile has the name" + (
+            ", and `fallthrough` is not for it" if is_own else ""
+        )
+
+    def _place_of(self, qname: WireName) -> str:
+        """Return the line of the Corefile with an entry for a name, "" if there is none."""
+        wanted = name.text(qname).removesuffix(".")
+        if (address := name.reverse_address(qname)) is not None:
+            wanted = address
+        for text, place in zip(self._lines, self._places, strict=True):
+            ip, *names = (word.lower().removesuffix(".") for word in text.split())
+            if wanted in names or wanted == name.canonical_address(ip):
+                return place
+        return ""
 
     def _addresses(self, qname: WireName, qtype: int) -> tuple[bytes, ...]:
         return self._file.addresses(qname, qtype) + self._inline.addresses(qname, qtype)

@@ -45,7 +45,7 @@ from clusterdns.cluster.inside import Inside
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
-from clusterdns.wire import name
+from clusterdns.wire import name, trace
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
@@ -110,6 +110,12 @@ class K8sExternal(Plugin):
         if steps is None:
             return await next(query)
         return await handle_by(steps, query, self._block.resolver, next)
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that no zone of it has the name, for `explain`."""
+        if is_own:
+            return "a name of the zone itself, and not of a Service"
+        return f"in none of its zones {trace.names_text(self._responder.zones)}"
 
     def _steps(self, question: Question) -> Steps | None:
         zone = self._responder.zone_of(question.folded)

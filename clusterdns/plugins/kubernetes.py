@@ -92,7 +92,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.histogram import DEFAULT_S, PROGRAMMING_S
-from clusterdns.wire import name
+from clusterdns.wire import name, trace
 from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
@@ -241,6 +241,12 @@ class Kubernetes(Plugin):
             return next(question)
         steps = self._responder.respond(question, zone)
         return answer_by(steps, question, self._block.resolver, next)
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that no zone of it has the name, for `explain`."""
+        if is_own or self._responder.zone_of(question) is not None:
+            return ""
+        return f"in none of its zones {trace.names_text(self._settings.zones)}"
 
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether no zone of ours, and none of `fallthrough`, is below ``cut``."""

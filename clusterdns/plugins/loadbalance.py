@@ -121,6 +121,10 @@ class LoadBalance(Polling):
         response = next(question)
         return None if response is None else self._balance(question, response)
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return why no record is moved, for `explain`."""
+        return "the reply has no two records that could change places"
+
     def treats_alike(self, cut: WireName) -> bool:
         """Return True: all names are treated alike."""
         return True

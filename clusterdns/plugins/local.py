@@ -101,6 +101,10 @@ class Local(Knowing):
         is_prefixed = self._has_prefix and folded.startswith(_LABEL)
         return is_prefixed or name.is_within(folded, _LOCALHOST)
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that the name means this host, for `explain`."""
+        return "a name of the host itself, which is never forwarded" if is_own else ""
+
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether no name below ``cut`` is answered here."""
         return not self._has_prefix and not any(

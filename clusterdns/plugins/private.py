@@ -145,6 +145,15 @@ class Private(Plugin):
         rcode = rr.NOERROR if exists else rr.NXDOMAIN
         return Response(rcode, authority=(_soa(zone),), counters=counters)
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return why the name is not forwarded, for `explain`."""
+        zone, why = self._zone_of(question)
+        if not is_own:
+            return (
+                f"{name.text(zone)} is let out" if zone != ROOT else "no private zone has the name"
+            )
+        return f"{name.text(zone)} is never forwarded: {why.replace('_', ' ')}"
+
     def _zone_of(self, question: Question) -> tuple[WireName, str]:
         """Return the zone that decides, and the reason not to forward, or LET_OUT."""
         for zone in name.parents(question.folded):

@@ -132,6 +132,17 @@ class Rewrite(Plugin):
             return failure(rr.SERVFAIL, f"no room for {rr.rcode_text(response.rcode)}")
         return self._with_echo(response, state, query)
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that no rule matches, for `explain`."""
+        count = len(self._rules)
+        return (
+            ""
+            if is_own
+            else f"none of {count} rules matches"
+            if count > 1
+            else "its rule does not match"
+        )
+
     def _apply(self, state: State) -> None:
         """Apply the rules to a question."""
         taker = trace.scribe()

@@ -132,6 +132,10 @@ class Search(Plugin):
                 return zone
         return None
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that no search begins with the name, for `explain`."""
+        return "" if is_own else "not the first question of a search for an address"
+
     def _walk(self, question: Question, zone: WireName) -> Walk:
         """Ask for the first name, and for later ones if it does not exist."""
         first = yield question
@@ -147,6 +151,7 @@ class Search(Plugin):
                 return first
         if self._inside.is_service(namespace, short[-1]):
             return first
+        searchpath.note_path(self._path(zone, short), f"Pods of {namespace.decode('latin-1')}")
         prefix = question.qname[: -len(below) - 1 - len(namespace)]
         for domain in self._path(zone, short):
             asked = searchpath.below(question, prefix, domain)

@@ -163,6 +163,10 @@ class Secondary(Authority):
             raise directive.error("wants transfer from ADDRESS")
         return found
 
+    def origin(self, apex: WireName) -> str:
+        """Return the zone and its primary servers, for explanations."""
+        return f"the zone {name.text(apex)}, transferred from its primary servers"
+
     async def start(self, worker: Worker) -> None:
         """Start the transfers; do not wait for them."""
         self._heard = self._notes.tolist()

@@ -46,7 +46,7 @@ from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import rr
+from clusterdns.wire import rr, trace
 from clusterdns.wire.message import AA, RA, TC, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
@@ -113,6 +113,9 @@ class Siit(Plugin):
         found = yield translation.asking(question, rr.AAAA)
         if found is DROP:
             return failure(rr.SERVFAIL, "siit: upstream lookup returned no response")
+        if (taker := trace.scribe()) is not None:
+            count = sum(record.rtype == rr.AAAA for record in found.answer)
+            taker.note(f"asks for AAAA in place of A: {count or 'no'} of them to translate")
         flags = found.flags & (AA | RA | TC)
         if found.rcode != rr.NOERROR:
             return translation.in_place_of(denial, found, flags)
@@ -131,6 +134,14 @@ class Siit(Plugin):
             return denial._replace(lifetime_s=made.lifetime_s, facts=made.facts)
         self._translated += 1
         return made._replace(counters=(*made.counters, (TRANSLATED, (self._block.server,))))
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return why nothing is translated, for `explain`."""
+        if question.qtype != rr.A or is_own:
+            return ""
+        if translation.has(response, rr.A):
+            return "the reply has A records"
+        return f"{rr.rcode_text(response.rcode)} is not translated"
 
     def treats_alike(self, cut: WireName) -> bool:
         """Return True: NXDOMAIN is not looked up again."""

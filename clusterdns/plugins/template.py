@@ -157,12 +157,21 @@ class TemplatePlugin(Plugin):
             data = self._data(rule, zone, question, query)
             if (taker := trace.scribe()) is not None:
                 matches = "matches" if data is not None else "does not match the name"
-                taker.note(f"the rule for {name.text(zone)} {matches}", place=rule.place)
+                by = f" ({' '.join(each.text for each in rule.regexps)})" if rule.regexps else ""
+                is_end = data is None and not name.is_within_any(question.folded, rule.fallthrough)
+                makes_none = not rule.made["answer"] or rule.rcode != rr.NOERROR
+                note = taker.blame if is_end or (data and makes_none) else taker.note
+                note(f"the rule for {name.text(zone)} {matches}{by}", place=rule.place)
             if data is not None:
                 return (yield from self._obey(rule, data, question))
             if not name.is_within_any(question.folded, rule.fallthrough):
                 return failure(rr.SERVFAIL)
         return None
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that no rule is for the question, for `explain`."""
+        kind = rr.type_text(question.qtype)
+        return "" if is_own else f"no rule is for type {kind} in a zone with the name"
 
     def _data(
         self, rule: Rule, zone: WireName, question: Question, query: Query | None

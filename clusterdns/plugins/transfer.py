@@ -44,7 +44,7 @@ from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
-from clusterdns.wire import message, name, rr
+from clusterdns.wire import message, name, rr, trace
 from clusterdns.wire.message import AA, Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
@@ -105,12 +105,17 @@ class Transfer(Plugin):
         question = query.question
         if question is None or question.qtype not in _TRANSFERS:
             return await next(query)
+        taker = trace.scribe()
         if query.transport != "tcp":
+            if taker is not None:
+                taker.blame("zones are transferred over TCP only")
             return failure(rr.REFUSED)
         rule = self._rule_of(question.folded)
         if rule is None:
             return await next(query)
         if not (rule.is_open or _address(query.client[0]) in rule.allowed):
+            if taker is not None:
+                taker.blame(f"`to` does not name the client {query.client[0]}")
             return Response(rr.REFUSED, flags=0, lifetime_s=0)
         if question.qtype == rr.IXFR and query.serial is None:
             return failure(rr.SERVFAIL, "plugin/transfer: IXFR without the SOA it begins at")
@@ -121,6 +126,10 @@ class Transfer(Plugin):
         if records is None:
             return await next(query)
         return self._begin(query, question, records)
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return that the zone is transferred, for `explain`."""
+        return f"the whole zone {name.text(question.folded)} is sent" if is_own else ""
 
     def _begin(self, query: Query, question: Question, records: Iterator[RR]) -> Response:
         soa = records.__next__()

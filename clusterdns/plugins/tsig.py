@@ -149,6 +149,10 @@ class Tsig(Plugin):
         said = self._check(query, signed)
         return said or await next(query)
 
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return why a signature is wanted, for `explain`."""
+        return "`require` wants a signature (TSIG) of such queries" if is_own else ""
+
     def _is_required(self, question: Question, opcode: int) -> bool:
         is_required = question.qtype in self._types or opcode in self._opcodes
         return is_required and name.is_within_any(question.folded, self._zones)

@@ -17,7 +17,7 @@ from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import HandleNext, Plugin, Repeats, no_arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.wire import name, rr
-from clusterdns.wire.message import AA, Query
+from clusterdns.wire.message import AA, Query, Question
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
@@ -29,6 +29,10 @@ class Whoami(Plugin):
 
     def __init__(self, directive: Directive, block: Block) -> None:
         no_arguments(directive)
+
+    def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
+        """Return what the reply holds, for `explain`."""
+        return "the additional section has the address and the port of the client" if is_own else ""
 
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the client's address, and its port and transport as an SRV record."""

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from clusterdns.chain.watched import PASSES
 from clusterdns.errors import ClusterDNSError, FormError
 from clusterdns.wire import message, name
 from clusterdns.wire.message import Edns, Question
@@ -149,8 +150,15 @@ def _run_lines(run: Plain, evidence: Mapping[str, list[str]], indent: str) -> It
         yield f"{indent}  {note['text']}"
     silent: list[str] = []
     for step in run["steps"]:
-        if step["verdict"] == "passes the question on" and not step["notes"]:
-            silent.append(f"{step['plugin']} {_places(step)}".strip())
+        if step["verdict"] == PASSES and not step["notes"] and not step["questions"]:
+            passing = f"{step['plugin']} {_places(step)}".strip()
+            if not step["reason"]:
+                silent.append(passing)
+                continue
+            if silent:
+                yield f"{indent}  passed on by {', '.join(silent)}"
+                silent.clear()
+            yield f"{indent}  passed on by {passing}: {step['reason']}"
             continue
         if silent:
             yield f"{indent}  passed on by {', '.join(silent)}"
@@ -191,6 +199,8 @@ def _reply_lines(found: Plain) -> Iterator[str]:
         yield f"from the upstream server {reply['upstream']}"
     if reply.get("error"):
         yield f"error {reply['error']}"
+    if found.get("table"):
+        yield "the answer table has this answer: the plugins are not asked until it ends there"
     lifetime_s, facts = reply.get("lifetime_s", 0), reply.get("facts", ())
     if lifetime_s is None and facts:
         yield f"the answer table repeats it until one of these changes: {', '.join(facts)}"

@@ -11,13 +11,15 @@ import math
 from typing import Any, NamedTuple
 
 from clusterdns.chain.plugin import DROP
-from clusterdns.chain.view import REFUSED, concluded
-from clusterdns.serving.server import Listener, bad_version, rendered
+from clusterdns.chain.view import REFUSED, View, concluded
+from clusterdns.serving.server import NOT_IMPLEMENTED, Listener, bad_version, rendered
 from clusterdns.wire import reading, rr, trace
-from clusterdns.wire.message import Query
+from clusterdns.wire.message import TC, Query
 from clusterdns.wire.response import Response, failure
 
 _SERVFAIL = failure(rr.SERVFAIL)
+_PLAIN_OCTETS = 512  # of a reply without EDNS (RFC 1035 section 2.3.4)
+_TC = 2  # in the third octet of a message
 
 
 class Explanation(NamedTuple):
@@ -35,30 +37,36 @@ async def explain(
     if not isinstance(query, Query):
         said = "is refused before any plugin sees it" if query else "gets no reply"
         return Explanation({"verdict": f"the packet is not a readable query: it {said}"}, query)
-    if query.question is None:
-        said = "the query has no question"
-        return Explanation({"verdict": said}, rendered(query, _SERVFAIL))
     query.client, query.transport = client, transport
     query.server = listener.address
+    cookies = listener.router.cookies
+    refusal = listener.check_cookie(query, cookies) if cookies is not None else None
+    if query.question is None:
+        said = "the query has no question"
+        return Explanation({"verdict": said}, rendered(query, refusal or _SERVFAIL))
     run = trace.Run(query.question, trace.Budget())
     with trace.noted_by(run):
-        answered = await _answered(listener, query, run)
+        answered = await _answered(listener, query, run, refusal)
     run.budget.is_over = True
     response, reply = answered if isinstance(answered, tuple) else (None, answered)
     found = run.as_plain()
     found["listener"] = listener.tally.server
     found["client"] = client[0]
+    found["table"] = _is_in_table(listener, packet, transport)
     if response is not None:
         found["reply"] = _of_response(response)
     return Explanation(found, reply)
 
 
 async def _answered(
-    listener: Listener, query: Query, run: trace.Run
+    listener: Listener, query: Query, run: trace.Run, refusal: Response | None
 ) -> tuple[Response, bytes | None] | bytes:
     """Return the response and its octets, or the octets of a refusal without a response."""
     question, router = query.question, listener.router
     assert question is not None
+    if refusal is not None:
+        run.blame("`cookie` refuses the cookie of the query, or that it has none")
+        return concluded(run, refusal), rendered(query, refusal)
     if question.qclass != rr.CLASS_IN and not router.opens_classes:
         run.blame("no server block of this listener answers for this class")
         return concluded(run, REFUSED), rendered(query, REFUSED)
@@ -72,7 +80,12 @@ async def _answered(
         reason = "no zone of this listener holds the name"
         run.blame(reason if view is None else "its server block has no plugin that answers")
         return concluded(run, REFUSED), rendered(query, REFUSED)
+    if query.changes is not None and not view.takes_updates:
+        run.blame("no plugin of the server block takes an UPDATE")
+        return concluded(run, NOT_IMPLEMENTED), rendered(query, NOT_IMPLEMENTED)
+    size = query.edns.size if query.edns is not None else _PLAIN_OCTETS
     view.bound(query)
+    _note_limits(view, query, run)
     response = view.answer(question) if view.may_know(query) else None
     if response is None:
         run.steps.clear()  # the chain that may wait asks the same plugins
@@ -82,7 +95,31 @@ async def _answered(
     if response is DROP:
         run.verdict = "no reply is sent"
         return response, None
-    return response, rendered(query, response)
+    reply = rendered(query, response)
+    if reply[2] & _TC and not response.flags & TC:
+        run.note(
+            f"the reply is cut: over UDP the client takes {size} octets, "
+            f"and this server block sends {view.most_octets} at most"
+        )
+    return response, reply
+
+
+def _note_limits(view: View, query: Query, run: trace.Run) -> None:
+    """Note that a query counts for the rate of its client; this one is not counted."""
+    limits = view.limits
+    if limits is not None and query.transport == "udp" and query.question is not None:
+        place = next((p.places[0] for p in view.plugins if p.limits is limits and p.places), "")
+        is_free = not limits.covers(query.question.folded)
+        kind = "may not count" if is_free else "counts"
+        run.note(f"such a query {kind} for the rate of its client (`ratelimit`)", place=place)
+
+
+def _is_in_table(listener: Listener, packet: bytes, transport: str) -> bool:
+    """Tell whether the answer table has the reply, so that the query reaches no plugin."""
+    uncounted = list(listener.tally.transport(transport, "1"))
+    is_stream = transport != "udp"
+    reply = listener.table.reply(packet, listener.clock(), uncounted, is_stream, [])
+    return reply is not None
 
 
 def _of_response(response: Response) -> dict[str, Any]:

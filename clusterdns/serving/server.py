@@ -30,7 +30,7 @@ from clusterdns.wire.response import Response, failure, render_reply, uncompress
 
 MAX_WAITING: Final = 8192  # queries waiting for a chain, a few kilobytes each
 _SERVFAIL: Final = failure(rr.SERVFAIL)
-_NOTIMP: Final = failure(rr.NOTIMP)
+NOT_IMPLEMENTED: Final = failure(rr.NOTIMP)
 _FORMERR: Final = failure(rr.FORMERR)
 _BADCOOKIE: Final = failure(rr.BADCOOKIE)
 _NOTHING: Final = Response(flags=0, lifetime_s=0)
@@ -154,7 +154,7 @@ class Listener:
     def _resolve(self, query: Query, hits: list[int], send: Send) -> bytes | None:
         question, cookies = query.question, self.router.cookies
         if cookies is not None:
-            refusal = self._check_cookie(query, cookies)
+            refusal = self.check_cookie(query, cookies)
             if refusal is not None:
                 return self._write(query, None, refusal, hits)
         if question is None:
@@ -168,7 +168,7 @@ class Listener:
         if view is None or not view.chain:
             return self._write(query, None, REFUSED, hits)
         if query.changes is not None and not view.takes_updates:
-            return self._write(query, None, _NOTIMP, hits)
+            return self._write(query, None, NOT_IMPLEMENTED, hits)
         view.bound(query)
         limits = view.limits if query.transport == "udp" and query.changes is None else None
         if limits is not None and limits.covers(question.folded):
@@ -197,7 +197,7 @@ class Listener:
         self.tally.once(profile, hits, query.edns is not None)
         return self.table.reply_to(query, answer)
 
-    def _check_cookie(self, query: Query, cookies: Cookies) -> Response | None:
+    def check_cookie(self, query: Query, cookies: Cookies) -> Response | None:
         """Give a query the option for its reply; return the response if it gets no other.
 
         A query without a question only asks for a cookie (RFC 7873 section 5.4).

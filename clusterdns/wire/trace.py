@@ -12,15 +12,19 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from clusterdns.wire import name, rr
-from clusterdns.wire.message import Question
+from clusterdns.wire.message import AA, AD, RA, TC, Question
 from clusterdns.wire.response import Response
+from clusterdns.wire.rr import RR
 
+MOST_NAMES = 4  # in a sentence
+_FLAGS = {AA: "aa", TC: "tc", RA: "ra", AD: "ad"}
 MAX_NOTES = 2000  # of one explained query, with all questions it leads to
 Object = tuple[str, str, str]  # kind, namespace, name of a Kubernetes object
 
@@ -115,6 +119,7 @@ class Step(Scribe):
         self.question = question
         self.runs: list[Run] = []
         self.verdict = ""
+        self.reason = ""  # why the question was passed on, if the plugin took no notes
 
     def as_plain(self) -> dict[str, Any]:
         """Return the step with the questions it asked as plain values."""
@@ -124,6 +129,7 @@ class Step(Scribe):
             "places": list(self.places),
             "question": asked if self.question != self.run.question else "",
             "verdict": self.verdict,
+            "reason": self.reason,
             **super().as_plain(),
             "questions": [run.as_plain() for run in self.runs],
         }
@@ -160,10 +166,61 @@ def question_text(question: Question) -> str:
     return text if is_common else f"{text} {rr.class_text(question.qclass)}"
 
 
+def names_text(names: Iterable[bytes]) -> str:
+    """Return names in a row, the first of them if there are many."""
+    texts = [name.text(each) for each in names]
+    others = f" and {len(texts) - MOST_NAMES} more" if len(texts) > MOST_NAMES else ""
+    return " ".join(texts[:MOST_NAMES]) + others
+
+
+def change_text(before: Response, after: Response) -> str:
+    """Return what a client sees changed between two responses, "" if that is nothing."""
+    told = []
+    if before.rcode != after.rcode:
+        told.append(f"makes {rr.rcode_text(after.rcode)} of {rr.rcode_text(before.rcode)}")
+    for bit, text in _FLAGS.items():
+        if (before.flags ^ after.flags) & bit:
+            told.append(f"{'sets' if after.flags & bit else 'clears'} {text}")
+    for i, section in enumerate(("answer", "authority", "additional")):
+        told += _section_changes(section, before.sections[i], after.sections[i])
+    old, new = ({record.ttl for s in each.sections for record in s} for each in (before, after))
+    if old != new and old and new:
+        told.append(f"changes TTLs {_numbers(old)} to {_numbers(new)}")
+    if len(after.orders) > 1 and len(before.orders) <= 1:
+        told.append("varies the order of the records")
+    if after.verbatim and not before.verbatim:
+        told.append("sets flags in place of the query's")
+    if before.edns != after.edns and after.edns is not None:
+        told.append("adds to the OPT record")
+    return ", ".join(told)
+
+
+def _section_changes(section: str, before: Sequence[RR], after: Sequence[RR]) -> Iterator[str]:
+    old, new = ([_content(record) for record in each] for each in (before, after))
+    lost, added = Counter(old) - Counter(new), Counter(new) - Counter(old)
+    if lost:
+        yield f"removes {_records(lost.total())} from the {section} section"
+    if added:
+        yield f"adds {_records(added.total())} to the {section} section"
+    if not lost and not added and old != new:
+        yield f"orders the {section} section"
+
+
+def _content(record: RR) -> tuple[bytes, int, int, bytes]:
+    return bytes(record.owner).lower(), record.rtype, record.rclass, bytes(record.rdata)
+
+
+def _records(count: int) -> str:
+    return f"{count} record{'s' if count > 1 else ''}"
+
+
+def _numbers(found: set[int]) -> str:
+    return "/".join(map(str, sorted(found)[:MOST_NAMES]))
+
+
 def response_text(response: Response) -> str:
     """Return the RCODE of a response and how many records it has."""
     rcode = rr.rcode_text(response.rcode)
     if response.answer:
-        count = len(response.answer)
-        return f"{rcode} with {count} record{'s' if count > 1 else ''}"
+        return f"{rcode} with {_records(len(response.answer))}"
     return f"{rcode} without records" if response.rcode == rr.NOERROR else rcode

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import casefile
+import dns.message
+import explanations
 import pytest
+import signedzones
 import test_cases
 import yaml
 from inprocess import CLIENT, InProcess
+from scriptedupstream import ScriptedUpstream
 
+from clusterdns.chain.watched import PASSES
 from clusterdns.serving import batch
 from clusterdns.serving.explaining import explain
 from clusterdns.wire import message, name, rr, trace
@@ -28,55 +34,41 @@ ZONES = Path(__file__).resolve().parents[2] / "zones"
 IDENT = 0x1234
 
 
-def notes_of(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """All notes of a run, with those of the questions it led to."""
-    found = list(run.get("notes", ()))
-    for step in run.get("steps", ()):
-        found += step["notes"]
-        for inner in step["questions"]:
-            found += notes_of(inner)
-    return found
-
-
-def faults_of(run: dict[str, Any]) -> list[str]:
-    """What an explanation lacks: a decision, its line, or its reasons."""
-    if "question" not in run:  # refused at the gate
-        return [] if run["verdict"] else ["no verdict"]
-    found = [] if run["verdict"] else [f"{run['question']}: no verdict"]
-    if not run["steps"]:
-        return found if run["notes"] else [*found, f"{run['question']}: no reason without a step"]
-    if not run["server_block"]["place"].startswith("Corefile:"):
-        found.append(f"{run['question']}: server block without a line")
-    if not run["notes"]:
-        found.append(f"{run['question']}: no reason for the server block")
-    for step in run["steps"]:
-        if not step["verdict"]:
-            found.append(f"{run['question']}: {step['plugin']} has no verdict")
-        if not all(each.startswith("Corefile:") for each in step["places"]) or not step["places"]:
-            found.append(f"{run['question']}: {step['plugin']} has no line")
-        decides = step["verdict"].startswith("answers")
-        if step["plugin"] == "kubernetes" and decides and "REFUSED" not in step["verdict"]:
-            found += [] if step["notes"] else [f"{run['question']}: kubernetes gives no reason"]
-        for inner in step["questions"]:
-            found += faults_of(inner)
-    return found
+GOLDEN = Path(__file__).parent / "cases" / "explained"
 
 
 @pytest.mark.parametrize("case", test_cases.NOW, ids=test_cases.ids)
-def test_an_explanation_has_the_reply_and_the_reasons(case, tmp_path):
+def test_an_explanation_has_the_reply_and_the_path_that_led_to_it(case, tmp_path, request):
+    told = list[str]()
     with test_cases.upstream_of(case) as upstream:
         corefile = test_cases.fill(case, f"manifests {tmp_path}", upstream)
-        failures = asyncio.run(explained(case, corefile, upstream))
+        failures = asyncio.run(explained(case, corefile, upstream, told))
     assert not failures, "\n\n".join(failures)
+    golden = GOLDEN / Path(case.path).stem / f"{test_cases.ids(case)}.txt"
+    text = "".join(f"{each}\n" for each in told).replace(
+        test_cases.LOCAL[0], casefile.LOCAL_ADDRESS
+    )
+    if request.config.getoption("--record"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text)
+    assert golden.read_text() == text
 
 
-async def explained(case: casefile.Case, corefile: str, upstream: Any) -> test_cases.Failures:
+def test_every_golden_file_belongs_to_a_case():
+    wanted = {f"{Path(case.path).stem}/{test_cases.ids(case)}.txt" for case in test_cases.NOW}
+    assert wanted == {str(path.relative_to(GOLDEN)) for path in GOLDEN.rglob("*.txt")}
+    assert len(test_cases.NOW) == len(wanted)
+
+
+async def explained(
+    case: casefile.Case, corefile: str, upstream: Any, told: list[str]
+) -> test_cases.Failures:
     failures = test_cases.Failures()
     objects = test_cases.all_objects(case)
     async with InProcess(corefile, objects, unlisted=case.unsynced) as server:
         for step in case.steps:
             if step.verb == "ask":
-                await explain_step(case, step, server, failures)
+                await explain_step(case, step, server, failures, told)
             elif step.verb == "asked":
                 failures += filter(None, [test_cases.hold_asked(case, step, upstream)])
             elif step.verb == "time":
@@ -91,7 +83,11 @@ async def explained(case: casefile.Case, corefile: str, upstream: Any) -> test_c
 
 
 async def explain_step(
-    case: casefile.Case, step: casefile.Step, server: InProcess, failures: test_cases.Failures
+    case: casefile.Case,
+    step: casefile.Step,
+    server: InProcess,
+    failures: test_cases.Failures,
+    told: list[str],
 ) -> None:
     assert step.question is not None
     transport = step.question.transport or "udp"
@@ -100,7 +96,8 @@ async def explain_step(
         packet = packet[: batch.RECEIVE_OCTETS]
     found, reply = await explain(server.server, packet, CLIENT, transport)
     failures.check(case, step, "clusterdns", reply, "explanation")
-    failures += [f"{case.path}:{step.line}: {fault}" for fault in faults_of(found)]
+    failures += [f"{case.path}:{step.line}: {fault}" for fault in explanations.faults(found, reply)]
+    told.append(explanations.text(found, reply))
 
 
 # ---- the lab, at random ------------------------------------------------------------------------
@@ -149,11 +146,155 @@ def test_explanations_of_random_questions_have_the_reply_of_the_chain(monkeypatc
                 transport = rng.choice(("udp", "tcp"))
                 found, reply = await explain(server.server, packet, CLIENT, transport)
                 assert await server.ask_anew(packet, transport) == reply, found
-                assert [] == faults_of(found)
+                assert [] == explanations.faults(found, reply)
                 answers += bool(reply and reply[7])
         return answers
 
     assert asyncio.run(main()) > 100  # not all of them are denials
+
+
+# ---- every plugin that decides or changes replies, at random ----------------------------------
+
+POD = {
+    "kind": "Pod",
+    "metadata": {"name": "client", "namespace": "uit"},
+    "status": {"podIP": CLIENT[0], "podIPs": [{"ip": CLIENT[0]}]},
+}
+CHAINS = {
+    "acl": "acl {\n block type AAAA net 127.0.0.0/8\n filter type SRV net *\n drop type TXT\n}",
+    "any": "any",
+    "autopath": "autopath @kubernetes",
+    "autopath of a file": "autopath resolv.conf",
+    "bufsize": "bufsize 512",
+    "cache": "cache 5",
+    "cancel": "cancel",
+    "cookie": "cookie",
+    "dns64": "dns64 {\n allow_ipv4\n}",
+    "dns64 of all": "dns64 {\n translate_all\n allow_ipv4\n}",
+    "dnssec": "dnssec cluster.local {\n key file KEY\n}",
+    "etcd": "etcd skydns.test {\n endpoint http://127.0.0.1:1\n fallthrough\n}",
+    "families": "families ipv4",
+    "header": "header {\n response set ra\n response clear aa\n}",
+    "header of a query": "header {\n query set rd\n response clear rd\n}",
+    "hosts": "hosts {\n 192.0.2.7 www.example.com web.uit.svc.cluster.local\n"
+             " 2001:db8::7 nope.example.org\n fallthrough example.com\n}",
+    "k8s_external": "k8s_external example.org {\n headless\n fallthrough\n}",
+    "loadbalance": "loadbalance",
+    "local": "local",
+    "log and errors": "log\nerrors",
+    "minimal": "minimal",
+    "nsid": "nsid x",
+    "private": "private",
+    "ratelimit": "ratelimit 1000000",
+    "rewrite of names": "rewrite name regex (.*)\\.example\\.com {1}.uit.svc.cluster.local answer auto\n"
+                        "rewrite name suffix .nope .example.org",
+    "rewrite of types": "rewrite type AAAA A\nrewrite ttl regex (.*) 7",
+    "rewrite of aliases": "rewrite cname exact www.example.com. web.uit.svc.cluster.local.\n"
+                          "rewrite continue name www.example.org www.example.com\n"
+                          "rewrite edns0 local set 0xfff0 abc",
+    "search": "search cluster.local",
+    "siit": "siit {\n ipv6_prefix 2001:db8::/96\n}",
+    "template": "template IN A example.com {\n match ^w\n answer \"{{ .Name }} 60 IN A 192.0.2.9\"\n"
+                " fallthrough\n}\n"
+                "template IN ANY example.org {\n rcode NXDOMAIN\n}",
+    "template of aliases": "template IN A nope {\n answer \"{{ .Name }} 5 IN CNAME web.uit.svc.cluster.local.\"\n}",
+    "transfer": "transfer {\n to *\n}",
+    "tsig": "tsig {\n secret a.key. NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk=\n require TXT\n}",
+    "view": "view some {\n expr type() in ['A', 'SRV']\n}",
+}  # fmt: skip
+# What chance would seldom ask.
+PROBES = [
+    "web.uit.svc.cluster.local A", "web.uit.svc.cluster.local AAAA", "six.uit.svc.cluster.local A",
+    "web.uit.svc.cluster.local A do", "wbe.uit.svc.cluster.local A do", "localhost A",
+    "www.example.com A", "www.example.com AAAA", "www.example.org AAAA", "www.example.org A",
+    "x.skydns.test A", "www.example.com.uit.svc.cluster.local A", "web.uit.uit.svc.cluster.local A",
+    "workers.uit.svc.cluster.local A", "nope A", "nope AAAA", "single A", "10.in-addr.arpa PTR", "1.1.168.192.in-addr.arpa PTR",
+    "web.uit.example.org A", "example.org SOA", "uit.example.org A",
+]  # fmt: skip
+CHAIN = """.:53 {
+    SOME
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+        manifests cluster
+        pods verified
+        fallthrough in-addr.arpa ip6.arpa
+    }
+    file db.example.com example.com
+    forward . UPSTREAM
+}
+"""
+FROM_UPSTREAM = [
+    casefile.Scripted("www.example.org", "answer", 60, rr.CLASS_IN, rr.A, "192.0.2.1"),
+    casefile.Scripted("www.example.org", "answer", 60, rr.CLASS_IN, rr.A, "192.0.2.2"),
+    casefile.Scripted("nope", "servfail"),
+]
+
+
+# These do nothing that a client sees, or only for queries that a random one is not.
+PASSIVE = {"bufsize", "cancel", "cookie", "log and errors", "nsid", "ratelimit", "view"}
+
+
+class Still(InProcess):
+    """A server whose clock stands still, so that no TTL falls between two answers."""
+
+    def now(self) -> float:
+        return 1000.0
+
+
+def seen(reply: bytes | None) -> tuple[Any, ...] | None:
+    """A reply without the order of its records, which `loadbalance` draws."""
+    if reply is None:
+        return None
+    found = dns.message.from_wire(reply, one_rr_per_rrset=True)
+    sections = (sorted(map(str, section)) for section in found.sections)
+    return (found.id, found.flags, found.rcode(), found.options, *sections)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_what_changes_replies_is_explained_with_the_reply_of_the_wire(chain, tmp_path, monkeypatch):
+    monkeypatch.chdir(ZONES)
+    some = CHAINS[chain].replace(
+        "KEY", str(tmp_path / signedzones.key_files(tmp_path, "cluster.local.")[0])
+    )
+    upstream = ScriptedUpstream(FROM_UPSTREAM)
+    corefile = CHAIN.replace("SOME", some).replace("UPSTREAM", upstream.address)
+    acted = set[str]()
+
+    async def main() -> None:
+        rng = random.Random(chain)
+        async with Still(corefile, [*lab_objects(), POD]) as server:
+            for packet in [*map(about, PROBES), *(random_packet(rng) for _ in range(150))]:
+                transport = rng.choice(("udp", "tcp"))
+                await server.ask_anew(packet, transport)  # the first reply may be kept
+                found, reply = await explain(server.server, packet, CLIENT, transport)
+                assert seen(await server.ask_anew(packet, transport)) == seen(reply), found
+                assert [] == explanations.faults(found, reply)
+                acted.update(acting(found))
+
+    try:
+        asyncio.run(main())
+    finally:
+        upstream.stop()
+    assert {"kubernetes", "forward", "file"} <= acted or chain == "view"
+    if chain not in PASSIVE:
+        assert chain.split()[0] in acted
+
+
+def about(probe: str) -> bytes:
+    words = probe.split()
+    qname = name.parse(words[0])
+    qtype = next(number for number, text in rr.TYPE_TEXT.items() if text == words[1])
+    do = message.EDNS_DO if "do" in words else 0
+    question = Question(qname, name.fold(qname), qtype)
+    return message.write_query(7, 0, question, Edns(1232, 0, do))
+
+
+def acting(run: dict[str, Any]) -> Iterator[str]:
+    """Yield the plugins that did more than to pass the question on."""
+    for step in run.get("steps", ()):
+        if step["verdict"] != PASSES or step["notes"]:
+            yield step["plugin"]
+        for inner in step["questions"]:
+            yield from acting(inner)
 
 
 # ---- sentences ---------------------------------------------------------------------------------
@@ -214,19 +355,19 @@ def explain_one(corefile: str, qname: str, qtype: int, client: str = "127.0.0.1"
 def test_what_decided_is_said(qname, qtype, sentence, tmp_path):
     number = next(k for k, v in rr.TYPE_TEXT.items() if v == qtype)
     found = explain_one(CLUSTER.replace("MANIFESTS", str(tmp_path)), qname, number)
-    texts = [note["text"] for note in notes_of(found)]
+    texts = [note["text"] for note in explanations.notes(found)]
     assert any(sentence in text for text in texts), texts
 
 
 def test_a_rule_is_named_with_its_line(tmp_path):
     corefile = CLUSTER.replace("MANIFESTS", str(tmp_path))
     found = explain_one(corefile, "web.uit.svc.cluster.local", rr.A, "192.0.2.9")
-    (note,) = [each for each in notes_of(found) if "block" in each["text"]]
+    (note,) = [each for each in explanations.notes(found) if "block" in each["text"]]
     assert ("Corefile:3", True) == (note["place"], note["is_cause"])
     assert "192.0.2.9" in note["text"]
     assert found["verdict"].startswith("REFUSED")
     found = explain_one(corefile, "old.uit.svc.cluster.local", rr.A)
-    places = {each["place"] for each in notes_of(found) if "place" in each}
+    places = {each["place"] for each in explanations.notes(found) if "place" in each}
     assert {"Corefile:1", "Corefile:5"} <= places
 
 
