@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 from clusterdns.commands import serve
 from clusterdns.commands.declaration import Command, Example, Parser, add_port
 from clusterdns.config import lab
+from clusterdns.processes import estate
 
 
 def _declare(parser: Parser) -> None:
@@ -17,9 +19,14 @@ def _declare(parser: Parser) -> None:
 def _run(flags: argparse.Namespace) -> int:
     port = flags.port or lab.free_port()
     os.chdir(lab.directory())
-    print(f"the lab cluster is served on port {port}; ask it, for example:")
-    for question in lab.QUESTIONS:
-        print(f"  dig @localhost -p {port} {question}", flush=True)
+    if not flags.port:
+        # The version that takes over at SIGUSR2 has the same arguments. It would find this port
+        # taken, and serve on the next one.
+        sys.orig_argv += ["-p", str(port)]
+    if estate.VARIABLE not in os.environ:
+        print(f"the lab cluster is served on port {port}; ask it, for example:")
+        for question in lab.QUESTIONS:
+            print(f"  dig @localhost -p {port} {question}", flush=True)
     return serve.serve(["-conf", "Corefile", "-p", str(port)])
 
 

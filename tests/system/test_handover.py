@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import beside
 import dns.message
 import measure
 import peers
@@ -521,6 +522,30 @@ def test_a_reload_and_a_hand_over_wait_for_each_other(tmp_path):
             assert 10 + i == dns.message.from_wire(reply).answer[0].ttl
     assert (0, 0, []) == (load.lost, load.refused, load.errors)
     assert "failed" not in server.output
+
+
+def test_the_lab_keeps_the_port_that_it_found(tmp_path):
+    """Without -p a port that is free is taken, and the next version would find another one."""
+    with (tmp_path / "log").open("w+b") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "clusterdns", "lab"], stdout=log, stderr=log, cwd=tmp_path
+        )
+
+        def said() -> str:
+            return (tmp_path / "log").read_text()
+
+        try:
+            until(lambda: STARTED in said())
+            found = re.search(r"served on port (\d+)", said())
+            assert found is not None
+            process.send_signal(signal.SIGUSR2)
+            until(lambda: COMPLETE in said())
+            query = beside.query("web.uit.svc.cluster.local")
+            assert peers.ask_udp(("127.0.0.1", int(found[1])), query) is not None
+            assert 1 == said().count("served on port"), said()
+        finally:
+            process.terminate()
+            assert 0 == process.wait(20)
 
 
 class Peak(threading.Thread):
