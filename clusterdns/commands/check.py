@@ -139,6 +139,10 @@ def _diff(flags: argparse.Namespace) -> int:
         return MISUSED  # 1 is that an answer differs
     if flags.format == JSON:
         output.write_json(found.as_plain())
+    elif flags.format == GITHUB:
+        at = f"file={_escaped(new.file, of_property=True)},title=diff"
+        for question, before, after in found.changed:
+            print(f"::warning {at}::{_escaped(f'{question}: {before}, then {after}')}")
     else:
         output.write(output.labeled(line, _STYLES) for line in found.lines())
     return FAILED if found.changed else OK

@@ -1,15 +1,17 @@
 """The answers of two Corefiles compared: all names of the cluster and of zone files.
 
 The names are those of whole zones, as a transfer has them, in either configuration, with the PTR
-names of all addresses. Both configurations are asked in this process. Plugins that would ask other
-servers are not started: a question that comes to one is left to it, and counts as such.
+names of all addresses. Each listener is asked for all of them; if both configurations have but one,
+its address does not matter. Both are asked in this process. Plugins that would ask other servers
+are not started: a question that comes to one is left to it, and counts as such.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,8 @@ _SIZE = 65_000
 _ADDRESSES = (rr.A, rr.AAAA)
 _LEFT_OUT = frozenset((rr.SOA, rr.NS, rr.RRSIG, rr.DNSKEY))  # each server's own
 
+_NOBODY = "nobody listens there"
+_TTL = re.compile(r"(?<=\. )[0-9]+(?= IN )")
 Asked = tuple[bytes, int]  # name in wire form, type
 
 
@@ -53,7 +57,9 @@ class Difference(NamedTuple):
         for question, old, new in self.changed:
             yield from (question, f"- {old}", f"+ {new}")
         limit = "" if self.is_whole else f", of more than {MAX_QUESTIONS}"
-        yield f"{len(self.changed)} of {self.asked} answers differ{limit}"
+        of_ttl = sum(_TTL.sub("", old) == _TTL.sub("", new) for _, old, new in self.changed)
+        only = f", {of_ttl} of them in the TTL alone" if of_ttl else ""
+        yield f"{len(self.changed)} of {self.asked} answers differ{limit}{only}"
 
     def as_plain(self) -> dict[str, Any]:
         """Return the difference for JSON."""
@@ -73,19 +79,27 @@ async def _between(old: Subject, new: Subject, port: int, manifests: Path | None
         offline.Offline(one, without=ASKS_OTHERS) as before,
         offline.Offline(other, without=ASKS_OTHERS) as after,
     ):
-        questions = dict.fromkeys((*_questions(before), *_questions(after)))
-        asked = list(questions)[:MAX_QUESTIONS]
+        pairs = _pairs(before.listeners, after.listeners)
+        names = dict.fromkeys((*_questions(before), *_questions(after)))
+        count = len(names) * len(pairs)
+        asked = [(label, each) for label in pairs for each in names][:MAX_QUESTIONS]
         changed = []
-        for question in asked:
-            answers = [await _answer(_first(each), question) for each in (before, after)]
+        for label, question in asked:
+            answers = [await _answer(x, question) if x else _NOBODY for x in pairs[label]]
             if answers[0] != answers[1]:
-                text = f"{name.text(question[0])} {rr.type_text(question[1])}"
+                where = f" at {label}" if len(pairs) > 1 else ""
+                text = f"{name.text(question[0])} {rr.type_text(question[1])}{where}"
                 changed.append((text, answers[0], answers[1]))
-    return Difference(len(asked), len(asked) == len(questions), changed)
+    return Difference(len(asked), len(asked) == count, changed)
 
 
-def _first(server: offline.Offline) -> Listener:
-    return next(iter(server.listeners.values()))
+def _pairs(
+    old: Mapping[str, Listener], new: Mapping[str, Listener]
+) -> dict[str, tuple[Listener | None, Listener | None]]:
+    """Return the listeners to compare, None where one configuration has none, by their label."""
+    if len(old) == len(new) == 1:
+        return dict.fromkeys(old, (next(iter(old.values())), next(iter(new.values()))))
+    return {label: (old.get(label), new.get(label)) for label in (*old, *new)}
 
 
 def _questions(server: offline.Offline) -> Iterator[Asked]:
@@ -117,7 +131,6 @@ async def _answer(listener: Listener, asked: Asked) -> str:
     question = Question(asked[0], name.fold(asked[0]), asked[1])
     packet = message.write_query(0, message.RD, question, Edns(_SIZE, 0, 0))
     found, reply = await explain(listener, packet, CLIENT, "tcp")
-    others = (step for step in _steps(found) if step["plugin"] in ASKS_OTHERS)
     others = (step for step in _steps(found) if step["plugin"] in ASKS_OTHERS)
     left_to = next((s["plugin"] for s in others if s["verdict"].startswith("answers")), "")
     if left_to:

@@ -55,7 +55,7 @@ class Findings(NamedTuple):
     elsewhere: list[ConfigError]  # files and interfaces missing on this machine
     left_out: list[ConfigError]  # mistakes for which imported files would be left out
     warnings: list[str]
-    slow: list[str]  # plugins that keep queries off the fast path, with reasons
+    slow: list[str]  # plugins that keep queries off the fast path, with place and reason
     remarks: list[Remark]  # on what can be served, but perhaps not as it was meant
 
     @property
@@ -102,6 +102,8 @@ def _check(subject: Subject, port: int, found: Findings, ours: Collection[str]) 
             found.zones.extend(configuration.zones)
             found.warnings.extend(_repeated(blocks))
             found.remarks.extend(remarks(sourced, configuration, ours))
+            said = {each.text for each in found.remarks}  # with a line, and so not without it
+            found.warnings[:] = [w for w in found.warnings if w.partition(": ")[2] not in said]
             for view in configuration.views:
                 found.slow.extend(_slow(view, configuration))
             break
@@ -189,8 +191,8 @@ def _repeated(blocks: list[ServerBlock]) -> Iterator[str]:
 
 
 def _slow(view: View, configuration: Configuration) -> Iterator[str]:
-    """Yield what keeps queries of a server block off the fast paths, with the zones in front."""
-    zones_of = dict[str, list[str]]()
+    """Yield what keeps queries of a server block off the fast paths: ``place: zones reason``."""
+    zones_of = dict[tuple[str, str], list[str]]()
     shared = {
         zone
         for router in configuration.routers.values()
@@ -198,37 +200,43 @@ def _slow(view: View, configuration: Configuration) -> Iterator[str]:
         if len(views) > 1
     }
     for zone in dict.fromkeys(view.block.zones):
-        for reason in _slow_in(view, zone, is_shared=zone in shared):
-            zones_of.setdefault(reason, []).append(name.text(zone))
-    for reason, zones in zones_of.items():
+        for place, reason in _slow_in(view, zone, is_shared=zone in shared):
+            zones_of.setdefault((place, reason), []).append(name.text(zone))
+    for (place, reason), zones in zones_of.items():
         others = f" and {len(zones) - MOST_ZONES} more" if len(zones) > MOST_ZONES else ""
-        yield f"{' '.join(zones[:MOST_ZONES])}{others} {reason}"
+        yield f"{place}: {' '.join(zones[:MOST_ZONES])}{others} {reason}"
 
 
-def _slow_in(view: View, zone: WireName, *, is_shared: bool) -> Iterator[str]:
-    """Yield each plugin that keeps queries of a zone off a fast path, with the reason.
+def _slow_in(view: View, zone: WireName, *, is_shared: bool) -> Iterator[tuple[str, str]]:
+    """Yield each plugin that keeps queries of a zone off a fast path: its line, and the reason.
 
     The relay needs no reason if no query is forwarded, or if a plugin answers all names of the
     zone. Plugins after `forward` are not asked.
     """
-    route, of_relay = Route(zone), list[str]()
+    route, of_relay = Route(zone), list[tuple[str, str]]()
+    at_block = f"{view.block.file}:{view.block.line}"
     denies = any(each.denies for each in view.chain)
     for each in view.chain:
+        at = each.places[0] if each.places else at_block
         if type(each).answer is Plugin.answer:
-            yield f"{each.name}: sees each query, so no answer behind it is repeated from the table"
+            reason = "sees each query, so no answer behind it is repeated from the table"
+            yield at, f"{each.name}: {reason}"
         if each.slow:
-            yield f"{each.name}: {each.slow}"
+            yield at, f"{each.name}: {each.slow}"
         route.reasons.clear()
         if not (route.is_claimed or each.relay(route) or route.is_claimed):
-            of_relay += [f"{each.name}: {reason}" for reason in route.reasons or [_NO_RELAY]]
+            reasons = route.reasons or [_NO_RELAY]
+            of_relay += [(at, f"{each.name}: {reason}") for reason in reasons]
         if route.forwarded is not None:
             break
         if denies and type(each).treats_alike is Plugin.treats_alike:
-            yield f"{each.name}: may treat names differently, so each name error is found by itself"
+            reason = "may treat names differently, so each name error is found by itself"
+            yield at, f"{each.name}: {reason}"
         denies = denies and not each.denies
     if route.forwarded is not None and not route.is_claimed:
         if view.filter is not None or is_shared:
-            yield "view: depends on the query, so none for a name outside takes the relay in C"
+            reason = "depends on the query, so none for a name outside takes the relay in C"
+            yield at_block, f"view: {reason}"
         yield from of_relay
 
 
@@ -259,7 +267,8 @@ def messages(subject: Subject, found: Findings) -> Iterator[Message]:
         file, line, rest = places.split(text)
         yield Message(WARNING, WARNING, file, line, places.column(file, line, ""), rest)
     for text in found.slow:
-        yield Message(NOTICE, "slow", subject.file, 0, 0, text)
+        file, line, rest = places.split(text)
+        yield Message(NOTICE, "slow", file, line, places.column(file, line, ""), rest)
     for each in found.remarks:
         severity = WARNING if each.kind in (LOOP, NEVER) else NOTICE
         column = places.column(each.file, each.line, each.word)

@@ -203,7 +203,7 @@ def test_what_keeps_queries_off_the_fast_path_is_told():
         "cluster.local {\n log\n autopath /dev/null\n kubernetes\n}\n"
     )
     done = run("-", text=text)
-    told = [line.split(",")[0] for line in lines(done, "slow")]
+    told = [PLACE.sub("", line).split(",")[0] for line in lines(done, "slow")]
     assert [
         ". log: logs labels",
         ". log: logs labels",
@@ -217,9 +217,10 @@ def test_what_keeps_queries_off_the_fast_path_is_told():
 def test_a_preference_of_addresses_keeps_names_outside_off_the_relay():
     text = ". {\n loadbalance {\n  prefer 10.0.0.0/8\n }\n forward . 192.0.2.1\n}\n"
     (told,) = lines(run("-", text=text), "slow")
-    assert told.startswith(". loadbalance: sees each query for a name outside")
+    assert told.startswith("stdin:2: . loadbalance: sees each query for a name outside")
 
 
+PLACE = re.compile(r"stdin:\d+: ")
 SLOW = {
     # Every zone of a block is looked at, and told of once where the reason is the same.
     "a.test b.test {\n loadbalance {\n prefer 10.0.0.0/8\n }\n forward . 192.0.2.1\n}": [
@@ -263,7 +264,9 @@ SLOW = {
 
 @pytest.mark.parametrize("text", SLOW)
 def test_every_reason_for_the_slow_way_is_told_in_every_zone(text):
-    assert SLOW[text] == lines(run("-", text=text + "\n"), "slow")
+    told = lines(run("-", text=text + "\n"), "slow")
+    assert SLOW[text] == [PLACE.sub("", each) for each in told]
+    assert all(PLACE.match(each) for each in told)
 
 
 MISTYPED = {
@@ -580,6 +583,15 @@ def test_the_difference_of_two_files(tmp_path):
     same = json.loads(done.stdout)
     assert (0, []) == (done.returncode, same["changed"])
     assert same["asked"] > 100
+    done = run("--diff", str(tmp_path / "old"), str(tmp_path / "new"), "--format", "github")
+    assert f"::warning file={tmp_path / 'new'},title=diff::kube-dns.kube-system" in done.stdout
+    (tmp_path / "ttl").write_text(old.replace("ttl 30", "ttl 29"))
+    done = run("--diff", str(tmp_path / "old"), str(tmp_path / "ttl"))
+    number = done.stdout.splitlines()[-1].split()[0]
+    assert done.stdout.endswith(f" answers differ, {number} of them in the TTL alone\n")
+    (tmp_path / "two").write_text(f"{old}\n.:5300 {{\n    whoami\n}}\n")
+    done = run("--diff", str(tmp_path / "old"), str(tmp_path / "two"))
+    assert "web.uit.svc.cluster.local. A at dns://:5300\n- nobody listens there\n" in done.stdout
     done = run("--diff", str(tmp_path / "old"))
     assert (2, True) == (done.returncode, "wants two files" in done.stderr)
     done = run("--diff", str(tmp_path / "old"), "/nowhere")
