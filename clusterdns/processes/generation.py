@@ -29,6 +29,7 @@ from clusterdns.processes.worker import Worker
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 7.0  # a little longer than a worker takes to finish
+RELIEF_S = 1.0  # the next worker waits so long for an old one to end, which may have queries
 STALLED_S = 15.0  # a process without a beat for so long hangs
 WORKER_STALLED_S = 3.5  # a worker that serves: it beats every second, and its queries wait
 SAMPLES_TIMEOUT_S = 3.0
@@ -170,6 +171,15 @@ class ChildProcess:
             await asyncio.wait([self._listening], timeout=1)  # for its last samples
 
 
+def worker_name(i: int) -> str:
+    """Return what the worker of this number is called, also in another version of this program."""
+    return f"worker {i}"
+
+
+async def _all_of(works: Iterable[Coroutine[None, None, None]]) -> None:
+    await asyncio.gather(*works)
+
+
 async def _samples(processes: Iterable[ChildProcess]) -> list[Sample]:
     """Return the metrics of some processes."""
     found = await asyncio.gather(*(process.samples() for process in processes))
@@ -279,6 +289,8 @@ class Generation:
         self._watchers = watchers
         self._ledger = ledger
         self._workers: list[ChildProcess] = []
+        self._in_charge = 0  # how many of them serve alone; beside the next, an old one serves
+        self._feeds: Mapping[Source, str | bytes] = {}
         self._wanted: Mapping[Source, Collection[str]] = {}
 
     def bind(self, old: list[Sockets]) -> None:
@@ -307,40 +319,80 @@ class Generation:
                         sock.close()
 
     def start(
-        self, wanted: Mapping[Source, Collection[str]] | None = None, *, is_rehearsal: bool = False
+        self,
+        wanted: Mapping[Source, Collection[str]] | None = None,
+        *,
+        is_rehearsal: bool = False,
+        is_first_alone: bool = False,
     ) -> None:
         """Fork the workers, and the watchers they need; in a rehearsal they read no socket.
 
         They read theirs once they have been told all ``wanted`` kinds of objects. One that is
         started again later takes what there is: its queries would wait.
+
+        ``is_first_alone`` leaves the others for ``relieve``.
         """
         self._wanted = wanted or {}
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # the collector would write to pages shared with the workers
-        feeds = {s: self._watchers.address_of(s) for s in self.configuration.sources}
-        for i, sockets in enumerate(self.sockets):
+        self._feeds = {s: self._watchers.address_of(s) for s in self.configuration.sources}
+        for i in range(1 if is_first_alone else len(self.sockets)):
+            self._start_worker(i, is_rehearsal=is_rehearsal)
+        self._in_charge = len(self._workers)
 
-            def run(theirs: socket.socket, sockets: Sockets = sockets, i: int = i) -> int:
-                keep = [sock.fileno() for some in sockets.values() for sock in some]
-                return fork(
-                    lambda: Worker(
-                        self.configuration, sockets, feeds, i, is_rehearsal=is_rehearsal
-                    ).run(theirs, self._wanted),
-                    [*keep, theirs.fileno()],
-                )
+    def _start_worker(self, i: int, *, is_rehearsal: bool = False) -> ChildProcess:
+        sockets = self.sockets[i]
+        keep = [sock.fileno() for some in sockets.values() for sock in some]
 
-            worker = ChildProcess(f"worker {i}", run, self._ledger, stalled_s=WORKER_STALLED_S)
-            self._workers.append(worker)
-            self._nursery.start(worker.child)
+        def run(theirs: socket.socket) -> int:
+            return fork(
+                lambda: Worker(
+                    self.configuration, sockets, self._feeds, i, is_rehearsal=is_rehearsal
+                ).run(theirs, self._wanted),
+                [*keep, theirs.fileno()],
+            )
+
+        worker = ChildProcess(worker_name(i), run, self._ledger, stalled_s=WORKER_STALLED_S)
+        self._workers.append(worker)
+        self._nursery.start(worker.child)
+        return worker
+
+    async def relieve(self, old: Generation) -> None:
+        """Start the other workers one after the other, each when its predecessor has ended another.
+
+        So there is only one worker more than there are to be: two sets of them would not fit into
+        the memory of a container. An old one serves as long as the one in its place does not.
+        """
+        stops = [old.stop_worker(0)]
+        for i in range(len(self._workers), len(self.sockets)):
+            await asyncio.wait(stops, timeout=RELIEF_S)
+            worker = self._start_worker(i)
+            while True:
+                try:
+                    await asyncio.wait_for(worker.is_serving.wait(), START_TIMEOUT_S)
+                    break
+                except TimeoutError:
+                    _log.error("%s does not serve yet, the one before goes on", worker.child.name)
+            self._in_charge = i + 1
+            stops.append(old.stop_worker(i))
+        self._wanted = {}
+        await asyncio.wait(stops)
+
+    def stop_worker(self, i: int) -> asyncio.Task[None]:
+        """Return the task of ending the worker of this number, if there is one."""
+        found = [worker for worker in self._workers if worker.child.name == worker_name(i)]
+        stops = (worker.stop(STOP_TIMEOUT_S) for worker in found)
+        return asyncio.get_running_loop().create_task(_all_of(stops))
 
     async def wait_until_serving(self) -> None:
-        """Return when every worker reads its sockets. Raises GenerationError."""
+        """Return when every worker that was started reads its sockets. Raises GenerationError."""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 for worker in self._workers:
                     await worker.is_serving.wait()
-                self._wanted = {}
+                if len(self._workers) == len(self.sockets):
+                    self._wanted = {}
         except TimeoutError as error:
             raise GenerationError(f"workers do not serve after {START_TIMEOUT_S:g} s") from error
 
@@ -403,8 +455,9 @@ class Generation:
 
     def not_ready(self) -> list[str]:
         """Return the names of the plugins that are not ready in some worker, sorted."""
-        found = {name for worker in self._workers for name in worker.not_ready}
-        if not found and not all(worker.is_serving.is_set() for worker in self._workers):
+        workers = self._workers[: self._in_charge]
+        found = {name for worker in workers for name in worker.not_ready}
+        if not found and not all(worker.is_serving.is_set() for worker in workers):
             found = {"clusterdns"}  # the sockets are not read yet
         return sorted(found)
 

@@ -191,7 +191,7 @@ class Supervisor:
         if not await self._knows_enough(compiled):
             raise GenerationError("it does not know yet what is known of each zone")
         generation, _, _ = await self._bound(compiled, self._generation.sockets)
-        generation.start(is_rehearsal=True)
+        generation.start(is_rehearsal=True, is_first_alone=True)  # the others would be the same
         serving = asyncio.create_task(generation.wait_until_serving())
         ending = asyncio.create_task(generation.wait_for_an_end())
         await asyncio.wait((serving, ending), return_when=asyncio.FIRST_COMPLETED)
@@ -446,7 +446,8 @@ class Supervisor:
                 web.stop()
             return  # but for fragments that are left out again
         try:
-            new.start(takeover.wanted_kinds(old.known_zones(), configuration))
+            wanted = takeover.wanted_kinds(old.known_zones(), configuration)
+            new.start(wanted, is_first_alone=old is self._inherited)
             await self._wait_until_serving(new)
             await self._take_up(duties, webs)
         except BaseException as error:
@@ -459,6 +460,12 @@ class Supervisor:
                 self._watchers.keep_only(old.configuration.sources)
             raise
         self._generation, self._duties = new, duties
+        if old is self._inherited:
+            try:
+                await new.relieve(old)
+            except asyncio.CancelledError:  # the process is to stop
+                await old.stop(is_last=True)
+                raise
         await old.stop()
         old.unbind(new.sockets)
         self._watchers.keep_only(new.configuration.sources)
