@@ -69,7 +69,8 @@ fuzz: $(VENV)/installed
 	@for target in $(GUIDED); do echo $$target; \
 	    $(BIN)/python tests/wire/fuzz/guided.py $$target $(T) || exit 1; done
 
-# The real binary under load while everything around it fails at random, for T seconds; SEED=n again.
+# The real binary under load while everything around it fails at random, for T seconds; SEED=n again;
+# API=real with the real API server of `make control-plane`.
 chaos: $(VENV)/installed
 	$(BIN)/python tests/chaos/chaos.py $(T) $(SEED)
 

@@ -1,4 +1,5 @@
-"""Clients that mean harm, at bounded rates: ``python attackers.py KIND PORT HTTP SECONDS SEED``.
+"""Clients that mean harm, at bounded rates: ``python attackers.py KIND SECONDS SEED`` and the ports of
+DNS, of health, of DNS over TLS and of DNS over HTTPS.
 
 Each is one client of the kind that once starved others or had the server killed for memory. It
 lives no longer than it is told to, and takes what the server does to it.
@@ -7,8 +8,10 @@ lives no longer than it is told to, and takes what the server does to it.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -19,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import killers
 import malformed
+import webclient
 
 A, TXT, AAAA, SRV = 1, 16, 28, 33
 ADDRESS = "127.0.0.66"  # clients take turns by their address, and this is not the load's
@@ -40,8 +44,9 @@ def query(
 class Attack:
     """What all of them use."""
 
-    def __init__(self, port: int, http: int, seconds: float, seed: int) -> None:
-        self.port, self.http, self.rng = port, http, random.Random(seed)
+    def __init__(self, seconds: float, seed: int, ports: list[int]) -> None:
+        self.port, self.http, self.tls, self.https = ports
+        self.rng = random.Random(seed)
         self.until = time.monotonic() + seconds
 
     def paced(self, rate: float) -> Iterator[int]:
@@ -70,6 +75,25 @@ class Attack:
         sock.connect(("127.0.0.1", port or self.port))
         return sock
 
+    def secure(self, port: int, alpn: str = "") -> socket.socket:
+        """Return a connection whose handshake is done."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if alpn:
+            context.set_alpn_protocols([alpn])
+        return context.wrap_socket(self.tcp(port))
+
+    def hold(self, rate: float, count: int, make: Callable[[int], socket.socket]) -> None:
+        """Open connections at a rate, and keep the newest open."""
+        socks = list[socket.socket]()
+        for i in self.paced(rate):
+            with contextlib.suppress(OSError):
+                socks.append(make(i))
+            if len(socks) > count:
+                socks.pop(0).close()
+        for sock in socks:
+            sock.close()
+
     def flood(self, rate: float, make: Callable[[int], bytes]) -> None:
         """Send datagrams at a rate, and let the replies come or not."""
         with self.udp() as sock:
@@ -88,8 +112,10 @@ def fat_replies(attack: Attack) -> None:
                 name = spelled(attack.rng, f"big{i % LARGE}.a.svc.cluster.local.")
                 packet = query(name, attack.rng.choice((A, SRV)), i)
                 sock.sendall(struct.pack("!H", len(packet)) + packet)
-                left = struct.unpack("!H", sock.recv(2, socket.MSG_WAITALL))[0]
-                sock.recv(left, socket.MSG_WAITALL)
+                head = sock.recv(2, socket.MSG_WAITALL)
+                if len(head) < 2:
+                    break  # the server has closed it
+                sock.recv(int.from_bytes(head), socket.MSG_WAITALL)
         time.sleep(0.05)
 
 
@@ -102,18 +128,15 @@ def spellings(attack: Attack) -> None:
 
 def slow_readers(attack: Attack) -> None:
     """Ask for much and read nothing."""
-    socks = []
-    for i in attack.paced(20):
-        with contextlib.suppress(OSError):
-            sock = attack.tcp(receive=2048)
-            sock.setblocking(False)
-            packet = query(f"big{i % LARGE}.a.svc.cluster.local.", A, i)
-            sock.send((struct.pack("!H", len(packet)) + packet) * 200)
-            socks.append(sock)
-        if len(socks) > 100:
-            socks.pop(0).close()
-    for sock in socks:
-        sock.close()
+
+    def make(i: int) -> socket.socket:
+        sock = attack.tcp(receive=2048)
+        sock.setblocking(False)
+        packet = query(f"big{i % LARGE}.a.svc.cluster.local.", A, i)
+        sock.send((struct.pack("!H", len(packet)) + packet) * 200)
+        return sock
+
+    attack.hold(20, 100, make)
 
 
 def idle_http(attack: Attack) -> None:
@@ -164,7 +187,7 @@ def malformed_packets(attack: Attack) -> None:
     seeds = [*malformed.packets().values(), *killers.seeds(), *killers.queries().values()]
     with attack.udp() as sock:
         for i in attack.paced(500):
-            packet = killers.mutate(attack.rng, attack.rng.choice(seeds))
+            packet = killers.mutate(attack.rng, attack.rng.choice(seeds))[:65535]
             with contextlib.suppress(OSError):
                 sock.send(packet)
             with contextlib.suppress(OSError):
@@ -176,16 +199,111 @@ def malformed_packets(attack: Attack) -> None:
 
 def many_connections(attack: Attack) -> None:
     """Open connections and say half of a message."""
-    socks = []
-    for _ in attack.paced(50):
+
+    def make(_: int) -> socket.socket:
+        sock = attack.tcp()
+        sock.sendall(b"\0")
+        return sock
+
+    attack.hold(50, 300, make)
+
+
+def over_its_limit(attack: Attack) -> None:
+    """Ask for names outside far above what `ratelimit` lets one client have, over TCP as well."""
+    with attack.udp() as sock:
+        for i in attack.paced(1500):
+            packet = query(f"x{i % 40}.ext.test.", A, i)
+            with contextlib.suppress(OSError):
+                sock.send(packet)
+            with contextlib.suppress(OSError):
+                reply = sock.recv(65535)
+                if reply[2] & 2 and i % 20 == 0:
+                    with attack.tcp() as stream:
+                        stream.sendall(struct.pack("!H", len(packet)) + packet)
+                        stream.recv(65535)
+
+
+def odd_cookies(attack: Attack) -> None:
+    """Ask with cookies that are new, forged, from long ago, or no cookies at all."""
+
+    def make(i: int) -> bytes:
+        octets = attack.rng.choice((8, 8, 16, 24, 40, 0, 7, 9, 41, 1000))
+        option = struct.pack("!HH", 10, octets) + attack.rng.randbytes(octets)
+        name = attack.rng.choice(("s1.a.svc.cluster.local.", "x1.ext.test.", f"u{i}.a.test."))
+        return query(name, A, i, options=option * attack.rng.choice((1, 1, 1, 2, 20)))
+
+    attack.flood(500, make)
+
+
+def half_handshakes(attack: Attack) -> None:
+    """Begin TLS and stop, or say something else, at both ports of it."""
+    begun = (b"", b"\x16\x03\x01", b"\x16\x03\x01\x40\0\x01" + bytes(300), b"GET / HTTP/1.1\r\n")
+
+    def make(i: int) -> socket.socket:
+        sock = attack.tcp((attack.tls, attack.https)[i % 2])
+        sock.sendall(attack.rng.choice((*begun, attack.rng.randbytes(300))))
+        return sock
+
+    attack.hold(50, 300, make)
+
+
+def many_handshakes(attack: Attack) -> None:
+    """Shake hands over and over, ask for much, and go without a word."""
+    for i in attack.paced(30):
         with contextlib.suppress(OSError):
-            sock = attack.tcp()
-            sock.sendall(b"\0")
-            socks.append(sock)
-        if len(socks) > 300:
-            socks.pop(0).close()
-    for sock in socks:
-        sock.close()
+            sock = attack.secure(attack.tls)
+            packet = query(f"big{i % LARGE}.a.svc.cluster.local.", A, i)
+            sock.sendall((struct.pack("!H", len(packet)) + packet) * 5)
+            sock.close()
+
+
+def slow_tls_readers(attack: Attack) -> None:
+    """Ask for much over TLS and read nothing."""
+
+    def make(i: int) -> socket.socket:
+        sock = attack.secure(attack.tls)
+        sock.setblocking(False)
+        packet = query(f"big{i % LARGE}.a.svc.cluster.local.", A, i)
+        with contextlib.suppress(ssl.SSLWantWriteError):
+            sock.send((struct.pack("!H", len(packet)) + packet) * 200)
+        return sock
+
+    attack.hold(10, 40, make)
+
+
+def rapid_resets(attack: Attack) -> None:
+    """Open streams of HTTP/2 and reset each at once (CVE-2023-44487)."""
+    while time.monotonic() < attack.until:
+        with contextlib.suppress(OSError), attack.secure(attack.https, "h2") as sock:
+            sock.sendall(webclient.PREFACE + webclient.frame(webclient.SETTINGS))
+            for i in attack.paced(500):
+                request = webclient.get(query(f"u{i}.ext.test.", A, 0))
+                end = webclient.END_STREAM | webclient.END_HEADERS
+                head = webclient.frame(webclient.HEADERS, end, 2 * i + 1, webclient.block(request))
+                reset = webclient.frame(webclient.RST_STREAM, 0, 2 * i + 1, struct.pack("!I", 8))
+                sock.sendall(head + reset)
+        time.sleep(0.05)
+
+
+def http2_floods(attack: Attack) -> None:
+    """Send frames that ask for nothing but work, and octets that are no frames."""
+    while time.monotonic() < attack.until:
+        with contextlib.suppress(OSError), attack.secure(attack.https, "h2") as sock:
+            sock.sendall(webclient.PREFACE + webclient.frame(webclient.SETTINGS))
+            for _ in attack.paced(1000):
+                flood = attack.rng.choice(
+                    (
+                        webclient.frame(webclient.PING, body=bytes(8)),
+                        webclient.frame(webclient.SETTINGS),
+                        webclient.frame(webclient.PRIORITY, 0, 3, bytes(5)),
+                        webclient.frame(webclient.DATA, 0, 1),
+                        webclient.frame(webclient.CONTINUATION, 0, 1, bytes(1000)),
+                        webclient.frame(webclient.WINDOW_UPDATE, body=b"\x7f\xff\xff\xff"),
+                        attack.rng.randbytes(50),
+                    )
+                )
+                sock.sendall(flood)
+        time.sleep(0.05)
 
 
 def spelled(rng: random.Random, name: str) -> str:
@@ -197,15 +315,17 @@ KINDS = {
     attack.__name__.replace("_", "-"): attack
     for attack in (
         fat_replies, spellings, slow_readers, idle_http, costly_misses, unequal_equals,
-        unique_names, malformed_packets, many_connections,
+        unique_names, malformed_packets, many_connections, over_its_limit, odd_cookies,
+        half_handshakes, many_handshakes, slow_tls_readers, rapid_resets, http2_floods,
     )
 }  # fmt: skip
 
 
 def main() -> None:
     """Attack once."""
-    kind, port, http, seconds, seed = sys.argv[1:]
-    KINDS[kind](Attack(int(port), int(http), float(seconds), int(seed)))
+    os.nice(5)  # it is not about who has the processor
+    kind, seconds, seed, *ports = sys.argv[1:]
+    KINDS[kind](Attack(float(seconds), int(seed), [int(port) for port in ports]))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,24 @@
 """Chaos: ``python tests/chaos/chaos.py SECONDS [SEED]``, or ``make chaos T=60 SEED=7``.
 
 The real binary with two workers answers under load, while at random from the seed its processes are
-killed and stopped, its API server and its upstream servers fail, its Corefile changes, and attackers
-do their worst. The plan is a function of seconds and seed; ``ONLY=3,7,9`` runs these actions of it
-alone, at the same times. All along, no answer may be wrong and no query for a name of the cluster lost;
-at the end their p99 and the memory of the server's processes must be within bounds, and every name must
-be what the API server has. A failure prints the seed and the plan, and is made smaller by leaving out
-halves of the plan, unless ``SHRINK=0``. ``REPORT=FILE`` gets the figures as JSON.
+killed, stopped and replaced, its API server and its upstream servers fail, its Corefile changes, and
+attackers do their worst. ``API=real`` has etcd and kube-apiserver instead of a fake API server.
+
+A run has rounds. In the first half of each anything happens at once, in the second half one action at a
+time, each with the time to recover from it: these tell how long that takes. The plan is a function of
+seconds and seed; ``ONLY=3,7,9`` runs these actions of it alone, at the same times.
+
+All along, no answer may be wrong, no query for a name of the cluster lost, and the memory of the server's
+processes must be within bounds. At the end so must the p99 of these names be, in time beyond what an
+echo server takes in the same second, and what each kind of fault took to recover from; and every name must
+be what the API server has. A failure prints the seed and the plan, and is made smaller by leaving out halves
+of the plan, unless ``SHRINK=0``. ``REPORT=FILE`` gets the figures as JSON.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import random
@@ -21,29 +28,35 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import peers
-from actions import KINDS
+from actions import KINDS, Kind
 from judge import SLOW_S, percentile, read
-from world import World
+from world import AT_REST, REPLACED, World
 
 RATE = 400.0  # queries a second over UDP
-MEMORY_MIB = 170
+MEMORY_MIB = 170  # of kubeadm's Deployment
+# While two generations of workers live, and attackers have filled what there is in the old one.
+REPLACED_MIB = 220
 QUIET_S = 12.0  # at the end, for the last fault to be over
 WARM_S = 3.0
+ROUND_S = 120.0  # the first half has everything at once, the second one action at a time
 PAUSES_S = {
     "processes": (3.0, 9.0),
     "api": (1.0, 6.0),
+    "control-plane": (3.0, 12.0),
     "upstream": (2.0, 8.0),
     "machine": (5.0, 15.0),
     "attack": (0.5, 4.0),
 }
+ALONE_S = 1.0  # between the last cost of an action and the next one
 MAX_RUNS = 8  # while a plan is made smaller
+PRIORITY = -5  # of all but the attackers, where that is allowed
 
 
 class Action(NamedTuple):
@@ -58,22 +71,71 @@ class Action(NamedTuple):
         return f"{self.number:3} {self.at_s:7.2f} s  {self.kind} for {self.seconds:.2f} s"
 
 
-def plan(seconds: float, seed: int) -> list[Action]:
-    """Return what happens in so many seconds."""
-    found = []
-    for lane, pause in PAUSES_S.items():
-        rng = random.Random(f"{seed}/{lane}")
-        names = [name for name, kind in KINDS.items() if kind.lane == lane]
-        at = WARM_S
+def plan(seconds: float, seed: int, *, is_real: bool = False) -> list[Action]:
+    """Return what happens in so many seconds, with a real API server or a fake one."""
+    left_out = "api" if is_real else "control-plane"
+    lanes = [lane for lane in PAUSES_S if lane != left_out]
+    rngs = {lane: random.Random(f"{seed}/{lane}") for lane in lanes}
+    alone = random.Random(f"{seed}/alone")
+    deck = list[str]()
+    found, end = list[tuple[float, str, float]](), seconds - QUIET_S
+    rounds = max(1, round(end / ROUND_S))
+    for i in range(rounds):
+        begin_s, middle_s = end * i / rounds, end * (i + 0.5) / rounds
+        for lane in lanes:
+            found += _at_random(rngs[lane], lane, max(WARM_S, begin_s), middle_s)
+        at = middle_s + QUIET_S / 2
         while True:
-            at += rng.uniform(*pause)
-            name = rng.choice(names)
-            took = rng.uniform(*KINDS[name].seconds)
-            if at + took > seconds - QUIET_S:
+            if not deck:
+                deck = [name for name, kind in KINDS.items() if kind.lane in lanes]
+                alone.shuffle(deck)
+            kind = KINDS[deck[-1]]
+            took = alone.uniform(*kind.seconds)
+            if at + took > end * (i + 1) / rounds:
                 break
-            found.append((at, name, took))
-            at += took
+            found.append((at, deck.pop(), took))
+            at += took + max(kind.costs.values()) + ALONE_S
     return [Action(i, *action) for i, action in enumerate(sorted(found))]
+
+
+def _at_random(
+    rng: random.Random, lane: str, begin_s: float, end_s: float
+) -> Iterator[tuple[float, str, float]]:
+    """Yield the actions of a lane between two times: when, what, for how long."""
+    names = [name for name, kind in KINDS.items() if kind.lane == lane]
+    at = begin_s
+    while True:
+        at += rng.uniform(*PAUSES_S[lane])
+        name = rng.choice(names)
+        took = rng.uniform(*KINDS[name].seconds)
+        if at + took > end_s:
+            return
+        yield at, name, took
+        at += took
+
+
+class Done(NamedTuple):
+    """An action that has happened, and when."""
+
+    action: Action
+    began: float
+    ended: float
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.action.kind]
+
+    @property
+    def over(self) -> float:
+        """When recovery began."""
+        return self.began if self.kind.is_instant else self.ended
+
+    def overlaps(self, other: Done, cost: str) -> bool:
+        """Tell whether the two may have cost the same at the same time."""
+        mine, its = self.kind.costs[cost], other.kind.costs.get(cost)
+        if its is None:
+            return False
+        return other.began < self.ended + mine and self.began < other.ended + its
 
 
 class Run:
@@ -81,7 +143,7 @@ class Run:
 
     def __init__(self, world: World, actions: Sequence[Action], seed: int) -> None:
         self._world, self._actions, self._seed = world, actions, seed
-        self._ended: list[tuple[Action, float, float]] = []
+        self._ended: list[Done] = []
         self.errors: list[str] = []
         self.slow = ""  # p99, if it is too much
 
@@ -100,11 +162,18 @@ class Run:
         while time.monotonic() < start + seconds and not self._has_failed():
             time.sleep(0.1)
         self._world.end_load()
+        self._has_failed()
         if not self._world.judge.violations:
             self._compare_all()
             self._check_bounds()
 
     def _has_failed(self) -> bool:
+        for when, limit in ((AT_REST, MEMORY_MIB), (REPLACED, REPLACED_MIB)):
+            octets, shown = self._world.peaks.get(when, (0, ""))
+            if octets > limit << 20 and not self.errors:
+                self.errors.append(f"{octets / 2**20:.0f} MiB of memory {when}: {shown}")
+        self.errors += self._world.errors
+        self._world.errors.clear()
         return bool(self._world.judge.violations or self.errors)
 
     def _play(self, lane: Sequence[Action]) -> None:
@@ -119,21 +188,20 @@ class Run:
                 self.errors.append(f"{action}: {error!r}")
 
     def _act(self, action: Action) -> None:
-        kind, judge = KINDS[action.kind], self._world.judge
+        kind, judge, blind = KINDS[action.kind], self._world.judge, self._world.model.blind
         began = time.monotonic()
+        known = began - kind.was_known_s
         windows = [
-            (self._world.model.blind["api"], kind.blind_s),
-            (
-                self._world.model.blind["manifests"],
-                kind.blind_s if kind.lane == "processes" else None,
-            ),
-            (judge.slow_windows, kind.slow_s),
-            (judge.active, 0.0),
-            (judge.outside_windows, kind.outside_s),
+            (blind["api"], known, kind.blind_s),
+            (blind["manifests"], known, kind.blind_s if kind.lane == "processes" else None),
+            (judge.slow_windows, began, kind.slow_s),
+            (judge.active, began, 0.0),
+            (judge.outside_windows, began, kind.outside_s),
+            (judge.lost_windows, began, kind.lost_s),
         ]
-        for found, heals_s in windows:
+        for found, since, heals_s in windows:
             if heals_s is not None:
-                found.add(began, float("inf"), action.kind)
+                found.add(since, float("inf"), action.kind)
         rng = random.Random(f"{self._seed}/{action.number}")
         steps = kind.run(self._world, rng, action.seconds)
         try:
@@ -142,10 +210,10 @@ class Run:
         finally:
             next(steps, None)
             ended = time.monotonic()
-            self._ended.append((action, began, ended))
-            for found, heals_s in windows:
+            self._ended.append(Done(action, began, ended))
+            for found, since, heals_s in windows:
                 if heals_s is not None:
-                    found.close(began, ended + heals_s, action.kind)
+                    found.close(since, ended + heals_s, action.kind)
 
     # ---- at the end
 
@@ -166,9 +234,9 @@ class Run:
             if time.monotonic() > deadline:
                 self.errors += [f"at rest {name} is {found}" for name, found in wrong.items()][:5]
                 break
-        roles = collections.Counter(world.processes().values())
-        if roles != {"supervisor": 1, "worker": 2, "watcher": 2}:
-            self.errors.append(f"at rest there are {dict(roles)}")
+        processes = world.processes()
+        if not world.is_complete(processes):
+            self.errors.append(f"at rest there are {dict(collections.Counter(processes.values()))}")
         try:
             url = f"http://127.0.0.1:{world.health}/health"
             with urllib.request.urlopen(url, timeout=5) as reply:
@@ -185,12 +253,15 @@ class Run:
 
     def _check_bounds(self) -> None:
         judge = self._world.judge
-        limit = SLOW_S + percentile(judge.echoes, 0.99)
-        if percentile(judge.latencies, 0.99) > limit:
-            p99 = percentile(judge.latencies, 0.99)
-            self.slow = f"p99 of known names is {p99 * 1e3:.0f} ms, more than {limit * 1e3:.0f}"
-        if self._world.peak_octets > MEMORY_MIB << 20:
-            self.errors.append(f"{self._world.peak_octets / 2**20:.0f} MiB of memory")
+        p99 = percentile(judge.lateness(), 0.99)
+        if p99 > SLOW_S:
+            self.slow = (
+                f"p99 of known names is {p99 * 1e3:.0f} ms more than the slowest echo beside"
+            )
+        for name, times in self._recoveries().items():
+            most_s = max(sent_s for sent_s, _ in times)
+            if most_s > KINDS[name].recovers_s:
+                self.errors.append(f"{name}: a query {most_s:.2f} s behind its end was late or old")
 
     def figures(self) -> dict[str, Any]:
         """Return what was measured."""
@@ -200,8 +271,17 @@ class Run:
             "actions": len(self._ended),
             "asked": judge.asked,
             "asked twice": judge.again,
+            "lost while the program was started again": judge.lost,
             "failed outside, while upstream servers did": judge.failed_outside,
+            "hand-overs completed, given up": [
+                self._world.hand_overs.count(True), self._world.hand_overs.count(False)
+            ],
             "known p50, p99, p99.9 in ms": _spread(judge.latencies),
+            "known beyond the slowest echo of the second": _spread(judge.lateness()),
+            "known while no echo was slow": _spread(judge.in_quiet_seconds()),
+            "share of that": round(
+                len(judge.in_quiet_seconds()) / max(1, len(judge.latencies)), 3
+            ),
             "outside p50, p99, p99.9 in ms": _spread(judge.latencies_outside),
             "echo p50, p99, p99.9 in ms": _spread(judge.echoes),
             "calm share": round(len(judge.latencies) / max(1, judge.asked_known), 3),
@@ -210,55 +290,80 @@ class Run:
                 round(statistics.median(memory[-part:] or [0])),
                 round(max(memory, default=0)),
             ],
+            "MiB at most": {
+                when: f"{octets / 2**20:.0f}: {shown}"
+                for when, (octets, shown) in self._world.peaks.items()
+            },
             "slow in a thousand, while": {
                 name: round(1000 * slow / asked)
                 for name, (asked, slow) in sorted(judge.shares.items())
             },
-            "seconds to recover, median and most": self._recoveries(),
-        }
+            "seconds to recover: times, bound, last sent (median, most), last answer (median, most)":
+                self._table(),
+        }  # fmt: skip
 
-    def _recoveries(self) -> dict[str, tuple[float, float]]:
-        """Return how long after the end of each kind known names were still slow or asked twice.
+    def _table(self) -> dict[str, list[float]]:
+        return {
+            name: [
+                len(times), KINDS[name].recovers_s,
+                *(round(f([t[which] for t in times]), 2)
+                  for which in (0, 1) for f in (statistics.median, max)),
+            ]
+            for name, times in sorted(self._recoveries().items())
+        }  # fmt: skip
 
-        What overlaps with another fault is left out.
+    def _recoveries(self) -> dict[str, list[tuple[float, float]]]:
+        """Return how long after the end of each kind the last bad query was sent, and answered.
+
+        What overlaps with another action that may cost the same is left out.
         """
         found = collections.defaultdict(list)
-        costly = [
-            x for x in self._ended if KINDS[x[0].kind].slow_s or KINDS[x[0].kind].lane == "attack"
-        ]
-        for action, began, ended in costly:
-            others = [
-                x for x in costly if x[0] is not action and KINDS[x[0].kind].lane == "processes"
-            ]
-            if any(a < ended + 8 and began < b + 8 for _, a, b in others):
+        bad = self._world.judge.bad()
+        for done in self._ended:
+            costs = done.kind.costs
+            others = [other for other in self._ended if other is not done]
+            if any(done.overlaps(other, cost) for other in others for cost in costs):
                 continue
-            late = [until for sent, until in self._world.judge.bad if began <= sent < ended + 8]
-            found[action.kind].append(max(0.0, max(late, default=0.0) - ended))
-        return {
-            kind: (round(statistics.median(times), 2), round(max(times), 2))
-            for kind, times in sorted(found.items())
-        }
+            its = [
+                each for each in bad
+                if each.cost in costs and done.began <= each.sent < done.ended + costs[each.cost]
+            ]  # fmt: skip
+            sent = max((each.sent for each in its), default=0.0) - done.over
+            received = max((each.received for each in its), default=0.0) - done.over
+            found[done.action.kind].append((max(0.0, sent), max(0.0, received)))
+        return found
 
 
 def _spread(values: Any) -> list[float]:
     return [round(percentile(values, share) * 1e3, 2) for share in (0.5, 0.99, 0.999)]
 
 
-def run(seconds: float, seed: int, only: set[int] | None, rate: float = RATE) -> dict[str, Any]:
+def run(
+    seconds: float,
+    seed: int,
+    only: set[int] | None,
+    rate: float = RATE,
+    *,
+    is_real: bool = False,
+) -> dict[str, Any]:
     """Run once; return the figures, with what was wrong under ``violations``."""
-    actions = [a for a in plan(seconds, seed) if only is None or a.number in only]
+    whole = plan(seconds, seed, is_real=is_real)
+    actions = [a for a in whole if only is None or a.number in only]
     if only is not None and actions:
         seconds = min(seconds, max(a.at_s + a.seconds for a in actions) + QUIET_S)
-    with tempfile.TemporaryDirectory() as place, World(Path(place), rate, seed) as world:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        World(Path(place), rate, seed, is_real=is_real) as world,
+    ):
         current = Run(world, actions, seed)
         current.go(seconds)
         violations = world.judge.violations + current.errors
-        if violations and (kept := os.environ.get("KEEP_LOG")):
+        if kept := os.environ.get("KEEP_LOG"):
             Path(kept).write_text(world.server.output)
         return {**current.figures(), "violations": violations, "too slow": current.slow}
 
 
-def smaller(seconds: float, seed: int, only: list[int]) -> list[int]:
+def smaller(seconds: float, seed: int, only: list[int], *, is_real: bool) -> list[int]:
     """Return fewer actions that still fail: halves, then quarters, and so on, are left out."""
     parts, runs = 2, 0
     while len(only) > 1 and parts <= len(only) and runs < MAX_RUNS:
@@ -268,7 +373,7 @@ def smaller(seconds: float, seed: int, only: list[int]) -> list[int]:
             runs += 1
             if runs > MAX_RUNS:
                 break
-            if rest and run(seconds, seed, set(rest))["violations"]:
+            if rest and run(seconds, seed, set(rest), is_real=is_real)["violations"]:
                 only, parts = rest, max(2, parts - 1)
                 break
         else:
@@ -283,23 +388,27 @@ def main() -> int:
     seed = int(words[0]) if words else random.randrange(2**31)
     text = os.environ.get("ONLY", "")
     only = {int(word) for word in text.split(",")} if text else None
-    figures = run(seconds, seed, only)
+    is_real = os.environ.get("API") == "real"
+    with contextlib.suppress(PermissionError):
+        os.nice(PRIORITY)
+    figures = run(seconds, seed, only, is_real=is_real)
     if path := os.environ.get("REPORT"):
         Path(path).write_text(json.dumps(figures, indent=2))
     print(json.dumps(figures, indent=2))
+    command = f"{'API=real ' if is_real else ''}make chaos T={seconds:.0f} SEED={seed}"
     if figures["too slow"] and not figures["violations"]:
-        print(f"{figures['too slow']}: make chaos T={seconds:.0f} SEED={seed}")
+        print(f"{figures['too slow']}: {command}")
         return 1
     if not figures["violations"]:
         print(f"chaos: {seconds:.0f} s, seed {seed}: all is well")
         return 0
-    actions = [a for a in plan(seconds, seed) if only is None or a.number in only]
+    actions = [a for a in plan(seconds, seed, is_real=is_real) if only is None or a.number in only]
     print("\n".join(map(str, actions)))
     print("\n".join(figures["violations"]))
-    print(f"failed: make chaos T={seconds:.0f} SEED={seed}")
+    print(f"failed: {command}")
     if os.environ.get("SHRINK", "1") != "0":
-        fewer = smaller(seconds, seed, [a.number for a in actions])
-        print(f"smaller: ONLY={','.join(map(str, fewer))} make chaos T={seconds:.0f} SEED={seed}")
+        fewer = smaller(seconds, seed, [a.number for a in actions], is_real=is_real)
+        print(f"smaller: ONLY={','.join(map(str, fewer))} {command}")
     return 1
 
 

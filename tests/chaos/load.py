@@ -1,7 +1,8 @@
-"""The client whose queries must not be lost: ``python load.py PORT ECHO RATE``, a process of its own.
+"""The client whose queries must not be lost, a process of its own: ``python load.py RATE`` and the ports
+of DNS, of the echo server, of DNS over TLS and of DNS over HTTPS, and the file of their authority.
 
 Questions come as JSON on standard input, octets in hexadecimal. Each is asked over UDP from one of many
-ports, and some over TCP. The rule of a client is glibc's: after 5 s, or at once after SERVFAIL, it asks
+ports, and some over TCP, TLS and HTTPS. The rule of a client is glibc's: after 5 s, or at once after SERVFAIL, it asks
 a second time, from another port; 10 s after the start the query is lost. Every result is written to
 standard output as a ``RECORD`` and the reply, empty for one that is lost. Some datagrams go to an echo
 server instead: what they take is what the machine takes.
@@ -17,6 +18,13 @@ import struct
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+import certificates
+import webclient
 
 RECORD = struct.Struct("<ddHBH")  # when sent, when received, number of the question, flags, octets
 OVER_TCP, AGAIN = 1, 2
@@ -24,6 +32,7 @@ ECHO = 0xFFFF  # the number of what went to the echo server
 TRY_S, LOST_S = 5.0, 10.0
 SOCKETS = 32
 TCP_SHARE = 16  # every so many queries one is asked over TCP as well
+TLS_SHARE, HTTPS_SHARE = 64, 64
 QUERIES_A_CONNECTION = 10
 SERVFAIL = 2
 
@@ -132,24 +141,31 @@ class Tcp(threading.Thread):
             sent, flags, reply = time.monotonic(), OVER_TCP, b""
             while not reply and time.monotonic() < sent + LOST_S:
                 try:
-                    reply = self._exchange(self._packets[number], sent)
+                    reply = self._exchange(self._packets[number])
                 except OSError:
-                    self._sock = None
+                    self._close()
                     flags |= AGAIN
                     time.sleep(0.01)
             self._records.write(sent, number, flags, reply)
 
-    def _exchange(self, packet: bytes, sent: float) -> bytes:
+    def _exchange(self, packet: bytes) -> bytes:
         if self._sock is None or not self._left:
-            if self._sock is not None:
-                self._sock.close()
-            self._sock = socket.create_connection(("127.0.0.1", self._port), TRY_S)
+            self._close()
+            self._sock = self._connected()
             self._left = QUERIES_A_CONNECTION
         self._left -= 1
         self._sock.settimeout(TRY_S)
         self._sock.sendall(struct.pack("!H", len(packet)) + packet)
         (octets,) = struct.unpack("!H", self._read(2))
         return self._read(octets)
+
+    def _connected(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self._port), TRY_S)
+
+    def _close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
 
     def _read(self, octets: int) -> bytes:
         assert self._sock is not None
@@ -162,16 +178,56 @@ class Tcp(threading.Thread):
         return found
 
 
+class Tls(Tcp):
+    """Likewise over TLS."""
+
+    def __init__(self, port: int, *more: Any, authority: Path) -> None:
+        super().__init__(port, *more)
+        self._context = certificates.client_context(authority)
+
+    def _connected(self) -> socket.socket:
+        return self._context.wrap_socket(super()._connected(), server_hostname="dns.test")
+
+
+class Https(Tcp):
+    """Likewise over HTTP/2."""
+
+    def __init__(self, port: int, *more: Any, authority: Path) -> None:
+        super().__init__(port, *more)
+        self._web = webclient.Web(port, authority)
+
+    def _exchange(self, packet: bytes) -> bytes:
+        if not self._left:
+            self._close()
+            self._left = QUERIES_A_CONNECTION
+        self._left -= 1
+        reply = self._web.ask(webclient.get(packet))
+        if reply.status != 200:
+            raise ConnectionError
+        return reply.body
+
+    def _close(self) -> None:
+        self._web.close()
+
+
 def main() -> None:
     """Ask until standard input ends."""
-    port, echo, rate = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    rate = float(sys.argv[1])
+    port, echo, tls, https = map(int, sys.argv[2:6])
+    authority = Path(sys.argv[6])
     packets = [bytes.fromhex(text) for text in json.loads(sys.stdin.readline())]
     records, is_over = Records(), threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), is_over.set()), daemon=True).start()
-    tcp = Tcp(port, packets, rate / TCP_SHARE, records, is_over)
-    tcp.start()
+    others = [
+        Tcp(port, packets, rate / TCP_SHARE, records, is_over),
+        Tls(tls, packets, rate / TLS_SHARE, records, is_over, authority=authority),
+        Https(https, packets, rate / HTTPS_SHARE, records, is_over, authority=authority),
+    ]
+    for thread in others:
+        thread.start()
     Udp(port, echo, packets, records).run(rate, is_over)
-    tcp.join()
+    for thread in others:
+        thread.join()
 
 
 if __name__ == "__main__":

@@ -81,11 +81,15 @@ class Model:
             if name in states:
                 self.put(name, states[name], now)
 
-    def allowed(self, name: str, source: str, sent: float, received: float) -> Iterable[State]:
-        """Return the states of which any may be the answer."""
+    def allowed(
+        self, name: str, source: str, sent: float, received: float, *, forgives: bool = True
+    ) -> Iterable[State]:
+        """Return the states of which any may be the answer; those of an outage only if it forgives."""
         times, states = self._history[name]
-        since = self.blind[source].start_before(sent - self._slack(source)) - STALE_S
-        first = max(0, bisect.bisect_right(times, since) - 1)
+        since = sent - self._slack(source)
+        if forgives:
+            since = self.blind[source].start_before(since)
+        first = max(0, bisect.bisect_right(times, since - STALE_S) - 1)
         last = bisect.bisect_right(times, received)
         return states[first:last]
 
