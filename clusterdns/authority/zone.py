@@ -41,13 +41,15 @@ class Zone:
     lowest TTL (RFC 2181 section 5.2).
     """
 
+    is_strict = False  # whether names that exist without records hide wildcards, signed or not
+
     def __init__(self, apex: WireName, records: Iterable[RR]) -> None:
         self.apex = apex
         self._names: dict[WireName, RRsets] = {}
         self._ancestors: set[WireName] = set()  # of every owner, up to the root
         top: RRsets = {rr.SOA: (), rr.NS: ()}
         of_top: RRsets = dict(top)  # their signatures
-        for (owner, rtype), found in _rrsets(apex, records).items():
+        for (owner, rtype), found in rrsets_of(apex, records).items():
             if rtype in (rr.NSEC3, rr.NSEC3PARAM):
                 raise ValueError(NO_NSEC3)
             if owner == apex:
@@ -134,7 +136,7 @@ class Zone:
                 return delegation
             if node == qname:
                 return self._at(rrsets, qname, qtype, do)
-        if self._proofs and qname in self._ancestors:
+        if (self.is_strict or self._proofs) and qname in self._ancestors:
             wildcard = None  # it exists (RFC 4592 section 2.2.2); CoreDNS uses the wildcard
         if wildcard is not None and not self._is_hidden(wildcard, qname):
             found = self._at(self._names.get(wildcard, {}), qname, qtype, do)
@@ -282,7 +284,7 @@ class Zone:
         return tuple(found)
 
 
-def _rrsets(apex: WireName, records: Iterable[RR]) -> dict[tuple[WireName, int], tuple[RR, ...]]:
+def rrsets_of(apex: WireName, records: Iterable[RR]) -> dict[tuple[WireName, int], tuple[RR, ...]]:
     """Return the RRsets of a zone, in the order of their first records."""
     found: dict[tuple[WireName, int], list[RR]] = {}
     signed: set[tuple[WireName, int]] = set()

@@ -1,5 +1,7 @@
 """The cluster as DNS sees it: objects cut down to DNS facts, joined, and turned into records.
 
+fields.py      readers of the fields of manifests                               Pure
+published.py   objects that publish names of their own, cut down                Pure
 objects.py     EndpointSlices and the like, cut down to DNS facts               Pure
 selectors.py   label selectors                                                  Pure
 source.py      where objects come from                                          Pure

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clusterdns.cluster import evidence, objects
-from clusterdns.cluster.objects import SERVICES, ObjectError, Service
+from clusterdns.cluster.fields import ObjectError
+from clusterdns.cluster.objects import SERVICES, Service
 
 NAMES = frozenset(("kube-dns", "coredns", "rke2-coredns-rke2-coredns", "dns-default"))
 LABEL = ("k8s-app", "kube-dns")  # kubeadm's, and most installers'

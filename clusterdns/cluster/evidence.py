@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from clusterdns.cluster import objects
 from clusterdns.cluster.api import versions
-from clusterdns.cluster.objects import MANIFEST_KINDS, PODS, SERVICES, SLICES, ObjectError
+from clusterdns.cluster.fields import ObjectError
+from clusterdns.cluster.objects import MANIFEST_KINDS, PODS, SERVICES, SLICES
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError, ClusterDNSError
 from clusterdns.wire.trace import Object
@@ -99,7 +100,7 @@ class FromServer:
         return [*self._list(PODS, namespace, {"limit": "100"})]
 
     def _list(self, kind: str, namespace: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
-        start, _, resource = versions.path_of(kind).rpartition("/")
+        start, _, resource = versions.paths_of(kind)[0].rpartition("/")
         path = f"{start}/namespaces/{namespace}/{resource}"
         reply = self._client.get(path, query, read_timeout_s=READ_TIMEOUT_S)
         try:

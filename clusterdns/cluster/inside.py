@@ -1,7 +1,8 @@
 """Names inside, as the plugins of one server block tell each other of them.
 
-`kubernetes` enters the cluster that it answers from; `k8s_external` answers from it too, and
-`search` asks which Services there are. None of them knows the others, or who was made first.
+`kubernetes` enters the cluster that it answers from; `k8s_external`, `endpoint` and `ingress`
+answer from it too, and `search` asks which Services there are. None of them knows the others, or
+who was made first.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from clusterdns.cluster.external import Cluster
+from clusterdns.cluster.source import Source
 
 # Takes the folded labels of a namespace and a Service; tells whether it exists, with or without
 # endpoints.
@@ -27,4 +29,6 @@ class Inside:
     def __init__(self) -> None:
         self.is_service: IsService = _nothing
         self.cluster: Callable[[], Cluster] | None = None
-        self.is_asked_for_external = False  # `k8s_external` answers from it
+        self.source: Callable[[], Source] | None = None  # once all plugins are made
+        self.is_asked_for_external = False  # external addresses of Services are answered
+        self.published: set[str] = set()  # kinds that are watched for other plugins

@@ -23,7 +23,8 @@ from typing import Any
 from clusterdns.cluster import objects, selectors, yamltext
 from clusterdns.cluster.api import versions
 from clusterdns.cluster.feed import Feeder, plain
-from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, ObjectError, ObjectId
+from clusterdns.cluster.fields import ObjectError
+from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, ObjectId
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.yamltext import YamlError
 from clusterdns.errors import ClusterDNSError
@@ -166,6 +167,8 @@ class Directory:
         for manifest in documents(path):
             for kind, selector in self._selectors.items():
                 if manifest.get("kind") != MANIFEST_KINDS[kind]:
+                    continue
+                if not versions.is_of(kind, manifest):
                     continue
                 if not selectors.matches(selector, objects.labels(manifest)):
                     continue

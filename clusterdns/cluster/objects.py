@@ -17,7 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from clusterdns.errors import ClusterDNSError
+from clusterdns.cluster import published
+from clusterdns.cluster.fields import ObjectError
+from clusterdns.cluster.fields import items as _list
+from clusterdns.cluster.fields import text as _text
+from clusterdns.cluster.fields import texts as _texts
+from clusterdns.cluster.published import DNSEndpoint, Gateway, Ingress, Route
 from clusterdns.wire import name
 
 NAMESPACES, SERVICES, SLICES, PODS = "namespaces", "services", "endpointslices", "pods"
@@ -32,10 +37,6 @@ IMPORT_NAME_LABEL = "multicluster.kubernetes.io/service-name"
 CLUSTER_LABEL = "multicluster.kubernetes.io/source-cluster"
 _FINISHED_PHASES = frozenset(("Succeeded", "Failed", "Unknown"))
 _MAX_TARGET_OCTETS = 63  # CoreDNS: object/endpoint.go keeps shorter names of targets only
-
-
-class ObjectError(ClusterDNSError):
-    """A manifest with a field of a wrong type; it is skipped and counted."""
 
 
 class Port(NamedTuple):
@@ -107,7 +108,7 @@ class Pod(NamedTuple):
     addresses: tuple[str, ...]
 
 
-ClusterObject = Service | Slice | Namespace | Pod
+ClusterObject = Service | Slice | Namespace | Pod | DNSEndpoint | Ingress | Gateway | Route
 OBJECT_TYPES: dict[str, Callable[..., Any]] = {
     NAMESPACES: Namespace,
     SERVICES: Service,
@@ -115,6 +116,7 @@ OBJECT_TYPES: dict[str, Callable[..., Any]] = {
     PODS: Pod,
     IMPORTS: Service,
     IMPORT_SLICES: Slice,
+    **published.TYPES,
 }
 MANIFEST_KINDS = {
     NAMESPACES: "Namespace",
@@ -123,6 +125,7 @@ MANIFEST_KINDS = {
     PODS: "Pod",
     IMPORTS: "ServiceImport",
     IMPORT_SLICES: "EndpointSlice",
+    **published.MANIFEST_KINDS,
 }
 
 
@@ -163,26 +166,6 @@ def labels(manifest: Mapping[str, Any]) -> dict[str, str]:
     metadata = manifest.get("metadata")
     found = metadata.get("labels") if isinstance(metadata, dict) else None
     return dict(found) if isinstance(found, dict) else {}
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is no text")
-    return value
-
-
-def _texts(values: object) -> tuple[str, ...]:
-    return tuple(_text(value) for value in _list(values))
-
-
-def _list(values: object) -> list[Any]:
-    if values is None:
-        return []
-    if not isinstance(values, list):
-        raise TypeError(f"{values!r:.40} is no list")
-    return values
 
 
 def _service(manifest: Mapping[str, Any]) -> Service:
@@ -313,10 +296,11 @@ def _pod(manifest: Mapping[str, Any]) -> Pod | None:
     return Pod(tuple(dict.fromkeys(addresses)))
 
 
-_CUTTERS: dict[str, Callable[[Mapping[str, Any]], Service | Slice | Pod | None]] = {
+_CUTTERS: dict[str, Callable[[Mapping[str, Any]], ClusterObject | None]] = {
     SERVICES: _service,
     SLICES: _slice,
     PODS: _pod,
     IMPORTS: _import,
     IMPORT_SLICES: _imported_slice,
+    **published.CUTTERS,
 }

@@ -13,7 +13,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Set
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from clusterdns.cluster.objects import (
     IMPORT_SLICES,
@@ -31,6 +31,7 @@ from clusterdns.cluster.objects import (
     Service,
     Slice,
 )
+from clusterdns.cluster.published import PUBLISHED
 from clusterdns.wire import rr
 from clusterdns.wire.facts import EVERYTHING, Renewal
 from clusterdns.wire.response import Addresses
@@ -171,6 +172,22 @@ class Services:
             del self.slices[owner]
 
 
+class Follower(Protocol):
+    """Makes names of the objects of some published kinds, see published.py; never raises."""
+
+    @property
+    def kinds(self) -> Collection[str]:
+        """The kinds it is told of."""
+
+    def take(
+        self, kind: str, key: ObjectKey, value: tuple[Any, ...] | None, seconds: int
+    ) -> list[Fact]:
+        """Take an object, or None where it has gone, at Unix time; return the changed facts."""
+
+    def settle(self) -> None:
+        """Take note that one more kind has been listed or refused."""
+
+
 class Store:
     """Services, EndpointSlices, Namespaces and Pods of one source, indexed for lookups.
 
@@ -179,7 +196,7 @@ class Store:
     (CoreDNS: plugin/kubernetes/controller.go)
     """
 
-    def __init__(self, kinds: Iterable[str]) -> None:
+    def __init__(self, kinds: Collection[str]) -> None:
         self.serial = self.import_serial = self.external_serial = 0
         self.services = Services()
         self.imported = Services()
@@ -187,6 +204,10 @@ class Store:
         self.namespace_labels: set[bytes] = set()
         self.pods: dict[ObjectKey, Pod] = {}
         self._pods_by_address: dict[str, tuple[ObjectKey, ...]] = {}
+        self.published: dict[str, dict[ObjectKey, tuple[Any, ...]]] = {
+            kind: {} for kind in kinds if kind in PUBLISHED
+        }
+        self._followers: list[Follower] = []
         self.refused: set[str] = set()  # kinds that the API server does not let us list
         self._unsynced = set(kinds)
 
@@ -203,16 +224,34 @@ class Store:
         """Note that a kind has been listed."""
         self._unsynced.discard(kind)
         self.refused.discard(kind)
+        self._settle(kind)
 
     def refuse(self, kind: str) -> None:
         """Note that a kind cannot be listed; nothing happens to one that has been."""
         if kind in self._unsynced:
             self.refused.add(kind)
+            self._settle(kind)
+
+    def has_settled(self, kinds: Collection[str]) -> bool:
+        """Tell whether each of ``kinds`` has been listed once, or is refused."""
+        return self._unsynced.intersection(kinds) <= self.refused
+
+    def _settle(self, kind: str) -> None:
+        for follower in self._followers:
+            if kind in follower.kinds:
+                follower.settle()
+
+    def follow(self, follower: Follower, seconds: int) -> None:
+        """Tell ``follower`` of all objects of its kinds, and of their changes from then on."""
+        self._followers.append(follower)
+        for kind in follower.kinds:
+            for key, value in self.published.get(kind, {}).items():
+                follower.take(kind, key, value, seconds)
 
     @property
     def is_settled(self) -> bool:
-        """Whether every kind has been listed once, or is refused."""
-        return self._unsynced <= self.refused
+        """Whether every kind has been listed once, or is refused, except published ones."""
+        return self._unsynced - PUBLISHED <= self.refused
 
     @property
     def is_ready(self) -> bool:
@@ -242,7 +281,22 @@ class Store:
             return self._apply_pod(key, Pod(*value) if value else None, seconds)
         if kind == NAMESPACES:
             return self._apply_namespace(key[1], None if value is None else Namespace())
-        return []
+        return self._apply_published(change, seconds)
+
+    def _apply_published(self, change: Change, seconds: int) -> list[Fact]:
+        kind, key, value = change
+        known = self.published.get(kind)
+        if known is None or known.get(key) == value:
+            return []
+        if value is None:
+            del known[key]
+        else:
+            known[key] = value
+        facts: list[Fact] = []
+        for follower in self._followers:
+            if kind in follower.kinds:
+                facts += follower.take(kind, key, value, seconds)
+        return facts
 
     def keys(self, kind: str) -> list[ObjectKey]:
         """Return the keys of all objects of a kind."""
@@ -250,6 +304,8 @@ class Store:
             return [("", name) for name in self.namespaces]
         if kind == PODS:
             return list(self.pods)
+        if kind in PUBLISHED:
+            return list(self.published.get(kind, ()))
         services = self.imported if kind in (IMPORTS, IMPORT_SLICES) else self.services
         return services.slice_keys if kind in (SLICES, IMPORT_SLICES) else list(services.by_name)
 

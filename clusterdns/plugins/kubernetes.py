@@ -169,6 +169,7 @@ class Kubernetes(Plugin):
         block.shared(SearchPaths).add("kubernetes", self._search_path)
         self._inside = inside = block.shared(Inside)
         inside.is_service, inside.cluster = self._is_service, self._cluster
+        inside.source = lambda: self._source
         block.shared(Transfers).add_source(self._transfer, self.order)
 
     def sources(self) -> Mapping[Source, Sequence[WireName]]:
@@ -177,8 +178,11 @@ class Kubernetes(Plugin):
 
     @property
     def _source(self) -> Source:
-        is_external = self._inside.is_asked_for_external
-        return self._settings.source._replace(is_external=is_external)
+        own = self._settings.source
+        return own._replace(
+            kinds=(*own.kinds, *sorted(self._inside.published)),
+            is_external=self._inside.is_asked_for_external,
+        )
 
     async def start(self, worker: Worker) -> None:
         """Take the source's store, and wait up to `startup_timeout` for its objects."""

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from clusterdns.cluster import selectors
+from clusterdns.cluster.published import GROUPS, MANIFEST_KINDS
 
 Manifest = dict[str, Any]
 
@@ -36,6 +37,14 @@ RESOURCES = {
         "multicluster.x-k8s.io/v1alpha1",
         "ServiceImport",
     ),
+    **{
+        kind: (
+            f"/apis/{group}/{version}/{kind}",
+            f"{group}/{version}",
+            MANIFEST_KINDS[kind],
+        )
+        for kind, (group, version, *_) in GROUPS.items()
+    },
 }
 _BY_KIND = {kind: resource for resource, (_, _, kind) in RESOURCES.items()}
 _NAMESPACED = re.compile(r"(.+)/namespaces/([^/]+)/(\w+)")

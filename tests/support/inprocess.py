@@ -88,6 +88,8 @@ class InProcess:
             word = MANIFEST_KINDS[kind]
             if manifest.get("kind") != word or word in self._unlisted:
                 continue
+            if not versions.is_of(kind, manifest):
+                continue
             selector = versions.selectors_of(kind, source)["labelSelector"]
             if not selectors.matches(selectors.parse(selector), objects.labels(manifest)):
                 continue

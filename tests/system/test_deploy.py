@@ -25,6 +25,7 @@ from controlplane import ControlPlane, path_of
 from deployed import BASE, CLUSTER_IP, DEPLOY, KUBEADM, build, corefiles, named
 
 from clusterdns.cluster import settings
+from clusterdns.cluster.published import GROUPS, PUBLISHED
 from clusterdns.config import kubedns
 from clusterdns.config.compile import Configuration, compile_text
 
@@ -433,3 +434,23 @@ def test_the_network_policy_keeps_pods_off_the_probes():
     ] == anybody["ports"]
     assert [9153] == [port["port"] for port in scrapers["ports"]]
     assert scrapers["from"]
+
+
+def test_the_rights_for_published_names_are_those_that_are_watched():
+    place = DEPLOY / "components" / "published-names"
+    listed = yaml.safe_load((place / "kustomization.yaml").read_text())
+    assert "Component" == listed["kind"]
+    role, binding = [
+        document
+        for name in listed["resources"]
+        for document in yaml.safe_load_all((place / name).read_text())
+    ]
+    given = {(group, resource) for rule in role["rules"] for group in rule["apiGroups"]
+             for resource in rule["resources"]}  # fmt: skip
+    assert {(GROUPS[kind][0], kind) for kind in PUBLISHED} >= given
+    assert ("externaldns.k8s.io", "dnsendpoints") in given
+    assert all(["list", "watch"] == rule["verbs"] for rule in role["rules"])
+    assert role["metadata"]["name"] == binding["roleRef"]["name"]
+    account = named(deployed.load(*BASE))["ServiceAccount", "coredns"]["metadata"]
+    (subject,) = binding["subjects"]
+    assert account["name"] == subject["name"] and account["namespace"] == subject["namespace"]

@@ -93,7 +93,7 @@ class Auditor:
         query = {"limit": str(PAGE), **versions.selectors_of(reflector.kind, self._source)}
         while True:
             items = Items()
-            for manifests in read_list(self._open(reflector.kind, query), items):
+            for manifests in read_list(self._open(reflector.path, query), items):
                 for manifest in manifests:
                     found = versions.mark_of(reflector.kind, manifest)
                     if found is None:
@@ -110,10 +110,8 @@ class Auditor:
         suspects |= {key: None for key in reflector.known.copy() if hash(key) not in there}
         return suspects, version
 
-    def _open(self, kind: str, query: dict[str, str]) -> ApiReply:
-        return self._client.get(
-            versions.path_of(kind), query, read_timeout_s=_SILENCE_S, accept=METADATA_ONLY
-        )
+    def _open(self, path: str, query: dict[str, str]) -> ApiReply:
+        return self._client.get(path, query, read_timeout_s=_SILENCE_S, accept=METADATA_ONLY)
 
 
 def _is_wrong(reflector: Reflector, key: ObjectKey, theirs: Known | None, version: int) -> bool:

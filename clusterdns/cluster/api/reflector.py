@@ -29,7 +29,8 @@ from clusterdns.cluster.api.backoff import Backoff, Gate, Timing
 from clusterdns.cluster.api.client import ApiClient, ApiReply, read_list, status_error
 from clusterdns.cluster.api.jsonstream import Items, Lines, StreamError, load_line
 from clusterdns.cluster.api.versions import Known
-from clusterdns.cluster.objects import IMPORTS, MANIFEST_KINDS, PODS, SLICES, ObjectError, ObjectKey
+from clusterdns.cluster.fields import ObjectError
+from clusterdns.cluster.objects import MANIFEST_KINDS, PODS, SLICES, ObjectKey
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
 
@@ -71,6 +72,7 @@ class Reflector:
         self.relists = self.reconnects = self.skipped = 0
         self._client, self._gate, self._sink = client, gate, sink
         self._timing = timing or Timing()
+        self._paths = versions.paths_of(kind)
         self._selectors = versions.selectors_of(kind, source)
         self._keeps_zones = source.is_zonal
         self._keeps_external = source.is_external
@@ -84,6 +86,11 @@ class Reflector:
         self._must_list = False
         self._last_error = ""
         self._is_news = False  # whether the last failure was the first of an outage
+
+    @property
+    def path(self) -> str:
+        """The API path of the kind, in the version that the server has."""
+        return self._paths[0]
 
     def run(self) -> None:
         """List and watch forever: the main of the thread."""
@@ -147,13 +154,16 @@ class Reflector:
             # The server cannot stream a list, or its etcd cannot (before 3.4.25): use pages.
             self._streams_lists = False
             return 0.0
-        text = self._explain(error)
+        is_absent = error.code == 404 and self.kind in versions.OPTIONAL and not self.known
+        if is_absent and self._has_other_version():
+            return 0.0
+        text = f"{versions.absence_of(self.kind)}: {error}" if is_absent else self._explain(error)
         # A failure of the whole server is logged by the first reflector only.
         if text != self._last_error and (self._is_news or not error.is_server):
-            _log.error("plugin/kubernetes: %s", text)
+            _log.log(logging.WARNING if is_absent else logging.ERROR, "plugin/kubernetes: %s", text)
         self._last_error = text
-        if error.code == 404 and self.kind == IMPORTS and not self.known:
-            # The cluster may have no ServiceImports yet: the CRD may be installed later.
+        if is_absent:
+            # The CRD may be installed later.
             self._sink.listed(self.kind, set())
         elif error.code in (403, 404, 405) and not self.known:
             self._sink.refused(self.kind)
@@ -161,6 +171,11 @@ class Reflector:
             return max(error.retry_after_s, self._denial.next())
         # While the server does not answer, only the gate decides when to ask again.
         return 0.0 if error.is_server and not error.code else self._backoff.next()
+
+    def _has_other_version(self) -> bool:
+        """Turn to the next version of the API group; tell whether it has not been tried yet."""
+        self._paths.append(self._paths.pop(0))
+        return self.path != versions.paths_of(self.kind)[0]
 
     def _explain(self, error: ApiError) -> str:
         if error.code != 403:
@@ -174,7 +189,7 @@ class Reflector:
         self.busy_since = time.monotonic()
         try:
             reply = self._client.get(
-                versions.path_of(self.kind),
+                self.path,
                 {**self._selectors, **query},
                 read_timeout_s=self._timing.head,
             )

@@ -20,14 +20,17 @@ from clusterdns.cluster.objects import (
     ObjectKey,
     labels,
 )
+from clusterdns.cluster.published import GROUPS, PUBLISHED
 from clusterdns.cluster.source import Source
 
-# API group and version of the kinds outside the core group.
-_GROUPS = {
+# API group of the kinds outside the core group, and its versions, the one to try first in front.
+_GROUPS: dict[str, tuple[str, ...]] = {
     SLICES: ("discovery.k8s.io", "v1"),
     IMPORT_SLICES: ("discovery.k8s.io", "v1"),
     IMPORTS: ("multicluster.x-k8s.io", "v1alpha1"),
+    **GROUPS,
 }
+OPTIONAL = PUBLISHED | {IMPORTS}  # kinds of CustomResourceDefinitions that may be missing
 LAST_TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 POD_FIELDS = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
 
@@ -39,15 +42,26 @@ class Known(NamedTuple):
     version: int
 
 
-def path_of(kind: str) -> str:
-    """Return the API path of a kind, in all namespaces."""
-    group, version = _GROUPS.get(kind, ("", "v1"))
-    return f"/apis/{group}/{version}/{_resource(kind)}" if group else f"/api/{version}/{kind}"
+def paths_of(kind: str) -> list[str]:
+    """Return the API paths of a kind, in all namespaces: one for each version that may be there."""
+    group, *versions = _GROUPS.get(kind, ("", "v1"))
+    if not group:
+        return [f"/api/v1/{kind}"]
+    return [f"/apis/{group}/{version}/{_resource(kind)}" for version in versions]
+
+
+def is_of(kind: str, manifest: Mapping[str, Any]) -> bool:
+    """Tell whether a manifest of the right word is of the group of a published kind.
+
+    `Ingress` and `Gateway` are kinds of other groups, too.
+    """
+    group = str(manifest.get("apiVersion") or "").partition("/")[0]
+    return kind not in PUBLISHED or group == _GROUPS[kind][0]
 
 
 def selectors_of(kind: str, source: Source) -> dict[str, str]:
     """Return the query parameters that select objects (CoreDNS: controller.go)."""
-    selector = source.selector
+    selector = source.selector if kind not in PUBLISHED else ""
     if kind in (NAMESPACES, IMPORTS):
         selector = source.namespace_selector
     elif kind == IMPORT_SLICES:
@@ -61,6 +75,14 @@ def denial_of(kind: str, verb: str) -> str:
     return (
         f"not allowed to {verb} {resource}: the ClusterRole needs the verbs list and watch "
         f'for resource "{resource}" in API group "{group}"'
+    )
+
+
+def absence_of(kind: str) -> str:
+    """Return the log line for a kind that the API server does not have."""
+    return (
+        f"{_resource(kind)}: the API server has no such resource in API group "
+        f'"{_GROUPS[kind][0]}": there are none until its CustomResourceDefinition is installed'
     )
 
 

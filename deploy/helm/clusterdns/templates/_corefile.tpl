@@ -31,3 +31,8 @@
 {{- define "clusterdns.word" -}}
 {{- if kindIs "string" . }}{{ . }}{{ else if not (kindIs "invalid" .) }}{{ toJson . }}{{ end -}}
 {{- end -}}
+
+{{/* A word if a plugin stands in one of the `servers`, else nothing. Takes the root and its name. */}}
+{{- define "clusterdns.hasPlugin" -}}
+{{- range (index . 0).Values.servers }}{{ range .plugins }}{{ if eq .name (index $ 1) }}yes{{ end }}{{ end }}{{ end -}}
+{{- end -}}

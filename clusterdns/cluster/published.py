@@ -1,0 +1,186 @@
+"""Objects that publish names of their own: DNSEndpoints, Ingresses, Gateways and their routes.
+
+They are cut down to names, targets and age. Nobody watches them unless a plugin asks for them
+(``Inside.published``). Tenants write them, so each is bounded in octets; a larger one is skipped.
+
+Pure: no sockets, clock, threads or randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from clusterdns.cluster.fields import ObjectError, items, text, texts
+
+DNS_ENDPOINTS: Final = "dnsendpoints"
+INGRESSES, GATEWAYS = "ingresses", "gateways"
+HTTP_ROUTES, GRPC_ROUTES, TLS_ROUTES = "httproutes", "grpcroutes", "tlsroutes"
+ROUTES: Final = (HTTP_ROUTES, GRPC_ROUTES, TLS_ROUTES)
+PUBLISHED: Final = frozenset((DNS_ENDPOINTS, INGRESSES, GATEWAYS, *ROUTES))
+
+MANIFEST_KINDS: Final = {
+    DNS_ENDPOINTS: "DNSEndpoint",
+    INGRESSES: "Ingress",
+    GATEWAYS: "Gateway",
+    HTTP_ROUTES: "HTTPRoute",
+    GRPC_ROUTES: "GRPCRoute",
+    TLS_ROUTES: "TLSRoute",
+}
+_GATEWAY_GROUP = "gateway.networking.k8s.io"
+# API group and versions. TLSRoute is v1 from Gateway API 1.5 on.
+GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    DNS_ENDPOINTS: ("externaldns.k8s.io", "v1alpha1"),
+    INGRESSES: ("networking.k8s.io", "v1"),
+    GATEWAYS: (_GATEWAY_GROUP, "v1"),
+    HTTP_ROUTES: (_GATEWAY_GROUP, "v1"),
+    GRPC_ROUTES: (_GATEWAY_GROUP, "v1"),
+    TLS_ROUTES: (_GATEWAY_GROUP, "v1", "v1alpha3", "v1alpha2"),
+}
+MAX_ITEMS: Final = 1000  # records, hosts or parents of one object: 40 ms of a worker's time
+MAX_OCTETS: Final = 128 * 1024  # of their texts; etcd holds 1.5 MiB
+_CLASS_ANNOTATION = "kubernetes.io/ingress.class"  # before spec.ingressClassName
+
+
+class DNSEndpoint(NamedTuple):
+    """A DNSEndpoint: when it was created, and its records.
+
+    A record is (name, type, TTL in seconds, 0 for none, target).
+    """
+
+    created: str
+    records: tuple[tuple[str, str, int, str], ...]
+
+
+class Ingress(NamedTuple):
+    """An Ingress: its class, its hosts, and the addresses that its controller gave it."""
+
+    created: str
+    ingress_class: str
+    hosts: tuple[str, ...]
+    addresses: tuple[str, ...]
+
+
+class Gateway(NamedTuple):
+    """A Gateway: its class, (name, hostname) of its listeners, and its addresses."""
+
+    created: str
+    gateway_class: str
+    listeners: tuple[tuple[str, str], ...]
+    addresses: tuple[str, ...]
+
+
+class Route(NamedTuple):
+    """A route: its hosts, and the Gateways that have accepted it.
+
+    A Gateway is (namespace, name, section), the section "" for all listeners.
+    """
+
+    created: str
+    hosts: tuple[str, ...]
+    parents: tuple[tuple[str, str, str], ...]
+
+
+TYPES: Final[dict[str, Callable[..., Any]]] = {
+    DNS_ENDPOINTS: DNSEndpoint,
+    INGRESSES: Ingress,
+    GATEWAYS: Gateway,
+    HTTP_ROUTES: Route,
+    GRPC_ROUTES: Route,
+    TLS_ROUTES: Route,
+}
+
+
+def _endpoint(manifest: Mapping[str, Any]) -> DNSEndpoint:
+    """Return a DNSEndpoint (external-dns: apis/v1alpha1, endpoint/endpoint.go)."""
+    found = list[tuple[str, str, int, str]]()
+    for each in items(_spec(manifest).get("endpoints")):
+        ttl = each.get("recordTTL") or 0
+        if not isinstance(ttl, int):
+            raise TypeError(f"{ttl!r:.40} is no TTL")
+        # Longer ones are no TTLs (RFC 2181 section 8).
+        head = (text(each.get("dnsName")), text(each.get("recordType")), ttl & 0x7FFFFFFF)
+        found += [(*head, target) for target in texts(each.get("targets"))]
+    _check(sum(len(name) + len(target) for name, _, _, target in found), len(found))
+    return DNSEndpoint(_created(manifest), tuple(found))
+
+
+def _ingress(manifest: Mapping[str, Any]) -> Ingress:
+    spec = _spec(manifest)
+    hosts = _hosts(text(rule.get("host")) for rule in items(spec.get("rules")))
+    annotations = manifest["metadata"].get("annotations") or {}
+    status = (manifest.get("status") or {}).get("loadBalancer") or {}
+    points = items(status.get("ingress"))
+    addresses = _hosts(text(each.get("ip")) or text(each.get("hostname")) for each in points)
+    name = text(spec.get("ingressClassName")) or text(annotations.get(_CLASS_ANNOTATION))
+    return Ingress(_created(manifest), name, hosts, addresses)
+
+
+def _gateway(manifest: Mapping[str, Any]) -> Gateway:
+    spec = _spec(manifest)
+    listeners = tuple(
+        (text(each.get("name")), text(each.get("hostname")))
+        for each in items(spec.get("listeners"))
+    )
+    _check(sum(len(name) + len(host) for name, host in listeners), len(listeners))
+    status = manifest.get("status") or {}
+    addresses = _hosts(text(each.get("value")) for each in items(status.get("addresses")))
+    name = text(spec.get("gatewayClassName"))
+    return Gateway(_created(manifest), name, listeners, addresses)
+
+
+def _route(manifest: Mapping[str, Any]) -> Route:
+    hosts = _hosts(texts(_spec(manifest).get("hostnames")))
+    home = text(manifest["metadata"].get("namespace")) or "default"
+    parents = items((manifest.get("status") or {}).get("parents"))
+    accepted = [_parent(each.get("parentRef") or {}, home) for each in parents if _accepts(each)]
+    found = tuple(dict.fromkeys(each for each in accepted if each[1]))
+    _check(sum(map(len, hosts)), len(found))
+    return Route(_created(manifest), hosts, found)
+
+
+def _accepts(parent: Mapping[str, Any]) -> bool:
+    """Tell whether the controller of a Gateway has accepted a route (Gateway API: RouteStatus)."""
+    return any(
+        each.get("type") == "Accepted" and each.get("status") == "True"
+        for each in items(parent.get("conditions"))
+    )
+
+
+def _parent(reference: Mapping[str, Any], home: str) -> tuple[str, str, str]:
+    """Return the Gateway that a parentRef names, with an empty name where it names another kind."""
+    group, kind = reference.get("group", _GATEWAY_GROUP), reference.get("kind", "Gateway")
+    name = text(reference.get("name")) if (group, kind) == (_GATEWAY_GROUP, "Gateway") else ""
+    return text(reference.get("namespace")) or home, name, text(reference.get("sectionName"))
+
+
+def _spec(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = manifest.get("spec") or {}
+    return found
+
+
+def _created(manifest: Mapping[str, Any]) -> str:
+    """Return the time of creation as the API server writes it: earlier is less."""
+    return text(manifest["metadata"].get("creationTimestamp"))
+
+
+def _hosts(found: Any) -> tuple[str, ...]:  # noqa: ANN401 - any iterable of texts
+    """Return texts, each once, without empty ones. Raises ObjectError."""
+    once = tuple(dict.fromkeys(filter(None, found)))
+    _check(sum(map(len, once)), len(once))
+    return once
+
+
+def _check(octets: int, count: int) -> None:
+    if octets > MAX_OCTETS or count > MAX_ITEMS:
+        raise ObjectError(f"{count} names of {octets} octets are too many in one object")
+
+
+CUTTERS: Final[dict[str, Callable[[Mapping[str, Any]], Any]]] = {
+    DNS_ENDPOINTS: _endpoint,
+    INGRESSES: _ingress,
+    GATEWAYS: _gateway,
+    HTTP_ROUTES: _route,
+    GRPC_ROUTES: _route,
+    TLS_ROUTES: _route,
+}
