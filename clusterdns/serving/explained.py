@@ -19,6 +19,7 @@ from clusterdns.wire.message import Edns, Question
 if TYPE_CHECKING:
     from clusterdns.cluster.evidence import Reader
 
+SHORT_DOTS = 2  # a name with fewer may be one of a Service, to be completed by a search path
 PAYLOAD_OCTETS = 1232  # DNS flag day 2020
 Plain = dict[str, Any]
 
@@ -137,8 +138,19 @@ def report(found: Plain) -> Iterator[str]:
         yield f"watch: {line}"
     for plugin in found.get("not_ready", ()):
         yield f"not ready: {plugin}"
+    if found["why"] and (hint := _hint(found)):
+        yield hint
     if found["why"]:
         yield f"why: {found['why']}"
+
+
+def _hint(found: Plain) -> str:
+    """Return how a short name that does not exist is asked by a Pod, "" for other names."""
+    qname = found["question"].split()[0].removesuffix(".")
+    is_short = bool(qname) and (qname.count(".") < SHORT_DOTS or qname.endswith(".svc"))
+    if not is_short or found.get("message", {}).get("rcode") != "NXDOMAIN":
+        return ""
+    return f"a Pod also asks for it below its search path: clusterdns lookup {qname} --as NAMESPACE"
 
 
 def _run_lines(run: Plain, evidence: Mapping[str, list[str]], indent: str) -> Iterator[str]:

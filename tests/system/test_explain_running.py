@@ -294,3 +294,9 @@ def test_an_address_is_asked_for_its_name(lab):
     done = explained(lab, "10.96.1.1")
     assert done.stdout.startswith("1.1.96.10.in-addr.arpa. PTR, ")
     assert 0 == done.returncode
+
+
+def test_a_short_name_is_pointed_to_lookup(lab):
+    done = explained(lab, "web.uit")
+    assert "clusterdns lookup web.uit --as NAMESPACE\nwhy: " in done.stdout
+    assert "clusterdns lookup" not in explained(lab, "wbe.uit.svc.cluster.local").stdout

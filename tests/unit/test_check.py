@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from clusterdns.commands import difference
 from clusterdns.config import check
 from clusterdns.config.configmap import read
 
@@ -609,3 +610,21 @@ def test_a_pipe_is_read_like_a_file(tmp_path):
     done = run(str(path))
     writer.join()
     assert (0, True) == (done.returncode, f"{path}\n  serves    .:53\n" in done.stdout)
+
+
+CORPUS = sorted((ROOT / "tests" / "peer" / "corefiles").glob("*.corefile"))
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_corefiles_of_distributions_are_compared(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    one, other = (
+        read(each)._replace(text=each.read_text().replace("CLUSTER_DNS", "192.0.2.10"))
+        for each in (path.parent / "kubeadm.corefile", path)
+    )
+    manifests = ROOT / "zones" / "cluster"
+    same = difference.between(other, other, port=53, manifests=manifests)
+    found = difference.between(one, other, port=53, manifests=manifests)
+    assert [] == same.changed
+    assert found.asked >= 68
+    assert list(found.lines())[-1].startswith(f"{len(found.changed)} of {found.asked} answers")
