@@ -109,7 +109,10 @@ def get(port: int, path: str) -> str:
 
 
 def family(pid: int) -> list[int]:
-    found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Return the children of a process and theirs; one that has just ended has none."""
+    found = list[int]()
+    with contextlib.suppress(OSError):
+        found = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     return [*found, *(each for child in found for each in family(child))]
 
 
