@@ -128,6 +128,8 @@ def _is_complete(question: Question, response: Response) -> bool:
 
 def _least_ttl(response: Response) -> int:
     """Return the smallest TTL of all records."""
+    if len(response.answer) == 1 and not response.authority and not response.additional:
+        return response.answer[0].ttl
     return min((r.ttl for section in response.sections for r in section), default=MIN_TTL_S)
 
 

@@ -143,6 +143,8 @@ class Router:
         self.takes_updates = any(view.takes_updates for view in all_views)
         self._has_root_only = [*views] == [ROOT]
         self._is_filtered = any(view.filter is not None for view in all_views)
+        served = next((view for view in views.get(ROOT, ()) if view.chain), None)
+        self._only = Choice(served) if self._has_root_only and not self._is_filtered else None
         most = [view.most_octets for view in all_views] or [USUAL_UDP_OCTETS]
         self.streams = StreamBounds()
         for view in all_views:  # the last setting wins
@@ -171,6 +173,8 @@ class Router:
 
     def choose(self, question: Question, query: Query | None = None) -> Choice:
         """Return the view of ``question``; without a query it is valid only if shared."""
+        if self._only is not None and trace.scribe() is None:
+            return self._only
         if not self._is_filtered:
             return Choice(self.route(question))
         found: View | None = None

@@ -87,6 +87,13 @@ class Responder:
         self._options = options
         self._zones = tuple(zones)
         self._longest_first = sorted(self._zones, key=len, reverse=True)
+        # Names of others are not reverse ones, which takes longer to tell.
+        self._has_reverse = frozenset(
+            zone
+            for zone in self._zones
+            if name.is_within_any(zone, name.REVERSE_ZONES)
+            or any(name.is_within(each, zone) for each in name.REVERSE_ZONES)
+        )
         self._primary = next(zone for zone in self._zones if not is_reverse(zone))
         self._ttl = ttl
         self._multicluster = frozenset(
@@ -106,7 +113,10 @@ class Responder:
 
     def longest_zone(self, folded: WireName) -> WireName | None:
         """Return the longest of the zones that a name lies in, or None."""
-        return next((z for z in self._longest_first if name.is_within(folded, z)), None)
+        for zone in self._longest_first:
+            if folded.endswith(zone) and name.is_within(folded, zone):
+                return zone
+        return None
 
     def zone_of(self, question: Question) -> AskedZone | None:
         """Return the zone that a question lies in, or None."""
@@ -130,7 +140,9 @@ class Responder:
     ) -> Generator[Question, Response, Response | None]:
         """Yield questions outside the zone; return the response, or None for fallthrough."""
         response = yield from self._respond(question, zone)
-        if response is None or not _follows_case(question, response, zone.folded):
+        if response is None or response.answer:  # that has been told already
+            return response
+        if not _follows_case(question, (), zone.folded):
             return response
         return response._replace(follows_case=True)
 
@@ -183,6 +195,7 @@ class Responder:
             additional=tuple(additional),
             lifetime_s=lifetime_s,
             facts=facts,
+            follows_case=_follows_case(question, answer, zone.folded),
         )
 
     def _records(
@@ -222,7 +235,9 @@ class Responder:
         if self._is_name_server(question, zone):
             return lookup.servers(self._local_addresses)
         parsed = self._parsed(question, zone)
-        if parsed is None or (parsed.namespace and is_reverse(question.folded)):
+        if parsed is None:
+            return None
+        if parsed.namespace and zone.folded in self._has_reverse and is_reverse(question.folded):
             return None
         return lookup.find(parsed)
 
@@ -375,7 +390,7 @@ class Responder:
         return self._last_soa[1]
 
 
-def _follows_case(question: Question, response: Response, zone: WireName) -> bool:
+def _follows_case(question: Question, answer: Iterable[RR], zone: WireName) -> bool:
     """Tell whether the letter case of the question changes nothing but letter case in the reply.
 
     It changes more for the name server (`_is_name_server`) and the NS records of the apex. NS and
@@ -392,7 +407,7 @@ def _follows_case(question: Question, response: Response, zone: WireName) -> boo
     return all(
         record.rtype in _WITHOUT_NAMES
         or (record.rtype == rr.CNAME and not name.is_akin(record.rdata, question.qname))
-        for record in response.answer
+        for record in answer
     )
 
 
@@ -403,5 +418,5 @@ def _serial_fact(zone: AskedZone) -> Fact:
 
 def _left_of(question: Question, zone: AskedZone) -> list[bytes]:
     """Return the folded labels of a question's name left of its zone."""
-    labels = name.labels(question.folded)
-    return labels[: len(labels) - name.count_labels(zone.folded)]
+    folded = question.folded
+    return name.labels(folded[: len(folded) - len(zone.folded)] + name.ROOT)

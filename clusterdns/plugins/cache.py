@@ -163,7 +163,7 @@ class Cache(Plugin):
         outcome = rules.outcome(question, response, OPCODE_QUERY)
         found_here = bounded(response, rules.ttl_of(outcome, response, self._options))
         moves = self._counts.moves("requests", "misses")
-        return found_here._replace(counters=(*found_here.counters, *moves))
+        return found_here.counted(moves)
 
     def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
         """Return why no reply is kept, for `explain`."""

@@ -29,6 +29,7 @@ OPCODE_UPDATE: Final = 5
 EDNS_DO: Final = 0x8000
 HEADER: Final = struct.Struct("!HHHHHH")
 HEADER_OCTETS: Final = 12
+QUESTION_TAIL: Final = struct.Struct("!HH")  # type and class
 MIN_UDP_OCTETS: Final = 512  # RFC 1035 section 4.2.1
 MAX_OCTETS: Final = 65535
 # The longest datagram over IPv4; the kernel refuses to send a longer one.
@@ -67,12 +68,12 @@ class Question(NamedTuple):
     @property
     def wire(self) -> bytes:
         """The question section: name, type and class."""
-        return self.qname + struct.pack("!HH", self.qtype, self.qclass)
+        return self.qname + QUESTION_TAIL.pack(self.qtype, self.qclass)
 
     @property
     def folded_wire(self) -> bytes:
         """The question section with the name folded: equal for all clients."""
-        return self.folded + struct.pack("!HH", self.qtype, self.qclass)
+        return self.folded + QUESTION_TAIL.pack(self.qtype, self.qclass)
 
     @property
     def key(self) -> bytes:

@@ -55,7 +55,8 @@ def outcome_of(question: Question, response: Response, opcode: int = 0) -> Outco
 
 def has_soa(response: Response) -> bool:
     """Tell whether the authority section holds an SOA record."""
-    return any(record.rtype == rr.SOA for record in response.authority)
+    authority = response.authority
+    return bool(authority) and any(record.rtype == rr.SOA for record in authority)
 
 
 def answers_question(question: Question, records: tuple[RR, ...]) -> bool:

@@ -28,6 +28,7 @@ from clusterdns.wire.message import (
     OPCODE_QUERY,
     OPCODE_UPDATE,
     QR,
+    QUESTION_TAIL,
     RA,
     RD,
     TC,
@@ -90,8 +91,12 @@ def read_query(
         return Query(ident, flags, None, None, HEADER_OCTETS)
     try:
         qname, end = _read_plain_name(packet, HEADER_OCTETS)
-        qtype, end = _read_short(packet, end)
-        qclass, end = _read_short(packet, end)
+        if end + 4 <= len(packet):
+            qtype, qclass = QUESTION_TAIL.unpack_from(packet, end)
+            end += 4
+        else:
+            qtype, end = _read_short(packet, end)
+            qclass, end = _read_short(packet, end)
     except FormError:
         return _reject(ident, flags, rr.FORMERR)
     try:

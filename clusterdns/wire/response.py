@@ -146,10 +146,17 @@ class Response(NamedTuple):
         answer, authority, additional = sections
         return self._replace(answer=answer, authority=authority, additional=additional, orders=())
 
+    def counted(self, moves: tuple[tuple[str, tuple[str, ...]], ...]) -> Response:
+        """Return this response with more counters; ``_replace`` would take three times as long."""
+        return Response._make((*self[:_COUNTERS], self.counters + moves, *self[_COUNTERS + 1 :]))
+
     @property
     def is_lasting(self) -> bool:
         """Whether its name exists and it holds until a fact changes."""
         return bool(self.answer) and self.lifetime_s == math.inf and bool(self.facts)
+
+
+_COUNTERS: Final = Response._fields.index("counters")
 
 
 def failure(rcode: int, error: str = "") -> Response:

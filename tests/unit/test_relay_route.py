@@ -366,7 +366,7 @@ def test_zones_of_one_block_share_max_concurrent(upstream):
 
 
 def test_only_forged_replies_are_a_form_error(upstream):
-    """As the chain has it: somebody is there, but says nothing to the question."""
+    """As the chain has it, which asks once more: somebody is there, but answers other questions."""
     upstream.fault = lambda asked: asked.reply(
         asked.message(question=b"\4evil\4test\0" + asked.question[-4:], answer=EVIL)
     )
@@ -376,7 +376,7 @@ def test_only_forged_replies_are_a_form_error(upstream):
         async with Listener(corefile(lines, upstream)) as listener:
             reply = await listener.ask(query("www.test.", 1))
             assert 1 == reply[3] & 15
-            assert 1 == upstream.total
+            assert 2 == upstream.total
 
     in_packet_loop(run())
 
