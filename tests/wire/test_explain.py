@@ -340,6 +340,9 @@ SENTENCES = [
 ]  # fmt: skip
 
 
+BIG = ".:53 {\n hosts {\n" + "".join(f"  192.0.2.{i} big.test\n" for i in range(99)) + " }\n}\n"
+
+
 def explain_one(corefile: str, qname: str, qtype: int, client: str = "127.0.0.1") -> Any:
     wire = name.parse(qname)
     packet = message.write_query(1, message.RD, Question(wire, name.fold(wire), qtype), None)
@@ -369,6 +372,27 @@ def test_a_rule_is_named_with_its_line(tmp_path):
     found = explain_one(corefile, "old.uit.svc.cluster.local", rr.A)
     places = {each["place"] for each in explanations.notes(found) if "place" in each}
     assert {"Corefile:1", "Corefile:5"} <= places
+
+
+def test_the_table_and_a_cut_reply_are_told(monkeypatch):
+    monkeypatch.chdir(ZONES)
+    corefile = (ZONES / "Corefile").read_text()
+    packet = about("web.uit.svc.cluster.local A")
+
+    async def main() -> None:
+        async with InProcess(corefile, lab_objects()) as server:
+            before = (await explain(server.server, packet, CLIENT)).found
+            hits = [*server.server.tally.transport("udp", "1")]
+            await server.ask_chain(packet, "udp")
+            await server.ask_chain(packet, "udp")
+            counted = [*server.server.tally.transport("udp", "1")]
+            after = (await explain(server.server, packet, CLIENT)).found
+            assert (False, True) == (before["table"], after["table"])
+            assert hits != counted == [*server.server.tally.transport("udp", "1")]
+
+    asyncio.run(main())
+    found = explain_one(BIG, "big.test", rr.A)
+    assert any("the reply is cut" in note["text"] for note in explanations.notes(found))
 
 
 def test_notes_are_bounded():
