@@ -17,7 +17,7 @@ from pathlib import Path
 from clusterdns.authority.zone import NO_NSEC3, Zone
 from clusterdns.errors import FormError
 from clusterdns.formats.masterfile import MasterFileError, Placed, Reader, generated
-from clusterdns.host.stamp import Stamp
+from clusterdns.host.stamp import Stamp, open_at_once
 from clusterdns.wire import name, rr
 from clusterdns.wire.name import WireName
 from clusterdns.wire.rr import RR
@@ -88,10 +88,8 @@ class _Files:
         self._left_files -= 1
         if self._left_files < 0:
             raise ValueError(f"$INCLUDE of more than {MAX_FILES} files")
-        # Opening a FIFO without a writer would block.
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(number, "rb") as file:  # noqa: PTH123 - a descriptor
-            found = os.fstat(number)
+        with open(path, "rb", opener=open_at_once) as file:
+            found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError(f"{path} is no regular file")
             if found.st_size > self._left_octets:

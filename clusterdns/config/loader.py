@@ -69,14 +69,20 @@ def from_corefile(conf: str, port: int, given: str | None = None) -> Loader:
         text = sys.stdin.read() if given is None else given
         return Loader(lambda: text, compile_, files, unavailable, given=text)
     path = Path(conf or DEFAULT_FILE).absolute()
+    has_started = False
 
     def read() -> str:
+        nonlocal has_started
         if not conf and not path.exists():
             return ""  # then the default configuration is served, as in CoreDNS
+        if has_started and path.exists() and not path.is_file():
+            # The start may be given a pipe; a reload would wait for somebody to write to it.
+            raise OSError(f"{path}: it is no regular file")
         with path.open("rb") as file:
             octets = file.read(MAX_COREFILE_OCTETS + 1)
         if len(octets) > MAX_COREFILE_OCTETS:
             raise OSError(f"{path}: larger than {MAX_COREFILE_OCTETS} octets")
+        has_started = True
         return octets.decode("utf-8", "replace")
 
     return Loader(read, compile_, files, unavailable)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import ConfigError
 from clusterdns.forwarding.exchange import Exchange, Mismatch
-from clusterdns.host.encryption import client_context
+from clusterdns.host.encryption import check_pem, client_context
 from clusterdns.host.stamp import Stamp
 from clusterdns.wire.reading import Reply
 
@@ -70,6 +70,8 @@ def tls_context(files: tuple[str, ...], line: Directive, root: Path) -> ssl.SSLC
 def _load(context: ssl.SSLContext, files: tuple[str, ...], root: Path) -> None:
     """Load ``[CA]`` or ``CERT KEY [CA]`` into a context. Raises OSError, ValueError."""
     paths = [str(root / file) for file in files]
+    for path in paths:
+        check_pem(Path(path))
     if len(paths) in (1, 3):
         context.load_verify_locations(paths[-1])
     else:

@@ -19,7 +19,7 @@ from clusterdns.corefile.parser import Directive
 from clusterdns.forwarding import lookup
 from clusterdns.host import interfaces, resolvconf
 from clusterdns.host.logs import plugin_logger
-from clusterdns.host.stamp import Stamp
+from clusterdns.host.stamp import Stamp, read_regular
 
 MAX_WORDS = 15
 MAX_FILE_OCTETS = 65_536
@@ -59,15 +59,13 @@ class ServerFile:
         The last good servers stay in force if it names none or cannot be read.
         """
         try:
-            status = self.path.stat()
-            stamp = Stamp.of(status)
-            if stamp == self._stamp:
-                return False
-            with self.path.open("rb") as file:
-                text = file.read(MAX_FILE_OCTETS).decode("utf-8", "replace")
+            read = read_regular(self.path, MAX_FILE_OCTETS, self._stamp)
         except OSError as error:
-            self._keep(error.strerror or "cannot be read", Stamp())
+            self._keep(error.strerror or str(error), Stamp())
             return False
+        if read is None:
+            return False
+        stamp, text = read[0], read[1].decode("utf-8", "replace")
         found = tuple(Destination(host, _PORTS[DNS]) for host in _name_servers(text, self.path))
         if not found:
             self._keep("names no server", stamp)

@@ -7,9 +7,11 @@ The handshake precedes the question, so all server blocks of a listener must hav
 from __future__ import annotations
 
 import ssl
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
+MAX_PEM_OCTETS = 4 * 2**20  # all public authorities have 200 KiB
 _MODES = {
     "nocert": ssl.CERT_NONE,
     "verify_if_given": ssl.CERT_OPTIONAL,
@@ -68,7 +70,7 @@ class Encryption:
     def _read(self) -> _Contents:
         certificate, key, authority = self._certificate, self._key, self._authority
         chain = _text(certificate)
-        _text(key)
+        _text(key)  # OpenSSL opens it itself, and would wait for a FIFO
         context, web = [_context(certificate, key, authority, self.client_auth) for _ in range(2)]
         web.set_alpn_protocols(["h2", "http/1.1"])  # RFC 7301; the first that the client supports
         known = None if authority is None else frozenset(context.get_ca_certs(binary_form=True))
@@ -120,9 +122,25 @@ def _context(
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("ascii", "ignore")  # comments in a bundle may have other letters
+        return check_pem(path).decode("ascii", "ignore")  # comments may have other letters
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
+
+
+def check_pem(path: Path) -> bytes:
+    """Return the octets of a file of certificates or a key, before OpenSSL opens it.
+
+    It would wait for a FIFO, and read a device for as long as there is memory.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is too large.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is no regular file")
+    if status.st_size > MAX_PEM_OCTETS:
+        raise OSError(f"it is larger than {MAX_PEM_OCTETS} octets")
+    return path.read_bytes()
 
 
 def _reason(error: Exception) -> str:

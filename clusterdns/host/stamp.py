@@ -44,6 +44,11 @@ class Stamp(NamedTuple):
         return time.time() - self.mtime_ns / 1e9 > SETTLED_S
 
 
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for somebody to write to it, if it is a FIFO. Raises OSError."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read_regular(
     path: str | Path, most: int, known: Stamp | None = None
 ) -> tuple[Stamp, bytes] | None:
@@ -53,10 +58,8 @@ def read_regular(
         OSError: it cannot be read, is no regular file, or is too large.
         ValueError: ``path`` is none.
     """
-    # Does not wait for somebody to write to a FIFO.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - it is open already
-        status = os.fstat(descriptor)
+    with open(path, "rb", buffering=0, opener=open_at_once) as file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError("it is no regular file")
         stamp = Stamp.of(status)

@@ -42,6 +42,7 @@ from clusterdns.chain.searchpath import SearchPaths, Walk
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host import logs
+from clusterdns.host.stamp import read_regular
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
 from clusterdns.wire import name, rr, trace
@@ -53,6 +54,7 @@ SUCCESSES = "autopath_success_total"
 # The plugins that know search paths, as in CoreDNS.
 _KNOWERS = ("kubernetes", "erratic")
 _SVC = b"\x03svc"
+MAX_FILE_OCTETS = 64 * 1024  # of a resolv.conf
 _log = logs.plugin_logger("autopath")
 
 
@@ -165,9 +167,12 @@ def _read(text: str, directive: Directive, block: Block) -> tuple[WireName, ...]
     """
     path = block.path(text)
     try:
-        found, bad = searchpath.of_resolv_conf(path.read_text("utf-8", "replace"))
+        read = read_regular(path, MAX_FILE_OCTETS)
     except OSError as error:
-        raise directive.error(f"failed to parse {text!r}: {path}: {error.strerror}") from error
+        why = error.strerror or error
+        raise directive.error(f"failed to parse {text!r}: {path}: {why}") from error
+    assert read is not None  # no stamp was given
+    found, bad = searchpath.of_resolv_conf(read[1].decode("utf-8", "replace"))
     for domain in bad:
         _log.warning("%s: search domain %.50s is no domain name", path, domain)
     return (*found, ROOT) if found else ()

@@ -38,6 +38,7 @@ import functools
 import ipaddress
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from clusterdns.chain.bases import Passing
@@ -79,6 +80,8 @@ class Geoip(Passing):
             raise directive.error(
                 "needs the package maxminddb: pip install 'clusterdns[geoip]'"
             ) from error
+        if Path(path).exists() and not Path(path).is_file():  # the library would wait for a FIFO
+            raise directive.error(f"{path}: it is no regular file")
         try:
             self._reader: maxminddb.Reader = maxminddb.open_database(path)
         except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:

@@ -59,8 +59,8 @@ Speed: replies from the table stay on the fast path. A query over its limit that
 chain costs less than a third: 5.9 µs instead of 19.9 in a flood of new names, many of them shed.
 With one worker alone on a core, and a client that sent 87,000 to 98,000 new names a second beside a
 quiet one, the 99th percentile of the quiet client stayed as it was: 0.4 to 0.7 ms for names of the
-cluster and 0.7 to 1.0 ms for new ones, and none was lost. Without `ratelimit` it was 5 to 10 ms, and
-26,000 a second were answered. A query of the flood took 3.1 to 4.0 µs, so a flood of more than
+cluster and 0.7 to 1.0 ms for new ones, and none was lost. Without `ratelimit` it was 5 to 10 ms,
+and 26,000 a second were answered. A query of the flood took 3.1 to 4.0 µs, so a flood of more than
 250,000 a second fills that core.
 """
 

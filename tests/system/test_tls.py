@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import ssl
 import struct
@@ -333,6 +335,36 @@ def wait_for(is_so, timeout_s: float = 15) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("what", ["fifo", "device", "giant"])
+def test_certificates_that_end_never(what, tmp_path):
+    """The last good ones stay in force: nobody waits for a FIFO, or reads a device to its end."""
+    folder = certificates.make(make_folder(tmp_path / "own"))
+    port = peers.free_port()
+    text = corefile(port)
+    for name in ("server.pem", "server.key", "ca.pem"):
+        text = text.replace(name, f"{folder}/{name}")
+    with peers.clusterdns(text, tmp_path) as server:
+        path = folder / "server.pem"
+        path.unlink()
+        if what == "fifo":
+            os.mkfifo(path)
+        elif what == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            with path.open("wb") as file:
+                file.truncate(2**32)
+        wait_for(lambda: "certificates have changed, the last good ones stay" in server.output)
+        with secure(port, folder) as sock:
+            sock.sendall(framed("www.test"))
+            assert address_in(peers.read_frame(sock)) == HOSTS
+        server.process.send_signal(signal.SIGUSR1)
+        conf = next(tmp_path.glob("Corefile-*"))
+        conf.write_text(conf.read_text() + "\nother.test {\n    whoami\n}\n")
+        server.process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: "Reload failed" in server.output)
+        assert "killing it" not in server.output
 
 
 def test_private_authorities_are_trusted_as_by_go():

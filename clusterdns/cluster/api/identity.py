@@ -16,7 +16,7 @@ from typing import NamedTuple
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ApiError
 from clusterdns.host.encryption import client_context
-from clusterdns.host.stamp import Stamp
+from clusterdns.host.stamp import Stamp, read_regular
 
 MAX_OCTETS = 4 * 2**20  # of a file
 Pem = Path | bytes
@@ -107,13 +107,11 @@ def read(part: Pem, name: str) -> bytes:
     if isinstance(part, bytes):
         return part
     try:
-        with part.open("rb") as file:
-            found = file.read(MAX_OCTETS + 1)
+        found = read_regular(part, MAX_OCTETS)
     except OSError as error:
         raise ApiError(f"{part}: {error.strerror or error}") from None
-    if len(found) > MAX_OCTETS:
-        raise ApiError(f"{_name(part, name)}: larger than {MAX_OCTETS} octets")
-    return found
+    assert found is not None  # no stamp was given
+    return found[1]
 
 
 class Stamps:
