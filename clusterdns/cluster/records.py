@@ -45,6 +45,7 @@ class RecordOptions(NamedTuple):
     endpoint_pod_names: bool = False
     ignore_empty_service: bool = False
     is_zonal: bool = False  # whether names may select the endpoints of a topology zone
+    has_single_ptr: bool = False  # whether an address has one name at most
 
 
 class Parsed(NamedTuple):
@@ -390,6 +391,7 @@ class Lookup:
     def reverse(self, address: str) -> list[tuple[str, ...]]:
         """Return the labels, below the zone, of every name of ``address``, [] for none.
 
+        With `single_ptr` it is one name: that with a host name, else the first by namespace.
         A Service with this cluster address hides endpoints with it (CoreDNS: reverse.go).
         """
         self.facts.append(("address", address))
@@ -401,13 +403,14 @@ class Lookup:
                     taker.note(f"{address} is a cluster address of {namespace}/{service}",
                                objects=((SERVICES, namespace, service),))  # fmt: skip
                 return [(service, namespace, "svc")]
-        found = dict[tuple[str, ...], None]()
+        found = dict[tuple[str, ...], bool]()  # whether an endpoint has a host name of its own
         for (namespace, service), sliced in self._store.services.slices_at(address):
             # Endpoints of a slice without a Service, as an imported one, have no name.
             if service and self._is_pointed_into(namespace):
                 for endpoint in sliced.endpoints:
                     if endpoint.address == address:
-                        found[self.hostname(endpoint), service, namespace, "svc"] = None
+                        owner = (self.hostname(endpoint), service, namespace, "svc")
+                        found[owner] = bool(endpoint.hostname)
         if taker is not None:
             names = ", ".join(f"{each[2]}/{each[1]}" for each in found)
             hidden = list(self._store.services.at(address)) and not found
@@ -416,6 +419,11 @@ class Lookup:
                  f"{address} is an address of a Service whose namespace is hidden" if hidden else
                  f"{address} is no cluster address and no ready endpoint of a Service",
                  objects=tuple((SERVICES, each[2], each[1]) for each in found))  # fmt: skip
+        if len(found) > 1 and self._options.has_single_ptr:
+            first = min(found, key=lambda owner: (not found[owner], owner[::-1]))
+            if taker is not None:
+                taker.note("`single_ptr`: a name with a host name, else the first by namespace")
+            return [first]
         return list(found)
 
     def servers(self, local_addresses: tuple[str, ...]) -> list[Entry]:

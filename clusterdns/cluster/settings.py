@@ -90,6 +90,8 @@ class Settings:
                 )
             case "endpoint_pod_names":
                 self.options = options._replace(endpoint_pod_names=arguments.flag(line))
+            case "single_ptr":
+                self.options = options._replace(has_single_ptr=arguments.flag(line))
             case "ttl":
                 self.ttl = arguments.number(line, most=MAX_TTL_S)
             case "noendpoints":
@@ -152,6 +154,7 @@ class Settings:
                     "namespace_labels",
                     "pods",
                     "endpoint_pod_names",
+                    "single_ptr",
                     "ttl",
                     "noendpoints",
                     "fallthrough",

@@ -17,6 +17,7 @@ Syntax:
         labels SELECTOR
         pods disabled|insecure|verified
         endpoint_pod_names
+        single_ptr
         ttl SECONDS
         noendpoints
         fallthrough [ZONES...]
@@ -37,6 +38,8 @@ not in CoreDNS:
   counts them as stale, until the server answers. The directory of FILE must be writable.
 * `audit` sets how often the known objects are compared with the API server; differences are
   repaired and counted. The default is 5m; 0s turns audits off.
+* `single_ptr` answers a PTR query with one name, also if several Services have the endpoint: one
+  with a host name of its own, else the first by namespace, Service and endpoint.
 
 The other options are those of CoreDNS. Kubeconfigs, tokens and certificates are read again when
 they have changed; if they are invalid then, the last good ones stay in force. Proxies are those
