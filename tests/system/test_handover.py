@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import signal
@@ -25,12 +24,14 @@ import dns.message
 import measure
 import peers
 import pytest
+import scoreboard
 from fakeapi import FakeApi, services
 from faultyapi import ALL, FaultyApi
 
 import clusterdns
 
-HAND_OVERS = int(os.environ.get("HAND_OVERS", "10"))
+HAND_OVERS = scoreboard.size("HAND_OVERS", 10, 100)
+HAND_OVER_RATE = scoreboard.size("HAND_OVER_RATE", 2000, 20_000)
 RATE = 500  # queries a second of `Load`
 WEB = "web.demo.svc.cluster.local."
 MANIFESTS = """apiVersion: v1
@@ -299,10 +300,11 @@ def overflows() -> int:
     return int(counts[heads.index("RcvbufErrors")])
 
 
+@pytest.mark.row("P11")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_hand_overs_at_full_speed(tmp_path, installed):
-    """C18: 0 lost with `HAND_OVERS=100 HAND_OVER_RATE=20000`, from 16 sockets of dnsperf."""
+def test_hand_overs_at_full_speed(tmp_path, installed, figure):
+    """C18: 0 lost at 20,000 a second with ``FULL=1``, from 16 sockets of dnsperf."""
     program = shutil.which("dnsperf")
     if program is None:
         pytest.skip("needs dnsperf: apt-get install dnsperf")
@@ -310,7 +312,7 @@ def test_hand_overs_at_full_speed(tmp_path, installed):
     with peers.clusterdns(corefile(tmp_path, " multisocket 2"), tmp_path) as server:
         arguments = [
             program, "-s", server.host, "-p", str(server.port), "-d", str(tmp_path / "queries"),
-            "-Q", os.environ.get("HAND_OVER_RATE", "2000"), "-c", "16", "-l", "3600", "-t", "10",
+            "-Q", str(HAND_OVER_RATE), "-c", "16", "-l", "3600", "-t", "10",
             "-q", "20000", "-b", "4096",
         ]  # fmt: skip
         out = tmp_path / "dnsperf.out"  # a pipe that nobody reads would stop it at its timeouts
@@ -331,13 +333,17 @@ def test_hand_overs_at_full_speed(tmp_path, installed):
             out.read_text()[-2000:]
             + f"UDP sockets of the host were full {overflows() - full} times"
         )
-        print(f"{HAND_OVERS} hand-overs in {took_s:.1f} s\n{said}")
         counts = dict(re.findall(r"Queries (sent|completed|lost): +(\d+)", said))
         assert int(counts["sent"]) > 0
         # dnsperf calls interrupted, not lost, what is under way when it is told to stop.
         assert "0" == counts["lost"], said
         assert "NOERROR" in said
         assert "FAIL" not in said
+        figure(
+            "P11",
+            "{count} in {s:.0f} s at {rate:,} a second, two workers: 0 of {sent:,} queries lost",
+            count=HAND_OVERS, s=took_s, rate=HAND_OVER_RATE, sent=int(counts["sent"]),
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

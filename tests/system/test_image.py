@@ -273,8 +273,9 @@ def test_port_53_answers_over_udp_and_tcp(lab):
         assert "10.96.1.1\n" == done.stdout
 
 
+@pytest.mark.row("P7")
 @pytest.mark.slow
-def test_nothing_but_one_capability(lab):
+def test_nothing_but_one_capability(lab, figure):
     processes = lab.processes()
     assert len(processes) >= 3  # supervisor, watcher, worker
     for pid in processes:
@@ -286,6 +287,7 @@ def test_nothing_but_one_capability(lab):
         assert [0, 0] == [int(status[kind], 16) for kind in ("CapInh", "CapAmb")]
         assert {str(UID)} == {*status["Uid"].split(), *status["Gid"].split()}
         assert ["1", str(UID)] == [status["NoNewPrivs"], status["Groups"].strip()]
+    figure("P7", "user {uid}, one capability in {count} processes", uid=UID, count=len(processes))
 
 
 @pytest.mark.slow
@@ -337,8 +339,9 @@ def test_it_starts_within_two_seconds_and_ends_with_0(root, tmp_path):
         assert 1 <= ended < 3  # lameduck, and what is under way
 
 
+@pytest.mark.row("P7")
 @pytest.mark.slow
-def test_p7_5000_services_and_2_workers_below_the_memory_limit(root, tmp_path):
+def test_p7_5000_services_and_2_workers_below_the_memory_limit(root, tmp_path, figure):
     first = ".:53 {\n whoami\n reload\n}\n"
     with started(root, tmp_path, first) as container:
         container.ask("any.example.org.")  # its loopback is up
@@ -356,8 +359,8 @@ def test_p7_5000_services_and_2_workers_below_the_memory_limit(root, tmp_path):
             memory = container.memory_kib()
             assert len(container.processes()) == 4  # supervisor, watcher, two workers
     assert not failed, (len(failed), failed[:3])
-    print(f"image: {memory / 1024:.0f} MiB with 5,000 services and 2 workers")
     assert memory < MAX_MEMORY_KIB
+    figure("P7", "{mib:.0f} MiB with 5,000 Services and 2 workers", mib=memory / 1024)
 
 
 def _is_ready() -> bool:

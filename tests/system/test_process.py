@@ -18,6 +18,7 @@ import dns.message
 import dns.rdatatype
 import peers
 import pytest
+import scoreboard
 
 NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo}\n"
 SERVICE = """---
@@ -27,7 +28,7 @@ metadata: {{name: {name}, namespace: demo}}
 spec: {{clusterIP: {address}, clusterIPs: [{address}], ports: [{{port: 80}}]}}
 """
 WEB = "web.demo.svc.cluster.local."
-RELOADS = int(os.environ.get("RELOADS", "3"))
+RELOADS = scoreboard.size("RELOADS", 3, 100)
 
 
 def corefile(directory: Path, *, ttl: int = 30, more: str = "") -> str:
@@ -99,13 +100,18 @@ def test_a_missing_corefile_is_an_error(tmp_path):
     assert (1, True) == (done.returncode, "nowhere" in done.stderr)
 
 
-def test_a_mistake_names_file_line_and_directive(tmp_path):
+@pytest.mark.row("P8")
+def test_a_mistake_names_file_line_and_directive(tmp_path, figure):
     (tmp_path / "Corefile").write_text(". {\n    errors\n    wohami\n}\n")
+    began = time.monotonic()
     done = run(cwd=tmp_path)
+    took_s = time.monotonic() - began
+    assert took_s < 5  # 1 s on a machine of its own
     assert done.returncode == 1
     assert "Corefile:3: wohami: " in done.stderr
     assert "clusterdns check " in done.stderr
     assert "whoami" in done.stderr
+    figure("P8", "a mistake: status 1 after {s:.2f} s, file, line and word named", s=took_s)
 
 
 def test_the_help_lists_the_commands():
@@ -126,7 +132,8 @@ def test_what_it_cannot_run_on_is_said_at_once(fake, said):
     assert said in done.stderr
 
 
-def test_an_address_in_use_is_an_error(tmp_path):
+@pytest.mark.row("P8")
+def test_an_address_in_use_is_an_error(tmp_path, figure):
     port = peers.free_port()
     with peers.socket.socket(type=peers.socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", port))
@@ -134,6 +141,7 @@ def test_an_address_in_use_is_an_error(tmp_path):
             "-conf", "stdin", text=f".:{port} {{\n bind 127.0.0.1\n whoami\n}}\n", cwd=tmp_path
         )
     assert (1, True) == (done.returncode, f"127.0.0.1:{port}" in done.stderr)
+    figure("P8", "an address in use: status 1, the address named")
 
 
 def test_without_a_corefile_it_is_whoami(tmp_path):
@@ -219,7 +227,8 @@ def private_mib(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
 
 
-def test_reload_loses_no_query(tmp_path):
+@pytest.mark.row("P2")
+def test_reload_loses_no_query(tmp_path, figure):
     """P2: good ones and broken ones in turn; `RELOADS=100` is the full size."""
     with peers.clusterdns(corefile(tmp_path), tmp_path) as server, Load(server) as load:
         conf = next(tmp_path.glob("Corefile-*"))
@@ -234,10 +243,15 @@ def test_reload_loses_no_query(tmp_path):
             if not i:
                 first_mib = private_mib(server.process.pid)
         growth_mib = private_mib(server.process.pid) - first_mib
-        print(f"{len(load.answers)} answers, growth of {growth_mib:.2f} MiB")
         assert growth_mib < 5
         assert [] == load.failures
         assert {("10.96.0.7",)} == {tuple(answer) for answer in load.answers}
+        figure(
+            "P2",
+            "{reloads} good and {reloads} broken ones in turn: 0 of {asked:,} queries lost, supervisor "
+            "{mib:+.1f} MiB",
+            reloads=RELOADS, asked=len(load.answers), mib=growth_mib,
+        )  # fmt: skip
 
 
 def test_a_bad_corefile_leaves_the_last_good_one_in_force(tmp_path):
@@ -340,12 +354,17 @@ def test_a_reload_adds_and_removes_listeners(tmp_path):
         assert ["10.96.0.7"] == addresses(server, WEB)
 
 
-def test_a_killed_worker_is_replaced(tmp_path):
+@pytest.mark.row("P3")
+def test_a_killed_worker_is_replaced(tmp_path, figure):
     with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
         first = child(server.process.pid, "worker")
+        began = time.monotonic()
         os.kill(first, signal.SIGKILL)
         assert ["10.96.0.7"] == addresses(server, WEB)  # it waited in the socket, which stayed
         assert first not in children(server.process.pid)
+        took_s = time.monotonic() - began
+        assert took_s < 3  # 1 s on a machine of its own
+        figure("P3", "a worker: the query that waited is answered after {s:.2f} s", s=took_s)
 
 
 def test_a_signal_to_the_whole_group_reaches_workers_and_ends_none_of_them(tmp_path):
@@ -360,7 +379,8 @@ def test_a_signal_to_the_whole_group_reaches_workers_and_ends_none_of_them(tmp_p
         assert before == children(server.process.pid)
 
 
-def test_a_killed_watcher_costs_no_answer_and_comes_back(tmp_path):
+@pytest.mark.row("P3")
+def test_a_killed_watcher_costs_no_answer_and_comes_back(tmp_path, figure):
     with peers.clusterdns(corefile(tmp_path), tmp_path) as server, Load(server) as load:
         os.kill(child(server.process.pid, "watcher"), signal.SIGKILL)
         (tmp_path / "cluster" / "new.yaml").write_text(
@@ -369,6 +389,7 @@ def test_a_killed_watcher_costs_no_answer_and_comes_back(tmp_path):
         until(lambda: addresses(server, "new.demo.svc.cluster.local.") == ["10.96.0.8"])
         assert [] == load.failures
         assert {("10.96.0.7",)} == {tuple(answer) for answer in load.answers}
+        figure("P3", "a watcher: 0 of {asked} queries lost", asked=len(load.answers))
 
 
 def test_a_supervisor_that_dies_takes_its_children_along(tmp_path):
@@ -430,12 +451,15 @@ def test_a_reply_comes_from_the_address_that_was_asked(tmp_path):
             assert ["10.96.0.7"] == addresses(server._replace(host=host), WEB)
 
 
-def test_a_worker_that_hangs_is_replaced(tmp_path):
+@pytest.mark.row("P4")
+def test_a_worker_that_hangs_is_replaced(tmp_path, figure):
     """P4: within 5 s."""
     with peers.clusterdns(corefile(tmp_path), tmp_path) as server:
         stuck = child(server.process.pid, "worker")
         os.kill(stuck, signal.SIGSTOP)
+        began = time.monotonic()
         until(lambda: stuck not in children(server.process.pid), 5.5)
+        figure("P4", "replaced after {s:.1f} s", s=time.monotonic() - began)
         until(lambda: addresses(server, WEB) == ["10.96.0.7"])
         assert "does not beat any more" in server.output
 
@@ -463,11 +487,26 @@ def test_the_corefile_is_watched_after_a_signal_to_reload(tmp_path):
         until(lambda: ask(server, WEB).answer[0].ttl == 11)
 
 
+@pytest.mark.row("P1")
 @pytest.mark.parametrize("pure", ["", "1"])
-def test_a_query_is_answered_or_refused_when_the_process_ends(tmp_path, monkeypatch, pure):
+def test_a_query_is_answered_or_refused_when_the_process_ends(tmp_path, monkeypatch, pure, figure):
     """P1: at 2,000 a second none is lost; ICMP tells the client of those that come too late."""
     if pure:
         monkeypatch.setenv("CLUSTERDNS_PURE", pure)
+    runs, asked, came_late = scoreboard.size("ENDS", 1, 50), 0, 0
+    for _ in range(runs):
+        sent, refused = end_under_load(tmp_path)
+        asked, came_late = asked + sent, came_late + refused
+    figure(
+        "P1",
+        "{total_runs} ends at 2,000 a second over UDP, exit 0: 0 of {total_sent:,} lost, {total_refused} "
+        "refused by ICMP",
+        total_runs=runs, total_sent=asked, total_refused=came_late,
+    )  # fmt: skip
+
+
+def end_under_load(tmp_path: Path) -> tuple[int, int]:
+    """End a server with SIGTERM; return how many queries were sent, and refused by ICMP."""
     packet = dns.message.make_query(WEB, "A").to_wire()
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(peers.clusterdns(corefile(tmp_path), tmp_path))
@@ -503,6 +542,7 @@ def test_a_query_is_answered_or_refused_when_the_process_ends(tmp_path, monkeypa
         # The kernel keeps one error for each socket, until it is asked: two may become one.
         assert 0 <= sent - told - refused <= refused // 2
         assert 0 == server.process.returncode
+        return sent, refused
 
 
 def test_a_watcher_forgets_workers_that_have_ended(tmp_path):

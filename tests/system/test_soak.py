@@ -1,13 +1,12 @@
 """P6 and P9: memory, descriptors and the turns of the event loop under queries and changes.
 
-``SOAK_S=7200`` is the full size of P6. A turn is all that a worker's loop does between two waits;
+``SOAK_S=7200`` is the size of P6, and five minutes what ``FULL=1`` runs. A turn is all that a worker's loop does between two waits;
 its time is that of the thread's CPU clock, so that other work of the machine does not count.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import socket
@@ -19,9 +18,10 @@ from pathlib import Path
 import dns.message
 import peers
 import pytest
+import scoreboard
 from faultyapi import FaultyApi
 
-SOAK_S = float(os.environ.get("SOAK_S", "12"))
+SOAK_S = scoreboard.size("SOAK_S", 12.0, 300.0)
 WARM_S = min(600.0, SOAK_S / 3)
 RATE = 1000  # queries a second
 CHANGES = 50  # of Services a second
@@ -79,9 +79,10 @@ def held(pid: int) -> tuple[float, int]:
     return sum(private) / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+@pytest.mark.row("P6", "P9")
 @pytest.mark.slow
 @pytest.mark.timeout(SOAK_S * 2 + 120)
-def test_p6_p9_queries_and_changes_for_a_while(tmp_path):
+def test_p6_p9_queries_and_changes_for_a_while(tmp_path, figure):
     rng = random.Random(6)
     program = tmp_path / "clusterdns-measured.py"
     program.write_text(MEASURED.format(place=tmp_path))
@@ -135,7 +136,6 @@ def test_p6_p9_queries_and_changes_for_a_while(tmp_path):
     growth = [round(late[0] - early[0], 2) for early, late in zip(before, after, strict=True)]
     turns = [json.loads(path.read_text()) for path in tmp_path.glob("turns-*")]
     worker = max(turns, key=lambda each: each["turns"])
-    print(f"{sent} queries, {changes} changes, growth {growth} MiB, {worker}")
     assert 0 == lost
     assert all(abs(late[1] - early[1]) <= 2 for early, late in zip(before, after, strict=True))
     # 1 MiB an hour. Before that, over some 20,000 changes, the heap of a worker fills, and pages
@@ -143,3 +143,14 @@ def test_p6_p9_queries_and_changes_for_a_while(tmp_path):
     assert max(growth) < 4 + SOAK_S / 3600
     assert worker["p999_ms"] < 5
     assert 0 == worker["collections"]
+    figure(
+        "P6",
+        "{soak_s:.0f} s, {sent:,} queries, {changes:,} changes: 0 lost, no descriptor more, {mib:+.1f} MiB "
+        "after the first {warm_s:.0f} s (hours are not run)",
+        soak_s=SOAK_S, sent=sent, changes=changes, mib=max(growth), warm_s=WARM_S,
+    )  # fmt: skip
+    figure(
+        "P9",
+        "a turn of the loop p99.9 {p999:.1f} ms, longest {most:.1f} ms of CPU; 0 full collections",
+        p999=worker["p999_ms"], most=worker["longest_ms"],
+    )  # fmt: skip

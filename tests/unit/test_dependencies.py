@@ -110,7 +110,8 @@ def test_a_slim_install_lacks_kubernetes_alone():
     assert slim == {str(each) for each in DECLARED if each.name != "kubernetes"}
 
 
-def test_the_image_is_made_of_the_declared_packages():
+@pytest.mark.row("P10")
+def test_the_image_is_made_of_the_declared_packages(figure):
     wanted = {canonicalize_name(each.name): each for each in DECLARED}
     named = {canonicalize_name(each.name) for each in requirements_of(IMAGE / "requirements.in")}
     assert wanted.keys() == named
@@ -120,8 +121,12 @@ def test_the_image_is_made_of_the_declared_packages():
     for name, requirement in wanted.items():
         (version,) = pinned[name].specifier
         assert requirement.specifier.contains(version.version), name
+    text = (IMAGE / "requirements.txt").read_text()
+    assert text.count("==") <= text.count("--hash=sha256:")
+    figure("P10", "{count} packages of the image, each with its hash", count=text.count("=="))
 
 
+@pytest.mark.row("P10")
 @pytest.mark.parametrize(
     ("package", "version"),
     [
@@ -137,6 +142,7 @@ def test_the_image_is_made_of_the_declared_packages():
         ("PyYAML", "6.0"),  # builds with no Cython of today
     ],
 )
-def test_releases_with_known_faults_are_excluded(package, version):
+def test_releases_with_known_faults_are_excluded(package, version, figure):
     (found,) = [each for each in DECLARED if each.name == package]
     assert not found.specifier.contains(version)
+    figure("P10", "{runs} releases with known faults excluded")

@@ -12,12 +12,14 @@ import random
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import dns.message
 import malformed
 import peers
 import pytest
+import scoreboard
 import yaml
 from fakeapi import FakeApi
 from hypothesis import given, settings
@@ -85,8 +87,9 @@ def canary(server: peers.Server) -> bool:
     return [str(item) for r in dns.message.from_wire(reply).answer for item in r] == ["10.96.0.10"]
 
 
+@pytest.mark.row("W3")
 @pytest.mark.parametrize("transport", MEMBERS)
-def test_every_packet_is_answered_as_by_coredns(server, transport):
+def test_every_packet_is_answered_as_by_coredns(server, transport, figure):
     golden = read_golden()
     assert set(golden) == set(PACKETS)
     found = {}
@@ -99,6 +102,11 @@ def test_every_packet_is_answered_as_by_coredns(server, transport):
     assert {} == found
     assert canary(server)
     assert "panic" not in server.output
+    figure(
+        "W3",
+        "{packets} packets over {runs} transports: as CoreDNS, {allowed} otherwise on purpose",
+        packets=len(PACKETS), allowed=len(ALLOWED),
+    )  # fmt: skip
 
 
 @pytest.mark.peer
@@ -160,6 +168,80 @@ def check_gate(packet: bytes) -> None:
     AnswerTable().reply(packet, 0.0, [])
     with contextlib.suppress(FormError):
         reading.read_reply(packet)
+
+
+@pytest.mark.row("W4")
+def test_replies_are_never_answered(server, figure):
+    """Packets with QR set, of all kinds: not an octet comes back."""
+    count = scoreboard.size("REPLIES", 20_000, 1_000_000)
+    packets = [
+        packet[:2] + bytes((packet[2] | 0x80,)) + packet[3:]
+        for packet in PACKETS.values()
+        if 3 <= len(packet) < 1500
+    ]
+    came = 0
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.connect(server.address)
+        sock.setblocking(False)
+        for i in range(count):
+            with contextlib.suppress(BlockingIOError):
+                sock.send(packets[i % len(packets)])
+            if i % 100 == 99:  # what the kernel drops would be no test
+                with contextlib.suppress(BlockingIOError):
+                    came += bool(sock.recv(512))
+                if i % 1000 == 999:
+                    assert canary(server)
+        time.sleep(SILENCE_S)
+        with contextlib.suppress(BlockingIOError):
+            came += bool(sock.recv(512))
+    assert 0 == came
+    figure("W4", "{count:,} packets with QR set: 0 octets back", count=count)
+
+
+@pytest.mark.row("W4")
+@pytest.mark.parametrize("kind", ["query", "reply", "malformed", "short"])
+def test_two_servers_do_not_talk_to_each_other(server, tmp_path, kind, figure):
+    """A forger sends from one's address to the other; what goes between them is counted."""
+    try:
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    except PermissionError:
+        pytest.skip("needs root for a raw socket")
+    query = dns.message.make_query("web.demo.svc.cluster.local.", "A").to_wire()
+    packet = {
+        "query": query,
+        "reply": query[:2] + b"\x81\x80" + query[4:],
+        "malformed": query[:12] + b"\xff" * 30,  # FORMERR goes to the other
+        "short": query[:11],
+    }[kind]
+    with raw, peers.clusterdns(". {\n whoami\n}\n", tmp_path) as other, listening() as wire:
+        head = struct.pack("!HHHH", other.port, server.port, 8 + len(packet), 0)
+        raw.sendto(head + packet, (server.host, 0))
+        time.sleep(0.5)
+        ports = {server.port, other.port}
+        seen = sum(ports == found for found in udp_ports(wire))
+    assert 1 <= seen <= 2, "the forged one, and the reply to it"
+    assert canary(server)
+    figure("W4", "{runs} kinds of packets from one server to another: {seen} at most", seen=seen)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[socket.socket]:
+    """Yield a socket that gets every IPv4 packet of the loopback."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
+        sock.bind(("lo", 0))
+        sock.setblocking(False)
+        yield sock
+
+
+def udp_ports(sock: socket.socket) -> Iterator[set[int]]:
+    """Yield the two ports of each UDP packet that has come; on loopback each is seen twice."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            octets, (_, _, way, *_) = sock.recvfrom(64)
+            start = 4 * (octets[0] & 15)
+            if octets[9] == socket.IPPROTO_UDP and way != socket.PACKET_OUTGOING:
+                yield {*struct.unpack_from("!HH", octets, start)}
 
 
 def test_garbage_of_many_kinds_for_seconds(server):
