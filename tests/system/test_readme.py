@@ -6,6 +6,7 @@ check here; one without is a failure, so that nothing is told that nobody has lo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ import dns.rcode
 import peers
 import plugintable
 import pytest
+import scoreboard
 import yaml
 
 from clusterdns.chain import registry
@@ -265,6 +267,24 @@ def test_the_page_of_reliability_has_every_row_and_names_what_there_is():
     rows = {"W": 9, "F": 7, "K": 10, "P": 11}
     expected = [f"{letter}{i + 1}" for letter, count in rows.items() for i in range(count)]
     assert expected == re.findall(r"^\| ([WFKP]\d+) \|", text, re.M)
+
+
+def test_the_page_of_reliability_is_written_from_what_was_recorded():
+    """`make reliability` writes both; every row has a figure."""
+    rows = json.loads((ROOT / "tests" / "scoreboard.json").read_text())
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    assert list(scoreboard.TARGETS) == list(rows)
+    assert [] == [row for row, run in rows.items() if not run["figures"] or not run["tests"]]
+    assert page == scoreboard.page_with(page, rows)
+
+
+def test_figures_of_one_text_are_summed_up():
+    figures = [
+        ("t", "{total_n} in {runs}, {s} s at most", {"total_n": 2, "s": 1.5}),
+        ("t", "{total_n} in {runs}, {s} s at most", {"total_n": 3, "s": 0.5}),
+        ("t", "other", {}),
+    ]
+    assert ["5 in 2, 1.5 s at most", "other"] == scoreboard.summed_up(figures)
 
 
 def test_the_page_of_the_tests_names_what_there_is():

@@ -285,11 +285,14 @@ def test_k4_chaos(tmp_path, figure):
                 for name in [*names, *model]
             )
 
-        took_s = eventually(is_as_model, 5)
+        # 5 s, but for what a server forgets in silence when it is restored: that is the audit's,
+        # here 4.8 s at most, 2 s of grace, and a list.
+        took_s = eventually(is_as_model, 5 + 4.8 + 2)
         assert pid == watcher_of(server)
         figure(
             "K4",
-            "{chaos_s:.0f} s, {changes} changes, {failures} faults: every name right {s:.1f} s after, "
+            "{chaos_s:.0f} s, {changes} changes, {failures} faults: every name right {s:.1f} s after "
+            "(5 s do not hold after a restored etcd: that waits for the audit, here of 4 s), "
             "no other answer to names that did not change, no restart",
             chaos_s=CHAOS_S, changes=changes, failures=failures, s=took_s,
         )  # fmt: skip
