@@ -397,7 +397,7 @@ def test_without_descriptors_new_connections_wait(tmp_path, figure):
         socks[-1].sendall(framing.frame(query(7)))
         assert peers.read_frame(socks[-1])[:2] == b"\0\x07"
         back_s = time.monotonic() - back
-        assert back_s < 1
+        assert back_s < 1.5  # accepting is tried once a second
         figure(
             "W8",
             "9 connections, room for 4: {asked} of {asked} answered over UDP, {percent:.0f} % of a core, "
