@@ -1,7 +1,7 @@
 """Names inside, as the plugins of one server block tell each other of them.
 
-`kubernetes` enters the cluster that it answers from; `k8s_external`, `endpoint` and `ingress`
-answer from it too, and `search` asks which Services there are. None of them knows the others, or
+`kubernetes` enters the cluster that it answers from; `k8s_external` and `endpoint` answer
+from it too, and `search` asks which Services there are. None of them knows the others, or
 who was made first.
 
 Pure: no sockets, clock, threads or randomness.
