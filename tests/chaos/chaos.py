@@ -42,7 +42,7 @@ from world import AT_REST, REPLACED, World
 RATE = 400.0  # queries a second over UDP
 MEMORY_MIB = 170  # of kubeadm's Deployment
 # While two generations of workers live, and attackers have filled what there is in the old one.
-REPLACED_MIB = 220
+REPLACED_MIB = 240
 QUIET_S = 12.0  # at the end, for the last fault to be over
 WARM_S = 3.0
 ROUND_S = 120.0  # the first half has everything at once, the second one action at a time
@@ -258,10 +258,20 @@ class Run:
             self.slow = (
                 f"p99 of known names is {p99 * 1e3:.0f} ms more than the slowest echo beside"
             )
-        for name, times in self._recoveries().items():
-            most_s = max(sent_s for sent_s, _ in times)
-            if most_s > KINDS[name].recovers_s:
-                self.errors.append(f"{name}: a query {most_s:.2f} s behind its end was late or old")
+        # A query that was slow and no more may be the machine's fault, too.
+        self.errors += self._recovered_late(is_certain=True)
+        self.slow = self.slow or "; ".join(self._recovered_late())
+
+    def _recovered_late(self, *, is_certain: bool = False) -> list[str]:
+        most_s = {
+            name: max(sent_s for sent_s, _ in times)
+            for name, times in self._recoveries(is_certain=is_certain).items()
+        }
+        return [
+            f"{name}: a query {found:.2f} s behind its end was late or old"
+            for name, found in most_s.items()
+            if found > KINDS[name].recovers_s
+        ]
 
     def figures(self) -> dict[str, Any]:
         """Return what was measured."""
@@ -312,13 +322,13 @@ class Run:
             for name, times in sorted(self._recoveries().items())
         }  # fmt: skip
 
-    def _recoveries(self) -> dict[str, list[tuple[float, float]]]:
+    def _recoveries(self, *, is_certain: bool = False) -> dict[str, list[tuple[float, float]]]:
         """Return how long after the end of each kind the last bad query was sent, and answered.
 
         What overlaps with another action that may cost the same is left out.
         """
         found = collections.defaultdict(list)
-        bad = self._world.judge.bad()
+        bad = [each for each in self._world.judge.bad() if each.is_certain or not is_certain]
         for done in self._ended:
             costs = done.kind.costs
             others = [other for other in self._ended if other is not done]

@@ -54,6 +54,7 @@ class Bad(NamedTuple):
     sent: float
     received: float
     cost: str  # slow, old, outside or lost
+    is_certain: bool  # else it was only slow, and so may the machine have been
 
 
 class Judge:
@@ -94,7 +95,7 @@ class Judge:
         state = read(reply[2:]) if reply else "no reply"
         cost = "slow" if question.is_known else "outside"
         if not reply or received - sent > BAD_S or flags & AGAIN:
-            self._bad.append(Bad(sent, received, cost))
+            self._bad.append(Bad(sent, received, cost, not reply or bool(flags & AGAIN)))
         if isinstance(state, str):
             self._failed(question, sent, received, state)
         elif not self._is_right(question, sent, received, state):
@@ -115,7 +116,7 @@ class Judge:
             return True
         if state not in allowed():
             return False
-        self._bad.append(Bad(sent, received, "old"))
+        self._bad.append(Bad(sent, received, "old", True))
         return True
 
     def _slowest_echo(self, sent: float, received: float) -> float:
@@ -127,7 +128,7 @@ class Judge:
         """Return what was bad, in its order, without what was as slow for the echo server."""
         return sorted(
             bad for bad in self._bad
-            if bad.cost == "old"
+            if bad.is_certain
             or bad.received - bad.sent > BAD_S + self._slowest_echo(bad.sent, bad.received)
         )  # fmt: skip
 
@@ -149,7 +150,7 @@ class Judge:
         if question.is_known:
             if self.lost_windows.touching(sent, received):
                 self.lost += 1
-                self._bad.append(Bad(sent, received, "lost"))
+                self._bad.append(Bad(sent, received, "lost", True))
             else:
                 self._say(question, sent, f"{what} after {received - sent:.1f} s")
             return
