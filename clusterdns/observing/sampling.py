@@ -23,6 +23,9 @@ _EVERY, _LEFT, _BEHIND, _WINDOW, _TAKEN, _BUDGET, _RANDOM = range(7)
 Record = tuple[int, bytes, tuple[str, int], float, float, bytes]
 
 
+Parts = tuple[bytearray, list[Record]]  # as C gets a sampler
+
+
 class Sampler:
     """The hits of one socket, or of one lane of the relay, that are looked at.
 
@@ -38,6 +41,11 @@ class Sampler:
         self._numbers[_EVERY], self._numbers[_BUDGET] = 1, BUDGET
         self._numbers[_RANDOM] = (seed * 0x9E3779B1 & 0x7FFFFFFF) or 1
         self._begin(0)
+
+    @property
+    def parts(self) -> Parts:
+        """The state and the list of records, for C."""
+        return self.state, self.records
 
     @property
     def every(self) -> int:

@@ -23,6 +23,7 @@ _addresses.c   which names of a reverse zone may exist
 _relay.c       plain misses, sent on and passed back
 _reply.c       a reply, read and written again
 _limit.c       rate limits by client
+_sample.c      which hits are looked at
 _siphash.c     a keyed hash
 relay.py       lanes of `_relay.c`, and what it hands over
 """

@@ -9,6 +9,7 @@
 #include "_relay.h"
 #include "_addresses.h"
 #include "_limit.h"
+#include "_sample.h"
 #include "_siphash.h"
 #include <arpa/inet.h>
 #include <limits.h>
@@ -39,6 +40,7 @@ typedef struct {
     int passes_options;
     PyObject *seen;              /* the list of observed hits, or NULL */
     int keeps_replies;           /* whether observers want the octets of replies */
+    PyObject *sampler;           /* of hits that are looked at, or NULL */
     double now;
     int is_stream;               /* no limit of a datagram */
 } Table;
@@ -65,12 +67,13 @@ static int read_table(PyObject *maps, void *into)
         PyErr_SetString(PyExc_TypeError, "the table is no tuple");
         return 0;
     }
-    PyObject *seen = Py_None;
-    if (!PyArg_ParseTuple(maps, "O!O!O!O!iip|Op:table", &PyDict_Type, &table->lasting, &PyDict_Type,
+    PyObject *seen = Py_None, *sampler = NULL;
+    if (!PyArg_ParseTuple(maps, "O!O!O!O!iip|OpO:table", &PyDict_Type, &table->lasting, &PyDict_Type,
                           &table->passing, &PyDict_Type, &table->denials, &PyList_Type,
                           &table->hits, &table->least, &table->most, &table->passes_options, &seen,
-                          &table->keeps_replies))
+                          &table->keeps_replies, &sampler))
         return 0;
+    table->sampler = is_sampler(sampler) ? sampler : NULL;
     table->seen = PyList_Check(seen) ? seen : NULL;
     return 1;
 }
@@ -464,11 +467,9 @@ typedef struct {
     int query, reply;
 } Noted;
 
-/* The octets of a reply if observers want them, else None; NULL without memory. */
-static PyObject *kept_reply(const Table *table, const struct iovec *reply)
+/* The octets of a reply; NULL without memory. */
+static PyObject *whole_reply(const struct iovec *reply)
 {
-    if (!table->keeps_replies)
-        return Py_NewRef(Py_None);
     size_t total = 0;
     for (int i = 0; i < PIECES; i++)
         total += reply[i].iov_len;
@@ -479,6 +480,29 @@ static PyObject *kept_reply(const Table *table, const struct iovec *reply)
         at += reply[i].iov_len;
     }
     return kept;
+}
+
+/* The octets of a reply if observers want them, else None; NULL without memory. */
+static PyObject *kept_reply(const Table *table, const struct iovec *reply)
+{
+    return table->keeps_replies ? whole_reply(reply) : Py_NewRef(Py_None);
+}
+
+/* Keep those of the hits of a batch that are looked at; `asked` has the query of each. */
+static void look_at(const Table *table, const int *asked, int hits)
+{
+    if (!table->sampler)
+        return;
+    int stands_for, at = 0;
+    double taken = 0;
+    for (int next; (next = sample_draw(table->sampler, hits - at, &stands_for));) {
+        at += next;
+        int n = asked[at - 1];
+        if (!taken)
+            taken = (seconds() - table->now) / hits;
+        sample_keep(table->sampler, stands_for, octets[n], queries[n].msg_len, &clients[n],
+                    taken > 0 ? taken : 0.0, table->now, whole_reply(pieces[at - 1]));
+    }
 }
 
 /* Append hits to the list for observers, each with its share of the time of the batch:
@@ -502,7 +526,7 @@ static void observe(const Table *table, const Noted *noted, int count, int hits)
  * or None. */
 static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *left, int *unsent)
 {
-    int hits = 0, misses = 0, count = 0, silent = 0, missed[BATCH];
+    int hits = 0, misses = 0, count = 0, silent = 0, missed[BATCH], asked[BATCH];
     Noted noted[BATCH];
     PyObject *note;
     int taken = recvmmsg(fd, queries, BATCH, MSG_DONTWAIT, NULL);
@@ -522,13 +546,14 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
             reply->msg_control = clients[i].source_octets ? &clients[i].source : NULL;
             reply->msg_controllen = clients[i].source_octets;
             reply->msg_iovlen = pieces[hits][PIECES - 1].iov_len ? PIECES : PIECES - 1;
-            hits++;
+            asked[hits++] = i;
         } else {
             missed[misses++] = i;
         }
     }
     *unsent = send_all(fd, hits); /* they do not wait for those that went out to others */
     observe(table, noted, count, hits);
+    look_at(table, asked, hits);
     int is_limited = misses && zones && look_up(zones, octets[0], 0); /* by name, see relay.py */
     for (int i = 0; i < misses && !PyErr_Occurred(); i++) {
         int n = missed[i];
@@ -672,12 +697,20 @@ static size_t write_frame(const Table *table, unsigned char *packet, size_t leng
 {
     struct iovec reply[PIECES];
     PyObject *note;
+    int stands_for;
     size_t total = compose(table, packet, length, reply, &note, NULL), at = 2;
     if (!total)
         return 0;
     if (note && table->seen) {
         PyObject *record = Py_BuildValue("(Oy#N)", note, packet, (Py_ssize_t)length,
                                          kept_reply(table, reply));
+        if (record)
+            PyList_Append(table->seen, record);
+        Py_XDECREF(record);
+    }
+    if (table->sampler && table->seen && sample_draw(table->sampler, 1, &stands_for)) {
+        PyObject *record = Py_BuildValue("(iy#N)", stands_for, packet, (Py_ssize_t)length,
+                                         whole_reply(reply));
         if (record)
             PyList_Append(table->seen, record);
         Py_XDECREF(record);

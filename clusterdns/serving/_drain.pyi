@@ -2,6 +2,7 @@ from collections.abc import Callable, Mapping
 
 from clusterdns.chain.limits import Judge, Memory
 from clusterdns.chain.route import Relayed
+from clusterdns.observing.sampling import Parts as SamplerParts
 from clusterdns.serving.table import Maps
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Addresses
@@ -45,6 +46,7 @@ class Lane:
     starts: bytes | None
     left: bytes | None
     limits: Judge | None
+    sampler: SamplerParts | None
     told: list[tuple[Lane, *Relayed]] | None
     wants: int
     many: int

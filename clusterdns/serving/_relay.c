@@ -15,6 +15,7 @@
 #include "_addresses.h"
 #include "_limit.h"
 #include "_reply.h"
+#include "_sample.h"
 #include <errno.h>
 #include <netinet/in.h>
 #include <structmember.h>
@@ -53,6 +54,7 @@ typedef struct {
     int own_octets;   /* of a reply to us, as the OPT of our queries says */
     PyObject *starts; /* octets: names that begin with them are for Python; or None */
     PyObject *limits; /* buckets that a query counts in, or None */
+    PyObject *sampler; /* of replies that are looked at, or None */
     PyObject *told;   /* list of records for observers, shared by lanes, or None */
     int wants;        /* classes of the replies that observers are told of */
     int many, untold; /* records until Python shall report them; those there was no room for */
@@ -653,6 +655,16 @@ static void tell(const struct out *out, const struct reply *found, double now, u
     is_due |= count == 1 || count == lane->many; /* to set a timer, or to report them */
 }
 
+/* Keep a query with its reply if it is looked at. */
+static void look_at(const struct out *out, size_t length, double now)
+{
+    PyObject *sampler = out->lane->sampler;
+    int stands_for;
+    if (is_sampler(sampler) && sample_draw(sampler, 1, &stands_for))
+        sample_keep(sampler, stands_for, out->packet, out->length, &out->client, now - out->began,
+                    out->began, PyBytes_FromStringAndSize((const char *)made, (Py_ssize_t)length));
+}
+
 /* Send a client its reply; false if that is left to Python. */
 static int pass_on(struct out *out, size_t length, double now)
 {
@@ -690,6 +702,7 @@ static int pass_on(struct out *out, size_t length, double now)
     memcpy(made + end, out->packet + out->length - tail, tail);
     send_to(out->listener, &out->client, made, end + tail);
     tell(out, &found, now, flags, end + tail, length); /* before `keep` changes the reply */
+    look_at(out, end + tail, now);
     if (lane->is_cached && is_complete)
         keep(out, &found, outcome, ttl, now);
     count_reply(out, &found, now - out->began);
@@ -800,6 +813,7 @@ static void lane_dealloc(Lane *lane)
     Py_XDECREF(lane->limits);
     Py_XDECREF(lane->left);
     Py_XDECREF(lane->told);
+    Py_XDECREF(lane->sampler);
     Py_TYPE(lane)->tp_free((PyObject *)lane);
 }
 
@@ -839,6 +853,7 @@ static PyMemberDef lane_members[] = {
     FIELD(starts, T_OBJECT, 0),
     FIELD(limits, T_OBJECT, 0),
     FIELD(left, T_OBJECT, 0),
+    FIELD(sampler, T_OBJECT, 0),
     FIELD(told, T_OBJECT, 0),
     FIELD(wants, T_INT, 0),
     FIELD(many, T_INT, 0),

@@ -20,6 +20,7 @@ from clusterdns.host import libc
 from clusterdns.wire import message
 
 if TYPE_CHECKING:
+    from clusterdns.observing.sampling import Sampler
     from clusterdns.serving._drain import Client, Left
     from clusterdns.serving.observed import Observed
     from clusterdns.serving.table import AnswerTable
@@ -135,8 +136,26 @@ class Batch:
             start = end
             if seen:
                 observed.take(self._client(i))
-        self._send(len(lengths), sorted(missed + silent) if silent else missed)
+        unsent = sorted(missed + silent) if silent else missed
+        self._send(len(lengths), unsent)
+        if observed.sampler is not None:
+            self._look_at(observed.sampler, lengths, unsent, observed)
         return len(lengths) - len(missed), [self._left(i, lengths[i]) for i in missed]
+
+    def _look_at(
+        self, sampler: Sampler, lengths: list[int], unsent: list[int], observed: Observed
+    ) -> None:
+        """Note the hits that are looked at."""
+        chosen = sampler.draw(len(lengths) - len(unsent))
+        if not chosen:
+            return
+        hits = [i for i in range(len(lengths)) if i not in unsent]
+        for place, stands_for in chosen:
+            i = hits[place]
+            at, start = i * UPDATE_OCTETS, self._places[2 * i] - self._replies_start
+            reply = self._replies[start : start + self._places[2 * i + 1]]
+            observed.seen.append((stands_for, self._queries[at : at + lengths[i]], reply))
+            observed.take(self._client(i))
 
     def _receive(self) -> list[int]:
         """Receive the waiting datagrams; return their lengths."""

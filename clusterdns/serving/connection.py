@@ -62,7 +62,10 @@ class Crowd:
         self.answer: Callable[[bytes, int, int, float], tuple[bytes, int, int]] = self.answer_hits
         in_c = getattr(native.compiled, "answer", None)
         if in_c is not None:
-            self.answer = functools.partial(in_c, server.table.maps(self.hits, self.observed.seen))
+            sampler = self.observed.sampler
+            parts = None if sampler is None else sampler.parts
+            maps = server.table.maps(self.hits, self.observed.seen, parts)
+            self.answer = functools.partial(in_c, maps)
 
     def go_on_with(self, connection: Connection) -> None:
         """Serve the queries a connection has sent already, in its turn."""
@@ -76,11 +79,14 @@ class Crowd:
         """
         replies, answered, size = list[bytes](), 0, 0
         reply_from_table, hits, seen = self.server.table.reply, self.hits, self.observed.seen
+        sampler = self.observed.sampler
         while answered < most and size < REPLY_OCTETS:
             end = end_of(octets, at)
             reply = reply_from_table(octets[at + 2 : end], now, hits, True, seen) if end else None
             if reply is None:
                 break
+            if sampler is not None:
+                self.observed.look_at(octets[at + 2 : end], reply)
             replies.append(frame(reply))
             size += 2 + len(reply)
             answered += 1

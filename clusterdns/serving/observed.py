@@ -4,6 +4,9 @@ The table has a note for each hit of a view with observers (table.py). The engin
 or ``_drain.c``, collects it here with the query and the client, and with the reply if an observer
 wants it. Every ``TELL_S`` seconds, or when there are ``MANY`` (``MANY_REPLIES`` with replies), all
 of them are reported together.
+
+If all queries are observed, a sampler chooses hits that the collector looks at (sampling.py); it
+takes them from there itself.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from itertools import groupby
 from typing import Final
 
 from clusterdns.chain.plugin import Record
+from clusterdns.observing.collector import TABLE
 from clusterdns.serving.server import Listener
 from clusterdns.serving.table import Seen
 from clusterdns.wire.response import Note
@@ -33,16 +37,32 @@ class Observed:
         self._server = server
         self._transport = transport
         self._many = MANY_REPLIES if server.router.keeps_replies else MANY
+        collector = server.collector
+        label = server.tally.server
+        self.sampler = None if collector is None else collector.sampler(label, transport, TABLE)
+        self._sampled: list[tuple[int, bytes, tuple[str, int], bytes]] = []
         self._batch: list[tuple[Note, bytes, tuple[str, int], bytes | None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, client: tuple[str, int]) -> None:
         """Take the hits the table has noted for ``client``."""
-        self._batch += [(note, packet, client, reply) for note, packet, reply in self.seen]
+        for note, packet, reply in self.seen:
+            if not isinstance(note, int):
+                self._batch.append((note, packet, client, reply))
+            elif reply is not None:
+                self._sampled.append((note, packet, client, reply))
         self.seen.clear()
+
+    def look_at(self, packet: bytes, reply: bytes) -> None:
+        """Note a hit for the present client, if it is one that is looked at."""
+        if self.sampler is not None:
+            for _, stands_for in self.sampler.draw():
+                self.seen.append((stands_for, packet, reply))
 
     def settle(self, began: float, answered: int) -> None:
         """Note the time of a batch, and report it soon."""
+        if self._sampled:
+            self._settle_sampled(began, answered)
         if self._batch:
             seconds = max(0.0, self._server.clock() - began) / max(1, answered)
             self.records += [
@@ -54,6 +74,13 @@ class Observed:
             self.tell()
         elif self.records and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TELL_S, self.tell)
+
+    def _settle_sampled(self, began: float, answered: int) -> None:
+        seconds = max(0.0, self._server.clock() - began) / max(1, answered)
+        assert self.sampler is not None  # it has chosen them
+        for stands_for, packet, client, reply in self._sampled:
+            self.sampler.add((stands_for, packet, client, seconds, began, reply))
+        self._sampled.clear()
 
     def tell(self) -> None:
         """Report to the observers now."""

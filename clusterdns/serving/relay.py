@@ -34,6 +34,7 @@ from clusterdns.forwarding.outside import Outside
 from clusterdns.forwarding.upstream import Upstream
 from clusterdns.host.interfaces import sockaddr
 from clusterdns.metrics.tally import Profile, type_label
+from clusterdns.observing.collector import RELAY
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.observed import MANY, MANY_REPLIES, TELL_S
 from clusterdns.serving.server import Listener
@@ -190,6 +191,8 @@ class Relay:
             lane.tells_replies = any(each.wants_replies for each in route.observers)
             lane.tells_exchanges = any(each.wants_exchanges for each in route.observers)
             lane.many = MANY_REPLIES if lane.tells_replies else MANY
+        if server.collector is not None:
+            lane.sampler = server.collector.sampler(server.tally.server, "udp", RELAY).parts
         track = _Track(lane, server, view, route)
         self._tracks.append(track)
         pool.lanes.append(lane)

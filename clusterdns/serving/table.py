@@ -62,13 +62,15 @@ from clusterdns.wire.response import Addresses, Children, Node, Note, Response, 
 
 Answer = tuple[Any, ...]  # (until, slot, heads, is_free, spared, children, body, ...), see above
 Heads = tuple[Any, ...]  # 16 times octets, and a Note if there is an observer
-# Hits to report to observers: note, query, and the reply if an observer wants it.
-Seen = list[tuple[Note, bytes, bytes | None]]
+# Hits to report to observers: note, query, and the reply if an observer wants it. A hit that is
+# looked at has for a note how many it stands for, and always the reply; see sampling.py.
+Seen = list[tuple[Note | int, bytes, bytes | None]]
 # Lasting answers, passing answers, denials, hit counters, bounds of the payload size,
-# whether EDNS options are accepted, the list of observed hits, and whether these have replies.
+# whether EDNS options are accepted, the list of observed hits, whether these have replies, and the
+# parts of a sampler.
 Maps = tuple[
     dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer], list[int], int, int, bool,
-    list[Any] | None, bool,
+    list[Any] | None, bool, tuple[bytearray, list[Any]] | None,
 ]  # fmt: skip
 
 MAX_TABLE_OCTETS: Final = 64 * 2**20  # of all bodies in a worker
@@ -310,11 +312,17 @@ class AnswerTable:
             i += 1 + length
         return None
 
-    def maps(self, hits: list[int], seen: list[Any] | None = None) -> Maps:
+    def maps(
+        self,
+        hits: list[int],
+        seen: list[Any] | None = None,
+        sampler: tuple[bytearray, list[Any]] | None = None,
+    ) -> Maps:
         """Return the dicts and counters for ``_drain.c``: struct Table."""
         answers = self._lasting.answers, self._passing.answers, self._denials.answers
         bounds = self._least, self._most
-        return *answers, hits, *bounds, self._passes_options, seen, self._keeps_replies
+        options = self._passes_options, seen, self._keeps_replies, sampler
+        return *answers, hits, *bounds, *options
 
     def remember(
         self,

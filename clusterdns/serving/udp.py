@@ -40,7 +40,7 @@ from clusterdns.serving import native, packetloop
 from clusterdns.serving.batch import BATCH, IP_PKTINFO, Batch, has_all_addresses
 from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import Listener
-from clusterdns.serving.table import AnswerTable
+from clusterdns.serving.table import AnswerTable, Maps
 
 if TYPE_CHECKING:
     from clusterdns.serving._drain import Client, Left, Reply, Zone
@@ -88,7 +88,7 @@ class Engine:
         if native.compiled is None:
             packetloop.register(self._sock, self._read_batch)
         else:
-            maps = self._table.maps(self.hits, self.observed.records)
+            maps = self._maps()
             arguments = (maps, self.zones, self._times, self._left)
             packetloop.register_in_c(self._sock, self._drain, arguments, self._see_to_left)
 
@@ -157,11 +157,17 @@ class Engine:
         """As ``_read_batch``, in C."""
         assert native.compiled is not None
         drain = native.compiled.drain
-        maps = self._table.maps(self.hits, self.observed.records)
+        maps = self._maps()
         now = self.server.clock()
         answered, _, self._left[:] = drain(self.number, maps, now, self.zones)
         self._miss_left(now)
         self._settle(now, answered)
+
+    def _maps(self) -> Maps:
+        """Return the table and the lists of observed hits, for C."""
+        sampler = self.observed.sampler
+        parts = None if sampler is None else sampler.parts
+        return self._table.maps(self.hits, self.observed.records, parts)
 
     def _see_to_left(self) -> None:
         """Take the misses of C while the loop waited."""
@@ -236,6 +242,8 @@ class Engine:
             if remembered != self._table.remembered:
                 host = functools.partial(operator.itemgetter(0), client)
                 reply = self._table.reply(packet, began, hits, False, self.observed.seen, host)
+                if reply:
+                    self.observed.look_at(packet, reply)
                 self.observed.take(client)
             if reply is None:
                 resolved += 1

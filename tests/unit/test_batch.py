@@ -14,7 +14,7 @@ from clusterdns.serving.batch import BATCH, Batch
 from clusterdns.serving.table import AnswerTable
 from clusterdns.wire import message
 
-NOBODY = SimpleNamespace(seen=[])  # looks at what the table answers
+NOBODY = SimpleNamespace(seen=[], sampler=None)  # looks at what the table answers
 BOUND_AND_ASKED = [
     ("0.0.0.0", "127.0.0.9"),
     ("127.0.0.9", "127.0.0.9"),
