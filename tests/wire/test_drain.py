@@ -17,6 +17,7 @@ import sanitized
 from fuzz import fuzz_drain
 from peers import ask_udp, clusterdns
 
+from clusterdns.observing import sampling
 from clusterdns.serving.table import AnswerTable
 from clusterdns.wire import message
 from clusterdns.wire.message import Edns
@@ -298,3 +299,57 @@ def test_the_binary_says_the_same_without_it(tmp_path, monkeypatch):
     with_c, without = told
     assert [r and r[:12] for r in with_c] == [r and r[:12] for r in without]
     assert any(with_c)
+
+
+@needs_drain
+def test_c_looks_at_the_hits_that_python_would(sockets):
+    table, counts = fuzz_drain.filled_table(), [0] * 8
+    ours, theirs = (sampling.Sampler("", "udp", "table", seed=5) for _ in range(2))
+    expected, found, sent = list[tuple[int, int]](), list[tuple[int, int]](), 0
+    for i in range(400):
+        batch = 1 + i * 7 % BATCH
+        for _ in range(batch):
+            sockets.client.send(struct.pack("!H", sent % 65_536) + WEB[2:])
+            sent += 1
+        expected += [(sent - batch + k, stands_for) for k, stands_for in ours.draw(batch)]
+        maps = table.maps(counts, [], theirs.parts)
+        assert batch == drain.drain(sockets.server.fileno(), maps, NOW)[0]
+        for stands_for, packet, client, seconds, began, reply in theirs.take():
+            found.append((int.from_bytes(packet[:2]), stands_for))
+            assert (WEB[2:], NOW) == (packet[2:], began)
+            assert client[:2] == sockets.client.getsockname()[:2]
+            assert seconds >= 0
+            assert reply == table.reply(packet, NOW, [0] * 8)
+        if i % 150 == 149:
+            ours.adapt(i)
+            theirs.adapt(i)
+    assert expected == found
+    assert ours.state == theirs.state
+    assert 2 < len({stands_for for _, stands_for in found})
+
+
+@needs_drain
+def test_c_looks_at_the_hits_of_a_stream_that_python_would():
+    table, counts, seen = fuzz_drain.filled_table(), [0] * 8, list[tuple[int, bytes, bytes]]()
+    ours, theirs = (sampling.Sampler("", "tcp", "table", seed=6) for _ in range(2))
+    frames = b"".join(
+        struct.pack("!HH", len(WEB), ident) + WEB[2:] for ident in range(3 * sampling.BUDGET)
+    )
+    maps, at, hits = table.maps(counts, seen, theirs.parts), 0, 0
+    while at < len(frames):
+        _, at, more = drain.answer(maps, frames, at, BATCH, NOW)
+        hits += more
+    assert ours.draw(hits) == [(int.from_bytes(packet[:2]), n) for n, packet, _ in seen]
+    assert all(reply == table.reply(packet, NOW, [0] * 8, True) for _, packet, reply in seen)
+    assert ours.state == theirs.state
+
+
+@needs_drain
+@pytest.mark.parametrize(
+    "sampler", [(), (bytearray(28),), (bytearray(27), []), (bytes(28), []), (bytearray(28), ()), 5]
+)
+def test_a_sampler_that_is_none_is_left_alone(sockets, sampler):
+    table = fuzz_drain.filled_table()
+    sockets.client.send(WEB)
+    maps = (*table.maps([0] * 8, [])[:-1], sampler)
+    assert 1 == drain.drain(sockets.server.fileno(), maps, NOW)[0]
