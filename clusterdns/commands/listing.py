@@ -14,6 +14,7 @@ NAMES = {
     "fmt": "fmt",
     "explain": "explain",
     "lookup": "lookup",
+    "top": "top",
     "resolv-conf": "resolv_conf",
     "translate": "translate",
     "help": "help",

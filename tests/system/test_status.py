@@ -206,3 +206,37 @@ def test_it_shares_an_address_with_metrics(tmp_path):
         for path, has in (("/metrics", b"coredns_build_info"), ("/", b"<title>clusterdns")):
             with urllib.request.urlopen(f"http://127.0.0.1:{web}{path}", timeout=10) as reply:
                 assert has in reply.read()
+
+
+def top(subject: Subject, *arguments: str):
+    return beside.run(["top", "--pid", str(subject.server.process.pid), *arguments], ZONES)
+
+
+def test_top_shows_what_is_asked(subject):
+    for _ in range(3):
+        ask(subject.server, "web.uit.svc.cluster.local.")
+    ask(subject.server, "nope.uit.svc.cluster.local.", "AAAA")
+    found = json.loads(top(subject, "--json").stdout)
+    assert {"NOERROR", "NXDOMAIN"} <= found["rcodes"].keys()
+    done = top(subject, "--once")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "  web.uit.svc.cluster.local. A\n" in done.stdout
+    assert "names that do not exist\n" in done.stdout
+    assert "  nope.uit.svc.cluster.local.\n" in done.stdout
+    assert "\x1b[" not in done.stdout
+
+
+def test_top_shows_the_last_queries(subject):
+    ask(subject.server, "tailed.uit.svc.cluster.local.")
+    done = top(subject, "--tail", "--once")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert " tailed.uit.svc.cluster.local. A NXDOMAIN " in done.stdout
+    last = json.loads(top(subject, "--tail", "--once", "--json").stdout.splitlines()[-1])
+    assert "udp" == last["transport"]
+
+
+def test_top_says_that_nothing_is_observed(tmp_path):
+    with peers.clusterdns(".:{PORT} {\n bind 127.0.0.1\n whoami\n}\n", tmp_path) as server:
+        done = beside.run(["top", "--once", "--pid", str(server.process.pid)], tmp_path)
+    assert (1, "") == (done.returncode, done.stdout)
+    assert "no server block has `status`" in done.stderr
