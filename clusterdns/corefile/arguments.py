@@ -15,7 +15,7 @@ from clusterdns.corefile.lexer import shorten
 from clusterdns.corefile.parser import Directive
 from clusterdns.host import addresses
 from clusterdns.host.addresses import MAX_PORT
-from clusterdns.wire import name
+from clusterdns.wire import name, rr
 from clusterdns.wire.name import WireName
 
 _log = logging.getLogger(__name__)
@@ -75,6 +75,13 @@ def whole(text: str, line: Directive, *, least: int = 0, most: int = MAX_NUMBER)
         bounds = f"from {least} to {most}" if most != MAX_NUMBER else f"of at least {least}"
         raise line.error(f"wants a whole number {bounds}, got {text!r}")
     return int(text)
+
+
+def rcode(text: str, line: Directive) -> int:
+    """Return the RCODE that ``text`` names, such as ``NXDOMAIN``."""
+    if text not in rr.RCODES:
+        raise line.error(f"unknown rcode {text}")
+    return rr.RCODES[text]
 
 
 def number(line: Directive, *, least: int = 0, most: int = MAX_NUMBER) -> int:

@@ -22,7 +22,6 @@ from clusterdns.wire import name, rr
 from clusterdns.wire.name import WireName
 
 MAX_COUNT = 2**32 - 1  # CoreDNS: uint32
-_RCODES = {text: rcode for rcode, text in rr.RCODE_TEXT.items()}
 
 
 class ForwardSettings:
@@ -218,6 +217,6 @@ def _health_check(line: Directive, options: UpstreamOptions) -> UpstreamOptions:
 
 def _rcodes(line: Directive) -> set[int]:
     for word in arguments.some(line):
-        if word.upper() not in _RCODES:
+        if word.upper() not in rr.RCODES:
             raise line.error(f"{word!r} is no return code")
-    return {_RCODES[word.upper()] for word in line.args}
+    return {rr.RCODES[word.upper()] for word in line.args}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SETTLED_S = 2.0  # FAT has the coarsest clock
+_NULL_DEVICE = os.makedev(1, 3)  # of Linux
 _PART_OCTETS = 1 << 20
 
 
@@ -54,13 +55,15 @@ def read_regular(
 ) -> tuple[Stamp, bytes] | None:
     """Return a regular file of at most ``most`` octets with its stamp, None if that is ``known``.
 
+    The null device is one without octets.
+
     Raises:
         OSError: it cannot be read, is no regular file, or is too large.
         ValueError: ``path`` is none.
     """
     with open(path, "rb", buffering=0, opener=open_at_once) as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) and status.st_rdev != _NULL_DEVICE:
             raise OSError("it is no regular file")
         stamp = Stamp.of(status)
         if stamp == known:

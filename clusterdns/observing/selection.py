@@ -14,7 +14,7 @@ from clusterdns.observing.ring import Seen
 from clusterdns.wire import name, rr
 from clusterdns.wire.name import WireName
 
-_RCODES = {**{text: number for number, text in rr.RCODE_TEXT.items()}, "BADVERS": 16}
+_RCODES = {**rr.RCODES, "BADVERS": 16}
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 

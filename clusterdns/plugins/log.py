@@ -4,12 +4,22 @@ Syntax:
 
     log [NAMES...] [FORMAT] {
         class CLASSES...
+        rcode RCODES...
+        slow DURATION
+        sample N
     }
 
 NAMES are the zones to log, `.` by default. FORMAT has `{...}` tokens, or is `{common}` or
 `{combined}`; `{/plugin/name}` is a label, see `metadata`, and `{local}` the address of the server.
 CLASSES are `success`, `denial`, `error` and `all`, the default. The directive may be repeated; the
-first rule whose zone contains the name is used.
+first rule whose zone contains the name is used. The names of a namespace are those below
+`NAMESPACE.svc.cluster.local`.
+
+These are ours, and a query is logged if all of them want it:
+
+* `rcode` logs only queries with one of these RCODES, as `NXDOMAIN`.
+* `slow` logs only queries that took at least DURATION.
+* `sample` logs one in N of the queries that are left, chosen at random.
 
 The answer table and the relay stay in use with logging, unless FORMAT has a label or `{local}`.
 Lines about their answers are written 20 ms later, many at once. If the reader of the log is too
@@ -23,10 +33,22 @@ Examples:
         }
         whoami
     }
+
+    cluster.local {
+        log shop.svc.cluster.local {
+            rcode NXDOMAIN SERVFAIL
+        }
+        log {
+            slow 50ms
+            sample 10
+        }
+        whoami
+    }
 """
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -43,6 +65,7 @@ from clusterdns.chain.plugin import (
 )
 from clusterdns.chain.querytext import Said
 from clusterdns.chain.route import ALL_CLASSES, CLASSES, Relayed, Route
+from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
 from clusterdns.host import logs
@@ -72,6 +95,7 @@ _JSON_OF_RELAYED = _JSON_VARYING | {
 _RELAYED = "relayed"  # the templates of these
 MAX_TEMPLATE_NAME = 100  # octets; a relayed query with a longer name is logged by itself
 _log = plugin_logger("log")
+_random = random.Random()
 
 
 Template = Callable[..., str]  # the arguments above -> line
@@ -84,9 +108,20 @@ class _Rule(NamedTuple):
     classes: frozenset[str]
 
     wanted: int  # the same as numbers of CLASSES
+    rcodes: frozenset[int]  # all if it is empty
+    slow_s: float
+    one_in: int
 
-    def wants(self, log_class: str) -> bool:
-        return "all" in self.classes or log_class in self.classes
+    def wants(self, log_class: str, rcode: int) -> bool:
+        """Tell whether it logs responses of a class and with an RCODE."""
+        return ("all" in self.classes or log_class in self.classes) and self.wants_rcode(rcode)
+
+    def wants_rcode(self, rcode: int) -> bool:
+        return not self.rcodes or rcode in self.rcodes
+
+    def picks(self, seconds: float) -> bool:
+        """Tell whether it logs this one, which took ``seconds``, of the queries that it wants."""
+        return seconds >= self.slow_s and (self.one_in == 1 or not _random.randrange(self.one_in))
 
 
 class Log(Observer):
@@ -141,8 +176,8 @@ class Log(Observer):
         if query.metadata is not None:
             query.metadata.put("log/type", lambda: outcome.value)
             query.metadata.put("log/class", lambda: log_class)
-        if rule.wants(log_class):
-            elapsed = self._worker.now() - began if self._worker else 0.0
+        elapsed = self._worker.now() - began if self._worker else 0.0
+        if rule.wants(log_class, response.rcode) and rule.picks(elapsed):
             _log_one(rule, query, Said.by(question, response), elapsed)
         return response
 
@@ -152,13 +187,16 @@ class Log(Observer):
         rule = self._rule_for(question.folded) if question else None
         if rule is None or question is None:
             return
-        if rule.wants(outcome_of(question, response, query.opcode).log_class):
+        log_class = outcome_of(question, response, query.opcode).log_class
+        if rule.wants(log_class, response.rcode) and rule.picks(seconds):
             _log_one(rule, query, Said.by(question, response), seconds)
 
     def note(self, question: Question, response: Response) -> Note | None:
         """Return the rule and the facts of the response; None if no rule logs it."""
         rule = self._rule_for(question.folded)
-        if rule is None or not rule.wants(outcome_of(question, response).log_class):
+        if rule is None:
+            return None
+        if not rule.wants(outcome_of(question, response).log_class, response.rcode):
             return None
         return (self._rules.index(rule), *Said.by(question, response))
 
@@ -166,6 +204,7 @@ class Log(Observer):
         self, records: Sequence[Record], transport: str, bound: Callable[[Query], None]
     ) -> None:
         """Log queries that the table has answered."""
+        records = [record for record in records if self._rules[record[0][0]].picks(record[3])]
         sink = logs.bulk()
         if sink is None:
             for record in records:
@@ -279,7 +318,8 @@ class Log(Observer):
             if found is None:
                 return None
             rule = found
-        return rule if rule.wanted & record[5] else None
+        is_wanted = rule.wanted & record[5] and rule.wants_rcode(record[6] & 15)
+        return rule if is_wanted and rule.picks(record[4]) else None
 
     def _rule_for(self, qname: WireName) -> _Rule | None:
         for rule in self._rules:
@@ -294,14 +334,23 @@ def _rules(directive: Directive) -> list[_Rule]:
     if len(args) > 1 and "{" in args[-1]:
         format = args.pop()
     format = format.replace("{common}", querytext.COMMON).replace("{combined}", querytext.COMBINED)
-    classes = set[str]()
+    classes, rcodes = set[str](), set[int]()
+    slow_s, one_in = 0.0, 1
     for line in directive.block:
-        if line.name != "class":
-            raise line.unknown("class")
-        for word in line.args:
-            if word not in _CLASSES:
-                raise line.error(f"unknown class {word!r}")
-            classes.add(word)
+        match line.name:
+            case "class":
+                for word in line.args:
+                    if word not in _CLASSES:
+                        raise line.error(f"unknown class {word!r}")
+                    classes.add(word)
+            case "rcode":
+                rcodes.update(arguments.rcode(word, line) for word in arguments.some(line))
+            case "slow":
+                slow_s = arguments.seconds(line)
+            case "sample":
+                one_in = arguments.number(line, least=1)
+            case _:
+                raise line.unknown("class", "rcode", "slow", "sample")
     try:
         scopes = [name.fold(name.parse(arg)) for arg in args] or [ROOT]
     except FormError as error:
@@ -311,7 +360,10 @@ def _rules(directive: Directive) -> list[_Rule]:
     wanted = sum(CLASSES.get(word, 0) for word in classes)
     if not classes or "all" in classes:
         classes, wanted = {"all"}, ALL_CLASSES
-    return [_Rule(scope, parts, has_labels, frozenset(classes), wanted) for scope in scopes]
+    thinned = frozenset(rcodes), slow_s, one_in
+    return [
+        _Rule(scope, parts, has_labels, frozenset(classes), wanted, *thinned) for scope in scopes
+    ]
 
 
 def _end_of_question(packet: bytes) -> int:

@@ -24,7 +24,7 @@ from clusterdns.rewriting.rule import Relayed, RewriteRule, State
 from clusterdns.wire import rr
 from clusterdns.wire.name import WireName
 
-_RCODES = {text: number for number, text in rr.RCODE_TEXT.items()} | {"NOTIMPL": rr.NOTIMP}
+_RCODES = rr.RCODES | {"NOTIMPL": rr.NOTIMP}
 _MAX_RCODE = 23
 _MAX_TTL, _MAX_OPEN_TTL = 2**32 - 1, 2**31 - 1  # CoreDNS: ttl.go isValidTTL
 

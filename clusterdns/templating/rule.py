@@ -30,7 +30,6 @@ _OF_THE_QUERY = frozenset(("Remote", "Meta", "Message"))
 _GROUP: dict[str, Type | Signature] = {"group": Signature((exprvalues.ANY,), exprvalues.STRING)}
 _TYPES = {text: number for number, text in rr.TYPE_TEXT.items()}
 _CLASSES = {text: number for number, text in rr.CLASS_TEXT.items()}
-_RCODES = {text: number for number, text in rr.RCODE_TEXT.items()}
 ANY_CLASS = 255
 ADDRESSES = (rr.A, rr.AAAA)
 _VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -94,10 +93,7 @@ class Rule:
             case "answer" | "additional" | "authority":
                 self.made[line.name] += [_made(text, line) for text in arguments.some(line)]
             case "rcode":
-                code = arguments.one(line)
-                if code not in _RCODES:
-                    raise line.error(f"unknown rcode {code}")
-                self.rcode = _RCODES[code]
+                self.rcode = arguments.rcode(arguments.one(line), line)
             case "ederror":
                 if len(line.args) not in (1, 2):
                     raise line.error("wants CODE [TEXT]")

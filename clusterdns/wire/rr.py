@@ -63,6 +63,7 @@ RCODE_TEXT: Final[dict[int, str]] = {
     16: "BADSIG", 17: "BADKEY", 18: "BADTIME", 19: "BADMODE", 20: "BADNAME", 21: "BADALG",
     22: "BADTRUNC", 23: "BADCOOKIE",
 }  # fmt: skip
+RCODES: Final[dict[str, int]] = {text: number for number, text in RCODE_TEXT.items()}
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 BADVERS: Final = 16
 BADCOOKIE: Final = 23

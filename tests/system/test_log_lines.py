@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,3 +191,42 @@ def test_the_table_is_logged_as_the_chain_is(packet_path, format, address, tmp_p
     with logged_to(log, format):
         in_packet_loop(main())
         assert 0 == logs.dropped()
+
+
+PICKED = """example:53 {
+    log denied.example {
+        rcode REFUSED SERVFAIL NXDOMAIN
+    }
+    log slow.example {
+        slow 10s
+    }
+    log some.example {
+        sample 10
+    }
+    hosts {
+        10.0.0.1 a.denied.example a.slow.example a.some.example
+    }
+}
+"""
+
+
+def test_only_some_queries_are_logged(packet_path, tmp_path):
+    """By RCODE, by time, and by chance; from the chain and from the table."""
+    names = ["a.denied", "no.denied", "a.slow", "no.slow", *["a.some"] * 100]
+    log = tmp_path / "log"
+
+    async def main() -> None:
+        async with InProcess(PICKED, MANIFESTS) as inside:
+            listening = Listening(inside, "127.0.0.1")
+            listening.engine.start()
+            await listening.streams.start()
+            await listening.ask([beside.query(f"{each}.example.") for each in names])
+            await asyncio.sleep(0.05)
+            listening.close()
+
+    with logged_to(log, logs.TEXT):
+        in_packet_loop(main())
+    counts = Counter(re.findall(r"(\S+)\.example\. \w+ \d+ ", log.read_text()))
+    assert {"no.denied": 2 * REPEATS, "a.some": counts["a.some"]} == counts
+    # 800 are asked, 80 expected; one test of a billion finds fewer or more by chance
+    assert 35 < counts["a.some"] < 140

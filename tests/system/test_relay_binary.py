@@ -303,7 +303,7 @@ def test_replies_of_all_types_and_sections(run, cache):
 
 LOGS = ("log", 'log . "Q {combined} {name} {rsize} {size} {>rflags} é {}"', "log . {\n class error\n }",
         "log . {\n class denial\n }", 'log edns.test "Q {common}" {\n class success\n }\n log norec.test',
-        'log do.test "Q {name} {local}"\n log')  # fmt: skip
+        "log . {\n rcode NXDOMAIN SERVFAIL\n }", 'log do.test "Q {name} {local}"\n log')  # fmt: skip
 
 
 @pytest.mark.parametrize("cache", ["cache 30", ""])

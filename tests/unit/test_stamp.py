@@ -53,6 +53,11 @@ def test_what_is_read_is_regular_bounded_and_new(tmp_path):
         read_regular(file, 3)
     with pytest.raises(OSError, match="no regular file"):
         read_regular(fifo, 3)
+    with pytest.raises(OSError, match="no regular file"):
+        read_regular("/dev/zero", 3)
+    empty = read_regular("/dev/null", 3)
+    assert empty is not None
+    assert b"" == empty[1]
 
 
 def test_tracked_files_are_read_again_only_when_their_stamp_tells_nothing(tmp_path, monkeypatch):
