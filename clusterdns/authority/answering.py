@@ -129,7 +129,7 @@ class Authority(Plugin):
             return failure(rr.SERVFAIL, f"plugin/{self.name}: no zone {name.text(apex)}")
         found = zone.find(question)
         if (taker := trace.scribe()) is not None:
-            is_there = found.result in (Result.SUCCESS, Result.DELEGATION)
+            is_there = found.result is Result.SUCCESS
             note = taker.note if is_there else taker.blame
             note(f"{self.origin(apex)}, serial {zone.serial}, {_said(zone, question, found)}")
         lifetime_s = math.inf if zone.holds(question.folded) else SYNTHESIZED_S

@@ -44,6 +44,7 @@ CIRCLE: Final = extended_error(0, "aliases lead around in a circle")
 
 _DNS: Final = b"\x03dns"
 _NS_DNS: Final = b"\x02ns" + _DNS
+_OURS: Final = (rr.SOA, rr.AXFR, rr.IXFR)  # types that we answer for any name of our zones
 # Records whose RDATA spells no name of the question's zone, or only by a compression pointer.
 _WITHOUT_NAMES: Final = frozenset((rr.A, rr.AAAA, rr.TXT, rr.PTR, rr.SOA))
 _HOSTMASTER: Final = b"\x0ahostmaster"
@@ -101,7 +102,7 @@ class Responder:
         )
         self._fallthrough = tuple(fallthrough)
         # Zones whose names we pass on if they do not exist, and which these are.
-        self.passing = Passing(store.services.addresses, _NS_DNS, (rr.SOA,))
+        self.passing = Passing(store.services.addresses, _NS_DNS, _OURS)
         self.passed = frozenset(
             zone
             for zone in self._zones

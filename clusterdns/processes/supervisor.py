@@ -311,10 +311,10 @@ class Supervisor:
                 if not await self._knows_enough(compiled):
                     return
                 _log.info("Reloading")
+                if self._inherited is None:
+                    self._reloaded_digest = compiled.digest  # also if it fails, as in CoreDNS
                 await self._replace(compiled)
                 self._put_off = None
-                if self._inherited is None:
-                    self._reloaded_digest = compiled.digest
                 _log.info("plugin/reload: Running configuration SHA512 = %s", compiled.digest)
                 _log.info("Reloading complete")
             except _Unaware as error:

@@ -99,7 +99,8 @@ def test_what_a_fault_may_cost_is_not_counted_as_latency(judge):
 
 def test_a_plan_is_made_of_its_seed_and_has_everything():
     assert plan(600, 7) == plan(600, 7) != plan(600, 8)
-    assert set(KINDS) == {action.kind for action in plan(3600, 1)}
+    made = [*plan(3600, 1), *plan(3600, 1, is_real=True)]
+    assert set(KINDS) == {action.kind for action in made}
     assert all(action.at_s + action.seconds <= 600 for action in plan(600, 7))
     for kind in KINDS.values():
         assert kind.lane != "attack" or (kind.blind_s, kind.slow_s) == (None, None)
