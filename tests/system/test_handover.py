@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import re
 import shutil
 import signal
@@ -72,6 +73,8 @@ def change(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+    # It may have the length and the second of the text before, by which Python knows a cached one.
+    Path(importlib.util.cache_from_source(path)).unlink(missing_ok=True)
 
 
 def until(condition, timeout_s: float = 60):
