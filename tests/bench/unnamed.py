@@ -120,8 +120,7 @@ def environment(root: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "HOME": "/root"}
 
 
-def corefile() -> str:
-    text = COREFILE
+def corefile(text: str = COREFILE) -> str:
     for word in ("HEALTH", "READY", "METRICS"):
         text = text.replace(f"{{{word}}}", str(peers.free_port()))
     return text
@@ -143,14 +142,16 @@ def questions(directory: Path) -> dict[str, Path]:
     return found
 
 
-def measured(root: Path, directory: Path, asked: dict[str, Path]) -> dict[str, float]:
+def measured(
+    root: Path, directory: Path, asked: dict[str, Path], text: str = COREFILE
+) -> dict[str, float]:
     """Return the figures of one run."""
     command = ["env", "-i", *[f"{k}={v}" for k, v in environment(root).items()]]
     command += [sys.executable, "-m", "clusterdns"]
     began = time.monotonic()
     with (
         measure.pinned(measure.SERVER_CORE),
-        peers.running(command, corefile(), directory) as server,
+        peers.running(command, corefile(text), directory) as server,
     ):
         peers.wait_until_answering(server)
         row = {"start_s": time.monotonic() - began}
