@@ -351,15 +351,19 @@ def test_hand_overs_at_full_speed(tmp_path, installed, figure):
 
 @contextlib.contextmanager
 def held_upstream():
-    """Yield the port of an upstream server, and what makes it answer the queries it has got."""
+    """Yield the port of an upstream server, and what makes it answer, also queries to come.
+
+    A query may still be on its way: a hand-over takes less time than a look for its line in the log.
+    """
+    is_released, is_over = threading.Event(), threading.Event()
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
+        sock.settimeout(0.1)
 
-        def answer() -> None:
-            sock.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
+        def serve() -> None:
+            is_released.wait()
+            while not is_over.is_set():
+                with contextlib.suppress(TimeoutError):
                     wire, client = sock.recvfrom(512)
                     query = dns.message.from_wire(wire)
                     reply = dns.message.make_response(query)
@@ -367,7 +371,14 @@ def held_upstream():
                     reply.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "192.0.2.9"))
                     sock.sendto(reply.to_wire(), client)
 
-        yield sock.getsockname()[1], answer
+        serving = threading.Thread(target=serve)
+        serving.start()
+        try:
+            yield sock.getsockname()[1], is_released.set
+        finally:
+            is_over.set()
+            is_released.set()
+            serving.join()
 
 
 @contextlib.contextmanager
