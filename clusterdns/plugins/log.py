@@ -119,6 +119,11 @@ class _Rule(NamedTuple):
     def wants_rcode(self, rcode: int) -> bool:
         return not self.rcodes or rcode in self.rcodes
 
+    @property
+    def picks_some(self) -> bool:
+        """Whether it leaves out some of the queries that it wants."""
+        return self.slow_s > 0 or self.one_in > 1
+
     def picks(self, seconds: float) -> bool:
         """Tell whether it logs this one, which took ``seconds``, of the queries that it wants."""
         return seconds >= self.slow_s and (self.one_in == 1 or not _random.randrange(self.one_in))
@@ -204,7 +209,8 @@ class Log(Observer):
         self, records: Sequence[Record], transport: str, bound: Callable[[Query], None]
     ) -> None:
         """Log queries that the table has answered."""
-        records = [record for record in records if self._rules[record[0][0]].picks(record[3])]
+        if any(rule.picks_some for rule in self._rules):
+            records = [each for each in records if self._rules[each[0][0]].picks(each[3])]
         sink = logs.bulk()
         if sink is None:
             for record in records:
