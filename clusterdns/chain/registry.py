@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -98,6 +99,16 @@ def _load(word: str, dependents: tuple[str, ...]) -> type[Plugin]:
         raise
     except (Exception, SystemExit) as error:  # foreign code may raise anything
         raise PluginError(f"cannot load {entry.value}: {type(error).__name__}: {error}") from error
+
+
+def manual(word: str) -> str:
+    """Return the manual of a plugin, the docstring of its module. Raises PluginError."""
+    return inspect.getdoc(inspect.getmodule(load(word))) or ""
+
+
+def purpose(manual: str) -> str:
+    """Return the purpose that the first line of a manual states."""
+    return manual.partition("\n")[0].partition(" - ")[2]
 
 
 def _installed() -> dict[str, EntryPoint]:

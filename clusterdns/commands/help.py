@@ -56,7 +56,7 @@ def _run(flags: argparse.Namespace) -> int:
 def _manual(word: str) -> str:
     """Return the manual of a plugin, or why it has none."""
     try:
-        return inspect.getdoc(inspect.getmodule(registry.load(word))) or word
+        return registry.manual(word) or word
     except registry.PluginError as error:
         return f"{word} - {error}"
 
@@ -68,8 +68,7 @@ def _print_json() -> int:
     output.write_json({
         "commands": {each.name: each.summary for each in commands},
         "plugins": {
-            word: _manual(word).split("\n", 1)[0].partition(" - ")[2]
-            for word in registry.available()
+            word: registry.purpose(_manual(word)) for word in registry.available()
         },
     })  # fmt: skip
     return OK

@@ -8,7 +8,6 @@ no harm.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -69,10 +68,9 @@ def _text(directive: Directive, shown: Mapping[str, int]) -> str:
 def meaning(word: str) -> str:
     """Return the first sentence of a plugin's manual, "" if there is none."""
     try:
-        manual = inspect.getdoc(inspect.getmodule(registry.load(word))) or ""
+        return registry.purpose(registry.manual(word))
     except (registry.PluginError, KeyError):
         return ""
-    return manual.partition("\n")[0].partition(" - ")[2]
 
 
 def secrets_of(word: str) -> Mapping[str, int]:
