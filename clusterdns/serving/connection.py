@@ -62,9 +62,7 @@ class Crowd:
         self.answer: Callable[[bytes, int, int, float], tuple[bytes, int, int]] = self.answer_hits
         in_c = getattr(native.compiled, "answer", None)
         if in_c is not None:
-            sampler = self.observed.sampler
-            parts = None if sampler is None else sampler.parts
-            maps = server.table.maps(self.hits, self.observed.seen, parts)
+            maps = server.table.maps(self.hits, self.observed.seen, self.observed.sampling)
             self.answer = functools.partial(in_c, maps)
 
     def go_on_with(self, connection: Connection) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 
 from clusterdns.chain.plugin import Record
 from clusterdns.observing.collector import TABLE
+from clusterdns.observing.sampling import Parts
 from clusterdns.serving.server import Listener
 from clusterdns.serving.table import Seen
 from clusterdns.wire.response import Note
@@ -43,6 +44,11 @@ class Observed:
         self._sampled: list[tuple[int, bytes, tuple[str, int], bytes]] = []
         self._batch: list[tuple[Note, bytes, tuple[str, int], bytes | None]] = []
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def sampling(self) -> Parts | None:
+        """What C needs to choose hits, None if none are looked at."""
+        return None if self.sampler is None else self.sampler.parts
 
     def take(self, client: tuple[str, int]) -> None:
         """Take the hits the table has noted for ``client``."""

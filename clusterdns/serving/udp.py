@@ -165,9 +165,7 @@ class Engine:
 
     def _maps(self) -> Maps:
         """Return the table and the lists of observed hits, for C."""
-        sampler = self.observed.sampler
-        parts = None if sampler is None else sampler.parts
-        return self._table.maps(self.hits, self.observed.records, parts)
+        return self._table.maps(self.hits, self.observed.records, self.observed.sampling)
 
     def _see_to_left(self) -> None:
         """Take the misses of C while the loop waited."""
