@@ -456,8 +456,6 @@ class Supervisor:
             for web in webs:
                 web.stop()
             new.unbind(old.sockets)
-            if not isinstance(error, _Unaware):  # else it is tried again
-                self._watchers.keep_only(old.configuration.sources)
             raise
         self._generation, self._duties = new, duties
         if old is self._inherited:
