@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_packaging import ROOT, checkout, environment, run
+from test_packaging import copy_checkout, environment, run
 
 from clusterdns.serving import native
 
@@ -41,11 +41,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout without the package: a build writes into its source."""
+    """A folder with a copy of the checkout."""
     place = tmp_path_factory.mktemp("compiled")
-    for name in checkout():
-        (place / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, place / "source" / name)
+    copy_checkout(place)
     return place
 
 

@@ -66,14 +66,20 @@ def checkout() -> set[str]:
     return {str(path) for path in paths if not SIDE & {*path.parts}}
 
 
-@pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source distribution, built of a copy: a build writes into its source."""
-    place = tmp_path_factory.mktemp("sdist")
+def copy_checkout(place: Path) -> Path:
+    """Copy the checkout into a folder, since a build writes into its source; return the copy."""
     for name in checkout():
         (place / "source" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, place / "source" / name)
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", place, place / "source")
+    return place / "source"
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, built of a copy."""
+    place = tmp_path_factory.mktemp("sdist")
+    source = copy_checkout(place)
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", place, source)
     (found,) = place.glob("*.tar.gz")
     return found
 

@@ -582,10 +582,7 @@ def test_f7_a_loop_is_found_at_the_start(length, cluster, tmp_path, figure):
         counters = [
             stack.enter_context(FaultyUpstream(faulty.relay(("127.0.0.1", port)))) for port in ports
         ]
-        servers = []
-        for i, port in enumerate(ports):
-            text = looping(port, cluster, counters[(i + 1) % length].address)
-            servers.append(stack.enter_context(peers.clusterdns(text, tmp_path)))
+        servers = in_a_circle(stack, ports, counters, cluster, tmp_path)
         canary = stack.enter_context(Canary(("127.0.0.1", ports[0])))
         took_s = wait_until(lambda: any("Loop (" in server.output for server in servers))
         assert took_s <= 2, took_s
@@ -604,10 +601,7 @@ def test_f7_a_loop_that_closes_later_is_found(length, cluster, tmp_path, figure)
     ports = [peers.free_port() for _ in range(length)]
     with contextlib.ExitStack() as stack:
         counters = [stack.enter_context(FaultyUpstream(faulty.good)) for _ in ports]
-        servers = []
-        for i, port in enumerate(ports):
-            text = looping(port, cluster, counters[(i + 1) % length].address)
-            servers.append(stack.enter_context(peers.clusterdns(text, tmp_path)))
+        servers = in_a_circle(stack, ports, counters, cluster, tmp_path)
         canary = stack.enter_context(Canary(("127.0.0.1", ports[0])))
         wait_until(lambda: all(asked_hinfo(counter) for counter in counters))
         assert ask_once_at(ports[0]).is_right
@@ -642,6 +636,21 @@ def test_f7_a_server_that_forwards_to_itself(cluster, tmp_path):
         assert ("NETWORK_ERROR", "forwarding loop") == (told.code.name, told.text)
         assert f"forwarded to 127.0.0.1:{server.port}:" in server.output
         assert server.process.poll() is None
+
+
+def in_a_circle(
+    stack: contextlib.ExitStack,
+    ports: list[int],
+    counters: list[FaultyUpstream],
+    cluster: str,
+    directory: Path,
+) -> list[peers.Server]:
+    """Start a server at each port; each forwards to the next one's counter."""
+    texts = [
+        looping(port, cluster, counters[(i + 1) % len(ports)].address)
+        for i, port in enumerate(ports)
+    ]
+    return [stack.enter_context(peers.clusterdns(text, directory)) for text in texts]
 
 
 def looping(port: int, cluster: str, upstream: str) -> str:
