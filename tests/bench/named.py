@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -27,25 +26,20 @@ def main() -> int:
     args = parser.parse_args()
     plain = unnamed.COREFILE
     texts = {"without": plain, "with": plain.replace("reload\n", f"reload\n    {args.directive}\n")}
-    rows: dict[str, list[dict[str, float]]] = {which: [] for which in texts}
     with tempfile.TemporaryDirectory() as text:
         directory = Path(text)
-        (directory / "cluster").mkdir()
-        (directory / "cluster" / "all.yaml").write_text(unnamed.SERVICES)
-        asked = unnamed.questions(directory)
-        for number in range(args.rounds):
-            for which in list(texts)[:: -1 if number % 2 else 1]:
-                root = unnamed.PACKAGE.parent
-                rows[which].append(unnamed.measured(root, directory, asked, texts[which]))
+        asked = unnamed.prepared(directory)
+        root = unnamed.PACKAGE.parent
+        rows = unnamed.in_turns(
+            list(texts),
+            args.rounds,
+            lambda which: unnamed.measured(root, directory, asked, texts[which]),
+        )
     for which, some in rows.items():
-        medians = {key: round(statistics.median(row[key] for row in some), 3) for key in some[0]}
-        print(json.dumps({"directive": which, **medians}))
-    pairs = list(zip(rows["with"], rows["without"], strict=True))
-    ratios = {
-        key: round(statistics.median(row[key] / base[key] for row, base in pairs), 3)
-        for key in pairs[0][0]
-    }
-    print(json.dumps({"directive": "with : without", **ratios}))
+        print(json.dumps({"directive": which, **unnamed.medians(some)}))
+    pairs = zip(rows["with"], rows["without"], strict=True)
+    ratios = [{key: row[key] / base[key] for key in row} for row, base in pairs]
+    print(json.dumps({"directive": "with : without", **unnamed.medians(ratios)}))
     return 0
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
@@ -72,21 +73,14 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as text:
         directory = Path(text)
-        (directory / "cluster").mkdir()
-        (directory / "cluster" / "all.yaml").write_text(SERVICES)
-        asked = questions(directory)
+        asked = prepared(directory)
         roots = {
             which: copied(directory / which, which == "without") for which in ("as is", "without")
         }
-        rows: dict[str, list[dict[str, float]]] = {which: [] for which in roots}
-        for number in range(rounds):
-            order = list(roots)[:: -1 if number % 2 else 1]
-            for which in order:
-                rows[which].append(measured(roots[which], directory, asked))
+        rows = in_turns(list(roots), rounds, lambda w: measured(roots[w], directory, asked))
     for which, some in rows.items():
-        medians = {key: round(statistics.median(row[key] for row in some), 3) for key in some[0]}
         files = len(list(roots_files[which]))
-        print(json.dumps({"package": which, "modules": files, **medians}))
+        print(json.dumps({"package": which, "modules": files, **medians(some)}))
     return 0
 
 
@@ -124,6 +118,29 @@ def corefile(text: str = COREFILE) -> str:
     for word in ("HEALTH", "READY", "METRICS"):
         text = text.replace(f"{{{word}}}", str(peers.free_port()))
     return text
+
+
+def prepared(directory: Path) -> dict[str, Path]:
+    """Write the cluster into a directory; return the files of questions."""
+    (directory / "cluster").mkdir()
+    (directory / "cluster" / "all.yaml").write_text(SERVICES)
+    return questions(directory)
+
+
+def in_turns(
+    names: list[str], rounds: int, measure_one: Callable[[str], dict[str, float]]
+) -> dict[str, list[dict[str, float]]]:
+    """Return the figures of each round, by name; every second round has the other order."""
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names[:: -1 if number % 2 else 1]:
+            rows[name].append(measure_one(name))
+    return rows
+
+
+def medians(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each figure."""
+    return {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
 
 
 def questions(directory: Path) -> dict[str, Path]:
