@@ -166,6 +166,7 @@ class Lookup:
         self.facts: list[Fact] = []
         self.needs: set[str] = set()  # kinds of objects that were looked for
         self.has_circle = False  # an alias led back to one before it
+        self.has_owners = True  # whether the owners of entries are wanted
         self.is_multicluster = is_multicluster
         self._store = store
         self._services = store.imported if is_multicluster else store.services
@@ -345,7 +346,11 @@ class Lookup:
                 continue
             service = (found.cluster, key[1]) if self.is_multicluster else (key[1],)
             ports = [port for port in found.ports if _is_wanted(port, parsed)]
-            for endpoint in _endpoints_in(found, parsed.topology_zone):
+            endpoints = _endpoints_in(found, parsed.topology_zone)
+            if not self.has_owners and not parsed.endpoint:
+                yield from [Entry(e.address, p.number, ()) for e in endpoints for p in ports]
+                continue
+            for endpoint in endpoints:
                 hostname = self.hostname(endpoint)
                 if parsed.endpoint and parsed.endpoint != hostname.lower():
                     continue
@@ -492,7 +497,7 @@ def owner_name(labels: tuple[str, ...], zone: bytes) -> bytes:
 def address_records(owner: bytes, rtype: int, ttl: int, entries: list[Entry]) -> list[RR]:
     """Return one A or AAAA record for each distinct address, in the order of the entries."""
     found = []
-    for host in dict.fromkeys(entry.host for entry in entries):
+    for host in dict.fromkeys([entry.host for entry in entries]):
         address = rr.address_rdata(host)
         if address and address[0] == rtype:
             found.append(RR(owner, rtype, ttl, address[1]))
@@ -517,15 +522,19 @@ def server_records(
     The weight is 100 divided by the number of entries, including repeated ones and those without
     a port (CoreDNS: backend_lookup.go SRV).
     """
-    entries = [entry for entry in entries if rr.address_rdata(entry.host)]
-    weight = max(1, 100 // len(entries)) if entries else 0
+    hosts = [(entry, a) for entry in entries if (a := rr.address_rdata(entry.host))]
+    weight = max(1, 100 // len(hosts)) if hosts else 0
     answers = dict[tuple[bytes, int], RR]()
     glue = dict[RR, None]()
-    with_port = [entry for entry in entries if entry.port != -1]
-    for entry in with_port:
-        target = owner_name(entry.owner, zone)
+    parents = dict[tuple[str, ...], bytes]()  # the names of endpoints differ in the first label
+    for entry, (rtype, address) in hosts:
+        if entry.port == -1:
+            continue
+        parent = parents.get(entry.owner[1:])
+        if parent is None:
+            parent = parents[entry.owner[1:]] = owner_name(entry.owner[1:], zone)
+        target = name.join([entry.owner[0].encode()], parent)
         rdata = rr.srv_rdata(0, weight, entry.port, target)
         answers.setdefault((target, entry.port), RR(qname, rr.SRV, ttl, rdata))
-    for record in glue_records(zone, ttl, with_port):
-        glue[record] = None
+        glue[RR(target, rtype, ttl, address)] = None
     return list(answers.values()), list(glue)

@@ -205,6 +205,7 @@ class Responder:
         """Return the records for a question, or None for a name error."""
         qname, folded, qtype, ttl = question.qname, question.folded, question.qtype, self._ttl
         if qtype in (rr.A, rr.AAAA):
+            lookup.has_owners = False
             addresses = yield from self._addresses(question, zone, lookup, (), outside)
             return None if addresses is None else (addresses, [])
         if qtype == rr.SOA:

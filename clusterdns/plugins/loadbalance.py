@@ -64,6 +64,7 @@ MAX_ORDERS = 16
 REDRAW_S = 1.0
 RELOAD_S = 30.0
 MAX_FILE_OCTETS = 4 * 2**20
+_MOVABLE = frozenset((rr.A, rr.AAAA, rr.MX))
 _WEIGHTED = frozenset((rr.A, rr.AAAA, rr.SRV))
 _log = plugin_logger("loadbalance")
 
@@ -155,35 +156,34 @@ class LoadBalance(Polling):
         """Return a response with its records in random order, each first in its turn."""
         if len(response.answer) + len(response.authority) + len(response.additional) < 2:
             return response
-        most = max(_count_movable(section) for section in response.sections)
+        most = max(map(_count_movable, response.sections))
         if most < 2:
             return response
-        parts = [self._shuffled(section) for section in response.sections]
         lifetime_s = response.lifetime_s
         if most > MAX_ORDERS:
             lifetime_s = min(lifetime_s, REDRAW_S)
-        orders: list[Sections] = []
-        for i in range(min(most, MAX_ORDERS)):
-            step = i * most // min(most, MAX_ORDERS)
-            answer, authority, additional = (self._section(part, step) for part in parts)
-            orders.append((answer, authority, additional))
+        count = min(most, MAX_ORDERS)
+        turns = [self._turns(section, most, count) for section in response.sections]
+        orders: list[Sections] = list(zip(*turns, strict=True))
         return _in_orders(response, orders, lifetime_s)
 
-    def _shuffled(self, section: tuple[RR, ...]) -> _Parts:
-        """Split a section into groups, with addresses and MX in random order."""
-        parts = _split(section)
-        self._random.shuffle(parts[2])
-        self._random.shuffle(parts[3])
-        return parts
-
-    def _section(self, parts: _Parts, step: int) -> tuple[RR, ...]:
-        """Return a section with its movable records rotated by ``step``."""
-        aliases, others, addresses, exchanges = parts
-        addresses = _rotated(addresses, step)
-        if self._preferred:
-            addresses.sort(key=self._rank)
-            return (*aliases, *addresses, *_rotated(exchanges, step), *others)
-        return (*aliases, *others, *addresses, *_rotated(exchanges, step))
+    def _turns(self, section: tuple[RR, ...], most: int, count: int) -> list[tuple[RR, ...]]:
+        """Return a section in ``count`` orders, each with another one in front."""
+        if not section:
+            return [section] * count
+        aliases, others, addresses, exchanges = _split(section)
+        self._random.shuffle(addresses)
+        self._random.shuffle(exchanges)
+        found = []
+        for i in range(count):
+            step = i * most // count
+            moved, last = _rotated(addresses, step), _rotated(exchanges, step)
+            if self._preferred:
+                moved.sort(key=self._rank)
+                found.append((*aliases, *moved, *last, *others))
+            else:
+                found.append((*aliases, *others, *moved, *last))
+        return found
 
     def _rank(self, record: RR) -> int:
         address = ipaddress.ip_address(record.rdata)
@@ -313,9 +313,11 @@ def _shares(weights: list[int]) -> list[int]:
 
 
 def _count_movable(section: tuple[RR, ...]) -> int:
-    return sum(record.rtype in (rr.A, rr.AAAA, rr.MX) for record in section)
+    return sum([record.rtype in _MOVABLE for record in section]) if section else 0
 
 
 def _rotated(records: list[RR], step: int) -> list[RR]:
-    step = step % len(records) if records else 0
+    if not records:
+        return []
+    step %= len(records)
     return records[step:] + records[:step]

@@ -15,12 +15,10 @@ from bisect import bisect_right
 from typing import Final
 
 from clusterdns.wire.message import TC
+from clusterdns.wire.response import record_ends
 
 MAX_OCTETS: Final = 8 * 2**20  # of the bodies whose records are known; then they are forgotten
 _COUNTS: Final = struct.Struct("!HHHHH")  # flags, QDCOUNT, ANCOUNT, NSCOUNT, ARCOUNT
-_POINTER: Final = 0xC0
-_HEAD_OCTETS: Final = 10  # of a record behind its owner, and where in it
-_RDLENGTH: Final = 8
 
 
 class Cuts:
@@ -54,17 +52,5 @@ class Cuts:
             self._ends.clear()
             self._octets = 0
         self._octets += len(body)
-        ends = self._ends[body] = _record_ends(body)
+        ends = self._ends[body] = record_ends(body)
         return ends
-
-
-def _record_ends(body: bytes) -> array[int]:
-    """Return the offsets behind each record of a body that we have rendered."""
-    ends, i = array("L"), 0
-    while i < len(body):
-        while 0 < body[i] < _POINTER:
-            i += 1 + body[i]
-        i += 1 if not body[i] else 2
-        i += _HEAD_OCTETS + (body[i + _RDLENGTH] << 8 | body[i + _RDLENGTH + 1])
-        ends.append(i)
-    return ends

@@ -58,7 +58,15 @@ from clusterdns.wire.message import (
     Question,
 )  # fmt: skip
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Addresses, Children, Node, Note, Response, render
+from clusterdns.wire.response import (
+    Addresses,
+    Children,
+    Node,
+    Note,
+    Response,
+    render,
+    render_orders,
+)
 
 Answer = tuple[Any, ...]  # (until, slot, heads, is_free, spared, children, body, ...), see above
 Heads = tuple[Any, ...]  # 16 times octets, and a Note if there is an observer
@@ -439,14 +447,16 @@ class AnswerTable:
         buckets: Judge | None,
     ) -> tuple[Heads, tuple[bytes, ...]] | None:
         """Return the heads and the bodies of a response, None if it fits no message."""
-        bodies, flags = [], response.flags | response.rcode & 15
-        for sections in response.orders or (response.sections,):
-            counts, body, is_cut = render(question.qname, sections, message.MAX_OCTETS)
-            if is_cut and response.orders:
+        orders, flags = response.orders, response.flags | response.rcode & 15
+        if orders:
+            counts, bodies, is_cut = render_orders(question.qname, orders, message.MAX_OCTETS)
+            if is_cut:
                 return None  # each order may leave another number
+        else:
+            counts, body, is_cut = render(question.qname, response.sections, message.MAX_OCTETS)
+            bodies = (body,)
             if is_cut:
                 flags |= TC
-            bodies.append(body)
         key = (flags, *counts)
         heads = self._heads.get((*key, note, buckets))
         if heads is None:
@@ -457,7 +467,7 @@ class AnswerTable:
             heads = (*made, *more)
             self._heads[*key, note, buckets] = heads
             self._has_more |= bool(more)
-        return heads, tuple(bodies)
+        return heads, bodies
 
 
 def _judge(answer: Answer, host: Callable[[], str], now: float) -> int:

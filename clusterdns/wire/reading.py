@@ -53,6 +53,8 @@ _OPTION_OCTETS: Final = {
     11: (0, 2),
     EXTENDED_ERROR: range(2, MAX_OCTETS),
 }
+_OPT_START: Final = b"\0\0\x29"  # the root, type OPT
+_OPT_BODY: Final = struct.Struct("!HI")  # payload size; version and flags
 
 
 class Reply(NamedTuple):
@@ -102,6 +104,9 @@ def read_query(
     try:
         if is_update:
             edns, signed = _walk_update(packet, end, answers + authorities, additionals)
+        elif additionals == 1 and not answers and not authorities and _is_bare_opt(packet, end):
+            size, ttl = _OPT_BODY.unpack_from(packet, end + 3)
+            edns, signed = Edns(size, ttl >> 16 & 0xFF, ttl & 0xFFFF), None
         else:
             edns, signed = _read_rest(packet, end, answers + authorities, additionals)
     except FormError:
@@ -117,6 +122,15 @@ def read_query(
     if qtype == rr.IXFR and (answers, authorities) == (0, 1):
         query.serial = _read_serial(packet, end)
     return query
+
+
+def _is_bare_opt(packet: bytes, start: int) -> bool:
+    """Tell whether a packet ends with an OPT without options; most do."""
+    return (
+        len(packet) == start + 11
+        and packet[start : start + 3] == _OPT_START
+        and (packet[-2:] == b"\0\0")
+    )
 
 
 def _read_cookie_query(packet: bytes, ident: int, flags: int, additionals: int) -> Query | bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Hashable, Iterator, Mapping, Set
 from typing import Any, Final, NamedTuple
 
@@ -85,6 +86,9 @@ class Node(NamedTuple):
 Sections = tuple[tuple[RR, ...], tuple[RR, ...], tuple[RR, ...]]
 
 _MAX_POINTER: Final = 0x3FFF  # RFC 1035 section 4.1.4
+_POINTER: Final = 0xC0
+_HEAD_OCTETS: Final = 10  # of a record behind its owner, and where in it
+_RDLENGTH: Final = 8
 _QNAME: Final = b"\xc0\x0c"  # a pointer to the name in the question
 _RR_HEAD: Final = struct.Struct("!HHIH")
 _FLAGS_KEPT: Final = (
@@ -198,6 +202,69 @@ def render(
     return (counts[0], counts[1], counts[2]), bytes(writer.octets), False
 
 
+def render_orders(
+    qname: bytes, orders: tuple[Sections, ...], limit: int
+) -> tuple[tuple[int, int, int], tuple[bytes, ...], bool]:
+    """Return what ``render`` returns for the first order, with a body for each order.
+
+    The others are made of the pieces of the first where that is possible: ten addresses behind SRV
+    records of the same names take a tenth of the time of ``render`` for each.
+    """
+    first = orders[0]
+    counts, body, is_cut = render(qname, first, limit)
+    if len(orders) == 1 or is_cut:
+        return counts, (body,), is_cut
+    pieces, blocks, can_move = _pieces(body, first)
+    bodies = [body]
+    for order in orders[1:]:
+        octets = b""
+        for i, section in enumerate(order):
+            if section == first[i]:
+                octets += blocks[i]
+                continue
+            parts = [pieces[record] for record in section if record in pieces]
+            if not can_move[i] or not len(parts) == len(section) == len(first[i]):
+                octets = render(qname, order, limit)[1]
+                break
+            octets += b"".join(parts)
+        bodies.append(octets)
+    return counts, tuple(bodies), False
+
+
+def _pieces(
+    body: bytes, sections: Sections
+) -> tuple[dict[RR, bytes], tuple[bytes, ...], tuple[bool, ...]]:
+    """Return the octets of each record and section, and whether the records of each can move.
+
+    They can where each owner is a pointer to a name in front of the section and no RDATA has a
+    name: then none adds a name that others would point to.
+    """
+    pieces, blocks, can_move = dict[RR, bytes](), list[bytes](), list[bool]()
+    ends, start, i = record_ends(body), 0, 0
+    for section in sections:
+        before, are_free = start, True
+        for record in section:
+            end = ends[i]
+            are_free = are_free and body[start] >= _POINTER and record.rtype not in NAMES
+            pieces[record] = body[start:end]
+            start, i = end, i + 1
+        blocks.append(body[before:start])
+        can_move.append(are_free)
+    return pieces, tuple(blocks), tuple(can_move)
+
+
+def record_ends(body: bytes) -> array[int]:
+    """Return the offsets behind each record of a body that we have rendered."""
+    ends, i = array("L"), 0
+    while i < len(body):
+        while 0 < body[i] < _POINTER:
+            i += 1 + body[i]
+        i += 1 if not body[i] else 2
+        i += _HEAD_OCTETS + (body[i + _RDLENGTH] << 8 | body[i + _RDLENGTH + 1])
+        ends.append(i)
+    return ends
+
+
 def fit(response: Response, question: Question, limit: int) -> Response:
     """Return ``response`` cut to a limit in octets, with TC set if records were left out."""
     counts, _, cut = render(question.qname, response.sections, limit)
@@ -277,6 +344,8 @@ class _Writer:
                 self.octets += wire[:i]
                 self.octets += struct.pack("!H", 0xC000 | target)
                 return
+            else:
+                break  # of a name that is known, all parents are that can be
             i += 1 + length
         self.octets += wire
 

@@ -12,7 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import count, cycle
 
 from clusterdns.cluster.objects import NAMESPACES, SERVICES, SLICES
 from clusterdns.cluster.source import Source
@@ -168,16 +168,26 @@ def store_steps() -> dict[str, Step]:
 
 
 def filled(services: int) -> Store:
-    store = Store(KINDS)
+    """Return a store of so many Services with an address, and one of each other kind."""
+    store, ports = Store(KINDS), (("http", "TCP", 80),)
     store.apply((NAMESPACES, ("", "my-namespace"), ()), 1)
-    ports = (("http", "TCP", 80),)
-    for label in ("my-service", *(f"service-{i}" for i in range(services))):
-        address = f"10.{services & 7}.{len(store.services.by_name) >> 8}.{len(store.services.by_name) & 255}"
-        value = ("ClusterIP", (address,), ports, "", ())
+    for i, label in enumerate(("my-service", *(f"service-{i}" for i in range(services)))):
+        value = ("ClusterIP", (cluster_address(i),), ports, "", ())
         store.apply((SERVICES, ("my-namespace", label), value), 1)
+    for i in range(services // 10):
+        key = ("my-namespace", f"headless-{i}")
+        store.apply((SERVICES, key, ("ClusterIP", ("None",), ports, "", ())), 1)
+        endpoints = tuple((f"10.{200 + n}.{i >> 8}.{i & 255}", "", "") for n in range(10))
+        store.apply((SLICES, (key[0], f"{key[1]}-1"), (key[1], endpoints, ports)), 1)
+        key, target = ("my-namespace", f"alias-{i}"), "service-1.my-namespace.svc.cluster.local"
+        store.apply((SERVICES, key, ("ExternalName", ("",), (("", "", -1),), target, ())), 1)
     for kind in KINDS:
         store.synced(kind)
     return store
+
+
+def cluster_address(i: int) -> str:
+    return f"10.1.{i >> 8}.{i & 255}"
 
 
 class Lender:
@@ -205,21 +215,62 @@ def server_steps(directory: str) -> dict[str, Step]:
     server = Listener(router, "dns://:53", lambda: NOW)
     hits, number = server.tally.transport("udp", "1"), count()
 
-    def resolve(question: Question) -> bytes | None:
-        client = ("127.0.0.1", 5353)
-        return server.resolve(packet(question), client, "udp", hits, lambda _: None)
+    def resolve(one: bytes) -> bytes | None:
+        return server.resolve(one, ("127.0.0.1", 5353), "udp", hits, lambda _: None)
 
-    def reply(question: Question) -> bytes | None:
-        return server.table.reply(packet(question), NOW, hits) or resolve(question)
+    def first_asked(packets: list[bytes]) -> Step:
+        """Return a step that asks for the next name, as if for the first time."""
+        turns = cycle((i == 0, one) for i, one in enumerate(packets))
 
-    known = asked(QNAME)
+        def ask() -> bytes | None:
+            is_first, one = next(turns)
+            if is_first:
+                server.table.clear()
+            return resolve(one)
+
+        return ask
+
     zone = name.parse("my-namespace.svc.cluster.local.")
 
     def absent() -> bytes | None:
         qname = b"\x03www\x08%08x\x03com" % next(number) + zone
-        return reply(Question(qname, name.WireName(qname), rr.A))
+        one = packet(Question(qname, name.WireName(qname), rr.A))
+        return server.table.reply(one, NOW, hits) or resolve(one)
 
-    return {"resolve, cluster address": lambda: resolve(known), "search path, not repeated": absent}
+    known = packet(asked(QNAME))
+    steps = {title: first_asked(packets) for title, packets in first_packets().items()}
+    return {
+        "resolve, cluster address": lambda: resolve(known),
+        "search path, not repeated": absent,
+        **steps,
+    }
+
+
+def first_packets() -> dict[str, list[bytes]]:
+    """Return queries for names that the chain answers from memory, by what they are."""
+    below, some = "my-namespace.svc.cluster.local.", range(1000)
+    opt = Edns(1232, 0, 0)
+    return {
+        f"first asked, {title}": [
+            packet(
+                asked(form.format(f"{i & 255}.{i >> 8}" if qtype == rr.PTR else i, below), qtype),
+                opt,
+            )
+            for i in some
+        ]
+        for title, form, qtype in (
+            ("A", "service-{0}.{1}", rr.A),
+            ("AAAA", "service-{0}.{1}", rr.AAAA),
+            ("SRV", "_http._tcp.service-{0}.{1}", rr.SRV),
+            ("headless A", "headless-{0}.{1}", rr.A),
+            ("headless SRV", "_http._tcp.headless-{0}.{1}", rr.SRV),
+            ("PTR", "{0}.1.10.in-addr.arpa.", rr.PTR),
+            ("Pod", "10-9-8-{0}.my-namespace.pod.cluster.local.", rr.A),
+            ("alias", "alias-{0}.{1}", rr.A),
+            ("name error", "absent-{0}.{1}", rr.A),
+            ("search path", "www.example.{0}.{1}", rr.A),
+        )
+    }
 
 
 async def _start(configuration: Configuration) -> None:

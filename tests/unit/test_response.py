@@ -20,7 +20,15 @@ from clusterdns.serving.table import MAX_TABLE_OCTETS, AnswerTable
 from clusterdns.wire import message, name, reading, rr
 from clusterdns.wire.facts import Renewal
 from clusterdns.wire.message import Question
-from clusterdns.wire.response import Node, Response, _Writer, fit, render, render_reply
+from clusterdns.wire.response import (
+    Node,
+    Response,
+    _Writer,
+    fit,
+    render,
+    render_orders,
+    render_reply,
+)
 from clusterdns.wire.rr import RR
 
 WEB = name.parse("web.demo.svc.cluster.local.")
@@ -733,3 +741,54 @@ def test_addresses_of_the_question_are_written_as_any_records(owner, limit, rtyp
             fits += 1
         counts, body, is_cut = render(qname, (answer, (), ()), limit)
         assert (fits, bytes(writer.octets), fits < len(answer)) == (counts[0], body, is_cut)
+
+
+OWNERS = [WEB, name.parse("a.web.demo.svc.cluster.local."), name.parse("b.example.com."), b"\0"]
+
+
+def record_of(owner: bytes, kind: int, i: int) -> RR:
+    rdata = {
+        rr.A: bytes((10, 0, 0, i)),
+        rr.AAAA: bytes(15) + bytes((i,)),
+        rr.MX: bytes((0, i)) + OWNERS[i % 3],
+        rr.SRV: rr.srv_rdata(0, 1, i, OWNERS[i % 3]),
+        rr.CNAME: OWNERS[i % 3],
+        rr.TXT: rr.txt_rdata("x" * 250),
+    }
+    return RR(owner, kind, 5, rdata[kind])
+
+
+RECORDS = st.builds(
+    record_of,
+    st.sampled_from(OWNERS),
+    st.sampled_from((rr.A, rr.A, rr.AAAA, rr.MX, rr.SRV, rr.CNAME, rr.TXT)),
+    st.integers(0, 9),
+)
+
+
+@given(st.tuples(*[st.lists(RECORDS, max_size=6)] * 3), st.randoms(), st.integers(0, 120))
+def test_each_order_of_records_is_rendered_as_if_it_were_the_only_one(sections, rng, filling):
+    """`filling` moves names behind what a pointer can lead to."""
+    filler = [record_of(WEB, rr.TXT, 0)] * filling
+    some = [(tuple(filler + sections[0]), tuple(sections[1]), tuple(sections[2]))]
+    for _ in range(3):
+        mixed = [rng.sample(section, len(section)) for section in sections]
+        some.append((tuple(filler + mixed[0]), tuple(mixed[1]), tuple(mixed[2])))
+    expected = [render(WEB, order, 65_535) for order in some]
+    counts, bodies, is_cut = render_orders(WEB, tuple(some), 65_535)
+    assert [(counts, body, is_cut) for body in bodies] == expected
+
+
+def test_orders_of_addresses_behind_their_names_are_made_of_pieces():
+    hosts = [name.parse(f"host-{i}.web.demo.svc.cluster.local.") for i in range(10)]
+    srv = tuple(RR(WEB, rr.SRV, 5, rr.srv_rdata(0, 10, 80, host)) for host in hosts)
+    glue = [address(i, host) for i, host in enumerate(hosts)]
+    orders = tuple((srv, (), tuple(glue[i:] + glue[:i])) for i in range(10))
+    began = time.process_time()
+    for _ in range(100):
+        render(WEB, orders[0], 65_535)
+    once = time.process_time() - began
+    began = time.process_time()
+    for _ in range(100):
+        render_orders(WEB, orders, 65_535)
+    assert time.process_time() - began < 5 * once  # each on its own would be 10
