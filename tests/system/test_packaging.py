@@ -205,6 +205,15 @@ def test_the_source_distribution_is_the_whole_checkout(sdist):
     assert [] == [name for name in members if name.endswith((".so", ".pyc"))]
 
 
+def test_the_wheel_has_every_file_of_the_package_and_of_the_lab(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    data = f"clusterdns-{__version__}.data/data/share/clusterdns/"
+    needed = {name for name in checkout() if name.startswith("clusterdns/")}
+    needed |= {data + name for name in checkout() if name.startswith("zones/")}
+    assert set() == needed - names
+
+
 def test_the_wheel_says_what_it_is(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (path,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
