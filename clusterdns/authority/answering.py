@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Iterator
+from typing import Protocol
 
 from clusterdns.authority.transfers import Transfers
 from clusterdns.authority.zone import Zone
@@ -27,6 +28,26 @@ _MAY_FALL_THROUGH = (Result.NAME_ERROR, Result.EMPTY)
 # Answers made by a wildcard or DNAME are repeated only for so long: their names are unlimited, and
 # must not evict lasting answers.
 SYNTHESIZED_S = 60.0
+
+
+class Answers(Protocol):
+    """What is answered from: a zone, or what a client is shown of it."""
+
+    apex: WireName
+
+    @property
+    def serial(self) -> int:
+        """As in ``Zone``; so are the others."""
+
+    def holds(self, qname: WireName) -> bool: ...  # noqa: D102
+
+    def has_below(self, qname: WireName) -> bool: ...  # noqa: D102
+
+    def find(self, question: Question) -> ZoneAnswer: ...  # noqa: D102
+
+    def join(  # noqa: D102
+        self, question: Question, found: ZoneAnswer, rcode: int, answer: tuple[RR, ...]
+    ) -> ZoneAnswer: ...
 
 
 class Authority(Plugin):
@@ -87,7 +108,7 @@ class Authority(Plugin):
             return await next(query)
         if query.opcode == OPCODE_NOTIFY:
             return await self.notified(query, apex)
-        steps = self._respond(apex, query.question)
+        steps = self._respond_to(query, query.question, apex)
 
         async def behind(query: Query) -> Response:
             found = await next(query)
@@ -116,13 +137,20 @@ class Authority(Plugin):
         """Return that no zone of it has the name, for `explain`."""
         return "" if is_own else f"in none of its zones {trace.names_text(self.zones)}"
 
+    def _respond_to(self, query: Query, question: Question, apex: WireName) -> Steps:
+        """As ``_respond``, for the client of a query; by default all get the same."""
+        return self._respond(apex, question)
+
     def _respond(self, apex: WireName, question: Question) -> Steps:
         """Yield a question about an alias outside the zones; return the response."""
+        return self._respond_from(self.zones[apex], apex, question)
+
+    def _respond_from(self, zone: Answers | None, apex: WireName, question: Question) -> Steps:
+        """As ``_respond``, from the zone, or from what a client is shown of it."""
         if question.qtype in (rr.AXFR, rr.IXFR):
             if (taker := trace.scribe()) is not None:
                 taker.blame("zones are transferred by the plugin `transfer` only")
             return failure(rr.REFUSED)
-        zone = self.zones[apex]
         if zone is None:
             if (taker := trace.scribe()) is not None:
                 taker.blame(f"{self.origin(apex)} has not been read or transferred yet")
@@ -166,7 +194,7 @@ def longest(qname: WireName, zones: Iterable[WireName]) -> WireName | None:
     return max((zone for zone in zones if name.is_within(qname, zone)), key=len, default=None)
 
 
-def _said(zone: Zone, question: Question, found: ZoneAnswer) -> str:
+def _said(zone: Answers, question: Question, found: ZoneAnswer) -> str:
     """Return what a zone says about a question, for an explanation."""
     match found.result:
         case Result.SUCCESS if found.wildcard:

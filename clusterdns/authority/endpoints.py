@@ -16,6 +16,14 @@ from typing import Any, Final, NamedTuple
 
 from clusterdns.authority import targets
 from clusterdns.authority.answering import longest
+from clusterdns.authority.leftout import (
+    CONFLICT,
+    INVALID,
+    LIMIT,
+    OUTSIDE,
+    SENTENCES,
+    TYPE,
+)
 from clusterdns.authority.livezone import LiveZone
 from clusterdns.cluster.objects import ObjectKey
 from clusterdns.cluster.published import DNS_ENDPOINTS, DNSEndpoint
@@ -28,15 +36,7 @@ from clusterdns.wire.rr import RR
 MAX_OCTETS: Final = 64 * 2**20  # of memory for the records of all objects
 MAX_RRSET_OCTETS: Final = 32 * 1024  # of an RRset, so that it fits into a message
 _RECORD_OCTETS = 900  # of memory for a record beside its owner and RDATA; measured with one a name
-OUTSIDE, INVALID, TYPE, CONFLICT, LIMIT = "outside", "invalid", "type", "conflict", "limit"
 REASONS: Final = (OUTSIDE, INVALID, TYPE, CONFLICT, LIMIT)
-_SENTENCES = {
-    OUTSIDE: "is in none of the zones",
-    INVALID: "is invalid",
-    TYPE: "has a type that is not served",
-    CONFLICT: "belongs to an older object",
-    LIMIT: "is one too many",
-}
 
 
 class _Held(NamedTuple):
@@ -52,6 +52,7 @@ class Published:
     """The zones of one `endpoint`, and what its objects say of them."""
 
     kinds: Collection[str] = (DNS_ENDPOINTS,)
+    has_work = False
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class Published:
                 octets, made = room, LIMIT
             left_out[made] += 1
             if left_out[made] == 1 and made not in before:
-                self._tell(f"{_title(key)}: {owner_text:.253} {type_text:.10} {_SENTENCES[made]}")
+                self._tell(f"{_title(key)}: {owner_text:.253} {type_text:.10} {SENTENCES[made]}")
         return _Held(found.created, {each: tuple(some) for each, some in names.items()},
                      left_out, min(octets, room))  # fmt: skip
 
@@ -167,7 +168,7 @@ class Published:
             if len(kept) < len(records):
                 lost[CONFLICT] += len(records) - len(kept)
                 if each == key:
-                    self._tell(f"{_title(key)}: {name.text(owner)} {_SENTENCES[CONFLICT]}")
+                    self._tell(f"{_title(key)}: {name.text(owner)} {SENTENCES[CONFLICT]}")
             for record in kept:
                 served.setdefault(record.rtype, []).append(record)
         bounded = [record for some in served.values() for record in _bounded(some)]
@@ -210,4 +211,4 @@ def _bounded(records: list[RR]) -> list[RR]:
 
 
 def _title(key: ObjectKey) -> str:
-    return "/".join(key)
+    return f"DNSEndpoint {'/'.join(key)}"

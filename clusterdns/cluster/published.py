@@ -37,9 +37,12 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     GRPC_ROUTES: (_GATEWAY_GROUP, "v1"),
     TLS_ROUTES: (_GATEWAY_GROUP, "v1", "v1alpha3", "v1alpha2"),
 }
-MAX_ITEMS: Final = 1000  # records, hosts or parents of one object: 40 ms of a worker's time
+MAX_ITEMS: Final = 1000  # records or hosts of one object: 40 ms of a worker's time
 MAX_OCTETS: Final = 128 * 1024  # of their texts; etcd holds 1.5 MiB
+# Of a Gateway, and of a route (Gateway API: the definitions' maxItems).
+MAX_LISTENERS, MAX_HOSTS, MAX_PARENTS = 64, 16, 32
 _CLASS_ANNOTATION = "kubernetes.io/ingress.class"  # before spec.ingressClassName
+_IGNORE_LABEL = "k8s-gateway.dns/ignore"  # that of k8s_gateway, for Ingresses and routes
 
 
 class DNSEndpoint(NamedTuple):
@@ -62,11 +65,14 @@ class Ingress(NamedTuple):
 
 
 class Gateway(NamedTuple):
-    """A Gateway: its class, (name, hostname) of its listeners, and its addresses."""
+    """A Gateway: its class, its listeners, and its addresses.
+
+    A listener is (name, hostname, protocol, from where it allows routes: Same, All or Selector).
+    """
 
     created: str
     gateway_class: str
-    listeners: tuple[tuple[str, str], ...]
+    listeners: tuple[tuple[str, str, str, str], ...]
     addresses: tuple[str, ...]
 
 
@@ -105,7 +111,9 @@ def _endpoint(manifest: Mapping[str, Any]) -> DNSEndpoint:
     return DNSEndpoint(_created(manifest), tuple(found))
 
 
-def _ingress(manifest: Mapping[str, Any]) -> Ingress:
+def _ingress(manifest: Mapping[str, Any]) -> Ingress | None:
+    if _is_ignored(manifest):
+        return None
     spec = _spec(manifest)
     hosts = _hosts(text(rule.get("host")) for rule in items(spec.get("rules")))
     annotations = manifest["metadata"].get("annotations") or {}
@@ -118,24 +126,31 @@ def _ingress(manifest: Mapping[str, Any]) -> Ingress:
 
 def _gateway(manifest: Mapping[str, Any]) -> Gateway:
     spec = _spec(manifest)
-    listeners = tuple(
-        (text(each.get("name")), text(each.get("hostname")))
-        for each in items(spec.get("listeners"))
-    )
-    _check(sum(len(name) + len(host) for name, host in listeners), len(listeners))
+    listeners = tuple(map(_listener, items(spec.get("listeners"))))
+    octets = sum(sum(map(len, each)) for each in listeners)
+    _check(octets, len(listeners), MAX_LISTENERS)
     status = manifest.get("status") or {}
     addresses = _hosts(text(each.get("value")) for each in items(status.get("addresses")))
     name = text(spec.get("gatewayClassName"))
     return Gateway(_created(manifest), name, listeners, addresses)
 
 
-def _route(manifest: Mapping[str, Any]) -> Route:
+def _listener(found: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    namespaces = (found.get("allowedRoutes") or {}).get("namespaces") or {}
+    section, host = text(found.get("name")), text(found.get("hostname"))
+    return section, host, text(found.get("protocol")), text(namespaces.get("from")) or "Same"
+
+
+def _route(manifest: Mapping[str, Any]) -> Route | None:
+    if _is_ignored(manifest):
+        return None
     hosts = _hosts(texts(_spec(manifest).get("hostnames")))
     home = text(manifest["metadata"].get("namespace")) or "default"
     parents = items((manifest.get("status") or {}).get("parents"))
     accepted = [_parent(each.get("parentRef") or {}, home) for each in parents if _accepts(each)]
     found = tuple(dict.fromkeys(each for each in accepted if each[1]))
-    _check(sum(map(len, hosts)), len(found))
+    _check(sum(map(len, hosts)), len(hosts), MAX_HOSTS)
+    _check(sum(sum(map(len, each)) for each in found), len(found), MAX_PARENTS)
     return Route(_created(manifest), hosts, found)
 
 
@@ -171,8 +186,13 @@ def _hosts(found: Any) -> tuple[str, ...]:  # noqa: ANN401 - any iterable of tex
     return once
 
 
-def _check(octets: int, count: int) -> None:
-    if octets > MAX_OCTETS or count > MAX_ITEMS:
+def _is_ignored(manifest: Mapping[str, Any]) -> bool:
+    labels = manifest["metadata"].get("labels") or {}
+    return bool(labels.get(_IGNORE_LABEL) == "true")
+
+
+def _check(octets: int, count: int, most: int = MAX_ITEMS) -> None:
+    if octets > MAX_OCTETS or count > most:
         raise ObjectError(f"{count} names of {octets} octets are too many in one object")
 
 

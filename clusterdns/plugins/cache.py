@@ -167,8 +167,7 @@ class Cache(Plugin):
 
     def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
         """Return why no reply is kept, for `explain`."""
-        spared = self._spared.zones
-        if spared and name.is_within_any(question.folded, spared):
+        if self._spared.spares(question.folded):
             return "names of the cluster are never kept"
         if not self._is_mine(question):
             return f"it keeps replies in {trace.names_text(self._zones)} only"
@@ -201,8 +200,7 @@ class Cache(Plugin):
         return response
 
     def _is_mine(self, question: Question) -> bool:
-        spared = self._spared.zones
-        if spared and name.is_within_any(question.folded, spared):
+        if self._spared.spares(question.folded):
             return False
         return self._is_everywhere or name.is_within_any(question.folded, self._zones)
 

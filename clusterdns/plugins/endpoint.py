@@ -54,45 +54,26 @@ without `endpoint` share no watch of the cluster.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import time
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final
+from typing import ClassVar
 
-from clusterdns.authority.answering import Authority
 from clusterdns.authority.endpoints import REASONS, Published
-from clusterdns.authority.zone import Zone
-from clusterdns.chain.asking import Steps
+from clusterdns.authority.publishing import Publishing, wildcards
 from clusterdns.chain.block import Block
-from clusterdns.chain.plugin import Worker
-from clusterdns.cluster.inside import Inside
 from clusterdns.cluster.published import DNS_ENDPOINTS
-from clusterdns.cluster.respond import NOT_LISTED
-from clusterdns.cluster.source import Source
-from clusterdns.cluster.store import Store
-from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
-from clusterdns.host.logs import plugin_logger
 from clusterdns.metrics.family import Family
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import name, rr, trace
+from clusterdns.wire import name, trace
 from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Response
 
 NAMES = "clusterdns_endpoint_names"
 LEFT_OUT = "clusterdns_endpoint_left_out_records"
-TTL_S, MAX_TTL_S = 30, 86_400
-START_TIMEOUT_S = 5.0  # as `startup_timeout` of `kubernetes`
-MAX_SENTENCES = 1000  # log lines of one process: tenants write the objects
-_UNLISTED: Final = Response(rr.SERVFAIL, 0, lifetime_s=0, edns=NOT_LISTED)
-_log = plugin_logger("endpoint")
+TTL_S = 30
 
 
-class Endpoint(Authority):
+class Endpoint(Publishing):
     """The zones of one server block that are made of DNSEndpoints."""
 
     families: ClassVar = {
@@ -102,84 +83,30 @@ class Endpoint(Authority):
                          ("reason",), is_gauge=True, is_shared=True),
     }  # fmt: skip
     after = "kubernetes"
+    objects = "the DNSEndpoints"
 
     def __init__(self, directive: Directive, block: Block) -> None:
-        super().__init__(block)
-        inside = block.shared(Inside)
-        if inside.source is None:
-            raise directive.error("needs the kubernetes plugin in the same server block")
-        self._source = inside.source
-        inside.published.add(DNS_ENDPOINTS)
-        zones = arguments.zone_names(directive.args, directive) or block.zones
-        ttl, namespaces = TTL_S, set[str]()
+        super().__init__(directive, block, TTL_S)
+        self._inside.published.add(DNS_ENDPOINTS)
         for line in directive.block:
-            match line.name:
-                case "ttl":
-                    ttl = arguments.number(line, least=1, most=MAX_TTL_S)
-                case "namespaces":
-                    namespaces.update(arguments.some(line))
-                case "fallthrough":
-                    self.through = arguments.zone_names(line.args or (".",), line)
-                case _:
-                    raise line.unknown("ttl", "namespaces", "fallthrough")
-        self._sentences = 0
-        self._speaks = False
-        self._is_filled = asyncio.Event()
-        self._store: Store | None = None
+            if not self._read(line):
+                raise line.unknown(*self.options)
         try:
-            self._published = Published(
-                zones,
-                ttl=ttl,
-                namespaces=namespaces,
+            self._names = self._published = Published(
+                self._apexes,
+                ttl=self._ttl,
+                namespaces=self._namespaces,
                 changed=self._notify,
                 tell=self._tell,
                 settled=self._note_filled,
             )
         except FormError as error:
             raise directive.error(error.reason) from error
-        self.zones: dict[WireName, Zone | None] = dict(self._published.zones)
-
-    def sources(self) -> Mapping[Source, Sequence[WireName]]:
-        """Return the source of the objects, which is that of `kubernetes`."""
-        return {self._source(): tuple(self.zones)}
-
-    async def start(self, worker: Worker) -> None:
-        """Follow the objects, and wait for the first list, but not for long."""
-        self._speaks = worker.number == 0
-        store = await worker.store(self._source(), START_TIMEOUT_S)
-        store.follow(self._published, int(time.time()))
-        self._store = store
-        self._note_filled()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_filled.wait(), START_TIMEOUT_S)
-
-    def _note_filled(self) -> None:
-        if self._store is not None and self._store.has_settled(self._published.kinds):
-            self._is_filled.set()
-
-    def _notify(self, zone: WireName) -> None:
-        if self._speaks:
-            self.transfers.changed(zone)
-
-    def _tell(self, sentence: str) -> None:
-        """Log what is left out, in one process only."""
-        self._sentences += 1
-        if self._speaks and self._sentences <= MAX_SENTENCES:
-            _log.log(logging.WARNING, "DNSEndpoint %s: left out", sentence)
-
-    def _respond(self, apex: WireName, question: Question) -> Steps:
-        """Yield a question about an alias outside the zones; return the response."""
-        if self._store is None or not self._store.has_all(self._published.kinds):
-            if (taker := trace.scribe()) is not None:
-                taker.blame("the DNSEndpoints have not been listed yet, or must not be")
-            return _UNLISTED
-        if (taker := trace.scribe()) is not None:
-            self._note(taker, apex, question)
-        return (yield from super()._respond(apex, question))
+        self.zones.update(self._published.zones)
 
     def _note(self, taker: trace.Scribe, apex: WireName, question: Question) -> None:
         """Note the objects that have records of the name, or of the wildcard for it."""
-        for node in (question.folded, *_wildcards(question.folded, apex)):
+        for node in (question.folded, *wildcards(question.folded, apex)):
             keys = self._published.objects_of(node)
             for key in keys[:3]:
                 taker.note(f"DNSEndpoint {'/'.join(key)} has records of {name.text(node)}",
@@ -192,15 +119,4 @@ class Endpoint(Authority):
 
     def samples(self) -> list[Sample]:
         """Return how many names are served, and how many records are not."""
-        names, left_out = self._published.counts()
-        return [
-            *((NAMES, (name.text(zone),), names.get(zone, 0)) for zone in self.zones),
-            *((LEFT_OUT, (reason,), left_out.get(reason, 0)) for reason in REASONS),
-        ]
-
-
-def _wildcards(qname: WireName, apex: WireName) -> list[WireName]:
-    """Return the wildcards in a zone that may stand for a name, the closest one first."""
-    return [
-        WireName(b"\1*" + above) for above in name.parents(qname)[1:] if name.is_within(above, apex)
-    ]
+        return self._samples(NAMES, LEFT_OUT, REASONS)

@@ -25,7 +25,7 @@ from controlplane import ControlPlane, path_of
 from deployed import BASE, CLUSTER_IP, DEPLOY, KUBEADM, build, corefiles, named
 
 from clusterdns.cluster import settings
-from clusterdns.cluster.published import GROUPS, PUBLISHED
+from clusterdns.cluster.published import DNS_ENDPOINTS, GATEWAYS, GROUPS, INGRESSES, ROUTES
 from clusterdns.config import kubedns
 from clusterdns.config.compile import Configuration, compile_text
 
@@ -436,8 +436,12 @@ def test_the_network_policy_keeps_pods_off_the_probes():
     assert scrapers["from"]
 
 
-def test_the_rights_for_published_names_are_those_that_are_watched():
-    place = DEPLOY / "components" / "published-names"
+@pytest.mark.parametrize(
+    ("component", "kinds"),
+    [("published-names", {DNS_ENDPOINTS}), ("ingress-hosts", {INGRESSES, GATEWAYS, *ROUTES})],
+)
+def test_the_rights_of_components_are_those_of_what_is_watched(component, kinds):
+    place = DEPLOY / "components" / component
     listed = yaml.safe_load((place / "kustomization.yaml").read_text())
     assert "Component" == listed["kind"]
     role, binding = [
@@ -447,8 +451,7 @@ def test_the_rights_for_published_names_are_those_that_are_watched():
     ]
     given = {(group, resource) for rule in role["rules"] for group in rule["apiGroups"]
              for resource in rule["resources"]}  # fmt: skip
-    assert {(GROUPS[kind][0], kind) for kind in PUBLISHED} >= given
-    assert ("externaldns.k8s.io", "dnsendpoints") in given
+    assert {(GROUPS[kind][0], kind) for kind in kinds} == given
     assert all(["list", "watch"] == rule["verbs"] for rule in role["rules"])
     assert role["metadata"]["name"] == binding["roleRef"]["name"]
     account = named(deployed.load(*BASE))["ServiceAccount", "coredns"]["metadata"]

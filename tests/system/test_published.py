@@ -1,4 +1,4 @@
-"""Names that objects publish, `endpoint` and `ingress`: the real process and an API server."""
+"""Names that objects publish, `endpoint`: the real process and an API server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import dns.message
 import dns.rcode
+import pytest
 from faultyapi import FaultyApi
 from peers import Server, ask_udp, clusterdns, free_port
 from test_watch import cluster, eventually, metric
@@ -124,3 +125,37 @@ def test_endpoints_are_kept_over_a_reload_and_in_the_snapshot(tmp_path):
             assert "Reloading complete" in server.output
         with serving(tmp_path, api, "endpoint apps.test", option=option) as (server, _):
             eventually(lambda: ask(server, "web.apps.test.")[1] == {"192.0.2.1"}, 8)
+
+
+INGRESS = {
+    "kind": "Ingress",
+    "metadata": {"name": "x", "namespace": "a"},
+    "spec": {"rules": [{"host": "web.apps.test"}]},
+    "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}},
+}
+
+
+@pytest.mark.parametrize("plugin", ["endpoint", "ingress"])
+def test_published_names_are_handed_over_while_the_api_server_is_down(tmp_path, plugin):
+    made = {"endpoint": endpoint("x", ("web.apps.test", "A", "192.0.2.1")), "ingress": INGRESS}
+    with (
+        FaultyApi([*cluster(3), made[plugin]]) as api,
+        serving(tmp_path, api, f"{plugin} apps.test") as (server, _),
+    ):
+        expected = ("NOERROR", {"192.0.2.1"})
+        assert expected == ask(server, "web.apps.test.")
+        eventually(lambda: "packet path: " in server.output, 10)
+        api.down()
+        wrong: list[object] = []
+        server.process.send_signal(signal.SIGUSR2)
+        deadline = time.monotonic() + 30
+        while "Hand-over complete" not in server.output and time.monotonic() < deadline:
+            found = ask(server, "web.apps.test."), ask(server, "nosuch.apps.test.")
+            wrong += [found] if found != (expected, ("NXDOMAIN", set())) else []
+            time.sleep(0.01)
+        assert "Hand-over complete" in server.output, server.output[-2000:]
+        assert expected == ask(server, "web.apps.test.")
+        assert [] == wrong
+        api.up()
+        api.delete(made[plugin]["kind"], "x", "a")
+        eventually(lambda: ask(server, "web.apps.test.")[0] == "NXDOMAIN", 10)

@@ -188,7 +188,9 @@ def test_what_is_left_out_is_told_once_and_counted():
     names, left_out = found.counts()
     assert {"outside": 2, "type": 1, "invalid": 3, "limit": 1} == dict(left_out)
     assert {APEX: 3} == dict(names)
-    assert 4 == len(told) and told[0].startswith("demo/x: www.google.test A is in none of")
+    assert 4 == len(told) and told[0].startswith(
+        "DNSEndpoint demo/x: www.google.test A is in none of"
+    )
     found.take(DNS_ENDPOINTS, ("demo", "x"), None, 2)
     assert ({}, {}) == tuple(map(dict, found.counts()))
     found.take(DNS_ENDPOINTS, ("demo", "y"), value(records[-1]), 3)
@@ -255,7 +257,7 @@ def test_answers_are_kept_and_a_change_forgets_those_of_its_zone():
 
 
 def test_before_the_first_list_only_these_zones_fail(monkeypatch):
-    monkeypatch.setattr("clusterdns.plugins.endpoint.START_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("clusterdns.authority.publishing.START_TIMEOUT_S", 0.05)
 
     async def steps(server: InProcess) -> None:
         assert ("SERVFAIL", []) == await said(server, "web.apps.test")

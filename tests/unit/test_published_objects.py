@@ -41,15 +41,18 @@ def test_an_ingress():
 
 
 def test_a_gateway():
-    listeners = [{"name": "http", "port": 80}, {"name": "web", "hostname": "*.test"}]
+    listeners = [
+        {"name": "http", "port": 80},
+        {"name": "web", "hostname": "*.test", "protocol": "HTTPS",
+         "allowedRoutes": {"namespaces": {"from": "All"}}},
+    ]  # fmt: skip
     manifest = {
         "metadata": METADATA,
         "spec": {"gatewayClassName": "istio", "listeners": listeners},
         "status": {"addresses": [{"type": "IPAddress", "value": "192.0.2.1"}]},
     }
-    expected = published.Gateway(
-        CREATED, "istio", (("http", ""), ("web", "*.test")), ("192.0.2.1",)
-    )
+    kept = (("http", "", "", "Same"), ("web", "*.test", "HTTPS", "All"))
+    expected = published.Gateway(CREATED, "istio", kept, ("192.0.2.1",))
     assert expected == objects.cut(GATEWAYS, manifest)[1]
 
 
