@@ -185,6 +185,32 @@ def test_a_quiet_client_is_not_behind_a_flood():
     run(test)
 
 
+def test_hits_are_read_however_long_misses_take():
+    """Else a few costly names, asked for often enough, fill the socket and no hit gets in."""
+
+    async def test(listener: Listener) -> None:
+        await warm(listener)
+        server, spent_s, resolved = listener.engine.server, 0.0, 0
+        clock, as_ever = server.clock, server.resolve
+        server.clock = lambda: clock() + spent_s
+
+        def resolve(*query):
+            nonlocal spent_s, resolved
+            spent_s, resolved = spent_s + 0.05, resolved + 1
+            return as_ever(*query)
+
+        replace_method(server, "resolve", resolve)
+        for i in range(40):
+            listener.send(f"n{i}.{MISS}", i)
+        for _ in range(800):
+            listener.send(WEB, HIT)
+        await until(lambda: listener.replies().count(HIT) == 800)
+        assert resolved <= 5, "a few before the next reads, not one for each batch"
+        listener.engine.stop()
+
+    run(test)
+
+
 def test_what_has_waited_for_longer_than_clients_do_is_dropped():
     async def test(listener: Listener) -> None:
         await warm(listener)
