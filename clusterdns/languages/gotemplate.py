@@ -35,8 +35,10 @@ from clusterdns.languages.gosyntax import (
 
 __all__ = ["AnyMap", "Function", "Struct", "Template", "TemplateError"]
 
-MAX_STEPS = 100_000  # nodes evaluated for one text: a range over a large number could take hours
-MAX_CHARACTERS = 70_000  # of the result: longer than any record
+# Of one text: nodes evaluated, and what functions read and write, in parts of so many characters.
+# That is some 10 ms. A range over a large number could take hours.
+MAX_STEPS, STEP_CHARACTERS = 20_000, 8
+MAX_CHARACTERS = 70_000  # of the result, and of any text on the way: longer than any record
 
 
 class Template:
@@ -104,6 +106,14 @@ class _Run:
         self._left -= 1
         if self._left < 0:
             raise TemplateError("takes too long")
+
+    def _charge(self, *values: object) -> None:
+        """Count the texts that a function reads or has made, and bound them: they may double."""
+        for value in values:
+            if isinstance(value, str):
+                self._left -= len(value) // STEP_CHARACTERS
+                if len(value) > MAX_CHARACTERS:
+                    raise TemplateError("makes too long a text")
 
     def _write(self, text: str) -> None:
         self._characters += len(text)
@@ -241,13 +251,16 @@ class _Run:
             return last[0] if last else value
         args = [self._value(node, dot) for node in rest] + list(last)
         args = [None if isinstance(each, NoValue) else each for each in args]
+        self._charge(*args)
         try:
-            return self._template.functions[name](*args)
+            made = self._template.functions[name](*args)
         except TemplateError as error:
             raise TemplateError(f"error calling {name}: {error}") from error
         except TypeError as error:
             said = f"error calling {name}: wrong number or type of arguments"
             raise TemplateError(said) from error
+        self._charge(made)
+        return made
 
     def _value(self, node: Node, dot: object) -> object:
         self._step()

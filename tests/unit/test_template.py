@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import dns.message
 import dns.rcode
@@ -93,6 +94,28 @@ def test_aliases_are_followed_within_bounds():
     rule = 'template IN A {\nanswer "{{ .Name }} CNAME a.test." "{{ .Name }} CNAME b.test."\n}'
     (reply,) = asked(rule, query("x.test."))
     assert 0 == reply.rcode()
+
+
+BOMBS = (
+    "{{ range 100000 }}{{ end }}",
+    "{{ range 20000 }}{{ $y := slice `abc` 1 }}{{ end }}",
+    # Texts that grow on the way, of which none is written.
+    "{{ $x := `12345678` }}{{ range 9 }}{{ $x = print $x $x $x $x $x $x $x $x }}{{ end }}",
+    "{{ range 1000 }}{{ $x := `a` }}{{ range 15 }}{{ $x = print $x $x }}{{ end }}{{ end }}",
+    "{{ $x := printf `%4000d` 1 }}{{ range 20000 }}{{ $y := $x | js | html | urlquery }}{{ end }}",
+    "{{ range 20000 }}{{ $y := printf `%4000.4000f` 1.5 }}{{ end }}",
+    "{{ range (parseInt (index .Match 0 | printf `9%.0s9999`) 10 32) }}{{ end }}",
+)
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_template_that_works_on_and_on_is_ended(bomb):
+    """Also one that is constant, whose record is made when the Corefile is read."""
+    rule = f'template IN A {{\nanswer "{bomb}a. 60 IN A 192.0.2.1"\n}}'
+    began = time.process_time()
+    first, second = asked(rule, query("a."), query("b."))
+    assert [dns.rcode.SERVFAIL] * 2 == [first.rcode(), second.rcode()]
+    assert time.process_time() - began < 1.5, "25 GB and 8 s, some of them"
 
 
 def test_counts():
