@@ -9,9 +9,11 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -27,7 +29,7 @@ from h2.events import (
     TrailersReceived,
     WindowUpdated,
 )
-from h2.exceptions import ProtocolError
+from h2.exceptions import DenialOfServiceError, ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from clusterdns.doh.carrier import (
@@ -40,7 +42,7 @@ from clusterdns.doh.carrier import (
     Headers,
     Request,
 )
-from clusterdns.doh.fields import Encoder
+from clusterdns.doh.fields import Encoder, is_calm
 from clusterdns.wire.message import MAX_OCTETS
 
 MOST_ASKED = 100  # requests of ours under way on one connection (RFC 9113 section 6.5.2)
@@ -81,12 +83,21 @@ class _Connection(H2Connection):
             settings[SettingCodes.MAX_CONCURRENT_STREAMS] = most_streams
         self.local_settings = Settings(client=is_client, initial_values=settings)
         self.decoder.max_header_list_size = _MAX_LIST_OCTETS
+        decode = self.decoder.decode
+        self.decoder.decode = functools.partial(_decode, decode)  # type: ignore[method-assign]
         self.encoder = Encoder()  # type: ignore[assignment]
         self.initiate_connection()
 
     def room(self, stream: int) -> int:
         """Return the number of octets of a body that may be sent in one frame now."""
         return min(self.local_flow_control_window(stream), self.max_outbound_frame_size)
+
+
+def _decode(decode: Callable[..., Iterable[Any]], block: bytes, raw: bool) -> Iterable[Any]:
+    """Decode a header block unless that takes too long."""
+    if not is_calm(block):
+        raise DenialOfServiceError("more than two updates of the header table's size")
+    return decode(block, raw)
 
 
 class _Frames:
