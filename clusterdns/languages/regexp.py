@@ -2,7 +2,7 @@
 
 Go's `regexp` and RE2 have the same syntax and semantics: leftmost-first matches. Python's `re`
 backtracks, and a crafted name could keep a worker busy for years. This is the only importer of
-google-re2.
+google-re2. RE2 keeps the states that it has met: clients choose the texts, so they are bounded.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -12,6 +12,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+# Of memory for the program and the states, of which names soon fill what there is. The first is
+# enough for most; a large class of characters, often repeated, needs the second, RE2's default.
+_MAX_OCTETS = (2**20, 2**23)
 MAX_CHARACTERS = 10_000  # CoreDNS's limit (plugin/template/setup.go maxRegexpLen)
 # Tokens that may precede a group: an escape, a quotation, a class; the last two are groups.
 _PART = re.compile(
@@ -47,10 +50,8 @@ class Regexp:
             raise RegexpError(f"longer than {MAX_CHARACTERS} characters")
         if _NOT_IN_GO.search(text):
             raise RegexpError(r"invalid escape sequence: \C")
-        options = re2.Options()
-        options.log_errors = False
         try:
-            self._compiled: Any = re2.compile(text, options)
+            self._compiled: Any = _compiled(text)
         except (re2.error, UnicodeError) as error:
             said = error.args[0] if error.args else error
             reason = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
@@ -71,6 +72,22 @@ class Regexp:
         """Return the first match and its groups, "" for an unused group; None for no match."""
         found = self._compiled.search(text)
         return None if found is None else (found[0], *found.groups(""))
+
+
+def _compiled(text: str) -> Any:  # noqa: ANN401 - re2 has no annotations
+    """Return the compiled expression, in as little memory as it can be. Raises re2.error."""
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    for octets in _MAX_OCTETS:
+        options.max_mem = octets
+        try:
+            return re2.compile(text, options)
+        except re2.error:
+            if octets == _MAX_OCTETS[-1]:
+                raise
+    raise AssertionError("there is a last one")
 
 
 def _tail(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -91,6 +93,36 @@ def test_no_text_makes_a_match_long():
     for bad in ("^(a+)+$", "^(a|a)*$", "(.*)*x"):
         assert not Regexp(bad).is_in("a" * 1000 + "!")
     assert time.monotonic() - began < 1
+
+
+GROWTH = """
+import random
+from clusterdns.languages.regexp import Regexp
+def held():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon:"))
+rng = random.Random(1)
+each = [Regexp("(.*)[a-m].{%d}([0-9]).{20}z[.]x" % n) for n in range(12, 32)]
+names = ["".join(rng.choice("abcdefghijklmnopqrstuvwxyz0123456789-") for _ in range(240))]
+names = ["".join(rng.sample(names[0], 240)) for _ in range(300)]
+before = held()
+for one in each:
+    for name in names:
+        one.search(name)
+print(held() - before)
+"""
+
+
+def test_names_do_not_fill_the_memory():
+    """Twenty rules that need many states, and names that lead to all of them: 53 MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 20 * 1024 + 4096
+
+
+def test_a_large_expression_has_the_room_that_it_needs():
+    assert Regexp(r"^\pL{100}$").is_in("\u00e4" * 100)
 
 
 @pytest.mark.parametrize(
