@@ -24,7 +24,8 @@ Without `database`, changes are lost at a restart or reload. Paths are relative 
 The prerequisites and changes of a request are applied together or not at all. The serial of the SOA
 is then one greater, unless the client has set it. The zone may have `max_records` records, by
 default 10000, of `max_bytes` octets, by default 8388608; a request may have `max_update_records`,
-by default 1024. DNSSEC records and ZONEMD cannot be in the zone, since they are wrong after a
+by default 1024. Of requests that come faster than they can be applied, up to 64 wait, and the
+others get SERVFAIL. DNSSEC records and ZONEMD cannot be in the zone, since they are wrong after a
 change. `transfer` transfers the zone, and sends a NOTIFY after changes; `cache` leaves it alone.
 
 Examples:
@@ -86,6 +87,9 @@ from clusterdns.wire.rr import RR
 # CoreDNS: plugin/dynupdate/limits.go
 MAX_RECORDS, MAX_OCTETS, MAX_UPDATE_RECORDS = 10_000, 8 * 2**20, 1024
 LOOK_S = 0.1  # time in which a process notices the changes of another
+# Updates in line: a second of work. Without a bound the holder of one key would take the places of
+# all queries that wait in the chain, for as long as its updates take; SERVFAIL makes it try again.
+MAX_WAITING = 64
 NOTAUTH = 9
 _LIMITS = ("max_records", "max_bytes", "max_update_records")
 _log = plugin_logger("dynupdate")
@@ -110,6 +114,7 @@ class Dynupdate(Authority):
         self._version: Hashable = None  # of the records that are served
         self._unusable: Hashable = None  # the version that could not be read
         self._turn = asyncio.Lock()
+        self._waiting = 0
         self._looking: asyncio.Task[None] | None = None
         block.shared(Spared).zones.append(self._apex)
         try:
@@ -267,6 +272,16 @@ class Dynupdate(Authority):
             return rr.REFUSED
         if changes.prerequisites + changes.updates > self._limits["max_update_records"]:
             return rr.REFUSED
+        if self._waiting >= MAX_WAITING:
+            return rr.SERVFAIL
+        self._waiting += 1
+        try:
+            return await self._in_turn(key, changes)
+        finally:
+            self._waiting -= 1
+
+    async def _in_turn(self, key: WireName, changes: Unread) -> int:
+        """Apply an update when those before it are; return the RCODE."""
         async with self._turn:
             try:
                 rcode = await asyncio.to_thread(self._apply, key, changes)

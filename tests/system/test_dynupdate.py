@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from clusterdns.authority.updating import Records
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
 from clusterdns.formats import masterfile
+from clusterdns.plugins import dynupdate
 from clusterdns.wire import name, rr
 
 SECRET = base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
@@ -143,6 +146,30 @@ def test_a_change_outlives_kill_9_and_the_seed_is_read_no_more(directory):
     assert 0o600 == (directory / "d.db").stat().st_mode & 0o777
     with peers.clusterdns(corefile("database d.db"), directory) as server:
         assert (["60 192.0.2.2"], 8) == (look_up(server, "a.d.test"), serial(server))
+
+
+def test_updates_in_line_are_bounded(directory):
+    """Who has a key, or repeats what one who has it sent, takes no place of others' queries."""
+    with (
+        peers.clusterdns(corefile("database d.db"), directory) as server,
+        (directory / "d.db.lock").open("w") as lock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        client.settimeout(5)
+        client.connect(server.address)
+        for i in range(dynupdate.MAX_WAITING + 40):
+            update = dns.update.UpdateMessage("d.test", id=i)
+            update.add(f"n{i}", 60, "A", "192.0.2.9")
+            update.use_tsig(KEY)
+            client.send(update.to_wire())
+        at_once = [client.recv(512) for _ in range(40)]
+        assert {dns.rcode.SERVFAIL} == {reply[3] & 15 for reply in at_once}
+        assert ["60 192.0.2.1"] == look_up(server, "ns.d.test")
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        later = [client.recv(512) for _ in range(dynupdate.MAX_WAITING)]
+        assert {dns.rcode.NOERROR} == {reply[3] & 15 for reply in later}
+        assert "NOERROR" == add(server, "again", "A", "192.0.2.9")
 
 
 def test_a_database_that_is_damaged_while_it_is_served_is_not_overwritten(directory):
