@@ -17,8 +17,9 @@ address, or, with `edns-subnet`, of the address in its EDNS client subnet option
     geoip/latitude, geoip/longitude, geoip/timezone, geoip/postalcode
     geoip/asn/number, geoip/asn/org                               of autonomous systems
 
-A label is empty if the database has no value for it. The package maxminddb reads databases;
-`pip install 'clusterdns[geoip]'` installs it, and the image lacks it.
+A label is empty if the database has no value for it. DBFILE is read into memory, which the workers
+share, when the configuration is; a later one is in force after a reload. The package maxminddb
+reads databases; `pip install 'clusterdns[geoip]'` installs it, and the image lacks it.
 
 Examples:
 
@@ -35,10 +36,11 @@ Differences from CoreDNS: a label is looked up when a plugin reads it.
 from __future__ import annotations
 
 import functools
+import io
 import ipaddress
+import struct
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from clusterdns.chain.bases import Passing
@@ -48,6 +50,7 @@ from clusterdns.chain.route import Route
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
+from clusterdns.host.stamp import read_regular
 from clusterdns.wire import message
 from clusterdns.wire.message import Query
 
@@ -59,6 +62,11 @@ _FAMILIES: Final = {1: 4, 2: 16}  # octets of an address (RFC 7871 section 6)
 # What a database has, by its name. MaxMind's own and DB-IP's, as in CoreDNS (geoip2-golang).
 _CITIES: Final = ("City", "Country", "Enterprise", "Location", "Redacted-US")
 _SYSTEMS: Final = ("ASN", "ISP")
+MAX_OCTETS: Final = 2**29  # several times the largest databases
+# What the package raises for a database that was written half: it does not check what it reads.
+_UNREADABLE: Final = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error,
+)  # fmt: skip
 _log = plugin_logger("geoip")
 
 
@@ -80,12 +88,15 @@ class Geoip(Passing):
             raise directive.error(
                 "needs the package maxminddb: pip install 'clusterdns[geoip]'"
             ) from error
-        if Path(path).exists() and not Path(path).is_file():  # the library would wait for a FIFO
-            raise directive.error(f"{path}: it is no regular file")
         try:
-            self._reader: maxminddb.Reader = maxminddb.open_database(path)
-        except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            # Not mapped: a mapped file that becomes shorter, as with `cp` for a moment, ends every
+            # process that looks something up (SIGBUS), again and again.
+            found = read_regular(path, MAX_OCTETS)
+            assert found is not None
+            file = io.BytesIO(found[1])
+            self._reader: maxminddb.Reader = maxminddb.open_database(file, maxminddb.MODE_FD)
+        except (*_UNREADABLE, maxminddb.InvalidDatabaseError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise directive.error(f"{path}: {reason}") from error
         kind = self._reader.metadata().database_type
         is_enterprise_isp = "Enterprise" in kind  # ISP data of another schema
@@ -93,7 +104,7 @@ class Geoip(Passing):
         self._has_systems = any(word in kind for word in _SYSTEMS) and not is_enterprise_isp
         if not (self._has_cities or self._has_systems):
             raise directive.error(f"{path}: {kind} has neither cities nor autonomous systems")
-        self._failed: tuple[type[Exception], ...] = (ValueError, maxminddb.InvalidDatabaseError)
+        self._failed = (*_UNREADABLE, maxminddb.InvalidDatabaseError)
 
     def relay(self, route: Route) -> bool:
         """Return True: plugins that use labels disable the relay."""
