@@ -13,9 +13,9 @@ import io
 import logging
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ import yaml
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
+from clusterdns.chain import registry
+from clusterdns.commands import listing
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PROGRAM = Path(sys.executable).with_name("clusterdns")
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
@@ -90,30 +92,20 @@ def _write(folder: Path, title: str, pages: Iterator[tuple[str, str, str]]) -> l
 
 
 def _plugins() -> Iterator[tuple[str, str, str]]:
-    for line in _said("-plugins").splitlines():
-        if line.startswith("  dns."):
-            name = line.removeprefix("  dns.").split()[0]
-            yield _manual(name)
-
-
-def _manual(name: str) -> tuple[str, str, str]:
-    """Return the page of a plugin: sections of its manual are headings, examples are indented."""
-    title, _, text = _said("help", name).partition("\n")
-    purpose = title.partition(" - ")[2]
-    body = re.sub(r"^([A-Z][a-z]+):$", r"## \1", text, flags=re.MULTILINE)
-    return name, purpose, f"# {name}\n\n{purpose}\n{body}"
+    """Yield the page of each plugin: sections of its manual are headings, examples are indented."""
+    for name in registry.available():
+        title, _, text = registry.manual(name).partition("\n")
+        body = re.sub(r"^([A-Z][a-z]+):$", r"## \1", text, flags=re.MULTILINE)
+        purpose = registry.purpose(title)
+        yield name, purpose, f"# {name}\n\n{purpose}\n{body}"
 
 
 def _commands() -> Iterator[tuple[str, str, str]]:
-    listing = _said("-h").partition("commands")[2]
-    for name, purpose in re.findall(r"^  ([a-z-]+) {2,}(\S.*)$", listing, re.MULTILINE):
-        text = "".join(f"    {line}\n" for line in _said(name, "-h").splitlines())
-        yield name, purpose, f"# clusterdns {name}\n\n{purpose}\n\n{text}"
-
-
-def _said(*arguments: str) -> str:
-    command = [str(PROGRAM), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    """Yield the page of each command, its help."""
+    for name in listing.NAMES:
+        command = listing.load(name)
+        text = textwrap.indent(command.parser().format_help(), "    ")
+        yield name, command.summary, f"# clusterdns {name}\n\n{command.summary}\n\n{text}"
 
 
 if __name__ == "__main__":
