@@ -1,21 +1,23 @@
 """Makes a release in a folder and tries all of it: `make release`.
 
-Wheels (one for each Python, compiled, and a pure one), the source distribution, the image for two
-architectures as an OCI archive, the list of its parts (SPDX), the provenance (SLSA), SHA-256 sums.
-Takes root for the image, a C compiler, and package registries. The image is made twice, and must
-be the same.
+Wheels (one for each Python and processor, compiled, and a pure one), the source distribution, the
+image for two architectures as an OCI archive, the list of its parts (SPDX), the provenance (SLSA),
+SHA-256 sums. Takes root for the image, C compilers, and package registries. The source
+distribution, the pure wheel, a compiled one and the image are made twice, and must be the same.
 
     release.py OUT [wheels|image]...
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+import cross
 import image
 import papers
 import trial
@@ -38,6 +40,7 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"{out}: is not empty")
     revision = run("git", "rev-parse", "HEAD").strip()
     epoch = int(run("git", "log", "-1", "--format=%ct"))
+    os.environ["SOURCE_DATE_EPOCH"] = str(epoch)  # the date of all that tools write
     warn_of_what_is_no_release()
     digests: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -69,16 +72,41 @@ def warn_of_what_is_no_release() -> None:
 
 def make_wheels(out: Path, work: Path, epoch: int) -> None:
     """Make and try the distributions."""
-    pythons = wheels.interpreters()
+    pythons, foreign = wheels.interpreters(), cross.interpreters()
     for missing in {*wheels.PYTHONS} - {*pythons}:
         print(f"warning: no Python {missing} here, so no wheel for it", file=sys.stderr)
+    for missing in {*wheels.PYTHONS} - {*foreign}:
+        print(
+            f"warning: no Python {missing} of {cross.ARCHITECTURE}, so no wheel for it",
+            file=sys.stderr,
+        )
     sdist = wheels.source(out, epoch)
     for version, python in pythons.items():
         built = wheels.compiled(sdist, python, out, work / version)
-        print(f"{built.name}: {_one_line(trial.wheel(built, python))}")
+        print(f"{built.name}: {_one_line(trial.wheel(built, python))}", flush=True)
+    for version in pythons.keys() & foreign.keys():
+        place = work / f"{version}-{cross.ARCHITECTURE}"
+        built = cross.compiled(sdist, pythons[version], foreign[version], out, place)
+        print(
+            f"{built.name}: {_one_line(trial.foreign_wheel(built, foreign[version]))}", flush=True
+        )
     newest = pythons[max(pythons, key=wheels.PYTHONS.index)]
     built = wheels.pure(sdist, newest, out, work / "pure")
-    print(f"{built.name}: {_one_line(trial.wheel(built, newest))}")
+    print(f"{built.name}: {_one_line(trial.wheel(built, newest))}", flush=True)
+    compare_with_another_build(out, work / "again", newest, epoch)
+
+
+def compare_with_another_build(out: Path, work: Path, python: Path, epoch: int) -> None:
+    """Make one of each kind again; whoever builds the commit must get the same octets."""
+    again = work / "out"
+    again.mkdir(parents=True)
+    sdist = wheels.source(again, epoch)
+    wheels.pure(sdist, python, again, work / "pure")
+    wheels.compiled(sdist, python, again, work / "compiled")
+    for path in sorted(again.iterdir()):
+        if path.read_bytes() != (out / path.name).read_bytes():
+            raise SystemExit(f"two builds of {path.name} differ")
+        print(f"{path.name}: built twice, the same", flush=True)
 
 
 def make_image(out: Path, work: Path, revision: str, epoch: int) -> dict[str, str]:

@@ -6,34 +6,64 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cross
+import wheels
 from wheels import ROOT, run
 
 _NAME, _ADDRESS = "web.uit.svc.cluster.local", "10.96.1.1"
 _PYTHON = "/usr/bin/python3.11"
-_QEMU = {"arm64": "qemu-aarch64-static"}
+_PATIENCE_S = 300
 
 
 def wheel(built: Path, python: Path) -> str:
     """Install a wheel with all it depends on; return what `-version` says of it.
 
     Raises:
-        SystemExit: it cannot be installed, or `dig` gets no answer from its lab.
+        SystemExit: it cannot be installed, `dig` gets no answer from its lab, or it runs another
+            path than it was built for.
     """
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         run(python, "-m", "venv", "--without-pip", home)
-        quiet = ("--quiet", "--disable-pip-version-check")
-        run("python3", "-m", "pip", *quiet, "--python", home / "bin" / "python", "install", built)
-        program = home / "bin" / "clusterdns"
-        said = run(program, "-version", cwd=home)
-        zones = home / "share" / "clusterdns" / "zones"
-        with _started([program, *_arguments(zones, home)]) as port:
-            _ask(port, built.name)
+        wheels.install(home / "bin" / "python", built)
+        return _installed(built, home, [home / "bin" / "clusterdns"])
+
+
+def foreign_wheel(built: Path, python: Path) -> str:
+    """Do the same for a wheel of another processor, under qemu-user.
+
+    pip runs outside, where it is fast, and chooses packages for that processor.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        home = Path(place)
+        emulated: list[str | Path] = [cross.EMULATOR, home / "bin" / "python"]
+        run(cross.EMULATOR, python, "-m", "venv", "--without-pip", home)
+        version = python.name.removeprefix("python")
+        glibcs = [f"--platform=manylinux_2_{minor}_{cross.MACHINE}" for minor in range(17, 37)]
+        platforms = [f"--platform=manylinux2014_{cross.MACHINE}", *glibcs]
+        packages = home / "lib" / python.name / "site-packages"
+        wheels.install(Path(sys.executable), "--only-binary", ":all:", "--python-version", version,
+                       *platforms, "--no-compile", "--target", packages, built)  # fmt: skip
+        shutil.move(packages / "share", home / "share")
+        return _installed(built, home, [*emulated, "-m", "clusterdns"])
+
+
+def _installed(built: Path, home: Path, program: list[str | Path]) -> str:
+    """Return what `-version` says of an installed wheel, after `dig` got its answer."""
+    said = run(*program, "-version", cwd=home)
+    pure = built.name.endswith("-none-any.whl")
+    paths = ("python", "python") if pure else ("c", "compiled")
+    if "packet path: {}, modules: {}".format(*paths) not in said:
+        raise SystemExit(f"{built.name}: should run {paths}, says: {said}")
+    zones = home / "share" / "clusterdns" / "zones"
+    with _started([*program, *_arguments(zones, home)]) as port:
+        _ask(port, built.name)
     return said
 
 
@@ -47,8 +77,9 @@ def image(root: Path, architecture: str) -> str:
         copy = Path(place) / "root"
         run("cp", "-a", root, copy)
         emulator: list[str] = []
-        if architecture in _QEMU and architecture != run("dpkg", "--print-architecture").strip():
-            shutil.copy(shutil.which(_QEMU[architecture]) or "", copy / "qemu")
+        foreign = architecture != run("dpkg", "--print-architecture").strip()
+        if foreign and architecture == cross.ARCHITECTURE:
+            shutil.copy(shutil.which(cross.EMULATOR) or "", copy / "qemu")
             emulator = ["/qemu"]
         zones = Path("/usr/local/share/clusterdns/zones")
         arguments = _arguments(zones, copy, inside=True)
@@ -88,9 +119,10 @@ def _started(command: list[str | Path]) -> Iterator[int]:
 
 
 def _ask(port: int, what: str) -> None:
-    """Ask until there is an answer: an emulated start takes ten seconds."""
+    """Ask until there is an answer: an emulated start takes half a minute or more."""
     command = ["dig", "+short", "+time=1", "+tries=1", "@127.0.0.1", "-p", str(port), _NAME]
-    for _ in range(60):
+    end = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < end:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.stdout.strip() == _ADDRESS:
             return

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "deploy" / "release"))
 
+import cross  # noqa: E402
 import image  # noqa: E402
 import papers  # noqa: E402
+import wheels  # noqa: E402
 
 EPOCH = 1_700_000_000
 
@@ -123,3 +126,60 @@ def test_the_provenance_names_every_file_by_its_digest(tmp_path):
     assert [expected, "0" * 64] == [each["digest"]["sha256"] for each in statement["subject"]]
     (tmp_path / "SHA256SUMS").write_text(papers.sums([wheel]))
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path, check=True)
+
+
+def test_source_distributions_of_two_checkouts_are_equal(tmp_path):
+    """Times, owners, modes and order differ; names, octets and what may be executed do not."""
+    for i, names in enumerate((["b", "a"], ["a", "b"])):
+        place = tmp_path / f"{i}" / "x-1"
+        place.mkdir(parents=True)
+        for name in names:
+            (place / name).write_text(name)
+            (place / name).chmod(0o755 if name == "b" else 0o600 + i * 0o44)
+            os.utime(place / name, (EPOCH + i, EPOCH + i))
+        with tarfile.open(place.parent / "x-1.tar.gz", "w:gz") as archive:
+            archive.add(place, "x-1", recursive=False)
+            for name in names:
+                member = archive.gettarinfo(place / name, f"x-1/{name}")
+                member.uid, member.uname = i, f"user{i}"
+                with (place / name).open("rb") as file:
+                    archive.addfile(member, file)
+    one, two = (tmp_path / each / "x-1.tar.gz" for each in "01")
+    assert one.read_bytes() != two.read_bytes()
+    for each in (one, two):
+        wheels.make_equal(each, EPOCH)
+    assert one.read_bytes() == two.read_bytes()
+    with tarfile.open(one) as archive:
+        found = [(each.name, oct(each.mode), each.mtime) for each in archive.getmembers()]
+    expected = [("x-1", "0o755", EPOCH), ("x-1/a", "0o644", EPOCH), ("x-1/b", "0o755", EPOCH)]
+    assert expected == found
+
+
+def test_a_python_builds_for_the_platform_of_another_one(tmp_path):
+    """What setuptools names modules and wheels by."""
+    foreign = tmp_path / "usr" / "bin" / "python3.11"
+    (tmp_path / "usr" / "lib" / "python3.11").mkdir(parents=True)
+    told = {"EXT_SUFFIX": ".cpython-311-aarch64-linux-gnu.so", "SOABI": "x", "CC": "other-gcc"}
+    configuration = tmp_path / "usr/lib/python3.11/_sysconfigdata__aarch64-linux-gnu.py"
+    configuration.write_text(f"build_time_vars = {told}")
+    work = tmp_path / "work"
+    work.mkdir()
+    variables = cross.environment(foreign, work)
+    program = (
+        "import sysconfig; print(sysconfig.get_platform(), sysconfig.get_config_var('EXT_SUFFIX'))"
+    )
+    said = wheels.run(sys.executable, "-c", program, **variables)
+    assert "linux-aarch64 .cpython-311-aarch64-linux-gnu.so\n" == said
+    assert "aarch64-linux-gnu-gcc" == variables["CC"]
+    assert f"-I{tmp_path}/usr/include/python3.11 " in variables["CFLAGS"]
+
+
+@pytest.mark.parametrize("missing", ["serving/_drain.", "wire/name."])
+def test_a_wheel_without_machine_code_is_no_release(missing, tmp_path):
+    """setuptools leaves out an extension that does not compile."""
+    built = tmp_path / "x-1-cp311-cp311-linux_x86_64.whl"
+    with zipfile.ZipFile(built, "w") as archive:
+        for path in {"serving/_drain.", "wire/name."} - {missing}:
+            archive.writestr(f"clusterdns/{path}cpython-311-x86_64-linux-gnu.so", b"")
+    with pytest.raises(SystemExit, match="no compiled"):
+        wheels.named_for_glibc(built, tmp_path / "out")
