@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from markdown.extensions.toc import slugify  # type: ignore[import-untyped]
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
@@ -50,8 +51,16 @@ def main(out: Path) -> None:
             if "REFERENCE" in entry.values():
                 entry["Reference"] = reference
         (work / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        shutil.copytree(HERE / "theme", work / "theme")
         config = load_config(str(work / "mkdocs.yml"), site_dir=str(out.resolve()), strict=True)
+        config["mdx_configs"]["toc"] = {"slugify": _anchor}
         build(config)
+
+
+def _anchor(heading: str, separator: str) -> str:
+    """Return the anchor of a heading; the theme's scripts fail at one that begins with a digit."""
+    found: str = slugify(heading, separator)
+    return f"section{separator}{found}" if found[:1].isdigit() else found
 
 
 def _named(entry: object) -> Iterator[str]:

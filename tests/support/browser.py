@@ -36,6 +36,7 @@ class Browser:
     def __init__(self, directory: Path) -> None:
         assert PROGRAM is not None
         port_file = directory / "DevToolsActivePort"
+        self._socket = websocket.WebSocket()
         self._process = subprocess.Popen(
             [
                 PROGRAM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
@@ -49,9 +50,8 @@ class Browser:
         try:
             lines = until(lambda: port_file.exists() and port_file.read_text().split()[:2])
             assert len(lines) == 2
-            self._socket = websocket.create_connection(
-                f"ws://127.0.0.1:{lines[0]}{lines[1]}", timeout=WAIT_S, max_size=None
-            )
+            self._socket.settimeout(WAIT_S)
+            self._socket.connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", max_size=None)
         except BaseException:
             self.close()
             raise
@@ -60,6 +60,7 @@ class Browser:
 
     def close(self) -> None:
         """End it."""
+        self._socket.shutdown()
         self._process.kill()
         self._process.wait(10)
 

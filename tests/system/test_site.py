@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urldefrag, urlsplit
 
+import browser
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,3 +74,74 @@ def test_each_plugin_has_a_page_with_its_manual(site):
     for name in names:
         text = (site / "plugins" / name / "index.html").read_text()
         assert "Syntax</h2>" in text, name
+
+
+@pytest.fixture(scope="module")
+def url(site: Path) -> Iterator[str]:
+    """The site, served as it is published."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    handler = functools.partial(Handler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    if browser.PROGRAM is None:
+        pytest.skip(browser.MISSING)
+    made = browser.Browser(tmp_path_factory.mktemp("profile"))
+    yield made
+    made.close()
+
+
+LOADED_AND_DONE = "document.readyState == 'complete'"
+WIDER_THAN_THE_WINDOW = "document.documentElement.scrollWidth - window.innerWidth"
+
+
+def pages(site: Path) -> list[str]:
+    """One page of each plugin and command is like the others."""
+    left_out = re.compile(r"(plugins|commands)/(?!forward|top|index)\w")
+    names = sorted(str(path.parent.relative_to(site)) for path in site.rglob("index.html"))
+    return [f"{name}/" for name in names if not left_out.match(f"{name}/")]
+
+
+def test_no_page_fails_in_a_browser_or_is_wider_than_a_phone(site, url, chromium):
+    """A script of the theme that fails takes search, menus and the form of tables with it."""
+    assert len(pages(site)) > 20
+    for name in pages(site):
+        with chromium.page(url + name, width=400) as page:
+            page.wait_for(LOADED_AND_DONE)
+            assert [] == page.complaints, name
+            assert page.run(WIDER_THAN_THE_WINDOW) <= 0, name
+            unformed = page.run("document.querySelectorAll('table:not(.table-striped)').length")
+            assert 0 == unformed, name
+
+
+def test_light_and_dark_are_the_reader_s_or_the_system_s(url, chromium):
+    shown = "document.documentElement.getAttribute('data-bs-theme')"
+    for scheme in ("light", "dark"):
+        with chromium.page(url, scheme=scheme) as page:
+            page.wait_for(LOADED_AND_DONE)
+            assert scheme == page.run(shown)
+            for chosen in ("dark", "light", "auto"):
+                page.run(f"document.querySelector('[data-bs-theme-value={chosen}]').click()")
+                assert (scheme if chosen == "auto" else chosen) == page.run(shown)
+
+
+def test_what_is_searched_for_is_found(url, chromium):
+    """The index is loaded meanwhile; each key asks it again."""
+    type_it = (
+        "(field => { field.value = 'autopath'; field.dispatchEvent(new Event('keyup')) })"
+        "(document.getElementById('mkdocs-search-query'))"
+    )
+    found = "[...document.querySelectorAll('#mkdocs-search-results a')].map(a => a.textContent)"
+    with chromium.page(url) as page:
+        page.wait_for(LOADED_AND_DONE)
+        page.wait_for(f"({type_it}, {found}.includes('autopath'))")
+        assert [] == page.complaints
