@@ -31,6 +31,7 @@ from clusterdns.config.lab import PORT as LAB_PORT
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 REGISTRY_IMAGE = "registry.example/clusterdns:1"
+# Every line of their blocks is a command; on the other pages some are what a command prints.
 COMMAND_PAGES = ("README.md", "CONTRIBUTING.md", "docs/benchmarks.md")
 PAGES = sorted(
     path
@@ -39,28 +40,31 @@ PAGES = sorted(
 )
 OBJECTS = [
     each
-    for path in sorted((ROOT / "deploy" / "base").glob("*.yaml"))
+    for path in sorted((ROOT / "deploy").glob("[bl]a[sb]*/*.yaml"))
     for each in yaml.safe_load_all(path.read_text())
-    if "metadata" in each
+    if each and "metadata" in each
 ]
+KUBE_DNS = {("configmap", "kube-dns"), ("deployment", "kube-dns")}  # what the cluster has before
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def blocks(text: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the language and the lines of every block of code, fenced or indented."""
     for found in re.finditer(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
-        yield found[1], found[2].splitlines()
+        yield found[1], found[2].replace("\\\n", "").splitlines()
     text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     for found in re.finditer(r"(?<=\n\n)((?: {4,}\S.*\n)+)", text):
-        yield "", [line.strip() for line in found[1].splitlines()]
+        text_of_block = re.sub(r"\\\n +", "", found[1])
+        yield "", [line.strip() for line in text_of_block.splitlines()]
 
 
 def commands(page: str) -> Iterator[str]:
     text = (ROOT / page).read_text()
+    programs = "|".join(map(re.escape, sorted(CHECKS)))
+    known = re.compile(rf"(\$ |\.venv/bin/)?({programs}|deploy/[\w/]+\.sh)( |$)")
     for language, lines in blocks(text):
         if language in ("", "sh"):
-            yield from lines
-    programs = "|".join(map(re.escape, sorted(CHECKS)))
+            yield from (line for line in lines if page in COMMAND_PAGES or known.match(line))
     for found in re.findall(rf"`((?:{programs}) [^`]+|deploy/[\w/]+\.sh[^`]*)`", text):
         if not found.rpartition(" ")[2].isupper():  # names an argument of the reader's
             yield found
@@ -73,7 +77,7 @@ def check_make(words: list[str]) -> None:
 
 def check_clusterdns(words: list[str]) -> None:
     name, arguments = (words[0], words[1:]) if words[0] in listing.NAMES else ("serve", words)
-    if words == [name]:
+    if words in ([name], [name, "-h"]):
         return  # the text speaks of the command
     found = listing.load(name).parser().parse_args(arguments)
     if name == "help":
@@ -91,7 +95,7 @@ def check_python(words: list[str]) -> None:
 
 
 def check_pytest(words: list[str]) -> None:
-    assert (ROOT / words[0]).is_file()
+    assert words[0] == "-m" or (ROOT / words[0]).is_file()
 
 
 def check_dig(words: list[str]) -> None:
@@ -100,6 +104,32 @@ def check_dig(words: list[str]) -> None:
 
 def check_python3(words: list[str]) -> None:
     assert ["-m", "venv"] == words[:2]
+
+
+def check_cd(words: list[str]) -> None:
+    assert (ROOT / words[0]).is_dir()
+
+
+def check_helm(words: list[str]) -> None:
+    """`.` is the chart, where the reader is."""
+    chart = ROOT / "deploy" / "helm" / "clusterdns"
+    assert words[0] in ("template", "upgrade", "install", "uninstall", "rollback")
+    for word in words:
+        if word.startswith("templates/"):
+            assert (chart / word).is_file()
+        elif word.startswith("deploy/"):
+            assert (ROOT / word).exists()
+
+
+def check_kill(words: list[str]) -> None:
+    assert words[0] in ("-USR1", "-USR2", "-TERM")
+
+
+def check_sed(words: list[str]) -> None:
+    """What is replaced is in the file."""
+    script, file = words
+    replaced = script.split(script[1])[1]
+    assert re.search(replaced, (ROOT / file).read_text(), re.MULTILINE)
 
 
 def check_docker(words: list[str]) -> None:
@@ -120,13 +150,13 @@ def check_mkdir(words: list[str]) -> None:
 
 
 def check_apt_get(words: list[str]) -> None:
-    assert "install" == words[0]
+    assert words[0] in ("install", "update")
 
 
 def check_kubectl(words: list[str]) -> None:
     """Names in the command are those of kubeadm's manifests, files are there."""
     kinds = {"configmap", "deployment", "service"}
-    there = {(each["kind"].lower(), each["metadata"]["name"]) for each in OBJECTS}
+    there = {(each["kind"].lower(), each["metadata"]["name"]) for each in OBJECTS} | KUBE_DNS
     labels = {
         f"{key}={value}"
         for each in OBJECTS
@@ -135,7 +165,7 @@ def check_kubectl(words: list[str]) -> None:
     for i, word in enumerate(words):
         following = words[i + 1] if i + 1 < len(words) else ""
         if word in ("-k", "-f"):
-            assert (ROOT / following).exists()
+            assert following == "-" or (ROOT / following).exists()
         elif word == "-l":
             assert following in labels
         elif word in kinds:
@@ -146,9 +176,12 @@ def check_kubectl(words: list[str]) -> None:
 
 CHECKS = {
     "apt-get": check_apt_get,
+    "cd": check_cd,
     "clusterdns": check_clusterdns,
     "dig": check_dig,
     "docker": check_docker,
+    "helm": check_helm,
+    "kill": check_kill,
     "kubectl": check_kubectl,
     "make": check_make,
     "mkdir": check_mkdir,
@@ -156,12 +189,12 @@ CHECKS = {
     "pytest": check_pytest,
     "python": check_python,
     "python3": check_python3,
+    "sed": check_sed,
 }
 
 
 def check(command: str) -> None:
-    for part in command.partition("#")[0].partition(">")[0].split("|"):
-        program, *words = shlex.split(part)
+    for program, *words in piped(command.removeprefix("$ ")):
         program = program.removeprefix(".venv/bin/")
         if program.startswith("deploy/"):
             assert os.access(ROOT / program, os.X_OK), f"{program} is no program"
@@ -172,10 +205,28 @@ def check(command: str) -> None:
             CHECKS[program](words)
 
 
+def piped(command: str) -> Iterator[list[str]]:
+    """Yield the words of each program of a pipe, without redirections and comments."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in lexer:
+        if word in ("|", "&&"):
+            yield words
+            words = []
+        elif word in (">", "<"):
+            next(lexer)
+        else:
+            words.append(word)
+    yield words
+
+
 @pytest.mark.parametrize(
-    "command", sorted({command for page in COMMAND_PAGES for command in commands(page)})
-)
-def test_a_command_names_what_there_is(command):
+    ("page", "command"),
+    sorted({(str(page.relative_to(ROOT)), command)
+            for page in PAGES for command in commands(str(page.relative_to(ROOT)))}),
+)  # fmt: skip
+def test_a_command_names_what_there_is(page, command):
     check(command)
 
 
