@@ -138,9 +138,14 @@ class _Samples(Collector):
                     _log.error("metric %s: its samples are not what was declared: %s", name, error)
 
 
+def full_name(name: str) -> str:
+    """Return what a family is called at ``/metrics``; CoreDNS's are declared without its prefix."""
+    return name if name.startswith(OWN_PREFIX) else PREFIX + name
+
+
 def _metric(name: str, family: Family, samples: list[Sample]) -> Metric:
     """Return one family with all its samples."""
-    name = name if name.startswith(OWN_PREFIX) else PREFIX + name
+    name = full_name(name)
     if family.bounds:
         histogram = HistogramMetricFamily(name, family.help, labels=family.labels)
         for _, labels, value in samples:

@@ -1,8 +1,8 @@
 """Builds the documentation's site in a folder: `make site`.
 
 The pages are the Markdown files of the checkout, where they stand, with the files that they link
-to; a page for each plugin, from its manual; and a page for each command, from its help. A link that
-leads nowhere ends the build.
+to; a page for each plugin, from its manual; a page for each command, from its help; and one of all
+metrics and alerts. A link that leads nowhere ends the build.
 
     build.py OUT
 """
@@ -27,9 +27,23 @@ from mkdocs.config import load_config
 
 from clusterdns.chain import registry
 from clusterdns.commands import listing
+from clusterdns.metrics import exposition
+from clusterdns.metrics.family import Family
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+_METRICS = """# Metrics and alerts
+
+With `prometheus` in a server block, `/metrics` has these and `process_*`. Names that begin with
+`coredns_` are as CoreDNS has them, so its dashboards work. [Kubernetes](deploy/README.md) tells how
+to apply the ServiceMonitor, the alerts and the dashboard.
+
+## Metrics
+
+"""
+_ALERTS = """## Alerts
+
+"""
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
@@ -46,7 +60,9 @@ def main(out: Path) -> None:
         reference = [
             {"Commands": _write(pages / "commands", "Commands", _commands())},
             {"Plugins": _write(pages / "plugins", "Plugins", _plugins())},
+            {"Metrics and alerts": "metrics.md"},
         ]
+        (pages / "metrics.md").write_text(_metrics())
         for entry in settings["nav"]:
             if "REFERENCE" in entry.values():
                 entry["Reference"] = reference
@@ -115,6 +131,36 @@ def _commands() -> Iterator[tuple[str, str, str]]:
         command = listing.load(name)
         text = textwrap.indent(command.parser().format_help(), "    ")
         yield name, command.summary, f"# clusterdns {name}\n\n{command.summary}\n\n{text}"
+
+
+def _metrics() -> str:
+    """Return the page of the families that plugins and the server declare, and of the alerts."""
+    out = io.StringIO()
+    print(f"{_METRICS}| Metric | Type | Labels | | Of |\n|---|---|---|---|---|", file=out)
+    found = [(name, family, "") for name, family in exposition.FAMILIES.items()]
+    for word in registry.available():
+        found += [(name, family, word) for name, family in registry.load(word).families.items()]
+    for name, family, word in sorted(found, key=lambda each: exposition.full_name(each[0])):
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        source = f"[{word}](plugins/{word}.md)" if word else ""
+        row = (f"`{exposition.full_name(name)}`", _kind(family), labels, family.help, source)
+        print(f"| {' | '.join(row)} |", file=out)
+    print(f"\n{_ALERTS}| Alert | Severity | Says | What to do |\n|---|---|---|---|", file=out)
+    rules = yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yaml").read_text())
+    for rule in (rule for group in rules["spec"]["groups"] for rule in group["rules"]):
+        told = rule["annotations"]
+        summary = re.sub(r"{{ *\$labels\.(\w+) *}}", r"*\1*", told["summary"])
+        summary = re.sub(r"{{ *\$value[^}]*}}", "*N*", summary)
+        severity = rule["labels"]["severity"]
+        print(
+            f"| {rule['alert']} | {severity} | {summary} | {told.get('description', '')} |",
+            file=out,
+        )
+    return out.getvalue()
+
+
+def _kind(family: Family) -> str:
+    return "histogram" if family.bounds else "gauge" if family.is_gauge else "counter"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from urllib.parse import urldefrag, urlsplit
 import browser
 import pytest
 
+from clusterdns.chain import registry
+from clusterdns.metrics import exposition
+
 ROOT = Path(__file__).resolve().parents[2]
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src"}
 
@@ -74,6 +77,20 @@ def test_each_plugin_has_a_page_with_its_manual(site):
     for name in names:
         text = (site / "plugins" / name / "index.html").read_text()
         assert "Syntax</h2>" in text, name
+
+
+def test_each_metric_and_alert_is_on_a_page(site):
+    text = (site / "metrics" / "index.html").read_text()
+    declared = {*exposition.FAMILIES}
+    for word in registry.available():
+        declared |= {*registry.load(word).families}
+    names = {exposition.full_name(name) for name in declared}
+    assert names == set(re.findall(r"<tr>\s*<td><code>(\w+)</code></td>", text))
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "deploy/monitoring/alerts.yaml").read_text())
+    assert len(alerts) > 10
+    for alert in alerts:
+        assert f"<td>{alert}</td>" in text
+    assert "{{" not in text
 
 
 @pytest.fixture(scope="module")
