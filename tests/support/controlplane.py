@@ -251,6 +251,7 @@ class ControlPlane:
 
 _PLURALS = {
     "Endpoints": "endpoints",
+    "Ingress": "ingresses",
     "EndpointSlice": "endpointslices",
     "NetworkPolicy": "networkpolicies",
 }
