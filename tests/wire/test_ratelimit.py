@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import random
 import socket
+import statistics
 import time
 from pathlib import Path
 
@@ -230,7 +232,7 @@ COREFILE = """.:{{PORT}} {{
         manifests cluster
         fallthrough in-addr.arpa
     }}
-    ratelimit 5 {{
+    ratelimit {limit} {{
         burst 20
         except free.example
         {rules}
@@ -269,11 +271,15 @@ class Client:
         return found
 
 
-def serve(tmp_path: Path, upstream: FaultyUpstream, more: str = "", rules: str = ""):
+def serve(
+    tmp_path: Path, upstream: FaultyUpstream, more: str = "", rules: str = "", limit: int = 5
+):
     (tmp_path / "cluster").mkdir(exist_ok=True)
     (tmp_path / "cluster" / "all.yaml").write_text(CLUSTER)
     metrics = peers.free_port()
-    text = COREFILE.format(more=more, rules=rules, metrics=metrics, upstream=upstream.address)
+    text = COREFILE.format(
+        more=more, rules=rules, limit=limit, metrics=metrics, upstream=upstream.address
+    )
     return peers.clusterdns(text, tmp_path), metrics
 
 
@@ -312,6 +318,76 @@ def test_names_outside_are_limited_and_the_cluster_is_not(tmp_path, path, monkey
             assert counted(metrics, "truncated") >= 10
             assert counted(metrics, "dropped") >= 10
             assert "panic" not in running.output
+
+
+def paced(client: Client, texts: list[str], rate: float) -> list[float | None]:
+    """Ask for names at a rate, each in turn; return how long the answer took, None for no answer."""
+    took: list[float | None] = []
+    client.sock.settimeout(2)
+    start = time.monotonic()
+    for i, text in enumerate(texts):
+        time.sleep(max(0.0, start + i / rate - time.monotonic()))
+        began = time.monotonic()
+        client.sock.send(i.to_bytes(2, "big") + beside.query(text)[2:])
+        found = None
+        with contextlib.suppress(TimeoutError):
+            reply = client.sock.recv(65535)
+            if int.from_bytes(reply[:2], "big") == i and not reply[2] & 2:
+                found = time.monotonic() - began
+        took.append(found)
+    client.sock.close()
+    return took
+
+
+def at_a_rate(sock: socket.socket, rate: int, seconds: float) -> tuple[int, int]:
+    """Ask for ever new names at a rate; return how many were asked, and answered without TC."""
+    sent = answers = 0
+    sock.setblocking(False)
+    start = time.monotonic()
+    while (spent := time.monotonic() - start) < seconds:
+        while sent < spent * rate:
+            sock.send((sent % 65536).to_bytes(2, "big") + beside.query(f"x{sent}.example")[2:])
+            sent += 1
+        time.sleep(0.003)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                answers += not sock.recv(65535)[2] & 2
+    sock.close()
+    return sent, answers
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_who_asks_ten_times_its_share_changes_nothing_for_others(tmp_path, path, monkeypatch):
+    """A client at ten times the limit gets the limit; others miss nothing, and wait no longer."""
+    if path == "Python":
+        monkeypatch.setenv("CLUSTERDNS_PURE", "1")
+    elif drain is None:
+        pytest.skip("not compiled")
+    limit, seconds, others, rate = 100, 3, 6, 30
+    count = rate * seconds
+
+    def quiet(word: str) -> list[float | None]:
+        asking = []
+        for n in range(1, others + 1):
+            names = [f"{word}{n}-{i}.example" if i % 2 else WEB for i in range(count)]
+            asking.append(pool.submit(paced, Client(f"127.0.1.{n}", running.address), names, rate))
+        return [each for one in asking for each in one.result()]
+
+    more = "cancel 2s" if path == "chain" else ""
+    with FaultyUpstream(good) as upstream, concurrent.futures.ThreadPoolExecutor(9) as pool:
+        server, _ = serve(tmp_path, upstream, more, limit=limit)
+        with server as running:
+            before = quiet("a")
+            flood = Client("127.0.0.66", running.address)
+            flooding = pool.submit(at_a_rate, flood.sock, 10 * limit, seconds + 0.5)
+            after = quiet("b")
+            sent, answers = flooding.result()
+    assert others * count == len(before) == len(after)
+    assert (0, 0) == (before.count(None), after.count(None)), "cut or lost"
+    assert sent > 7 * limit * seconds, "the machine is too busy for the flood"
+    assert 0.6 * limit * seconds < answers <= limit * (seconds + 1.5) + 20
+    first, then = (statistics.median(filter(None, each)) for each in (before, after))
+    assert then < 3 * first + 0.005
 
 
 @pytest.mark.parametrize("path", ["C", "Python"])
