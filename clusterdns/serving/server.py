@@ -68,6 +68,7 @@ class Listener:
         self.router = router
         self.collector = collector  # sees all queries
         self._waiting: set[asyncio.Task[None]] = set()
+        self._composing = asyncio.Lock()  # of replies of several messages
         self._places: set[str] = set()
         if native.compiled is not None:
             for limits in router.limits:
@@ -303,7 +304,7 @@ class Listener:
         try:
             response = await view.handle(query)
             if response.following is not None:
-                response = await _send_all_but_last(query, response)
+                response = await self._send_all_but_last(query, response)
             reply = self._write(query, view, response, hits)
         except Exception:
             self.note_panic()
@@ -312,6 +313,27 @@ class Listener:
             zone = view.zone_label(query.question.folded)
             self.tally.waited(zone, view.block.view, self.clock() - began)
         send(reply)
+
+    async def _send_all_but_last(self, query: Query, response: Response) -> Response:
+        """Send the messages of a reply, each when there is room; return the last one.
+
+        A message takes some milliseconds, so all replies of several messages together make one in
+        a turn of the loop: else a few whole zones at one time would hold up all that is read.
+        Stops if the client has closed.
+        """
+        sections = iter(response.following or ())
+        while True:
+            async with self._composing:
+                await asyncio.sleep(0)
+                section = next(sections, None)
+                if section is None:
+                    return response._replace(following=None)
+                part = render_reply(query, response, query.limit)
+                if query.sign is not None:
+                    part = query.sign(part)
+            if query.more is None or not await query.more(part):
+                return DROP
+            response = response._replace(answer=section)
 
     async def finish(self, timeout_s: float) -> None:
         """Return when no query waits, or after ``timeout_s``."""
@@ -343,21 +365,6 @@ def _buckets(view: View, question: Question, response: Response) -> Judge | None
         return None
     is_covered = limits.covers(qname) or limits.covers_response(qname, response)
     return limits.buckets if is_covered else None
-
-
-async def _send_all_but_last(query: Query, response: Response) -> Response:
-    """Send the messages of a reply, each when there is room; return the last one.
-
-    Stops if the client has closed.
-    """
-    for section in response.following or ():
-        part = render_reply(query, response, query.limit)
-        if query.sign is not None:
-            part = query.sign(part)
-        if query.more is None or not await query.more(part):
-            return DROP
-        response = response._replace(answer=section)
-    return response._replace(following=None)
 
 
 def bad_version(query: Query) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import socket
 import time
 
@@ -14,6 +16,12 @@ import dns.rrset
 import dns.zone
 import peers
 import pytest
+from inprocess import InProcess
+
+from clusterdns.serving.server import Listener
+from clusterdns.wire import name, reading, rr
+from clusterdns.wire.message import Query
+from clusterdns.wire.response import Response
 
 ZONE = "$TTL 60\n@ IN SOA ns h 7 2 3 4 5\n@ IN NS ns\n@ IN MX 5 m\nns IN A 192.0.2.1\n"
 LARGE = ZONE + "".join(f"$GENERATE 0-255 h{i}-$ 60 A 192.0.2.$\n" for i in range(40))
@@ -145,3 +153,40 @@ def test_several_workers_notify_once_when_all_have_the_zone(tmp_path):
 def serial(server: peers.Server) -> int:
     query = dns.message.make_query("example.test", "SOA")
     return dns.message.from_wire(peers.ask_udp(server.address, query.to_wire())).answer[0][0].serial
+
+
+def test_whole_zones_are_composed_one_message_in_a_turn():
+    """Sixteen at one time took 60 ms a turn, in which nothing else was read."""
+    owner = name.fold(name.parse("h.test."))
+    section = tuple(rr.RR(owner, 1, 60, bytes(4)) for _ in range(50))
+    packet = dns.message.make_query("test", "AXFR").to_wire()
+
+    async def main() -> collections.Counter[int]:
+        loop, turn, messages = asyncio.get_running_loop(), 0, collections.Counter[int]()
+
+        def count() -> None:
+            nonlocal turn
+            turn += 1
+            loop.call_soon(count)
+
+        async def more(message: bytes) -> bool:
+            messages[turn] += 1
+            await asyncio.sleep(0)
+            return True
+
+        async def transfer(server: Listener) -> Response:
+            query = reading.read_query(packet)
+            assert isinstance(query, Query)
+            query.transport, query.more = "tcp", more
+            response = Response(0, 0, section, lifetime_s=0, following=iter([section] * 5))
+            return await server._send_all_but_last(query, response)
+
+        async with InProcess(". {\n whoami\n}\n", []) as inside:
+            count()
+            ends = await asyncio.gather(*(transfer(inside.server) for _ in range(16)))
+        assert all(end.answer == section and end.following is None for end in ends)
+        return messages
+
+    messages = asyncio.run(main())
+    assert 16 * 5 == messages.total()
+    assert 1 == max(messages.values())
