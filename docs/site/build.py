@@ -136,15 +136,16 @@ def _commands() -> Iterator[tuple[str, str, str]]:
 def _metrics() -> str:
     """Return the page of the families that plugins and the server declare, and of the alerts."""
     out = io.StringIO()
-    print(f"{_METRICS}| Metric | Type | Labels | | Of |\n|---|---|---|---|---|", file=out)
+    print(f"{_METRICS}| | |\n|---|---|", file=out)
     found = [(name, family, "") for name, family in exposition.FAMILIES.items()]
     for word in registry.available():
         found += [(name, family, word) for name, family in registry.load(word).families.items()]
     for name, family, word in sorted(found, key=lambda each: exposition.full_name(each[0])):
-        labels = ", ".join(f"`{label}`" for label in family.labels)
-        source = f"[{word}](plugins/{word}.md)" if word else ""
-        row = (f"`{exposition.full_name(name)}`", _kind(family), labels, family.help, source)
-        print(f"| {' | '.join(row)} |", file=out)
+        labels = " by " + ", ".join(f"`{label}`" for label in family.labels)
+        told = f"{_kind(family)}{labels if family.labels else ''}"
+        source = f", of [{word}](plugins/{word}.md)" if word else ""
+        row = f"`{exposition.full_name(name)}` | {family.help}<br>{told}{source}"
+        print(f"| {row} |", file=out)
     print(f"\n{_ALERTS}| Alert | Severity | Says | What to do |\n|---|---|---|---|", file=out)
     rules = yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yaml").read_text())
     for rule in (rule for group in rules["spec"]["groups"] for rule in group["rules"]):
