@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import peers
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PICTURED = Path("/tmp/clusterdns")  # what a picture in docs/ says of where it was taken
 HOSTILE = "<img src=x onerror=alert(1)>"
 COREFILE = """
 .:{PORT} {
@@ -59,12 +62,17 @@ pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason=browser.MISSING)
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page of a server that has been asked something; its URL."""
     web = peers.free_port()
-    text = COREFILE.replace("WEB", str(web)).replace("CLUSTER", str(ROOT / "zones" / "cluster"))
-    with peers.clusterdns(text, tmp_path_factory.mktemp("page")) as server:
-        for _ in range(5):
+    for_docs = bool(os.environ.get("UPDATE_DOCS"))
+    directory = PICTURED if for_docs else tmp_path_factory.mktemp("page")
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(ROOT / "zones" / "cluster", directory / "cluster")
+    text = COREFILE.replace("WEB", str(web)).replace("CLUSTER", str(directory / "cluster"))
+    with peers.clusterdns(text, directory) as server:
+        for _ in range(200 if for_docs else 5):
             peers.ask_udp(
                 server.address, dns.message.make_query("web.uit.svc.cluster.local", "A").to_wire()
             )
+            time.sleep(0.05 if for_docs else 0)  # the page draws seconds
         hostile = dns.name.Name((HOSTILE.encode(), b"uit", b"svc", b"cluster", b"local", b""))
         peers.ask_udp(server.address, dns.message.make_query(hostile, "AAAA").to_wire())
         yield f"http://127.0.0.1:{web}/"
