@@ -10,6 +10,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
@@ -35,6 +36,7 @@ from clusterdns.wire.rr import RR
 
 MAX_OCTETS: Final = 64 * 2**20  # of memory for the records of all objects
 MAX_RRSET_OCTETS: Final = 32 * 1024  # of an RRset, so that it fits into a message
+MAX_OBJECTS: Final = 64  # the oldest ones that are looked at for a name: the work of a change
 _RECORD_OCTETS = 900  # of memory for a record beside its owner and RDATA; measured with one a name
 REASONS: Final = (OUTSIDE, INVALID, TYPE, CONFLICT, LIMIT)
 
@@ -71,7 +73,8 @@ class Published:
         self._namespaces = frozenset(namespaces)
         self._changed, self._tell = changed, tell
         self._held: dict[ObjectKey, _Held] = {}
-        self._owners: dict[WireName, set[ObjectKey]] = {}  # objects that have records of a name
+        # Objects that have records of a name, by age and key: the oldest first.
+        self._owners: dict[WireName, list[tuple[str, ObjectKey]]] = {}
         self._lost: dict[WireName, Counter[str]] = {}  # records of a name that are not served
         self._octets, self._most_octets = 0, most_octets
 
@@ -90,6 +93,7 @@ class Published:
         for owner in _changed_names(old, new):
             zone = longest(owner, self.zones)
             if zone is not None:
+                self._rank(owner, key, old, new)
                 self._put(owner, key, self.zones[zone])
                 zones.add(zone)
         for zone in zones:
@@ -99,14 +103,16 @@ class Published:
 
     def objects_of(self, owner: WireName) -> list[ObjectKey]:
         """Return the objects that have records of a name, the oldest first."""
-        return sorted(self._owners.get(owner, ()), key=lambda key: (self._held[key].created, key))
+        return [key for _, key in self._owners.get(owner, ())]
 
     def counts(self) -> tuple[Mapping[WireName, int], Mapping[str, int]]:
         """Return the number of names by zone, and of records that are not served by reason."""
         names: Counter[WireName] = Counter()
-        for owner in self._owners:
-            names[longest(owner, self.zones) or owner] += 1
         left_out: Counter[str] = Counter()
+        for owner, ranks in self._owners.items():
+            names[longest(owner, self.zones) or owner] += 1
+            for _, key in ranks[MAX_OBJECTS:]:
+                left_out[LIMIT] += len(self._held[key].names[owner])
         for held in self._held.values():
             left_out += held.left_out
         for lost in self._lost.values():
@@ -150,19 +156,28 @@ class Published:
         except (FormError, ValueError):
             return INVALID
 
+    def _rank(self, owner: WireName, key: ObjectKey, old: _Held | None, new: _Held | None) -> None:
+        """Enter an object among those that have records of a name, or remove it."""
+        ranks = self._owners.setdefault(owner, [])
+        if old is not None and owner in old.names:
+            del ranks[bisect.bisect_left(ranks, (old.created, key))]
+        if new is not None and owner in new.names:
+            bisect.insort(ranks, (new.created, key))
+        if not ranks:
+            del self._owners[owner]
+
     def _put(self, owner: WireName, key: ObjectKey, zone: LiveZone) -> None:
         """Decide anew about a name that an object has or had."""
-        keys = self._owners.setdefault(owner, set())
-        held = self._held.get(key)
-        if held is not None and owner in held.names:
-            keys.add(key)
-        else:
-            keys.discard(key)
-        if not keys:
-            del self._owners[owner]
         served: dict[int, list[RR]] = {}
         lost: Counter[str] = Counter()
-        for each in self.objects_of(owner):
+        ranks = self._owners.get(owner, [])
+        if (
+            len(ranks) > MAX_OBJECTS
+            and key in self._held
+            and ranks[MAX_OBJECTS] <= (self._held[key].created, key)
+        ):
+            self._tell(f"{_title(key)}: {name.text(owner)} {SENTENCES[LIMIT]}")
+        for _, each in ranks[:MAX_OBJECTS]:
             records = self._held[each].names[owner]
             kept = _kept(records, served)
             if len(kept) < len(records):

@@ -48,8 +48,8 @@ Metrics: `clusterdns_endpoint_names{zone}`, the names with records;
 
 Limits: this is not in CoreDNS. It only reads: it writes neither a status nor Events. Selectors,
 `setIdentifier` and `providerSpecific` are ignored. An object with more than 1000 targets is
-skipped; an RRset may have 32 KiB, and all records may take 64 MiB of memory. Server blocks with and
-without `endpoint` share no watch of the cluster.
+skipped; an RRset may have 32 KiB, of a name the 64 oldest objects count, and all records may take
+64 MiB of memory. Server blocks with and without `endpoint` share no watch of the cluster.
 """
 
 from __future__ import annotations

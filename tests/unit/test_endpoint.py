@@ -10,7 +10,7 @@ import dns.rcode
 import pytest
 from inprocess import InProcess
 
-from clusterdns.authority import targets
+from clusterdns.authority import endpoints, targets
 from clusterdns.authority.endpoints import Published
 from clusterdns.authority.livezone import LiveZone
 from clusterdns.authority.zone import Zone
@@ -25,6 +25,7 @@ from clusterdns.wire.message import Question
 from clusterdns.wire.rr import RR
 
 APEX = name.fold(name.parse("apps.test"))
+WEB = name.fold(name.parse("web.apps.test"))
 COREFILE = """.:53 {{
     kubernetes cluster.local {{
         manifests .
@@ -195,6 +196,33 @@ def test_what_is_left_out_is_told_once_and_counted():
     assert ({}, {}) == tuple(map(dict, found.counts()))
     found.take(DNS_ENDPOINTS, ("demo", "y"), value(records[-1]), 3)
     assert {APEX: 1} == dict(found.counts()[0])  # the room is there again
+
+
+def test_many_objects_with_one_name_cost_no_more_than_few(monkeypatch):
+    """A change costs what the oldest objects do, however many a tenant makes."""
+    told: list[str] = []
+    found = Published([APEX], ttl=30, tell=told.append)
+    read = list[object]()
+    kept = endpoints._kept
+    monkeypatch.setattr(endpoints, "_kept", lambda *args: read.append(args) or kept(*args))
+
+    def take(i: int, what: tuple | None) -> int:
+        read.clear()
+        found.take(DNS_ENDPOINTS, ("demo", f"{i:05}"), what, 1)
+        return len(read)
+
+    types = ("A", "192.0.2.1"), ("TXT", "x")
+    for i in range(500):
+        created = f"{500 - i:05}"  # each is older than all before
+        rtype, target = types[i % 2]
+        assert take(i, value(("web.apps.test", rtype, target), created=created)) <= 64
+    assert {"conflict": 62, "limit": 500 - 64} == dict(found.counts()[1])
+    assert ("demo", "00499") == found.objects_of(WEB)[0]
+    assert take(600, value(("web.apps.test", "A", "192.0.2.9"), created="9")) == 64
+    assert any("demo/00600" in each and "one too many" in each for each in told)
+    for i in range(500):
+        take(i, None)
+    assert {} == dict(found.counts()[1]) and [("demo", "00600")] == found.objects_of(WEB)
 
 
 def test_an_rrset_fits_into_a_message():
