@@ -101,10 +101,28 @@ def address_rdata(address: str) -> tuple[int, bytes] | None:
     IPv4-mapped IPv6 text counts as IPv4; text with a zone index is not an address (CoreDNS:
     plugin/etcd/msg/type.go, by Go's net.ParseIP).
     """
+    octets = _v4_octets(address)
+    if octets is not None:
+        return A, octets
     ip = name.ip_address(address)
     if ip is None:
         return None
     return (A if ip.version == 4 else AAAA), ip.packed
+
+
+def _v4_octets(address: str) -> bytes | None:
+    """Return the octets of an IPv4 address; None for most other texts.
+
+    ``ipaddress`` takes four times as long, and judges where this is not sure.
+    """
+    parts = address.split(".")
+    if len(parts) != 4 or not address.isascii():
+        return None
+    for part in parts:
+        if not part.isdigit() or len(part) > 3 or (part[0] == "0" and len(part) > 1):
+            return None
+    numbers = [int(part) for part in parts]
+    return bytes(numbers) if max(numbers) < 256 else None
 
 
 def srv_rdata(priority: int, weight: int, port: int, target: bytes) -> bytes:

@@ -1,9 +1,10 @@
-"""Put what ``run.py --json FILE`` has measured into the pages: ``python tests/bench/report.py [FILE]``.
+"""Put what ``run.py --json`` has measured into the pages: ``report.py [FILE [FORMS]]``.
 
 The tables go between two marks of docs/benchmarks.md, some rows of the first between those of the
 README, the picture beside this file. All show, for each scenario and server, CPU per query in units of
-the C echo server's in the same rounds. Without FILE the document that is recorded here is taken; with
-it, FILE is recorded.
+the C echo server's in the same rounds. The README and the table of FORMS, what ``run.py --forms`` has
+measured, begin with the rows where clusterdns is worst beside CoreDNS. Without files the documents that
+are recorded here are taken; with them, they are recorded.
 
 The picture needs matplotlib: ``pip install '.[bench]'``.
 """
@@ -11,27 +12,31 @@ The picture needs matplotlib: ``pip install '.[bench]'``.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 RECORD = Path(__file__).with_name("recorded.json")
+FORMS = Path(__file__).with_name("recorded-forms.json")
 PICTURE = Path(__file__).with_name("cpu.svg")
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- benchmark -->\n", "<!-- /benchmark -->\n"
-ECHO = "echo"
-# What the README shows: the rows where we do worst, then what clusters ask for most.
-SUMMARY = (
-    "uncached PTR", "uncached external", "mixed", "a", "cached external", "random nxdomain", "tcp",
-)  # fmt: skip
+FORMS_MARK = "forms"  # in the marks of the second table
+ECHO, PEER = "echo", "coredns"
+OURS = ("clusterdns", "clusterdns (Python)")
+# What the README shows besides the rows where we do worst: what clusters ask for most.
+SUMMARY = ("uncached external", "mixed", "a", "cached external", "random nxdomain", "tcp")
 # From light to dark: ours stand out.
 COLORS = {
     "clusterdns": "#0b5cad",
     "clusterdns (Python)": "#7fb2e5",
-    "coredns": "#c0392b",
+    "clusterdns (compiled)": "#0b5cad",
+    "clusterdns (compiled, no C)": "#7fb2e5",
+    PEER: "#c0392b",
     "knot": "#b0b7bd",
     "unbound": "#8d959c",
     "dnsmasq": "#d5d9dc",
@@ -41,29 +46,54 @@ Document = dict[str, Any]
 
 
 def main() -> int:
-    if len(sys.argv) > 1:
-        RECORD.write_text(Path(sys.argv[1]).read_text())
+    for file, record in zip(sys.argv[1:], (RECORD, FORMS), strict=False):
+        record.write_text(Path(file).read_text())
     document: Document = json.loads(RECORD.read_text())
     put(README, summary(document))
     put(PAGE, table(document))
+    if FORMS.exists():
+        put(PAGE, forms(json.loads(FORMS.read_text())), FORMS_MARK)
     draw(document)
     return 0
 
 
-def put(page: Path, text: str) -> None:
+def put(page: Path, text: str, mark: str = "benchmark") -> None:
     """Write ``text`` between the two marks of a page."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(before + BEGIN + text + END + rest.partition(END)[2])
+    begin, end = (each.replace("benchmark", mark) for each in (BEGIN, END))
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(before + begin + text + end + rest.partition(end)[2])
 
 
-def shown(page: Path) -> str:
+def shown(page: Path, mark: str = "benchmark") -> str:
     """Return what is between the two marks of a page."""
-    return page.read_text().partition(BEGIN)[2].partition(END)[0]
+    begin, end = (each.replace("benchmark", mark) for each in (BEGIN, END))
+    return page.read_text().partition(begin)[2].partition(end)[0]
 
 
 def summary(document: Document) -> str:
     """Return the README's rows in Markdown, and what they were measured with."""
-    return "\n".join([*_table(document, 0, SUMMARY), _versions(document)]) + "\n"
+    scenarios = [each for each in worst_first(document) if "churn" not in each]
+    worst = {max(scenarios, key=lambda each: _beside(document, each, (name,))) for name in OURS}
+    rows = [each for each in scenarios if each in worst or each in SUMMARY]
+    return "\n".join([*_table(document, 0, rows), _versions(document)]) + "\n"
+
+
+def forms(document: Document) -> str:
+    """Return the table of the forms of a query, the worst row first."""
+    lines = _table(document, 0, worst_first(document))
+    return "\n".join([*lines, _versions(document)]) + "\n"
+
+
+def worst_first(document: Document) -> list[str]:
+    """Return the scenarios, first those where one of ours is worst beside CoreDNS."""
+    return sorted(ratios(document), key=lambda each: -_beside(document, each, OURS))
+
+
+def _beside(document: Document, scenario: str, names: Sequence[str]) -> float:
+    """Return the worst ratio of servers to CoreDNS, 0 where it was not measured."""
+    found = ratios(document)[scenario]
+    peer = found.get(PEER, math.inf)
+    return max((found[name] / peer for name in names if name in found), default=0.0)
 
 
 def ratios(document: Document, rate: int = 0) -> dict[str, dict[str, float]]:

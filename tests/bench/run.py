@@ -51,7 +51,8 @@ class Plan(NamedTuple):
     distribution: str = ""  # whose default Corefile, of servers.DISTRIBUTIONS
 
 
-FULL, FULL_TITLES = Plan(), tuple(one.title for one in (*inputs.SCENARIOS, *inputs.FORWARDED))
+FULL = Plan(rounds=3, seconds=1.0)
+FULL_TITLES = tuple(one.title for one in (*inputs.SCENARIOS, *inputs.FORWARDED))
 FORM_TITLES = tuple(one.title for one in inputs.FORMS)
 FORMS = Plan(
     1000, rounds=3, seconds=0.5, rates=(0,),

@@ -73,6 +73,9 @@ def test_the_pages_have_the_tables_of_the_record():
     document = json.loads(report.RECORD.read_text())
     assert report.table(document) == report.shown(report.PAGE)
     assert report.summary(document) == report.shown(report.README)
+    if report.FORMS.exists():
+        forms = json.loads(report.FORMS.read_text())
+        assert report.forms(forms) == report.shown(report.PAGE, report.FORMS_MARK)
     known = {one.title for one in run.inputs.SCENARIOS}
     more = {one.title for one in run.inputs.FORWARDED}  # not in records before they were there
     assert known <= report.ratios(document).keys() <= known | more
@@ -81,13 +84,43 @@ def test_the_pages_have_the_tables_of_the_record():
 
 def test_the_summary_has_the_worst_rows_of_each_of_ours():
     document = json.loads(report.RECORD.read_text())
+    rows = [
+        line.split(" | ")[0].removeprefix("| ") for line in report.summary(document).split("\n")
+    ]
+    worst = {}
     for name in ("clusterdns", "clusterdns (Python)"):
         beside = {
             scenario: found[name] / found["coredns"]
             for scenario, found in report.ratios(document).items()
             if "churn" not in scenario
         }
-        assert max(beside, key=beside.__getitem__) in report.SUMMARY
+        row = max(beside, key=beside.__getitem__)
+        worst[row] = beside[row]
+    assert worst.keys() <= set(rows)
+    assert max(worst, key=worst.__getitem__) == rows[2]
+
+
+def made(ratios: dict[str, tuple[float, float]]) -> report.Document:
+    """Return a document of scenarios with the ratios of clusterdns and CoreDNS."""
+    rows = [
+        {"scenario": title, "rate": 0, "server": name, "ratio_to_echo": ratio, "us_per_query": 4.0}
+        for title, found in ratios.items()
+        for name, ratio in zip(("echo", "clusterdns", "coredns"), (1.0, *found), strict=True)
+    ]
+    plan = {"services": 10, "endpoints": 1, "rounds": 1, "seconds": 1, "rates": [0]}
+    return {"rows": rows, "plan": plan, "versions": {"python": "3"}}
+
+
+def test_forms_are_shown_worst_first_and_the_rest_of_the_page_stays(tmp_path):
+    document = made({"good": (1.0, 4.0), "worst": (6.0, 3.0), "bad": (4.0, 4.0)})
+    page = tmp_path / "page.md"
+    text = f"{report.BEGIN}old\n{report.END}<!-- forms -->\nold\n<!-- /forms -->\nafter\n"
+    page.write_text(text)
+    report.put(page, report.forms(document), report.FORMS_MARK)
+    assert "old\n" == report.shown(page)
+    rows = report.shown(page, report.FORMS_MARK).split("\n")
+    assert ["worst", "bad", "good"] == [row.split(" | ")[0].removeprefix("| ") for row in rows[2:5]]
+    assert page.read_text().endswith("after\n")
 
 
 def test_a_page_keeps_what_is_around_the_marks(tmp_path):

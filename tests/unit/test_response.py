@@ -743,6 +743,20 @@ def test_addresses_of_the_question_are_written_as_any_records(owner, limit, rtyp
         assert (fits, bytes(writer.octets), fits < len(answer)) == (counts[0], body, is_cut)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(("0", "1", "01", "255", "256", "1000", "", "+1", "1\n", "\u0663"))
+    ).map(".".join)
+    | st.lists(st.integers(0, 255), min_size=4, max_size=4).map(lambda n: ".".join(map(str, n)))
+    | st.text("0123456789abcdef.:%", max_size=24)
+)
+def test_an_address_is_what_ipaddress_reads(text):
+    read = name.ip_address(text)
+    expected = None if read is None else (rr.A if read.version == 4 else rr.AAAA, read.packed)
+    assert expected == rr.address_rdata(text)
+
+
 OWNERS = [WEB, name.parse("a.web.demo.svc.cluster.local."), name.parse("b.example.com."), b"\0"]
 
 
@@ -766,6 +780,7 @@ RECORDS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.tuples(*[st.lists(RECORDS, max_size=6)] * 3), st.randoms(), st.integers(0, 120))
 def test_each_order_of_records_is_rendered_as_if_it_were_the_only_one(sections, rng, filling):
     """`filling` moves names behind what a pointer can lead to."""
