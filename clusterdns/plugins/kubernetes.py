@@ -37,7 +37,7 @@ not in CoreDNS:
 * `snapshot` saves the known objects in FILE. A start while the API server is down serves them, and
   counts them as stale, until the server answers. The directory of FILE must be writable.
 * `audit` sets how often the known objects are compared with the API server; differences are
-  repaired and counted. The default is 5m; 0s turns audits off.
+  repaired within this time, and counted. The default is 5m; 0s turns audits off.
 * `single_ptr` answers a PTR query with one name, also if several Services have the endpoint: one
   with a host name of its own, else the first by namespace, Service and endpoint.
 

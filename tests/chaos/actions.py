@@ -301,8 +301,7 @@ def attack(kind: str) -> Run:
 
 
 API_HEALS_S = 7.0  # four seconds between two attempts, and what an attempt takes
-# `audit 4s`: 4.8 s at most and 2 s of grace for each of three kinds; then the list, as after an outage.
-AUDIT_HEALS_S = 15.0
+AUDIT_HEALS_S = 8.0  # `audit 4s`, and the list
 KINDS: dict[str, Kind] = {
     # A worker that is killed takes along what it has read; its client asks again after 5 s.
     "kill-worker": Kind(
@@ -340,7 +339,7 @@ KINDS: dict[str, Kind] = {
     "api-loses": Kind(api_set("loses", 0.05, 0.3), "api", (1, 4), AUDIT_HEALS_S, recovers_s=AUDIT_HEALS_S),
     "api-ends-watches": Kind(api_set("ends_at_once", True), "api", (1, 4), API_HEALS_S, recovers_s=7),
     "api-lists-old": Kind(api_set("streams_lists", False, None), "api", (1, 6), API_HEALS_S, recovers_s=7),
-    "api-restored": Kind(api_restored, "api", (1, 6), AUDIT_HEALS_S, recovers_s=AUDIT_HEALS_S),
+    "api-restored": Kind(api_restored, "api", (1, 6), API_HEALS_S, recovers_s=7),
     "link-down": Kind(link_down, "control-plane", (0.2, 6), API_HEALS_S, recovers_s=7),
     "link-reset": Kind(
         api_once(lambda w, _: _link(w).reset_connections()), "control-plane", (0, 0.5), API_HEALS_S, recovers_s=7),

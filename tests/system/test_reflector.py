@@ -299,12 +299,12 @@ def test_the_audit_of_a_busy_watch_finds_nothing():
         changing = threading.Thread(target=change)
         changing.start()
         try:
-            assert 0 == auditor.audit(reflector)
+            assert 0 == auditor.audit([reflector])
         finally:
             is_over.set()
             changing.join()
         api.lose(service("s1", "10.4.4.4"))
-        assert 1 == auditor.audit(reflector)
+        assert 1 == auditor.audit([reflector])
         eventually(lambda: "10.4.4.4" in str(world.objects.get(("a", "s1"))), 4)
 
 

@@ -1,9 +1,10 @@
 """Comparison of our objects with the API server's, to find watches that lost an event.
 
 Every few minutes it lists the names, UIDs and versions of all objects - metadata only, in pages,
-with pauses - and compares them. It checks each difference again after ``_GRACE_S``, since a change
-may be on its way. An object that still differs, and is not newer than the list, is a divergence: it
-is counted, and its kind is listed again. CoreDNS has no such audit (coredns #3587, #3879).
+with pauses - and compares them. It checks the differences of all kinds again after ``_GRACE_S``,
+since changes may be on their way. An object that still differs, and is not newer than the list, is
+a divergence: it is counted, and its kind is listed again. CoreDNS has no such audit (coredns #3587,
+#3879).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from clusterdns.cluster.api import versions
 from clusterdns.cluster.api.backoff import Gate
@@ -30,6 +32,15 @@ _SILENCE_S = 30.0
 _log = logging.getLogger("kubernetes")
 
 
+class _Compared(NamedTuple):
+    """How a kind differs from a list of some version; ``before`` was ours when that began."""
+
+    reflector: Reflector
+    suspects: dict[ObjectKey, Known | None]
+    version: int
+    before: int
+
+
 class Auditor:
     """Compares the kinds of one source, one after another, forever."""
 
@@ -44,36 +55,43 @@ class Auditor:
         self._gate = gate
 
     def run(self) -> None:
-        """Audit every ``audit_s`` seconds, give or take a fifth: the main of the thread."""
+        """Audit so often that what is lost is found within ``audit_s``: the main of the thread."""
+        period_s = self._source.audit_s
         while True:
             # Replicas that started together shall not audit together.
-            time.sleep(self._source.audit_s * random.uniform(0.8, 1.2))
-            for reflector in self._reflectors:
-                if not reflector.is_watching or not self._gate.is_open:
-                    continue
-                try:
-                    self.audit(reflector)
-                except (ApiError, StreamError) as error:
-                    _log.warning("plugin/kubernetes: %s: audit failed: %s", reflector.kind, error)
-                except Exception:
-                    _log.exception("plugin/kubernetes: %s: audit failed", reflector.kind)
+            time.sleep(max(period_s / 4, period_s * random.uniform(0.6, 1.0) - _GRACE_S))
+            try:
+                self.audit([r for r in self._reflectors if r.is_watching and self._gate.is_open])
+            except Exception:
+                _log.exception("plugin/kubernetes: audit failed")
 
-    def audit(self, reflector: Reflector) -> int:
-        """Compare one kind, list it again if it diverged; return how many objects differed.
+    def audit(self, reflectors: Sequence[Reflector]) -> int:
+        """Compare kinds, list those again that diverged; return how many objects differed."""
+        try:
+            compared = [found for each in reflectors if (found := self._compared(each))]
+            if any(found.suspects for found in compared):
+                time.sleep(_GRACE_S)
+            return sum(map(self._judge, compared))
+        finally:
+            for each in reflectors:
+                each.deleted = None
 
-        Raises:
-            ApiError, StreamError: listing failed.
-        """
+    def _compared(self, reflector: Reflector) -> _Compared | None:
+        """Return how one kind differs from the server's, None if that does not answer."""
         before = versions.number_of(reflector.version)
         reflector.deleted = set()
         try:
             suspects, version = self._compare(reflector)
-            if suspects:
-                time.sleep(_GRACE_S)
-            wrong = [at for at in suspects.items() if _is_wrong(reflector, *at, version)]
-            found = len(wrong) + (0 < version < before)
-        finally:
-            reflector.deleted = None
+        except (ApiError, StreamError) as error:
+            _log.warning("plugin/kubernetes: %s: audit failed: %s", reflector.kind, error)
+            return None
+        return _Compared(reflector, suspects, version, before)
+
+    def _judge(self, compared: _Compared) -> int:
+        """List a kind again if it has diverged; return how many objects differ."""
+        reflector, suspects, version, before = compared
+        wrong = [at for at in suspects.items() if _is_wrong(reflector, *at, version)]
+        found = len(wrong) + (0 < version < before)
         kind = reflector.kind
         self.audits[kind] = self.audits.get(kind, 0) + 1
         if found:

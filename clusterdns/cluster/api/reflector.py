@@ -7,6 +7,12 @@ version. If the server no longer has that version, the kind is listed again; van
 removed at the end of the list, so that no name is missing in between. (client-go:
 tools/cache/reflector.go)
 
+An etcd that is restored from a backup goes back, and gives the versions that we know to other
+changes. If it has as many of them by the time we ask again, it takes our version for one of its
+own, and resumes the watch as if nothing were. So after a failure the object of the newest change
+that we have followed is asked for first, and must be as that change left it; otherwise the kind is
+listed again. client-go resumes, and keeps what is no more.
+
 A silent watch is no failure. Servers send bookmarks every minute, but only after a change if etcd
 reports no progress, which is its default. The kernel notices a dead peer (server.py); a server that
 hangs is noticed because each silent watch is opened again.
@@ -79,6 +85,8 @@ class Reflector:
         self._streams_lists = True
         self._listed_at = float("-inf")
         self._highest = 0  # highest version seen, to notice a server that went back
+        self._last_deleted = (("", ""), Known(0, 0))
+        self._is_doubtful = False  # the server has failed: it may have gone back since
         self._backoff = Backoff(0.8, Gate.MAX_S, random.uniform)
         self._denial = Backoff(0.8, 30.0, random.uniform)
         self._reply: ApiReply | None = None
@@ -115,6 +123,8 @@ class Reflector:
         try:
             if self._must_list:
                 self._must_list, self.version = False, ""
+            if self.version and self._is_doubtful:
+                self._ask_for_our_past()
             if self.version or self._streams_lists:
                 self._watch()
             else:
@@ -139,6 +149,7 @@ class Reflector:
         """Log an error once; return how long to wait."""
         if self._must_list:
             return 0.0
+        self._is_doubtful |= error.is_server or not error.code
         if lasted_s >= self._timing.settled:
             self._backoff.reset()
             self._denial.reset()
@@ -183,13 +194,52 @@ class Reflector:
         verb = "watch" if self.version or self._streams_lists else "list"
         return f"{versions.denial_of(self.kind, verb)}: {error}"
 
-    def _open(self, query: Mapping[str, str], silence_s: float) -> ApiReply:
+    def _ask_for_our_past(self) -> None:
+        """Forget our version unless the server still has the newest change behind it.
+
+        If a bookmark has led us further since, it tells nothing of what lies between.
+
+        Raises:
+            ApiError, StreamError: there is no answer.
+        """
+        key, mark = self._newest()
+        if mark.version and not self._is_as_left(key, mark):
+            name = "/".join(filter(None, key))
+            _log.info(
+                "plugin/kubernetes: %s: the server does not show change %d, of %s: listing again",
+                self.kind, mark.version, name,
+            )  # fmt: skip
+            self.version = ""
+        self._is_doubtful = False
+
+    def _is_as_left(self, key: ObjectKey, mark: Known) -> bool:
+        """Tell whether the server has this state of an object. Raises ApiError, StreamError."""
+        if key not in self.known:
+            return False  # it is gone, whether the server has gone back or not
+        path, query = versions.narrowed(self.path, self._selectors, key)
+        try:
+            found = read_list(self._open(query, self._timing.list_silence, path), Items())
+            manifests = [manifest for some in found for manifest in some]
+        except ApiError as error:
+            if error.code in (400, 403, 404, 405, 422):
+                return True  # we may not ask for one object
+            raise
+        finally:
+            self._close()
+        return [(key, mark)] == [versions.mark_of(self.kind, each) for each in manifests]
+
+    def _newest(self) -> tuple[ObjectKey, Known]:
+        """Return the object of the newest change that we have followed, with what that made."""
+        newest = max(self.known.items(), key=_version_of, default=(("", ""), Known(0, 0)))
+        return max(newest, self._last_deleted, key=_version_of)
+
+    def _open(self, query: Mapping[str, str], silence_s: float, path: str = "") -> ApiReply:
         """Send a request when the gate allows it. Raises ApiError."""
         self._gate.enter()
         self.busy_since = time.monotonic()
         try:
             reply = self._client.get(
-                self.path,
+                path or self.path,
                 {**self._selectors, **query},
                 read_timeout_s=self._timing.head,
             )
@@ -331,6 +381,7 @@ class Reflector:
         elif type_ == "DELETED":
             if known is not None and (known.uid == mark.uid or mark.version > known.version):
                 del self.known[key]
+                self._last_deleted = key, mark
                 changes.append((key, None))
                 if self.deleted is not None:
                     self.deleted.add(key)
@@ -380,6 +431,7 @@ class Reflector:
         for key in self.known.keys() - seen:
             del self.known[key]
         self.version, self._highest = version, versions.number_of(version)
+        self._last_deleted, self._is_doubtful = (("", ""), Known(0, 0)), False
         self._listed_at = time.monotonic()
         self._sink.listed(self.kind, seen)
         self._last_error = ""
@@ -423,6 +475,10 @@ class Reflector:
             if not following:
                 return str(metadata.get("resourceVersion") or ""), seen
             query = {**query, "continue": str(following), "resourceVersion": ""}
+
+
+def _version_of(found: tuple[ObjectKey, Known]) -> int:
+    return found[1].version
 
 
 class _Stream:

@@ -50,6 +50,16 @@ def paths_of(kind: str) -> list[str]:
     return [f"/apis/{group}/{version}/{_resource(kind)}" for version in versions]
 
 
+def narrowed(path: str, selectors: Mapping[str, str], key: ObjectKey) -> tuple[str, dict[str, str]]:
+    """Return the path and the query that list one object; etcd then reads no other."""
+    namespace, name = key
+    head, _, resource = path.rpartition("/")
+    if resource != NAMESPACES:
+        path = f"{head}/namespaces/{namespace}/{resource}"
+    terms = (f"metadata.name={name}", selectors.get("fieldSelector", ""))
+    return path, {**selectors, "fieldSelector": ",".join(filter(None, terms))}
+
+
 def is_of(kind: str, manifest: Mapping[str, Any]) -> bool:
     """Tell whether a manifest of the right word is of the group of a published kind.
 
