@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import peers
 import pytest
 import scoreboard
+
+import clusterdns
 
 SKIPPED_IN_CI = 20  # no status of pytest's: again.py tries only what has failed
 FULL_TIMEOUT_S = 8000  # of a test of the scoreboard at full size: two hours and more
@@ -100,3 +103,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         item.get_closest_marker("peer") for item in session.items
     ):
         peers.build_coredns()
+
+
+@pytest.fixture
+def installed(tmp_path) -> Path:
+    """Return a copy of the package; the server finds it first, since it is where that starts."""
+    copy = tmp_path / "clusterdns"
+    shutil.copytree(Path(clusterdns.__file__).parent, copy, ignore=shutil.ignore_patterns("*.pyc"))
+    return copy

@@ -1,9 +1,9 @@
 """The life of a watcher process: it feeds the workers, and sends beats to the supervisor.
 
 It talks to the supervisor over a channel as a worker does: it sends beats and samples, and receives
-``samples`` and ``ask``. It ends when the channel breaks, since then the supervisor has ended. Its
-source is a directory of manifests or an API server; the packages for either are imported in this
-process only.
+``samples``, ``spare`` (memory) and ``ask``. It ends when the channel breaks, since then the
+supervisor has ended. Its source is a directory of manifests or an API server; the packages for
+either are imported in this process only.
 """
 
 from __future__ import annotations
@@ -103,5 +103,7 @@ async def _listen(channel: Channel, samples: Callable[[], list[Sample]]) -> None
     async for message in channel.messages():
         if message[0] == "samples":
             channel.send(("samples", samples()))
+        elif message[0] == "spare":
+            libc.return_free_memory()
         elif message[0] == "ask":  # ``state`` is the only request that a watcher knows
             channel.send(("answer", message[1], {"recent": [*map(tuple, logs.recent())]}))

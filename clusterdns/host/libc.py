@@ -8,7 +8,9 @@ import signal
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_M_ARENA_MAX = -8  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_LARGE_OCTETS = 128 * 1024  # glibc's first value, which grows up to 32 MiB unless it is set
+_FREE_OCTETS = 2**20
 
 
 def die_with_parent() -> None:
@@ -21,6 +23,18 @@ def share_one_heap() -> None:
     call = getattr(_libc(), "mallopt", None)
     if call is not None:
         call(_M_ARENA_MAX, 1)
+
+
+def return_large_blocks() -> None:
+    """Let each large block go back to the kernel when it is freed; no effect without glibc.
+
+    Otherwise the blocks that follow a freed one are made in the heap (mallopt(3)), where small ones
+    above them keep them: what attackers have filled once is never given back.
+    """
+    call = getattr(_libc(), "mallopt", None)
+    if call is not None:
+        call(_M_MMAP_THRESHOLD, _LARGE_OCTETS)
+        call(_M_TRIM_THRESHOLD, _FREE_OCTETS)
 
 
 def return_free_memory() -> None:

@@ -77,6 +77,10 @@ FAMILIES: dict[str, Family] = {
     "clusterdns_fragments_refused": Family(
         "The number of imported files that are left out because of a mistake.", is_gauge=True
     ),
+    "clusterdns_former_workers": Family(
+        "The number of workers of the version or configuration before that still serve.",
+        is_gauge=True,
+    ),
     "clusterdns_shed_queries_total": Family(
         "Counter of queries dropped because the miss queue was full.",
         ("server",),

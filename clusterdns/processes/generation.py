@@ -9,26 +9,27 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from clusterdns.cluster import feed
 from clusterdns.cluster.source import Source
 from clusterdns.config.compile import Configuration, ListenAddress
 from clusterdns.errors import ClusterDNSError
-from clusterdns.host import channel
+from clusterdns.host import channel, libc
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.ledger import Ledger
 from clusterdns.metrics.tally import Sample
 from clusterdns.processes import takeover
 from clusterdns.processes.binding import bind, by_address
 from clusterdns.processes.estate import Heir, source_key
-from clusterdns.processes.process import Child, Nursery, fork
+from clusterdns.processes.process import Child, Nursery, fork, print_status
 from clusterdns.processes.takeover import KnownZones
 from clusterdns.processes.worker import Worker
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 7.0  # a little longer than a worker takes to finish
+SHARE_AT_ONCE = 4  # workers are replaced one at a time, or a quarter of them if they are many
 RELIEF_S = 1.0  # the next worker waits so long for an old one to end, which may have queries
 STALLED_S = 15.0  # a process without a beat for so long hangs
 WORKER_STALLED_S = 3.5  # a worker that serves: it beats every second, and its queries wait
@@ -69,6 +70,11 @@ class ChildProcess:
         self._beat_at = time.monotonic()
         self._channel: Channel | None = None
         self._listening: asyncio.Task[None] | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is to serve and does not."""
+        return self.child.is_wanted and not self.is_serving.is_set()
 
     def adopt(self, sock: socket.socket, held: bytes) -> None:
         """Take up a process that serves already, with its channel and the octets read from it."""
@@ -149,6 +155,11 @@ class ChildProcess:
             return None
         finally:
             self._asked.pop(number, None)
+
+    def spare(self, seconds: float) -> None:
+        """Let it do with little memory for some time."""
+        if self._channel is not None:
+            self._channel.send(("spare", seconds))
 
     def kill_if_stalled(self) -> None:
         """Kill the process if its beats have stopped."""
@@ -251,6 +262,11 @@ class Watchers:
         """Return what all watchers that answer in time say of themselves, by their names."""
         return await _states((w for _, w in self._running.values()), timeout_s)
 
+    def spare(self) -> None:
+        """Let the watchers return memory that they do not use: there will be others beside them."""
+        for _, watcher in self._running.values():
+            watcher.spare(0)
+
     def feeds(self) -> dict[str, bytes]:
         """Return the addresses of all feeds, by `source_key`."""
         return {source_key(s): sock.getsockname() for s, (sock, _) in self._running.items()}
@@ -289,7 +305,7 @@ class Generation:
         self._watchers = watchers
         self._ledger = ledger
         self._workers: list[ChildProcess] = []
-        self._in_charge = 0  # how many of them serve alone; beside the next, an old one serves
+        self._beside: dict[int, list[ChildProcess]] = {}  # by place: old ones that serve there
         self._feeds: Mapping[Source, str | bytes] = {}
         self._wanted: Mapping[Source, Collection[str]] = {}
 
@@ -336,12 +352,12 @@ class Generation:
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # the collector would write to pages shared with the workers
+        libc.return_free_memory()
         self._feeds = {s: self._watchers.address_of(s) for s in self.configuration.sources}
         for i in range(1 if is_first_alone else len(self.sockets)):
             self._start_worker(i, is_rehearsal=is_rehearsal)
-        self._in_charge = len(self._workers)
 
-    def _start_worker(self, i: int, *, is_rehearsal: bool = False) -> ChildProcess:
+    def _start_worker(self, i: int, *, is_rehearsal: bool = False) -> None:
         sockets = self.sockets[i]
         keep = [sock.fileno() for some in sockets.values() for sock in some]
 
@@ -354,47 +370,89 @@ class Generation:
             )
 
         worker = ChildProcess(worker_name(i), run, self._ledger, stalled_s=WORKER_STALLED_S)
-        self._workers.append(worker)
         self._nursery.start(worker.child)
-        return worker
+        others = [each for each in self._workers if each.child.name != worker_name(i)]
+        self._workers = [*others, worker]
 
-    async def relieve(self, old: Generation) -> None:
-        """Start the other workers one after the other, each when its predecessor has ended another.
+    async def relieve(self, old: Sequence[Generation]) -> None:
+        """Start the other workers a few at a time, each few when their predecessors have ended.
 
-        So there is only one worker more than there are to be: two sets of them would not fit into
-        the memory of a container. An old one serves as long as the one in its place does not.
+        So there are only a few workers more than there are to be: two sets of them would not fit
+        into the memory of a container. An old one serves as long as the one in its place does not,
+        and while one of ours that served does not any more.
+
+        Raises:
+            GenerationError: workers do not serve. From then on old ones serve in these places and
+                those not reached, until `relieve` is called again.
         """
-        stops = [old.stop_worker(0)]
-        for i in range(len(self._workers), len(self.sockets)):
-            await asyncio.wait(stops, timeout=RELIEF_S)
-            worker = self._start_worker(i)
-            while True:
-                try:
-                    await asyncio.wait_for(worker.is_serving.wait(), START_TIMEOUT_S)
-                    break
-                except TimeoutError:
-                    _log.error("%s does not serve yet, the one before goes on", worker.child.name)
-            self._in_charge = i + 1
-            stops.append(old.stop_worker(i))
+        places = [i for i in range(len(self.sockets)) if not self._is_serving(i)]
+        self._beside = {i: [worker for each in old for worker in each.at(i)] for i in places}
+        # Where an old one has ended, nobody serves.
+        places.sort(key=lambda i: any(worker.child.pid for worker in self._beside[i]))
+        stops = [self._stop(old, i) for i in range(len(self.sockets)) if i not in places]
+        few = max(1, len(self.sockets) // SHARE_AT_ONCE)
+        while places:
+            if stops:
+                await asyncio.wait(stops, timeout=RELIEF_S)
+            now, places = places[:few], places[few:]
+            for i in now:
+                if not any(worker.child.is_wanted for worker in self.at(i)):
+                    self._start_next(i)
+            await self.wait_until_serving()
+            for i in now:
+                del self._beside[i]
+                stops.append(self._stop(old, i))
         self._wanted = {}
-        await asyncio.wait(stops)
+        if stops:
+            await asyncio.wait(stops)
 
-    def stop_worker(self, i: int) -> asyncio.Task[None]:
-        """Return the task of ending the worker of this number, if there is one."""
-        found = [worker for worker in self._workers if worker.child.name == worker_name(i)]
-        stops = (worker.stop(STOP_TIMEOUT_S) for worker in found)
+    def _start_next(self, i: int) -> None:
+        try:
+            self._start_worker(i)
+        except OSError as error:  # out of memory or processes
+            raise GenerationError(f"{worker_name(i)}: cannot fork: {error}") from error
+
+    def at(self, i: int) -> list[ChildProcess]:
+        """Return the worker of this number, if it was started."""
+        return [worker for worker in self._workers if worker.child.name == worker_name(i)]
+
+    def _is_serving(self, i: int) -> bool:
+        return any(worker.is_serving.is_set() and worker.child.is_wanted for worker in self.at(i))
+
+    @staticmethod
+    def _stop(old: Iterable[Generation], i: int) -> asyncio.Task[None]:
+        """Return the task of ending the workers of this number."""
+        stops = [worker.stop(STOP_TIMEOUT_S) for each in old for worker in each.at(i)]
         return asyncio.get_running_loop().create_task(_all_of(stops))
 
     async def wait_until_serving(self) -> None:
-        """Return when every worker that was started reads its sockets. Raises GenerationError."""
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                for worker in self._workers:
-                    await worker.is_serving.wait()
-                if len(self._workers) == len(self.sockets):
-                    self._wanted = {}
-        except TimeoutError as error:
-            raise GenerationError(f"workers do not serve after {START_TIMEOUT_S:g} s") from error
+        """Return when every worker that was started reads its sockets.
+
+        Raises:
+            GenerationError: one does not in ``START_TIMEOUT_S``, or ends again and again.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while waiting := [each for each in self._workers if each.is_awaited]:
+            first = waiting[0]
+            if self.failing:
+                raise GenerationError(self.failing)
+            if time.monotonic() >= deadline:
+                name = first.child.name
+                raise GenerationError(f"{name} does not serve after {START_TIMEOUT_S:g} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(first.is_serving.wait(), 0.1)
+        if len(self._workers) == len(self.sockets):
+            self._wanted = {}
+
+    @property
+    def failing(self) -> str:
+        """How a worker ends again and again, "" if none does."""
+        for worker in self._workers:
+            child = worker.child
+            if child.is_wanted and child.is_failing:
+                how = print_status(child.status)
+                return f"{child.name} ends again and again, with {how}"
+        return ""
 
     async def wait_for_an_end(self) -> None:
         """Return when a worker ends."""
@@ -455,11 +513,25 @@ class Generation:
 
     def not_ready(self) -> list[str]:
         """Return the names of the plugins that are not ready in some worker, sorted."""
-        workers = self._workers[: self._in_charge]
+        workers = [w for w in self._workers if not self._is_stood_in_for(w)]
         found = {name for worker in workers for name in worker.not_ready}
         if not found and not all(worker.is_serving.is_set() for worker in workers):
             found = {"clusterdns"}  # the sockets are not read yet
         return sorted(found)
+
+    def _is_stood_in_for(self, worker: ChildProcess) -> bool:
+        """Tell whether an old worker serves in its place."""
+        found = [old for i in self._beside for old in self._beside[i] if worker in self.at(i)]
+        return any(old.child.pid for old in found)
+
+    def spare(self, seconds: float) -> None:
+        """Let the workers do with little memory for some time: there will be others beside them."""
+        for worker in self._workers:
+            worker.spare(seconds)
+
+    def serving(self) -> list[str]:
+        """Return the names of the workers that serve."""
+        return [each.child.name for each in self._workers if each.is_serving.is_set()]
 
     def kill_stalled(self) -> None:
         """Kill workers whose beats have stopped; they are started again."""

@@ -30,7 +30,7 @@ from clusterdns.host import channel, libc
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.ledger import Ledger
 from clusterdns.processes import estate as estates
-from clusterdns.processes.estate import Estate
+from clusterdns.processes.estate import Estate, Heir
 from clusterdns.processes.generation import STOP_TIMEOUT_S, ChildProcess, Generation, Watchers
 from clusterdns.processes.process import Child, Nursery, print_status, spawn
 from clusterdns.processes.takeover import KnownZones
@@ -79,6 +79,11 @@ class Inherited(Generation):
         for watcher in self._inherited_watchers:
             await watcher.samples()
         await asyncio.gather(*(watcher.stop(0) for watcher in self._inherited_watchers))
+
+    def heirs(self) -> list[Heir]:
+        """Return what the next version needs to adopt those that still live."""
+        watchers = [watcher.will_to(is_worker=False) for watcher in self._inherited_watchers]
+        return [*super().heirs(), *(heir for heir in watchers if heir is not None)]
 
     def known_zones(self) -> KnownZones:
         """Return the kinds of objects known of each zone."""

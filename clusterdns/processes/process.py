@@ -152,6 +152,8 @@ class Child:
     FIRST_DELAY_S = 0.05
     MAX_DELAY_S = 5.0
     SETTLED_S = 10.0  # a process that lived so long is restarted at once
+    SHORT_LIFE_S = 2.0
+    MAX_SHORT_LIVES = 3  # in a row: it does not get on by itself
 
     def __init__(self, name: str, start: Callable[[], int]) -> None:
         self.name = name
@@ -159,6 +161,7 @@ class Child:
         self.status = 0  # with which it ended last
         self.is_wanted = True
         self.started_at = 0.0
+        self.short_lives = 0  # in a row
         self.ended = asyncio.Event()
         self._start = start
         self._delay_s = self.FIRST_DELAY_S
@@ -175,12 +178,19 @@ class Child:
         self.ended.set()
         if not self.is_wanted:
             return
-        if time.monotonic() - self.started_at >= self.SETTLED_S:
+        lived_s = time.monotonic() - self.started_at
+        self.short_lives = self.short_lives + 1 if lived_s < self.SHORT_LIFE_S else 0
+        if lived_s >= self.SETTLED_S:
             self._delay_s = self.FIRST_DELAY_S
         how = print_status(status)
         _log.error("%s (process %d) ended with %s: starting it again", self.name, pid, how)
         asyncio.get_running_loop().call_later(self._delay_s, self._restart)
         self._delay_s = min(self._delay_s * 2, self.MAX_DELAY_S)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether it ends again and again, soon after its start."""
+        return self.short_lives >= self.MAX_SHORT_LIVES
 
     def kill(self) -> None:
         """Kill it."""
@@ -204,9 +214,9 @@ class Nursery:
         self._children: list[Child] = []
 
     def start(self, child: Child) -> None:
-        """Start a child and keep it running while it is wanted."""
-        self._children.append(child)
+        """Start a child and keep it running while it is wanted. Raises OSError."""
         child.start()
+        self._children.append(child)
 
     def adopt(self, child: Child, pid: int) -> None:
         """Take up a child that lives already; its end is noticed, and it is not started again."""

@@ -34,10 +34,14 @@ Plain = dict[str, Any]
 
 
 class Since(NamedTuple):
-    """The supervisor's own part: Unix seconds of its start, reloads that failed."""
+    """The supervisor's own part: Unix seconds of its start, reloads that failed.
+
+    ``former_workers`` serve although those of the configuration in force should.
+    """
 
     began: float
     reload_failures: int
+    former_workers: list[str]
 
 
 async def status(generation: Generation, watchers: Watchers, since: Since) -> Plain:
@@ -61,6 +65,7 @@ async def status(generation: Generation, watchers: Watchers, since: Since) -> Pl
         "ready": not not_ready,
         "not_ready": not_ready,
         "reload_failures": since.reload_failures,
+        "former_workers": since.former_workers,
         "listeners": [endpoint.label for endpoint in configuration.routers],
         "watch": [*_watch(configuration.sources, watchers, samples)],
         "upstreams": _upstreams(each for part in parts.values() for each in part["upstreams"]),

@@ -1,9 +1,11 @@
 """The first process: it binds, forks and replaces the others; no query passes it.
 
 ``Supervisor.run`` starts a ``Generation`` - the workers and watchers of one configuration - and
-waits for signals. A reload starts the next generation on the same sockets, waits until it serves,
-and only then stops the old one, so that queries are answered at every moment. An error in the new
-configuration ends only the reload. (CoreDNS: coremain/run.go, caddy.go)
+waits for signals. A reload starts the first worker of the next generation on the sockets of the one
+in its place, waits until it serves, and only then replaces the old ones, a few at a time, so that
+queries are answered at every moment, and memory is needed for few workers more. An error in the new
+configuration ends only the reload; if its workers end again and again, the configuration before is
+in force again. (CoreDNS: coremain/run.go, caddy.go)
 
 At SIGUSR2 a new version of the program takes the place of this one, see handover.py.
 """
@@ -33,6 +35,7 @@ from clusterdns.processes import handover, observation, takeover
 from clusterdns.processes.binding import BindError, is_free
 from clusterdns.processes.estate import Estate
 from clusterdns.processes.generation import (
+    START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     Generation,
     GenerationError,
@@ -48,6 +51,7 @@ from clusterdns.serving import native
 WATCHDOG_S = 0.5
 LATE_S = 1.0  # by which the watchdog may wake too late and still judge others
 TAKE_OVER_S = 1.0  # between two attempts
+PROBATION_S = 30.0  # behind a reload: if workers end again and again, it is undone
 KNOWING_S = 3.0  # a reload waits so long for what is to be watched, before it is put off
 _log = logging.getLogger(__name__)
 
@@ -145,6 +149,9 @@ class Supervisor:
         self._is_started = self._inherited is not None
         self._is_handing_over = False
         self._put_off: Configuration | None = None  # it knows less than what is in force
+        self._leaving: list[Generation] = []  # being replaced: some of their workers may serve
+        self._before: Configuration | None = None  # the last good one, on probation
+        self._probation_ends = 0.0
         self._fragments_refused = len(configuration.refused) if configuration else 0
         self._reloaded_digest = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -220,7 +227,8 @@ class Supervisor:
         if self._generation.configuration.is_debug:
             logging.getLogger().setLevel(logging.DEBUG)
         await self._inquiries.start()
-        _log.info("Hand-over complete: %s took over from %s", __version__, self._estate.version)
+        if not self._leaving:
+            _log.info("Hand-over complete: %s took over from %s", __version__, self._estate.version)
         self._estate = Estate()
         self._spawn(self._poll_configuration())
 
@@ -233,6 +241,8 @@ class Supervisor:
         try:
             async with self._reloading:
                 _log.info("SIGUSR2: Handing over to the program on disk")
+                self._generation.spare(handover.REHEARSAL_S)
+                self._watchers.spare()
                 await handover.rehearse(self._left(), self._nursery)
                 await self._become_new_version()
         except (ClusterDNSError, OSError) as error:
@@ -254,7 +264,9 @@ class Supervisor:
             if self.is_stopping:
                 return
             await self._generation.samples()  # those of processes that end from now on
-            heirs = (*self._generation.heirs(), *self._watchers.heirs())
+            generations = (self._generation, *self._leaving)
+            workers = (heir for generation in generations for heir in generation.heirs())
+            heirs = (*workers, *self._watchers.heirs())
             handover.become_new_version(self._left()._replace(heirs=heirs))
         finally:
             handover.let_signals_in()
@@ -311,10 +323,12 @@ class Supervisor:
                 if not await self._knows_enough(compiled):
                     return
                 _log.info("Reloading")
-                if self._inherited is None:
+                before = self._last_good()
+                if before is not None:
                     self._reloaded_digest = compiled.digest  # also if it fails, as in CoreDNS
                 await self._replace(compiled)
-                self._put_off = None
+                self._put_off, self._before = None, before
+                self._probation_ends = time.monotonic() + PROBATION_S
                 _log.info("plugin/reload: Running configuration SHA512 = %s", compiled.digest)
                 _log.info("Reloading complete")
             except _Unaware as error:
@@ -327,6 +341,13 @@ class Supervisor:
                 self._forget_put_off()
                 self._reload_failures += 1
                 _log.exception("Reload failed, the last good configuration stays in force")
+
+    def _last_good(self) -> Configuration | None:
+        """Return what comes back if the next configuration fails; None in a hand-over."""
+        if self._inherited is not None:
+            return None
+        is_failing = self._before is not None and self._generation.failing
+        return self._before if is_failing else self._generation.configuration
 
     def _refuse_emptied(self, configuration: Configuration) -> None:
         """Raise ConfigError if the text has lost all its server blocks.
@@ -411,7 +432,7 @@ class Supervisor:
         """Return how this server does, see ``status.status``."""
         from clusterdns.processes import status  # rarely used
 
-        since = status.Since(self._began, self._reload_failures)
+        since = status.Since(self._began, self._reload_failures, self._former_workers())
         return await status.status(self._generation, self._watchers, since)
 
     async def metrics(self) -> bytes:
@@ -420,12 +441,16 @@ class Supervisor:
             exposition,  # imports a large library, used only here
         )
 
-        living = await asyncio.gather(self._generation.samples(), self._watchers.samples())
-        samples = self._ledger.total([*living[0], *living[1]])
+        living = await asyncio.gather(
+            self._watchers.samples(),
+            *(each.samples() for each in (self._generation, *self._leaving)),
+        )
+        samples = self._ledger.total([sample for some in living for sample in some])
         samples += self._generation.configuration_samples()
         samples.append(("reload_failed_total", (), self._reload_failures))
         samples.append(("clusterdns_build_info", tuple(native.build()), 1))
         samples.append(("clusterdns_fragments_refused", (), self._fragments_refused))
+        samples.append(("clusterdns_former_workers", (), len(self._former_workers())))
         if self._reloaded_digest and "reload_version_info" in self._families:
             samples.append(("reload_version_info", ("sha512", self._reloaded_digest), 1))
         pids = [os.getpid(), *self._nursery.pids()]
@@ -433,13 +458,13 @@ class Supervisor:
         return exposition.exposition(samples, pids, declared)
 
     async def _replace(self, configuration: Configuration) -> None:
-        """Start the next generation on the sockets of this one, then stop this one.
+        """Start the next generation on the sockets of this one, and replace this one by it.
 
         Raises:
-            ClusterDNSError: the next one cannot start; this one stays in force.
+            ClusterDNSError: the next one cannot serve; this one is in force.
             _Unaware: its watcher has lost what it knew.
         """
-        old = self._generation
+        old, duties_before = self._generation, self._duties
         new, duties, webs = await self._bound(configuration, old.sockets)
         if new.configuration.digest == old.configuration.digest:
             for web in webs:
@@ -447,7 +472,8 @@ class Supervisor:
             return  # but for fragments that are left out again
         try:
             wanted = takeover.wanted_kinds(old.known_zones(), configuration)
-            new.start(wanted, is_first_alone=old is self._inherited)
+            old.spare(START_TIMEOUT_S)
+            new.start(wanted, is_first_alone=True)
             await self._wait_until_serving(new)
             await self._take_up(duties, webs)
         except BaseException as error:
@@ -458,15 +484,61 @@ class Supervisor:
             new.unbind(old.sockets)
             raise
         self._generation, self._duties = new, duties
-        if old is self._inherited:
-            try:
-                await new.relieve(old)
-            except asyncio.CancelledError:  # the process is to stop
-                await old.stop(is_last=True)
+        self._leaving.append(old)
+        try:
+            await self._relieve()
+        except GenerationError as error:
+            if old is not self._inherited:
+                await self._go_back(old, duties_before)
                 raise
-        await old.stop()
-        old.unbind(new.sockets)
-        self._watchers.keep_only(new.configuration.sources)
+            _log.error("Hand-over not complete, workers of the version before go on: %s", error)
+
+    async def _relieve(self) -> None:
+        """Replace the workers that still serve for those in force. Raises GenerationError."""
+        await self._generation.relieve(self._leaving)
+        for old in self._leaving:
+            await old.stop()
+            old.unbind(self._generation.sockets)
+        self._leaving = []
+        self._watchers.keep_only(self._generation.configuration.sources)
+
+    async def _relieve_again(self) -> None:
+        """Go on with what could not be completed; a reload may come in between."""
+        async with self._reloading:
+            with contextlib.suppress(GenerationError):  # it was logged the first time
+                if self._leaving:
+                    await self._relieve()
+                    _log.info("Hand-over complete: no worker from before serves any more")
+
+    async def _go_back(self, old: Generation, duties: Duties) -> None:
+        """Let a generation be in force again, some of whose workers have ended."""
+        self._leaving.remove(old)
+        self._leaving.append(self._generation)
+        self._generation, self._duties = old, duties
+        try:
+            await self._take_up(duties, await self._bound_webs(duties))
+            await self._relieve()
+        except ClusterDNSError as error:
+            _log.error("the last good configuration is not in force everywhere: %s", error)
+
+    async def _undo_reload(self) -> None:
+        """Let the configuration before be in force again if the workers of this one fail."""
+        async with self._reloading:
+            before, self._before = self._before, None
+            failing = self._generation.failing
+            if before is None or not failing:
+                return
+            self._reload_failures += 1
+            _log.error("Reload failed, the last good configuration comes back: %s", failing)
+            try:
+                await self._replace(before)
+                _log.info("The last good configuration is in force again")
+            except (ClusterDNSError, OSError) as error:
+                _log.error("the last good configuration does not come back: %s", error)
+
+    def _former_workers(self) -> list[str]:
+        """Return the names of the workers from before that still serve."""
+        return [name for old in self._leaving for name in old.serving()]
 
     async def _wait_until_serving(self, new: Generation) -> None:
         """Return when the workers serve; they wait for what is known of each zone.
@@ -590,7 +662,8 @@ class Supervisor:
             _log.info("SIGINT: Shutting down")
         self._inquiries.stop()
         await _cancel(self._tasks)
-        await self._generation.stop(is_last=True)
+        for generation in (*self._leaving, self._generation):
+            await generation.stop(is_last=True)
         for web in self._webs.values():
             web.stop()
 
@@ -601,10 +674,22 @@ class Supervisor:
             await asyncio.sleep(WATCHDOG_S)
             # Who was stopped itself, as a frozen container is, has not read the others' beats yet.
             if time.monotonic() - began < WATCHDOG_S + LATE_S:
-                self._generation.kill_stalled()
+                for generation in (self._generation, *self._leaving):
+                    generation.kill_stalled()
                 self._watchers.kill_stalled()
-            if self._put_off and not self._reloading.locked() and not self._unknown(self._put_off):
-                self._spawn(self.reload())
+            if not self._reloading.locked():
+                self._go_on()
+
+    def _go_on(self) -> None:
+        """Go on with what could not be completed before."""
+        if time.monotonic() > self._probation_ends:
+            self._before = None
+        if self._before and self._generation.failing:
+            self._spawn(self._undo_reload())
+        elif self._leaving:
+            self._spawn(self._relieve_again())
+        elif self._put_off and not self._unknown(self._put_off):
+            self._spawn(self.reload())
 
     async def _poll_configuration(self) -> None:
         """Reload at intervals, if the configuration in force asks for it."""

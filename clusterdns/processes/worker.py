@@ -3,8 +3,8 @@
 ``run`` is the life of a worker: it starts the plugins, reads the sockets, sends beats, and at
 ``stop`` answers the queries it has received and ends. It inherits configuration and bound sockets
 from the supervisor by fork, and talks to it over a channel: it sends beats and samples, and
-receives ``samples`` and ``stop``. It ends when the channel breaks, since then the supervisor has
-ended.
+receives ``samples``, ``spare`` (memory, for some seconds) and ``stop``. It ends when the channel
+breaks, since then the supervisor has ended.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from clusterdns.cluster.feed import Subscription
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Store
 from clusterdns.config.compile import Configuration, ListenAddress
-from clusterdns.host import logs
+from clusterdns.host import libc, logs
 from clusterdns.host.channel import Channel
 from clusterdns.metrics.tally import Sample
 from clusterdns.observing.collector import TICK_S, Collector
 from clusterdns.observing.selection import Selection
+from clusterdns.serving.connection import LAST_HELD_OCTETS, MAX_HELD_OCTETS, Held
 from clusterdns.serving.relay import Relay
 from clusterdns.serving.server import Listener
 from clusterdns.serving.table import MAX_TABLE_OCTETS
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 BEAT_S = 1.0
 STARTING_BEAT_S = 0.05
 FINISH_S = 5.0
+SPARED_OCTETS = 4 * 2**20  # of such shelves of all tables: room for 7,000 common answers
 EXPLAINED_PORT = 40000  # source port of a query that is explained
 _log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Worker:
         self._engines: list[Engine] = []
         self._spent = (time.monotonic(), time.process_time())
         self._streams: list[Streams] = []
+        self._held = Held()
         listeners = sum(s.type == socket.SOCK_STREAM for some in sockets.values() for s in some)
         for endpoint, some in sockets.items():
             server = self._servers[endpoint]
@@ -77,6 +80,7 @@ class Worker:
                 else:
                     encryption = configuration.encryption(endpoint)
                     streams = _streams(server, sock, listeners, endpoint.scheme, encryption)
+                    self._held.enter(streams)
                     self._streams.append(streams)
         self._relay = Relay(self._servers.values(), self._engines)
         self._subscriptions: dict[Source, Subscription] = {}
@@ -117,6 +121,7 @@ class Worker:
         self, channel_socket: socket.socket, wanted: Mapping[Source, Collection[str]]
     ) -> None:
         """Serve, once the ``wanted`` kinds are known, until told to stop or the supervisor ends."""
+        libc.return_large_blocks()
         self._dropped = logs.dropped()  # by the supervisor
         channel = await Channel.open(channel_socket)
         listening = asyncio.create_task(self._listen(channel))
@@ -205,6 +210,9 @@ class Worker:
                 task = asyncio.create_task(self._answer(channel, *message[1:]))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            elif message[0] == "spare":
+                self._spare_memory()
+                asyncio.get_running_loop().call_later(message[1], self._spend_memory)
             elif message[0] == "stop":
                 self._is_last = message[1]
                 self._stop.set()
@@ -283,6 +291,7 @@ class Worker:
             engine.stop(is_last=self._is_last)
         for streams in self._streams:
             streams.stop(is_last=self._is_last)
+        self._spare_memory()
         deadline = self.now() + FINISH_S
         await self._relay.finish(FINISH_S)
         for server in self._servers.values():
@@ -291,6 +300,19 @@ class Worker:
             while streams.connections and self.now() < deadline:  # noqa: ASYNC110 - at the end only
                 await asyncio.sleep(0.02)
             streams.abort()
+
+    def _spare_memory(self) -> None:
+        """Give up what attackers fill, since for a while there are more processes."""
+        self._held.most = LAST_HELD_OCTETS
+        self._held.lighten()
+        most = 0 if self._stop.is_set() else SPARED_OCTETS // max(1, len(self._servers))
+        for server in self._servers.values():
+            server.table.lighten(most)
+        libc.return_free_memory()
+
+    def _spend_memory(self) -> None:
+        if not self._stop.is_set():
+            self._held.most = MAX_HELD_OCTETS
 
 
 def _streams(

@@ -5,7 +5,8 @@ connection are answered in the order of completion: a slow one does not delay th
 section 6.2.1.1). A connection that sends no whole query for ten seconds, or does not read its
 replies, is closed.
 
-The octets that all connections hold together are bounded, and those that hold most are closed. When
+The octets that all connections of a process hold together are bounded, see ``Held``, and those that
+hold most are closed. When
 a connection has to make room, it is the one quiet for longest, of a client with more than its share
 if there is one, and never one with a query under way.
 """
@@ -28,7 +29,8 @@ from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import LATER, Listener
 
 SHARE = 64  # connections of a client beyond which they make room first
-MAX_HELD_OCTETS = 16 * 2**20  # of all connections: partial queries, unsent replies
+MAX_HELD_OCTETS = 8 * 2**20  # of all connections of a process: partial queries, unsent replies
+LAST_HELD_OCTETS = 2**20  # likewise when it stops: the next process holds octets of its own
 # Connections served in one turn, and hits of one.
 BATCH = 64
 MISSES = 4  # of one connection in one turn: a miss costs more than ten hits
@@ -40,6 +42,29 @@ _READ_OCTETS = 16 * 1024
 REPLY_OCTETS = 256 * 1024  # replies collected before the last one; ROOM in _drain.c
 
 
+class Held:
+    """The octets that the connections of some listening sockets hold; they share one bound."""
+
+    def __init__(self, most: int = MAX_HELD_OCTETS) -> None:
+        self.octets = 0
+        self.most = most
+        self._crowds: list[Crowd] = []
+
+    def enter(self, crowd: Crowd) -> None:
+        """Bound the connections of a listening socket, too, which has none yet."""
+        self._crowds.append(crowd)
+        crowd.held = self
+
+    def lighten(self) -> None:
+        """Close the connections that hold most; frees an eighth of the bound, so it is rare."""
+        if self.octets <= self.most:
+            return
+        of_all = (each for crowd in self._crowds for each in crowd.connections.values())
+        heaviest = sorted(of_all, key=lambda each: each.weight)
+        while heaviest and self.octets > self.most * 7 // 8:
+            heaviest.pop().close()
+
+
 class Crowd:
     """The connections of one listening socket, and what they share."""
 
@@ -49,7 +74,8 @@ class Crowd:
         self.connections: OrderedDict[int, Connection] = OrderedDict()  # the quietest one first
         self.by_host: dict[str, OrderedDict[int, Connection]] = {}  # likewise
         self.crowded: dict[str, None] = {}  # hosts with more than their share
-        self.held = 0  # octets, see Connection.weigh
+        self.held = Held()  # of its own, or shared with others
+        self.held.enter(self)
         self.replied = 0  # octets sent or kept so far
         self.due: deque[tuple[Connection, int]] = deque()  # with its epoll events
         self.observed = Observed(server, "tcp")
@@ -124,12 +150,6 @@ class Crowd:
                 connection.close()
                 return True
         return False
-
-    def lighten(self) -> None:
-        """Close the connections that hold most; frees an eighth of the bound, so it is rare."""
-        heaviest = sorted(self.connections.values(), key=lambda each: each.weight)
-        while heaviest and self.held > MAX_HELD_OCTETS * 7 // 8:
-            heaviest.pop().close()
 
 
 class Stream(Protocol):
@@ -254,10 +274,10 @@ class Connection:
         if self._is_closed:
             return
         weight = self._octets_held()
-        self._streams.held += weight - self.weight
+        held = self._streams.held
+        held.octets += weight - self.weight
         self.weight = weight
-        if self._streams.held > MAX_HELD_OCTETS:
-            self._streams.lighten()
+        held.lighten()
 
     def _octets_held(self) -> int:
         return len(self._rest) + len(self._unsent)
@@ -272,7 +292,7 @@ class Connection:
             self._is_closed = True
             self._rest.clear()
             self._unsent.clear()
-            self._streams.held -= self.weight
+            self._streams.held.octets -= self.weight
             self.weight = 0
             self._wake()
             self._streams.leave(self)

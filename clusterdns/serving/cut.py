@@ -47,10 +47,14 @@ class Cuts:
         counts[2] += has_opt
         return _COUNTS.pack(flags | TC, questions, *counts), body[:octets]
 
+    def clear(self) -> None:
+        """Forget all bodies."""
+        self._ends.clear()
+        self._octets = 0
+
     def _found(self, body: bytes) -> array[int]:
         if self._octets + len(body) > self._max_octets:
-            self._ends.clear()
-            self._octets = 0
+            self.clear()
         self._octets += len(body)
         ends = self._ends[body] = record_ends(body)
         return ends

@@ -117,6 +117,7 @@ _LONGEST: Final = name.MAX_NAME_OCTETS + 4  # a question
 _MAX_HEADS: Final = 4096  # shared heads; then they are forgotten
 _MAX_RENEWED = 4096  # answers in one call, which queries wait for; the rest is dropped
 _CLASS_IN: Final = b"\0\1"  # of the questions that a node or a cut may answer
+_ANSWER_OCTETS: Final = 400  # with its key and its place in dicts, without the body
 _CHILD_OCTETS = 64  # of a label in a frozenset, with its place there
 
 
@@ -415,6 +416,14 @@ class AnswerTable:
         """Drop all answers."""
         for shelf in (self._lasting, self._passing, self._denials):
             shelf.clear()
+        self._cuts.clear()
+
+    def lighten(self, most: int) -> None:
+        """Drop what takes a lot of memory: shelves of more than ``most`` octets, and cut bodies."""
+        for shelf in (self._lasting, self._passing, self._denials):
+            if shelf.octets + _ANSWER_OCTETS * len(shelf.answers) > most:
+                shelf.clear()
+        self._cuts.clear()
 
     def __len__(self) -> int:
         return len(self._lasting.answers) + len(self._passing.answers)

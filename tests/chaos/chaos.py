@@ -37,12 +37,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import peers
 from actions import KINDS, Kind
 from judge import SLOW_S, percentile, read
-from world import AT_REST, REPLACED, World
+from world import World
 
 RATE = 400.0  # queries a second over UDP
 MEMORY_MIB = 170  # of kubeadm's Deployment
-# While two generations of workers live, and attackers have filled what there is in the old one.
-REPLACED_MIB = 240
 QUIET_S = 12.0  # at the end, for the last fault to be over
 WARM_S = 3.0
 ROUND_S = 120.0  # the first half has everything at once, the second one action at a time
@@ -168,9 +166,8 @@ class Run:
             self._check_bounds()
 
     def _has_failed(self) -> bool:
-        for when, limit in ((AT_REST, MEMORY_MIB), (REPLACED, REPLACED_MIB)):
-            octets, shown = self._world.peaks.get(when, (0, ""))
-            if octets > limit << 20 and not self.errors:
+        for when, (octets, shown) in list(self._world.peaks.items()):
+            if octets > MEMORY_MIB << 20 and not self.errors:
                 self.errors.append(f"{octets / 2**20:.0f} MiB of memory {when}: {shown}")
         self.errors += self._world.errors
         self._world.errors.clear()

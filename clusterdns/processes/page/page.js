@@ -219,6 +219,7 @@ function drawStatus(found) {
   for (const each of found.upstreams) if (each.down) problems.push(`${each.server} is down`);
   for (const each of found.watch) if (!each.is_known) problems.push(`${each.kind} of ${each.source} are not known`);
   for (const each of found.watch) if (each.stale > 0) problems.push(`${each.kind} of ${each.source} are stale`);
+  if (found.former_workers.length) problems.push(`still serving as before the last change: ${found.former_workers.join(", ")}`);
   if (found.reload_failures) problems.push(`${found.reload_failures} failed reloads`);
   health(problems.length ? problems.join("; ") : "Ready", problems.length ? "bad" : "good");
   at("updated").textContent = `${clock(found.now)}, up ${span(found.now - found.began)}`;
