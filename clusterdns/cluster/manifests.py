@@ -25,6 +25,7 @@ from clusterdns.cluster.api import versions
 from clusterdns.cluster.feed import Feeder, plain
 from clusterdns.cluster.fields import ObjectError
 from clusterdns.cluster.objects import MANIFEST_KINDS, NAMESPACES, PODS, ObjectId
+from clusterdns.cluster.published import PUBLISHED
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.yamltext import YamlError
 from clusterdns.errors import ClusterDNSError
@@ -144,7 +145,9 @@ class Directory:
         for path in sorted(self._files):
             found.update(self._files[path])
         spaces = {key[1] for kind, key in found if kind == NAMESPACES}
-        homeless = frozenset(key[0] for kind, key in found if kind != NAMESPACES) - spaces
+        # Those that only publish names of their own need no Namespace for that.
+        housed = frozenset(key[0] for kind, key in found if kind not in (NAMESPACES, *PUBLISHED))
+        homeless = housed - spaces
         for name in sorted(homeless - self._homeless):
             _log.warning("manifests: no Namespace %r among them: its names do not exist", name)
         self._homeless = homeless

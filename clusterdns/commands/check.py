@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import sys
 import tempfile
@@ -46,7 +47,12 @@ def _declare(parser: Parser) -> None:
     add("--format", choices=(TEXT, JSON, GITHUB), default=TEXT,
         help="text, JSON, or annotations for GitHub's workflows")  # fmt: skip
     add("--json", dest="format", action="store_const", const=JSON, help="as --format json")
-    add("--manifests", type=Path, metavar="DIR", help="objects of the cluster, which know more")
+    add(
+        "--manifests",
+        type=Path,
+        metavar="DIR",
+        help="objects of the cluster, which know more: names they would publish, loops",
+    )
     add("--diff", action="store_true",
         help="of two FILEs, old and new: print which names of the cluster and of zone files would "
         "be answered otherwise")  # fmt: skip
@@ -67,6 +73,12 @@ def _run(flags: argparse.Namespace) -> int:
             worst = MISUSED
             continue
         each = check.check(subject, port=flags.port, ours=ours)
+        if flags.manifests is not None and not each.mistakes:
+            with check.logged(each.warnings):
+                try:
+                    _publish(subject, flags.port, flags.manifests)
+                except ClusterDNSError as error:
+                    each.warnings.append(str(error))
         found.append((subject, each))
         if each.refused or each.left_out:
             worst = max(worst, FAILED)
@@ -124,6 +136,22 @@ def _ours(manifests: Path | None) -> frozenset[str]:
     from clusterdns.cluster import dnsservice
 
     return dnsservice.addresses(manifests)
+
+
+def _publish(subject: Subject, port: int, manifests: Path) -> None:
+    """Make the names that objects publish, which logs those that are left out."""
+    from clusterdns.authority.publishing import Publishing
+    from clusterdns.commands import offline
+
+    configuration = offline.compiled(subject, port=port, directory=manifests)
+    worker = offline.Offline(configuration)
+
+    async def publish() -> None:
+        for plugin in configuration.plugins:
+            if isinstance(plugin, Publishing):
+                await plugin.start(worker)
+
+    asyncio.run(publish())
 
 
 def _diff(flags: argparse.Namespace) -> int:

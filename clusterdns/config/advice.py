@@ -24,7 +24,9 @@ from clusterdns.wire.name import ROOT, WireName
 
 ORDER, NEVER, SHADOWS, LOOP = "order", "never", "shadows", "loop"
 # Plugins that answer all names of their zones themselves.
-_ANSWERING = frozenset(("auto", "etcd", "file", "k8s_external", "kubernetes", "secondary"))
+_ANSWERING = frozenset(
+    ("auto", "endpoint", "etcd", "file", "ingress", "k8s_external", "kubernetes", "secondary")
+)
 
 
 class Remark(NamedTuple):

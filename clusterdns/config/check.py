@@ -70,7 +70,7 @@ def check(subject: Subject, *, port: int, ours: Collection[str] = ()) -> Finding
     ``ours`` are addresses of Services that lead to this server.
     """
     found = Findings([], [], [], [], [], [], [], [])
-    with _logged(found.warnings):
+    with logged(found.warnings):
         _check(subject, port, found, ours)
     found.warnings[:] = dict.fromkeys(found.warnings)
     return found
@@ -156,7 +156,7 @@ def _blocks(
 
 
 @contextlib.contextmanager
-def _logged(into: list[str]) -> Iterator[None]:
+def logged(into: list[str]) -> Iterator[None]:
     """Collect warnings in a list instead of logging them."""
     handler = _Into(into)
     root = logging.getLogger()
@@ -388,7 +388,7 @@ def _hidden(blocks: list[ServerBlock], error: ConfigError, port: int) -> Iterato
 
 def _mistake(blocks: list[ServerBlock], port: int) -> ConfigError | None:
     """Return what a start with these blocks ends at, None if nothing; the log is not told."""
-    with _logged([]):
+    with logged([]):
         try:
             compile_blocks([_with_source(block) for block in blocks], port=port)
         except ConfigError as error:

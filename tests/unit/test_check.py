@@ -628,3 +628,22 @@ def test_corefiles_of_distributions_are_compared(path, monkeypatch):
     assert [] == same.changed
     assert found.asked >= 68
     assert list(found.lines())[-1].startswith(f"{len(found.changed)} of {found.asked} answers")
+
+
+def test_what_objects_publish_and_is_left_out_is_told_with_manifests(tmp_path):
+    (tmp_path / "Corefile").write_text(
+        "example.org {\n kubernetes cluster.local\n ingress {\n  ttl 5\n }\n endpoint\n}\n"
+    )
+    cluster = tmp_path / "cluster"
+    cluster.mkdir()
+    (cluster / "it.yaml").write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: x, namespace: shop}\n"
+        "spec: {rules: [{host: www.google.test}, {host: shop.example.org}]}\n"
+    )
+    told = "plugin/ingress: Ingress shop/x: www.google.test is in none of the zones: left out"
+    done = run(str(tmp_path / "Corefile"), "--json", "--manifests", str(cluster))
+    (found,) = json.loads(done.stdout)["files"]
+    assert [told] == [each["text"] for each in found["messages"] if each["kind"] == "warning"]
+    assert 1 == sum(each["kind"] == "never" for each in found["messages"])  # behind `endpoint`
+    assert told in run(str(tmp_path / "Corefile"), "--manifests", str(cluster)).stdout
+    assert told not in run(str(tmp_path / "Corefile")).stdout
