@@ -643,6 +643,28 @@ def test_a_real_api_server_takes_it(name, plane):
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
+    ("values", "port", "asked"),
+    [
+        (None, 53, "+tcp @127.0.0.1 -p 1053 kubernetes.default.svc.cluster.local"),
+        # no cluster is served: a zone of the first server, not the one of addresses
+        ("beside", 53, "+tcp @127.0.0.1 -p 1053 lab.example SOA"),
+        ("encrypted", 53, "+tcp @127.0.0.1 -p 1053 kubernetes.default.svc.cluster.local"),
+        ("everything", 53, "+tcp @127.0.0.1 -p 1053 NAME"),  # its zone is a variable
+        ("own-config", 53, "+tcp @127.0.0.1 -p 1053 NAME"),
+    ],
+)
+def test_the_notes_ask_for_what_is_served(values, port, asked, plane):
+    config = plane.place / "admin.kubeconfig"
+    install = ["install", "coredns", CHART, "-n", "dns", "--dry-run=client"]
+    done = helm(*install, *flags(SETS[values or "default"]), kubeconfig=config)
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.split("NOTES:")[1]
+    assert f" 1053:{port} &" in notes
+    assert asked in notes
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
     ("values", "said"),
     [
         ([], ["behind Service coredns in dns.", "Pods do not ask it yet"]),
