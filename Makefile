@@ -96,15 +96,14 @@ e2e: control-plane
 control-plane:
 	tests/node/build.sh kube-apiserver kube-controller-manager kubectl
 
-# As the DNS of a real node (kubelet, containerd, kube-proxy); root, 15 minutes the first time, then 5.
+# As the DNS of a real node (kubelet, containerd, kube-proxy); root, ten minutes more the first time.
+# PARTS: some of tests/node/parts, or `ci`.
 node: $(VENV)/installed
-	tests/node/build.sh && tests/node/images.sh
-	trap tests/node/down.sh EXIT; tests/node/up.sh && CLUSTERDNS=$(abspath $(BIN))/clusterdns tests/node/test.sh $(PARTS)
+	CLUSTERDNS=$(abspath $(BIN))/clusterdns tests/node/run.sh $(PARTS)
 
 # Kubernetes' own tests of DNS there.
 node-e2e: $(VENV)/installed
-	tests/node/build.sh && tests/node/build.sh e2e.test && tests/node/images.sh
-	trap tests/node/down.sh EXIT; tests/node/up.sh && tests/node/test.sh deploy && tests/node/e2e.sh
+	CLUSTERDNS=$(abspath $(BIN))/clusterdns tests/node/run.sh e2e
 
 # The documentation as pages in build/site.
 site: $(VENV)/installed

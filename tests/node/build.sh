@@ -24,13 +24,17 @@ done
 for name; do
     [ ! -x "$BIN/$name" ] || continue
     start=$(date +%s)
+    out=$BIN/$name.new
     case $name in
-        agnhost) go build -ldflags "$x" -o "$BIN/agnhost" k8s.io/kubernetes/test/images/agnhost ;;
-        e2e.test) go test -c -vet=off -ldflags "$x" -o "$BIN/e2e.test" k8s.io/kubernetes/test/e2e ;;
-        ginkgo) go build -ldflags "$x" -o "$BIN/ginkgo" github.com/onsi/ginkgo/v2/ginkgo ;;
-        coredns) GOFLAGS=-buildvcs=false GOBIN=$BIN go install "github.com/coredns/coredns@$COREDNS_VERSION" ;;  # static: CGO_ENABLED=0
+        agnhost) go build -ldflags "$x" -o "$out" k8s.io/kubernetes/test/images/agnhost ;;
+        e2e.test) go test -c -vet=off -ldflags "$x" -o "$out" k8s.io/kubernetes/test/e2e ;;
+        ginkgo) go build -ldflags "$x" -o "$out" github.com/onsi/ginkgo/v2/ginkgo ;;
+        coredns) # static: CGO_ENABLED=0; the tests of the peer have built it so
+            [ ! -x "$CACHE/coredns-$COREDNS_VERSION" ] || cp "$CACHE/coredns-$COREDNS_VERSION" "$out"
+            [ -x "$out" ] || GOFLAGS=-buildvcs=false GOBIN=$BIN go install "github.com/coredns/coredns@$COREDNS_VERSION" ;;
         helm) GOFLAGS=-buildvcs=false GOBIN=$BIN go install helm.sh/helm/v3/cmd/helm@"${HELM_VERSION:-v3.19.0}" ;;
-        *) go build -ldflags "$x" -o "$BIN/$name" "k8s.io/kubernetes/cmd/$name" ;;
+        *) go build -ldflags "$x" -o "$out" "k8s.io/kubernetes/cmd/$name" ;;
     esac
+    [ ! -e "$out" ] || mv "$out" "$BIN/$name"  # whole, or not at all
     say "built $name: $(($(date +%s) - start)) s, $(du -m "$BIN/$name" | cut -f1) MiB"
 done

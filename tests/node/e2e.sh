@@ -14,7 +14,7 @@ node "$BIN/e2e.test" --provider=local --kubeconfig="$STATE/pki/admin.kubeconfig"
     --ginkgo.focus="$focus" --ginkgo.skip="$skip" --ginkgo.no-color --ginkgo.v --ginkgo.timeout="${LIMIT:-20m}" >"$out/log" 2>&1
 rc=$?
 grep -E '^(Ran|PASS|FAIL|SUCCESS)|Passed \|' "$out/log" | tail -3
-python3 - "$out" <<'P'
+python3 - "$out" <<'P' | tee "$out/results"
 import glob, sys, xml.etree.ElementTree as E
 n = {"passed": 0, "failed": 0}
 for path in glob.glob(sys.argv[1] + "/junit*.xml"):

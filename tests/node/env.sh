@@ -3,7 +3,7 @@
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 K8S=${K8S:-1.34.2}                        # of every Kubernetes program
 COREDNS_VERSION=${COREDNS_VERSION:-v1.15.0}
-SOURCE=${SOURCE:-$PWD}                       # a checkout of clusterdns
+SOURCE=${SOURCE:-$(cd "$HERE/../.." && pwd)}  # the checkout of clusterdns
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/clusterdns-tests}  # programs, base images, container storage of the build
 STATE=${STATE:-$CACHE/node}               # of the node; down.sh removes it
 BIN=$CACHE/kubernetes-v$K8S/bin           # tests/support/controlplane.py looks here too
@@ -17,7 +17,7 @@ UPSTREAM=172.31.255.53
 POD_CIDR=10.244.0.0/24 POD_CIDR6=fd00:10:244::/64
 SVC_CIDR=10.96.0.0/12 SVC_CIDR6=fd00:10:96::/112
 DNS_IP=10.96.0.10
-export PATH=$BIN:/usr/sbin:/sbin:$PATH
+export PATH=$BIN:$CACHE/bin:/usr/sbin:/sbin:$PATH
 
 say() { printf '%s %s\n' "$(date +%T)" "$*" >&2; }
 die() { say "$*"; exit 1; }

@@ -137,8 +137,8 @@ for c in /sys/fs/cgroup/*/; do
 done
 sh -c 'echo $PPID >/sys/fs/cgroup/unified/clusterdns-node/cgroup.procs' 2>/dev/null || true
 cd /
-setsid unshare --net --mount --pid --uts --ipc --cgroup --fork --mount-proc --propagation private \
-    bash "$HERE/node-init.sh" >"$STATE/log/init.log" 2>&1 </dev/null &
+setsid env -u NODE_RUN unshare --net --mount --pid --uts --ipc --cgroup --fork --mount-proc --propagation private \
+    bash "$HERE/node-init.sh" >"$STATE/log/init.log" 2>&1 </dev/null 8>&- &
 for _ in $(seq 100); do
     pid=$(pgrep -f "^bash $HERE/node-init.sh" | while read -r p; do
         [ "$(awk '/^NSpid/{print $NF}' "/proc/$p/status")" = 1 ] && echo "$p"; done) || true
