@@ -85,7 +85,7 @@ chaos: $(VENV)/installed
 # The rows of the scoreboard at full size, an hour, into docs/reliability.md; ROWS=W1,K7 only some.
 ROWS ?= all
 reliability: $(VENV)/installed
-	FULL=1 $(BIN)/pytest --rows $(ROWS) --figures tests/scoreboard.json; status=$$?; \
+	FULL=1 $(BIN)/pytest -n 2 --dist loadgroup --rows $(ROWS) --figures tests/scoreboard.json; status=$$?; \
 	    PYTHONPATH=tests/support $(BIN)/python -m scoreboard tests/scoreboard.json docs/reliability.md; exit $$status
 
 # Through a real etcd, kube-apiserver and kube-controller-manager.

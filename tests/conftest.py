@@ -15,6 +15,9 @@ import scoreboard
 import clusterdns
 
 SKIPPED_IN_CI = 20  # no status of pytest's: again.py tries only what has failed
+# Rows whose tests wait for a quarter of an hour, and use no processor: at full size they run beside
+# the others (`--dist loadgroup`), which run one by one.
+IDLE = frozenset(("K2", "K3"))
 FULL_TIMEOUT_S = 8000  # of a test of the scoreboard at full size: two hours and more
 ZONES = Path(__file__).resolve().parent.parent / "zones"
 
@@ -84,6 +87,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.user_properties.append(("rows", rows))
             if scoreboard.IS_FULL:
                 item.add_marker(pytest.mark.timeout(FULL_TIMEOUT_S), append=False)
+                group = "idle" if IDLE.intersection(rows) else "one by one"
+                item.add_marker(pytest.mark.xdist_group(group))
     if absent:
         config.hook.pytest_deselected(items=absent)
         items[:] = [item for item in items if item not in absent]

@@ -35,7 +35,7 @@ from clusterdns.errors import ConfigError
 MAX_RATE = 5.0  # K10: requests a second
 OUTAGE_S = scoreboard.size("OUTAGE_S", 15.0, 600.0)  # K2
 SYNC_S = scoreboard.size("SYNC_S", 9.0, 3.0)  # K7: the row's on a machine of its own
-CHAOS_S = scoreboard.size("CHAOS_S", 20.0, 420.0)  # K4; the row says 3600
+CHAOS_S = scoreboard.size("CHAOS_S", 20.0, 300.0)  # K4; the row says 3600
 
 
 def namespace(name: str = "a") -> dict[str, Any]:

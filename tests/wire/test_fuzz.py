@@ -10,7 +10,7 @@ import pytest
 import scoreboard
 
 FUZZ = Path(__file__).parent / "fuzz"
-FUZZ_S = scoreboard.size("FUZZ_S", 2, 120)
+FUZZ_S = scoreboard.size("FUZZ_S", 2, 60)
 TARGETS = sorted(FUZZ.glob("fuzz_*.py"))
 GUIDED = sorted(path for path in FUZZ.glob("*.py") if "guided.py TARGET" not in path.read_text()
                 and f"guided.py {path.stem}" in path.read_text())  # fmt: skip

@@ -48,7 +48,7 @@ COREFILE = """
   }}
 }}
 """
-FUZZ_S = scoreboard.size("LIVE_FUZZ_S", 5.0, 240.0)
+FUZZ_S = scoreboard.size("LIVE_FUZZ_S", 5.0, 120.0)
 IN_PROCESS = scoreboard.size("IN_PROCESS", 20_000, 200_000)
 WORST_S = 0.5  # CPU for one message of 64 KiB; what is quadratic takes several
 CANARY = struct.pack("!HHHHHH", 0xCAFE, 0x0100, 1, 0, 0, 0) + malformed.question()
