@@ -72,7 +72,7 @@ def prefix(text: str, line: Directive) -> Prefix:
 
 def asking(question: Question, qtype: int) -> Question:
     """Return the question for another type; the name is folded, as in CoreDNS."""
-    return Question(question.folded, question.folded, qtype, rr.CLASS_IN, question.do, question.cd)
+    return question._replace(qname=question.folded, qtype=qtype, qclass=rr.CLASS_IN, depth=0)
 
 
 def has(response: Response, rtype: int) -> bool:

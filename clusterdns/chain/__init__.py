@@ -6,6 +6,7 @@ registry.py    which plugins there are, and in which order
 bases.py       bases of plugins that look at the question, or at the answer, alone
 polling.py     base of plugins that poll files
 limits.py      rate limits by client, and what counts
+classes.py     classes of clients that get the same answers                    Pure
 route.py       what a chain does to plain queries for outside                   Pure
 asking.py      answers that take questions of their own, in both folds
 searchpath.py  walks a search path

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Final, TypeVar
 
 from clusterdns.chain.block import Resolver
-from clusterdns.chain.plugin import AnswerNext, HandleNext
+from clusterdns.chain.plugin import DROP, AnswerNext, HandleNext
 from clusterdns.wire import rr
 from clusterdns.wire.message import MIN_UDP_OCTETS, Query, Question
 from clusterdns.wire.response import Response, failure, fit
@@ -60,9 +60,13 @@ def answer_by(
     if question.depth >= MAX_DEPTH:
         return _CIRCLE
 
+    is_personal = False
+
     def ask(asked: Question) -> Response | None:
-        inner = asked._replace(depth=question.depth + 1)
+        nonlocal is_personal
+        inner = asked._replace(depth=question.depth + 1, asker=question.asker)
         found = resolver.answer(inner) if resolver else None
+        is_personal |= found is not None and found.personal
         # The client's limit decides how much of a long response is used.
         is_whole = found is not None and fit(found, asked, MIN_UDP_OCTETS) is found
         return found if is_whole else None
@@ -70,7 +74,9 @@ def answer_by(
     done = from_memory(steps, ask)
     if done is None:
         return None
-    return next(question) if done[0] is None else done[0]
+    if done[0] is None:
+        return next(question)
+    return _marked(done[0]) if is_personal else done[0]
 
 
 async def handle_by(
@@ -78,14 +84,25 @@ async def handle_by(
 ) -> Response:
     """Return the result of the steps; ask the listener about names outside."""
     depth = query.question.depth if query.question else 0
+    asker, is_personal = query.question.asker if query.question else None, False
     if depth >= MAX_DEPTH:
         return _CIRCLE
     if resolver is None:
         return failure(rr.SERVFAIL, "no listener to ask about a name outside")
 
     async def ask(asked: Question) -> Response:
-        inner = query.asking(asked._replace(depth=depth + 1))
-        return fit(await resolver.handle(inner), asked, query.limit)
+        nonlocal is_personal
+        inner = query.asking(asked._replace(depth=depth + 1, asker=asker))
+        found = await resolver.handle(inner)
+        is_personal |= found.personal
+        return fit(found, asked, query.limit)
 
     response = await waiting(steps, ask)
-    return await next(query) if response is None else response
+    if response is None:
+        return await next(query)
+    return _marked(response) if is_personal else response
+
+
+def _marked(response: Response) -> Response:
+    """Return a response that was made of a personal one, and so is one, too."""
+    return response if response is DROP else response._replace(personal=True)

@@ -29,6 +29,7 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Note, Response, failure
 
 if TYPE_CHECKING:
+    from clusterdns.chain.classes import Classes
     from clusterdns.chain.limits import RateLimits
     from clusterdns.chain.route import Relayed, Route
     from clusterdns.cluster.source import Source
@@ -149,6 +150,7 @@ class Plugin:
     most_octets: int = 0  # limit of replies over UDP, 0 for the usual one
     limits: RateLimits | None = None  # of queries by client
     cookies: Cookies | None = None  # of the listener
+    classes: Classes | None = None  # of clients, if what `answer` returns depends on them
     web_address: str = ""  # where the supervisor serves HTTP for it
 
     def __init__(self, directive: Directive, block: Block) -> None:
@@ -206,6 +208,10 @@ class Plugin:
     def labels(self, query: Query) -> Mapping[str, Callable[[], str]]:
         """Return the labels it provides for a query; called in a block with `metadata`."""
         return {}
+
+    def remarks(self) -> list[tuple[str, str]]:
+        """Return remarks on its lines for `check`: pairs of file:line and text."""
+        return []
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Say what it wants of the supervisor; granted once the configuration is in force."""

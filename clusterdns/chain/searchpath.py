@@ -58,7 +58,7 @@ def answer_walk(walk: Walk, question: Question, next: AnswerNext) -> Response | 
     passed: list[Response] = []
 
     def ask(asked: Question) -> Response | None:
-        found = next(asked._replace(depth=question.depth))
+        found = next(asked._replace(depth=question.depth, asker=question.asker))
         if found is not None:
             passed.append(found)
         return found
@@ -71,9 +71,10 @@ async def handle_walk(walk: Walk, query: Query, next: HandleNext) -> Response:
     """Return the result of a walk, waiting for the next plugins."""
     passed: list[Response] = []
     depth = query.question.depth if query.question else 0
+    asker = query.question.asker if query.question else None
 
     async def ask(asked: Question) -> Response:
-        found = await next(query.asking(asked._replace(depth=depth)))
+        found = await next(query.asking(asked._replace(depth=depth, asker=asker)))
         passed.append(found)
         return found
 
@@ -93,6 +94,7 @@ def _decided_by(passed: list[Response], response: Response) -> Response:
         lifetime_s=min(one.lifetime_s for one in passed),
         facts=tuple(facts),
         counters=(*counters, *response.counters),
+        personal=any(one.personal for one in passed),
     )
 
 

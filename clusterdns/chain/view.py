@@ -158,6 +158,8 @@ class Router:
         of_cookies = (plugin.cookies for view in all_views for plugin in view.plugins)
         self.cookies = next((each for each in of_cookies if each is not None), None)
         self.limits = [view.limits for view in all_views if view.limits is not None]
+        told = (plugin.classes for view in all_views for plugin in view.plugins)
+        self.classes = [each for each in told if each is not None]
         self.keeps_replies = any(each.wants_replies for v in all_views for each in v.observers)
 
     def note(self, view: View, question: Question, response: Response) -> Note | None:

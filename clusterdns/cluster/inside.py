@@ -1,8 +1,8 @@
 """Names inside, as the plugins of one server block tell each other of them.
 
 `kubernetes` enters the cluster that it answers from; `k8s_external` and `endpoint` answer
-from it too, and `search` asks which Services there are. None of them knows the others, or
-who was made first.
+from it too, `search` asks which Services there are, and `policy` to which namespace a name
+belongs. None of them knows the others, or who was made first.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from clusterdns.cluster.external import Cluster
 from clusterdns.cluster.source import Source
+from clusterdns.wire import name
+from clusterdns.wire.name import WireName
 
 # Takes the folded labels of a namespace and a Service; tells whether it exists, with or without
 # endpoints.
@@ -32,3 +34,15 @@ class Inside:
         self.source: Callable[[], Source] | None = None  # once all plugins are made
         self.is_asked_for_external = False  # external addresses of Services are answered
         self.published: set[str] = set()  # kinds that are watched for other plugins
+        self.zones: list[WireName] = []  # whose names come from the cluster, reverse ones too
+        self.homes: list[WireName] = []  # right below are namespaces, such as `svc.cluster.local`
+
+    def namespace_of(self, folded: WireName) -> str | None:
+        """Return the namespace that a name is in, whether it exists or not; None for other names.
+
+        Names at and below ``NAMESPACE.svc.cluster.local`` are; likewise in other homes.
+        """
+        for home in self.homes:
+            if name.is_below(folded, home):
+                return name.labels(WireName(folded[: -len(home)] + name.ROOT))[-1].decode("latin-1")
+        return None

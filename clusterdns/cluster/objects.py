@@ -22,8 +22,7 @@ from clusterdns.cluster.fields import ObjectError
 from clusterdns.cluster.fields import items as _list
 from clusterdns.cluster.fields import text as _text
 from clusterdns.cluster.fields import texts as _texts
-from clusterdns.cluster.published import DNSEndpoint, Gateway, Ingress, Route
-from clusterdns.wire import name
+from clusterdns.cluster.published import Client, DNSEndpoint, Gateway, Ingress, Route
 
 NAMESPACES, SERVICES, SLICES, PODS = "namespaces", "services", "endpointslices", "pods"
 IMPORTS, IMPORT_SLICES = "serviceimports", "importedslices"  # of a multicluster zone
@@ -35,7 +34,6 @@ Change = tuple[str, ObjectKey, "tuple[Any, ...] | None"]
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 IMPORT_NAME_LABEL = "multicluster.kubernetes.io/service-name"
 CLUSTER_LABEL = "multicluster.kubernetes.io/source-cluster"
-_FINISHED_PHASES = frozenset(("Succeeded", "Failed", "Unknown"))
 _MAX_TARGET_OCTETS = 63  # CoreDNS: object/endpoint.go keeps shorter names of targets only
 
 
@@ -108,7 +106,7 @@ class Pod(NamedTuple):
     addresses: tuple[str, ...]
 
 
-ClusterObject = Service | Slice | Namespace | Pod | DNSEndpoint | Ingress | Gateway | Route
+ClusterObject = Service | Slice | Namespace | Pod | DNSEndpoint | Ingress | Gateway | Route | Client
 OBJECT_TYPES: dict[str, Callable[..., Any]] = {
     NAMESPACES: Namespace,
     SERVICES: Service,
@@ -288,12 +286,9 @@ def _import(manifest: Mapping[str, Any]) -> Service:
 
 def _pod(manifest: Mapping[str, Any]) -> Pod | None:
     status = manifest.get("status") or {}
-    if _text(status.get("phase")) in _FINISHED_PHASES:
+    if _text(status.get("phase")) in published.FINISHED_PHASES:
         return None
-    each = _list(status.get("podIPs"))
-    texts = [_text(status.get("podIP")), *(_text(one.get("ip")) for one in each)]
-    addresses = (name.canonical_address(text) or text for text in texts if text)
-    return Pod(tuple(dict.fromkeys(addresses)))
+    return Pod(published.pod_addresses(status))
 
 
 _CUTTERS: dict[str, Callable[[Mapping[str, Any]], ClusterObject | None]] = {

@@ -1,6 +1,7 @@
-"""Objects that publish names of their own: DNSEndpoints, Ingresses, Gateways and their routes.
+"""Objects that only some plugins want: DNSEndpoints, Ingresses, Gateways and their routes; clients.
 
-They are cut down to names, targets and age. Nobody watches them unless a plugin asks for them
+Those that publish names are cut down to names, targets and age, and clients, which are Pods that
+may ask, to their addresses. Nobody watches them unless a plugin asks for them
 (``Inside.published``). Tenants write them, so each is bounded in octets; a larger one is skipped.
 
 Pure: no sockets, clock, threads or randomness.
@@ -12,12 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from clusterdns.cluster.fields import ObjectError, items, text, texts
+from clusterdns.wire import name
 
 DNS_ENDPOINTS: Final = "dnsendpoints"
 INGRESSES, GATEWAYS = "ingresses", "gateways"
 HTTP_ROUTES, GRPC_ROUTES, TLS_ROUTES = "httproutes", "grpcroutes", "tlsroutes"
 ROUTES: Final = (HTTP_ROUTES, GRPC_ROUTES, TLS_ROUTES)
-PUBLISHED: Final = frozenset((DNS_ENDPOINTS, INGRESSES, GATEWAYS, *ROUTES))
+CLIENTS: Final = "clients"  # Pods with an address of their own
+PUBLISHED: Final = frozenset((DNS_ENDPOINTS, INGRESSES, GATEWAYS, *ROUTES, CLIENTS))
 
 MANIFEST_KINDS: Final = {
     DNS_ENDPOINTS: "DNSEndpoint",
@@ -26,6 +29,7 @@ MANIFEST_KINDS: Final = {
     HTTP_ROUTES: "HTTPRoute",
     GRPC_ROUTES: "GRPCRoute",
     TLS_ROUTES: "TLSRoute",
+    CLIENTS: "Pod",
 }
 _GATEWAY_GROUP = "gateway.networking.k8s.io"
 # API group and versions. TLSRoute is v1 from Gateway API 1.5 on.
@@ -36,7 +40,10 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     HTTP_ROUTES: (_GATEWAY_GROUP, "v1"),
     GRPC_ROUTES: (_GATEWAY_GROUP, "v1"),
     TLS_ROUTES: (_GATEWAY_GROUP, "v1", "v1alpha3", "v1alpha2"),
+    CLIENTS: ("", "v1"),
 }
+RESOURCES: Final = {CLIENTS: "pods"}  # where that is not the kind
+FINISHED_PHASES: Final = frozenset(("Succeeded", "Failed", "Unknown"))  # of a Pod
 MAX_ITEMS: Final = 1000  # records or hosts of one object: 40 ms of a worker's time
 MAX_OCTETS: Final = 128 * 1024  # of their texts; etcd holds 1.5 MiB
 # Of a Gateway, and of a route (Gateway API: the definitions' maxItems).
@@ -87,6 +94,12 @@ class Route(NamedTuple):
     parents: tuple[tuple[str, str, str], ...]
 
 
+class Client(NamedTuple):
+    """A Pod with addresses of its own, in canonical text; its namespace is in its key."""
+
+    addresses: tuple[str, ...]
+
+
 TYPES: Final[dict[str, Callable[..., Any]]] = {
     DNS_ENDPOINTS: DNSEndpoint,
     INGRESSES: Ingress,
@@ -94,6 +107,7 @@ TYPES: Final[dict[str, Callable[..., Any]]] = {
     HTTP_ROUTES: Route,
     GRPC_ROUTES: Route,
     TLS_ROUTES: Route,
+    CLIENTS: Client,
 }
 
 
@@ -154,6 +168,23 @@ def _route(manifest: Mapping[str, Any]) -> Route | None:
     return Route(_created(manifest), hosts, found)
 
 
+def _client(manifest: Mapping[str, Any]) -> Client | None:
+    """Return a Pod as a client; None for one with the addresses of its node, or without any."""
+    status = manifest.get("status") or {}
+    if text(status.get("phase")) in FINISHED_PHASES or _spec(manifest).get("hostNetwork") is True:
+        return None
+    found = pod_addresses(status)
+    return Client(found) if found else None
+
+
+def pod_addresses(status: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the addresses of a Pod in canonical text, the first one first."""
+    each = items(status.get("podIPs"))
+    texts = [text(status.get("podIP")), *(text(one.get("ip")) for one in each)]
+    addresses = (name.canonical_address(said) or said for said in texts if said)
+    return tuple(dict.fromkeys(addresses))
+
+
 def _accepts(parent: Mapping[str, Any]) -> bool:
     """Tell whether the controller of a Gateway has accepted a route (Gateway API: RouteStatus)."""
     return any(
@@ -203,4 +234,5 @@ CUTTERS: Final[dict[str, Callable[[Mapping[str, Any]], Any]]] = {
     HTTP_ROUTES: _route,
     GRPC_ROUTES: _route,
     TLS_ROUTES: _route,
+    CLIENTS: _client,
 }

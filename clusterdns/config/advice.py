@@ -53,6 +53,7 @@ def remarks(
         found += _behind_forward(view)
         found += _within_a_zone(block, view)
         found += _to_ourselves(view, frozenset(ours))
+        found += _of_plugins(view)
     found += _behind_conditions(configuration)
     found += _taken_from_others(configuration)
     found += _circles(views)
@@ -148,6 +149,14 @@ def _takers(
                 )
                 word = name.text(other).removesuffix(".")
                 yield Remark(SHADOWS, view.block.file, view.block.line, word, text)
+
+
+def _of_plugins(view: View) -> Iterator[Remark]:
+    """Yield the remarks of plugins on their own lines."""
+    for plugin in view.plugins:
+        for place, text in plugin.remarks():
+            file, _, line = place.rpartition(":")
+            yield Remark(NEVER, file, int(line), "", text)
 
 
 def _to_ourselves(view: View, ours: frozenset[str]) -> Iterator[Remark]:

@@ -272,7 +272,7 @@ class Cache(Plugin):
         response = await next(asked)
         if response.unanswered:
             self._shelf.keep_failure(question, self._now())
-        if response.bare or response is DROP:
+        if response.bare or response.personal or response is DROP:
             return response
         return self._shelf.take(
             question, response, query.opcode, self._now(), renews=False
@@ -322,7 +322,7 @@ class Cache(Plugin):
         """Return the reply that replaces a kept one, or None if there is no better one."""
         response = await next(asked)
         is_stale, options, fresh = found.left <= 0, self._options, None
-        if not response.bare and response is not DROP:
+        if not (response.bare or response.personal or response is DROP):
             is_better = rules.is_better(question, response, asked.opcode, options)
             if is_better or not is_stale:
                 fresh = self._shelf.take(question, response, asked.opcode, self._now(), renews=True)

@@ -79,8 +79,11 @@ class K8sExternal(Plugin):
                     fallthrough = arguments.zone_names(line.args or (".",), line)
                 case _:
                     raise line.unknown("ttl", "apex", "headless", "fallthrough")
+        zones = arguments.zone_names(directive.args, directive) or block.zones
+        inside.zones += zones
+        inside.homes += zones
         self._responder = ExternalResponder(
-            arguments.zone_names(directive.args, directive) or block.zones,
+            zones,
             ttl=ttl,
             apex=apex,
             has_headless=has_headless,

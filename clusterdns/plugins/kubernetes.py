@@ -102,6 +102,7 @@ from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
 _WATCH = ("source", "kind")
+_HOMES = (b"\3svc", b"\3pod")  # of namespaces, in a zone
 
 
 class Kubernetes(Plugin):
@@ -173,6 +174,9 @@ class Kubernetes(Plugin):
         self._inside = inside = block.shared(Inside)
         inside.is_service, inside.cluster = self._is_service, self._cluster
         inside.source = lambda: self._source
+        inside.zones += settings.zones
+        named = [z for z in settings.zones if not name.is_within_any(z, name.REVERSE_ZONES)]
+        inside.homes += [WireName(part + z) for z in named for part in _HOMES]
         block.shared(Transfers).add_source(self._transfer, self.order)
 
     def sources(self) -> Mapping[Source, Sequence[WireName]]:

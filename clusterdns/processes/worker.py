@@ -115,7 +115,7 @@ class Worker:
     def forget_all(self) -> None:
         """Remove all answers from the tables."""
         for server in self._servers.values():
-            server.table.clear()
+            server.clear()
 
     async def run(
         self, channel_socket: socket.socket, wanted: Mapping[Source, Collection[str]]
@@ -199,7 +199,7 @@ class Worker:
     def forget(self, facts: Iterable[Hashable]) -> None:
         """Remove the answers that depend on any of ``facts`` from the tables."""
         for server in self._servers.values():
-            server.table.forget(facts)
+            server.forget(facts)
 
     async def _listen(self, channel: Channel) -> None:
         """Follow the messages of the supervisor."""
@@ -307,7 +307,7 @@ class Worker:
         self._held.lighten()
         most = 0 if self._stop.is_set() else SPARED_OCTETS // max(1, len(self._servers))
         for server in self._servers.values():
-            server.table.lighten(most)
+            server.lighten(most)
         libc.return_free_memory()
 
     def _spend_memory(self) -> None:

@@ -3,6 +3,7 @@
 native.py      the extension, where it was compiled
 packetloop.py  a worker's event loop, whose wait answers queries
 table.py       AnswerTable: what may be repeated                                Pure
+classes.py     tables by class of client                                       Pure
 cut.py         its replies, cut to what a client accepts                        Pure
 server.py      one listener: miss, render, remember
 explaining.py  one query, explained

@@ -41,6 +41,7 @@ typedef struct {
     PyObject *seen;              /* the list of observed hits, or NULL */
     int keeps_replies;           /* whether observers want the octets of replies */
     PyObject *sampler;           /* of hits that are looked at, or NULL */
+    PyObject *classes;           /* address -> (lasting, passing, denials) of its class, or NULL */
     double now;
     int is_stream;               /* no limit of a datagram */
 } Table;
@@ -67,14 +68,15 @@ static int read_table(PyObject *maps, void *into)
         PyErr_SetString(PyExc_TypeError, "the table is no tuple");
         return 0;
     }
-    PyObject *seen = Py_None, *sampler = NULL;
-    if (!PyArg_ParseTuple(maps, "O!O!O!O!iip|OpO:table", &PyDict_Type, &table->lasting, &PyDict_Type,
+    PyObject *seen = Py_None, *sampler = NULL, *classes = NULL;
+    if (!PyArg_ParseTuple(maps, "O!O!O!O!iip|OpOO:table", &PyDict_Type, &table->lasting, &PyDict_Type,
                           &table->passing, &PyDict_Type, &table->denials, &PyList_Type,
                           &table->hits, &table->least, &table->most, &table->passes_options, &seen,
-                          &table->keeps_replies, &sampler))
+                          &table->keeps_replies, &sampler, &classes))
         return 0;
     table->sampler = is_sampler(sampler) ? sampler : NULL;
     table->seen = PyList_Check(seen) ? seen : NULL;
+    table->classes = classes && PyDict_Check(classes) ? classes : NULL;
     return 1;
 }
 
@@ -289,6 +291,26 @@ static PyObject *answer_to(const Table *table, const Query *query)
     if (!is_answer(found) || PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(found, UNTIL)) <= table->now)
         return NULL;
     return found;
+}
+
+/* The table of a client's class, in `own` if it has one of its own; NULL if Python has to find it out:
+ * ClassTables.reply in classes.py. */
+static const Table *table_of(const Table *table, const struct client *client, Table *own)
+{
+    if (!table->classes)
+        return table;
+    unsigned char address[sizeof(struct in6_addr)];
+    size_t length = (size_t)octets_of_address(&client->address, address);
+    PyObject *found = look_up(table->classes, address, length);
+    if (!found || !PyTuple_Check(found) || PyTuple_GET_SIZE(found) != 3)
+        return NULL;
+    *own = *table;
+    own->lasting = PyTuple_GET_ITEM(found, 0);
+    own->passing = PyTuple_GET_ITEM(found, 1);
+    own->denials = PyTuple_GET_ITEM(found, 2);
+    if (!PyDict_Check(own->lasting) || !PyDict_Check(own->passing) || !PyDict_Check(own->denials))
+        return NULL;
+    return own;
 }
 
 static struct iovec piece_of(PyObject *bytes)
@@ -534,8 +556,10 @@ static int take_batch(const Table *table, int fd, PyObject *zones, PyObject *lef
         struct msghdr *query = &queries[i].msg_hdr, *reply = &replies[hits].msg_hdr;
         turn_around(&clients[i], query->msg_controllen);
         size_t total = 0;
-        if (cut(i))
-            total = compose(table, octets[i], queries[i].msg_len, pieces[hits], &note, &clients[i]);
+        Table own;
+        const Table *mine = table_of(table, &clients[i], &own);
+        if (mine && cut(i))
+            total = compose(mine, octets[i], queries[i].msg_len, pieces[hits], &note, &clients[i]);
         if (total == SILENT) {
             silent++;
         } else if (total) {

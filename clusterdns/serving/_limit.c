@@ -11,7 +11,7 @@
 #include <arpa/inet.h>
 #include <structmember.h>
 
-enum { WAYS = 4, MAX_NETWORKS = 64, LONGEST = 16, MAPPED = 12 };
+enum { WAYS = 4, MAX_NETWORKS = 64, LONGEST = 16 };
 
 typedef struct {
     uint64_t client;
@@ -63,27 +63,11 @@ static int is_exempt(const Buckets *buckets, const unsigned char *octets, int le
     return 0;
 }
 
-/* The address of a client, that of IPv4 also where it is mapped into IPv6; returns its octets. */
-static int address_of(const struct sockaddr_storage *client, unsigned char *octets)
-{
-    static const unsigned char mapped[MAPPED] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
-    if (client->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)client;
-        memcpy(octets, &six->sin6_addr, 16);
-        if (memcmp(octets, mapped, MAPPED))
-            return 16;
-        memmove(octets, octets + MAPPED, 4);
-        return 4;
-    }
-    memcpy(octets, &((const struct sockaddr_in *)client)->sin_addr, 4);
-    return 4;
-}
-
 /* The entry of a client; that of another one, or an empty one, if it has none. NULL: it is exempt. */
 static Entry *entry_of(const Buckets *buckets, const struct sockaddr_storage *client, uint64_t *key)
 {
     unsigned char octets[LONGEST];
-    int length = address_of(client, octets);
+    int length = octets_of_address(client, octets);
     if (is_exempt(buckets, octets, length))
         return NULL;
     mask(octets, length, length == 4 ? buckets->bits4 : buckets->bits6);

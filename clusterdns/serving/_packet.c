@@ -35,6 +35,22 @@ PyObject *look_up(PyObject *dict, const unsigned char *key, size_t length)
     return found;
 }
 
+int octets_of_address(const struct sockaddr_storage *client, unsigned char *octets)
+{
+    enum { MAPPED = 12 }; /* octets before an IPv4 address in IPv6 */
+    static const unsigned char mapped[MAPPED] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
+    if (client->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)client;
+        memcpy(octets, &six->sin6_addr, 16);
+        if (memcmp(octets, mapped, MAPPED))
+            return 16;
+        memmove(octets, octets + MAPPED, 4);
+        return 4;
+    }
+    memcpy(octets, &((const struct sockaddr_in *)client)->sin_addr, 4);
+    return 4;
+}
+
 PyObject *client_of(const struct client *client)
 {
     const struct sockaddr_storage *from = &client->address;

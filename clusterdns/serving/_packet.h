@@ -48,6 +48,10 @@ struct client {
     } source;
 };
 
+/* The address of a client, that of IPv4 also where it is mapped into IPv6; returns its octets, 16 at
+ * most. */
+int octets_of_address(const struct sockaddr_storage *client, unsigned char *octets);
+
 /* The client in the form of Python's sockets. */
 PyObject *client_of(const struct client *client);
 

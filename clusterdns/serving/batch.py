@@ -22,6 +22,7 @@ from clusterdns.wire import message
 if TYPE_CHECKING:
     from clusterdns.observing.sampling import Sampler
     from clusterdns.serving._drain import Client, Left
+    from clusterdns.serving.classes import ClassTables
     from clusterdns.serving.observed import Observed
     from clusterdns.serving.table import AnswerTable
 
@@ -111,7 +112,7 @@ class Batch:
             head.control_octets = self._control_octets
 
     def drain(
-        self, table: AnswerTable, now: float, hits: list[int], observed: Observed
+        self, table: AnswerTable | ClassTables, now: float, hits: list[int], observed: Observed
     ) -> tuple[int, list[Left]]:
         """Answer the hits; return their number, and the queries left.
 

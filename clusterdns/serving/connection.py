@@ -1,6 +1,6 @@
 """Connections of one listening socket: each a stream of queries, all within common bounds.
 
-``Crowd.answer`` answers received queries, in C if ``_drain.c`` was compiled. Queries of one
+``Crowd.answer_to`` answers received queries, in C if ``_drain.c`` was compiled. Queries of one
 connection are answered in the order of completion: a slow one does not delay the others (RFC 7766
 section 6.2.1.1). A connection that sends no whole query for ten seconds, or does not read its
 replies, is closed.
@@ -27,6 +27,7 @@ from clusterdns.serving import native
 from clusterdns.serving.framing import end_of, frame, skip
 from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import LATER, Listener
+from clusterdns.serving.table import AnswerTable
 
 SHARE = 64  # connections of a client beyond which they make room first
 MAX_HELD_OCTETS = 8 * 2**20  # of all connections of a process: partial queries, unsent replies
@@ -40,6 +41,10 @@ IDLE_TIMEOUT_S = 10.0
 LAST_TIMEOUT_S = 1.0  # for a query that is on its way when we stop
 _READ_OCTETS = 16 * 1024
 REPLY_OCTETS = 256 * 1024  # replies collected before the last one; ROOM in _drain.c
+
+
+# Octets, where to begin, how many messages at most, monotonic seconds; see ``Crowd.answer_hits``.
+Answering = Callable[[bytes, int, int, float], tuple[bytes, int, int]]
 
 
 class Held:
@@ -85,24 +90,37 @@ class Crowd:
         self.idle_s = limits.idle_s or IDLE_TIMEOUT_S
         self.most_queries = limits.most_queries or 0  # of one connection; 0 is any number
         self.is_stopping = False  # a connection is closed when it has got the replies it wants
-        self.answer: Callable[[bytes, int, int, float], tuple[bytes, int, int]] = self.answer_hits
-        in_c = getattr(native.compiled, "answer", None)
-        if in_c is not None:
-            maps = server.table.maps(self.hits, self.observed.seen, self.observed.sampling)
-            self.answer = functools.partial(in_c, maps)
+        self._answer = self._answers_from(server.table)
 
     def go_on_with(self, connection: Connection) -> None:
         """Serve the queries a connection has sent already, in its turn."""
         raise NotImplementedError
 
-    def answer_hits(self, octets: bytes, at: int, most: int, now: float) -> tuple[bytes, int, int]:
+    def _answers_from(self, table: AnswerTable) -> Answering:
+        """Return what answers messages from a table."""
+        in_c = getattr(native.compiled, "answer", None)
+        if in_c is None:
+            return functools.partial(self.answer_hits, table)
+        maps = table.maps(self.hits, self.observed.seen, self.observed.sampling)
+        return functools.partial(in_c, maps)
+
+    def answer_to(self, host: str) -> Answering:
+        """Return what answers the messages of a client, from the table of its class."""
+        if self.server.classes is None:
+            return self._answer
+        table = self.server.table_of(host)
+        return _answer_none if table is None else self._answers_from(table)
+
+    def answer_hits(
+        self, table: AnswerTable, octets: bytes, at: int, most: int, now: float
+    ) -> tuple[bytes, int, int]:
         """Answer messages from ``at`` on, up to the first that is partial or a miss.
 
         Return the framed replies, the offset of the rest, and the number of replies. This is the
         specification of the function in ``_drain.c``.
         """
         replies, answered, size = list[bytes](), 0, 0
-        reply_from_table, hits, seen = self.server.table.reply, self.hits, self.observed.seen
+        reply_from_table, hits, seen = table.reply, self.hits, self.observed.seen
         sampler = self.observed.sampler
         while answered < most and size < REPLY_OCTETS:
             end = end_of(octets, at)
@@ -150,6 +168,11 @@ class Crowd:
                 connection.close()
                 return True
         return False
+
+
+def _answer_none(_octets: bytes, at: int, _most: int, _now: float) -> tuple[bytes, int, int]:
+    """Answer no message: each is a miss."""
+    return b"", at, 0
 
 
 class Stream(Protocol):
@@ -310,8 +333,9 @@ class Connection:
             octets = octets[: skip(octets, most - self._queries)[0]]
         server, hits, parts = self._server, self._streams.hits, list[bytes]()
         at = answered = missed = size = 0
+        answer = self._streams.answer_to(self.host)
         while True:
-            replies, at, more = self._streams.answer(octets, at, BATCH - answered, now)
+            replies, at, more = answer(octets, at, BATCH - answered, now)
             parts.append(replies)
             if self._streams.observed.seen:
                 self._streams.observed.take(self._client)

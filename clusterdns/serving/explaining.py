@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, View, concluded
+from clusterdns.serving.classes import ask_as
 from clusterdns.serving.server import NOT_IMPLEMENTED, Listener, bad_version, rendered
 from clusterdns.wire import reading, rr, trace
 from clusterdns.wire.message import TC, Query
@@ -39,6 +40,8 @@ async def explain(
         return Explanation({"verdict": f"the packet is not a readable query: it {said}"}, query)
     query.client, query.transport = client, transport
     query.server = listener.address
+    if listener.classes is not None:
+        ask_as(query, listener.classes.asker(client[0]))
     cookies = listener.router.cookies
     refusal = listener.check_cookie(query, cookies) if cookies is not None else None
     if query.question is None:
@@ -52,7 +55,7 @@ async def explain(
     found = run.as_plain()
     found["listener"] = listener.tally.server
     found["client"] = client[0]
-    found["table"] = _is_in_table(listener, packet, transport)
+    found["table"] = _is_in_table(listener, packet, client[0], transport)
     if response is not None:
         found["reply"] = _of_response(response)
     return Explanation(found, reply)
@@ -114,12 +117,14 @@ def _note_limits(view: View, query: Query, run: trace.Run) -> None:
         run.note(f"such a query {kind} for the rate of its client (`ratelimit`)", place=place)
 
 
-def _is_in_table(listener: Listener, packet: bytes, transport: str) -> bool:
+def _is_in_table(listener: Listener, packet: bytes, host: str, transport: str) -> bool:
     """Tell whether the answer table has the reply, so that the query reaches no plugin."""
     uncounted = list(listener.tally.transport(transport, "1"))
     is_stream = transport != "udp"
-    reply = listener.table.reply(packet, listener.clock(), uncounted, is_stream, [])
-    return reply is not None
+    table = listener.table_of(host)
+    if table is None:
+        return False
+    return table.reply(packet, listener.clock(), uncounted, is_stream, []) is not None
 
 
 def _of_response(response: Response) -> dict[str, Any]:

@@ -148,7 +148,7 @@ class WebConnection(Connection):
         if packet is None:
             return False
         streams = self._web
-        reply, _, is_hit = streams.answer(frame(packet), 0, 1, now)
+        reply, _, is_hit = streams.answer_to(self.host)(frame(packet), 0, 1, now)
         if is_hit:
             if streams.observed.seen:
                 streams.observed.take(self._client)

@@ -12,7 +12,7 @@ import asyncio
 import functools
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Final
 
 from clusterdns.chain.limits import ANSWER, STAY_SILENT, Judge, RateLimits
@@ -21,7 +21,15 @@ from clusterdns.chain.view import REFUSED, Choice, Router, View
 from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Profile, Tally, type_label
 from clusterdns.observing.collector import CHAIN, Collector
 from clusterdns.serving import native
-from clusterdns.serving.table import BAD_VERSION_OPT, MAX_TABLE_OCTETS, Answer, AnswerTable
+from clusterdns.serving.classes import MAX_CLASSES, ClassTables, ask_as
+from clusterdns.serving.table import (
+    BAD_VERSION_OPT,
+    MAX_LASTING,
+    MAX_PASSING,
+    MAX_TABLE_OCTETS,
+    Answer,
+    AnswerTable,
+)
 from clusterdns.wire import message, reading, rr
 from clusterdns.wire.cookies import CLIENT_ONLY, INVALID, MALFORMED, NONE, Cookies
 from clusterdns.wire.message import Query, Question
@@ -56,12 +64,12 @@ class Listener:
         collector: Collector | None = None,
     ) -> None:
         self.address = (address[0] or "::", address[1])  # Go's name for a socket of all addresses
-        self.table = AnswerTable(
-            octets=table_octets,
-            bounds=router.bounds,
-            passes_options=not router.reads_options and router.cookies is None,
-            keeps_replies=router.keeps_replies,
-        )
+        self.table = self._made_table(router, table_octets)
+        self.classes: ClassTables | None = None
+        if router.classes:
+            share = table_octets // MAX_CLASSES
+            make = functools.partial(self._made_table, router, share, MAX_CLASSES)
+            self.classes = ClassTables(router.classes, self.table, make, clock)
         self.tally = Tally(label)
         self.clock = clock
         self.panics = 0
@@ -75,6 +83,47 @@ class Listener:
                 limits.compile(native.compiled.Buckets)
             if router.cookies is not None:
                 router.cookies.hash = native.compiled.siphash
+
+    @staticmethod
+    def _made_table(router: Router, octets: int, parts: int = 1) -> AnswerTable:
+        """Return a new table, one of so many ``parts``."""
+        return AnswerTable(
+            MAX_LASTING // parts,
+            MAX_PASSING // parts,
+            octets,
+            bounds=router.bounds,
+            passes_options=not router.reads_options and router.cookies is None,
+            keeps_replies=router.keeps_replies,
+        )
+
+    @property
+    def front(self) -> AnswerTable | ClassTables:
+        """What transports ask first: the table, or those of the classes of clients."""
+        return self.table if self.classes is None else self.classes
+
+    def table_of(self, host: str) -> AnswerTable | None:
+        """Return the table of a client, None if its class has none."""
+        classes = self.classes
+        return self.table if classes is None else classes.table(classes.asker(host))
+
+    def forget(self, facts: Iterable[Hashable]) -> None:
+        """Remove the answers that depend on any of ``facts``, and the classes of these clients."""
+        self.table.forget(facts)
+        if self.classes is not None:
+            self.classes.note_changed(facts)
+            self.classes.forget(facts)
+
+    def lighten(self, most: int) -> None:
+        """Drop what takes a lot of memory, as ``AnswerTable.lighten``; classes share ``most``."""
+        self.table.lighten(most)
+        if self.classes is not None:
+            self.classes.lighten(most // MAX_CLASSES)
+
+    def clear(self) -> None:
+        """Remove all answers, and the classes of all clients."""
+        self.table.clear()
+        if self.classes is not None:
+            self.classes.clear()
 
     def resolve(
         self,
@@ -115,6 +164,8 @@ class Listener:
         """As ``resolve``, for a query that has passed the gate."""
         query.client, query.transport = client[:2], transport
         query.server, query.more = address or self.address, more
+        if self.classes is not None:
+            ask_as(query, self.classes.asker(client[0]))
         if self.collector is not None:
             began = self.clock()
             send = functools.partial(self._see_and_send, query, began, send)
@@ -177,8 +228,11 @@ class Listener:
             if verdict != ANSWER:
                 return self._refuse(query, verdict)
         may_repeat = choice.is_shared and not view.observers and view.may_know(query)
-        if may_repeat and (known := self.table.known(query, self.clock(), hits)) is not None:
-            return known
+        table = self.table if self.classes is None else self.table_of(query.client[0])
+        if may_repeat and table is not None:
+            known = table.known(query, self.clock(), hits)
+            if known is not None:
+                return known
         began = self.clock() if view.observers else 0.0
         response = view.answer(question) if view.may_know(query) else None
         if limits is not None and limits.covers_response(question.folded, response):
@@ -192,11 +246,13 @@ class Listener:
         if response is DROP:
             return None
         profile = self._profile(query, view, response)
-        answer = self._remember(query, response, choice, profile)  # already rendered
-        if answer is None or query.sign is not None:
+        answer = None  # already rendered
+        if table is not None:
+            answer = self._remember(table, query, response, choice, profile)
+        if table is None or answer is None or query.sign is not None:
             return self._write(query, view, response, hits, profile)
         self.tally.once(profile, hits, query.edns is not None)
-        return self.table.reply_to(query, answer)
+        return table.reply_to(query, answer)
 
     def check_cookie(self, query: Query, cookies: Cookies) -> Response | None:
         """Give a query the option for its reply; return the response if it gets no other.
@@ -227,7 +283,12 @@ class Listener:
         return None if verdict == STAY_SILENT else render_reply(query, _CUT, query.limit)
 
     def _remember(
-        self, query: Query, response: Response, choice: Choice, profile: Profile
+        self,
+        table: AnswerTable,
+        query: Query,
+        response: Response,
+        choice: Choice,
+        profile: Profile,
     ) -> Answer | None:
         """Put the response into the table if it may be repeated; return its answer there."""
         question, view = query.question, choice.view
@@ -240,7 +301,7 @@ class Listener:
         if is_cut and not self._is_alike(choice, response.denies, qtype):
             response = response._replace(denies=b"")
         size = message.HEADER_OCTETS + len(question.wire)  # of the queries that hit
-        answer = self.table.remember(
+        answer = table.remember(
             question,
             response,
             self.clock(),
@@ -249,7 +310,7 @@ class Listener:
             None if view is None else _buckets(view, question, response),
         )
         if answer is not None and self.tally.is_full:
-            self.table.clear()
+            self.clear()  # their slots are counted anew
             self.tally.restart()
         return answer
 

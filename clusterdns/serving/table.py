@@ -75,13 +75,16 @@ Heads = tuple[Any, ...]  # 16 times octets, and a Note if there is an observer
 Seen = list[tuple[Note | int, bytes, bytes | None]]
 # Lasting answers, passing answers, denials, hit counters, bounds of the payload size,
 # whether EDNS options are accepted, the list of observed hits, whether these have replies, and the
-# parts of a sampler.
+# parts of a sampler, and by address the shelves of a client's class, see classes.py, or None.
+Shelves = tuple[dict[bytes, Answer], ...]
 Maps = tuple[
     dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer], list[int], int, int, bool,
-    list[Any] | None, bool, tuple[bytearray, list[Any]] | None,
+    list[Any] | None, bool, tuple[bytearray, list[Any]] | None, dict[bytes, Shelves] | None,
 ]  # fmt: skip
 
 MAX_TABLE_OCTETS: Final = 64 * 2**20  # of all bodies in a worker
+MAX_LASTING: Final = 131_072  # answers
+MAX_PASSING: Final = 32_768
 _UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _CHILDREN, _BODY = range(7)
 
 # The form of a plain query, by its header behind the ID: opcode QUERY, one question, any of RD, AD
@@ -140,8 +143,8 @@ class AnswerTable:
 
     def __init__(
         self,
-        lasting: int = 131_072,
-        passing: int = 32_768,
+        lasting: int = MAX_LASTING,
+        passing: int = MAX_PASSING,
         octets: int = MAX_TABLE_OCTETS,
         *,
         bounds: tuple[int, int] = NO_BOUNDS,
@@ -321,16 +324,22 @@ class AnswerTable:
             i += 1 + length
         return None
 
+    @property
+    def shelves(self) -> Shelves:
+        """The dicts of lasting and passing answers, and of denials."""
+        return self._lasting.answers, self._passing.answers, self._denials.answers
+
     def maps(
         self,
         hits: list[int],
         seen: list[Any] | None = None,
         sampler: tuple[bytearray, list[Any]] | None = None,
+        classes: dict[bytes, Shelves] | None = None,
     ) -> Maps:
         """Return the dicts and counters for ``_drain.c``: struct Table."""
         answers = self._lasting.answers, self._passing.answers, self._denials.answers
         bounds = self._least, self._most
-        options = self._passes_options, seen, self._keeps_replies, sampler
+        options = self._passes_options, seen, self._keeps_replies, sampler, classes
         return *answers, hits, *bounds, *options
 
     def remember(

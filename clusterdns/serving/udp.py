@@ -40,6 +40,7 @@ from clusterdns.metrics.histogram import TIME_S
 from clusterdns.metrics.tally import Sample
 from clusterdns.serving import native, packetloop
 from clusterdns.serving.batch import BATCH, IP_PKTINFO, Batch, has_all_addresses
+from clusterdns.serving.classes import ClassTables
 from clusterdns.serving.observed import Observed
 from clusterdns.serving.server import Listener
 from clusterdns.serving.table import AnswerTable, Maps
@@ -67,7 +68,8 @@ class Engine:
         self.server = server
         cookies = server.router.cookies
         sees_all = cookies is not None and cookies.sees_all
-        self._table = AnswerTable() if sees_all else server.table  # an empty one: all are misses
+        # An empty one: all are misses.
+        self._table: AnswerTable | ClassTables = AnswerTable() if sees_all else server.front
         self._sock = sock
         tell_destinations(sock)
         self._batch = Batch(sock) if native.compiled is None else None

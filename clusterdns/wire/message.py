@@ -8,7 +8,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, NamedTuple, Protocol
 
 from clusterdns.wire import rr
@@ -55,6 +55,7 @@ class Question(NamedTuple):
     """A question: the name as the client spelled it and folded, type, class, DO and CD.
 
     ``depth`` counts the nesting of questions asked for other questions; a client's has 0.
+    ``asker`` is the class of the client, see chain/classes.py: None if there are none.
     """
 
     qname: bytes
@@ -64,6 +65,7 @@ class Question(NamedTuple):
     do: bool = False
     cd: bool = False
     depth: int = 0
+    asker: frozenset[Hashable] | None = None
 
     @property
     def wire(self) -> bytes:

@@ -117,6 +117,7 @@ class Response(NamedTuple):
     ``following`` are the answer sections of the further messages of a reply over TCP.
     ``unanswered`` marks a failure without any upstream reply: `cache` may keep it for a moment,
     since the next query would probably fail too (RFC 9520).
+    ``personal`` tells that other clients may get another one: only their table keeps it, no cache.
     """
 
     rcode: int = rr.NOERROR
@@ -139,6 +140,7 @@ class Response(NamedTuple):
     source: str = ""
     following: Iterator[tuple[RR, ...]] | None = None
     unanswered: bool = False
+    personal: bool = False
 
     @property
     def sections(self) -> Sections:

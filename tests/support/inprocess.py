@@ -73,7 +73,7 @@ class InProcess:
         return store
 
     def forget_all(self) -> None:
-        self.server.table.clear()
+        self.server.clear()
 
     # ---- changes
 
@@ -98,7 +98,7 @@ class InProcess:
             )
             value = None if is_gone or kept is None else feed.plain(kept)
             facts += self._stores[source].apply((kind, key, value), self.seconds)
-        self.server.table.forget(facts)
+        self.server.forget(facts)
 
     # ---- questions
 

@@ -20,7 +20,7 @@ from clusterdns.cluster.objects import (
     ObjectKey,
     labels,
 )
-from clusterdns.cluster.published import GROUPS, PUBLISHED
+from clusterdns.cluster.published import CLIENTS, GROUPS, PUBLISHED, RESOURCES
 from clusterdns.cluster.source import Source
 
 # API group of the kinds outside the core group, and its versions, the one to try first in front.
@@ -30,7 +30,9 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     IMPORTS: ("multicluster.x-k8s.io", "v1alpha1"),
     **GROUPS,
 }
-OPTIONAL = PUBLISHED | {IMPORTS}  # kinds of CustomResourceDefinitions that may be missing
+OPTIONAL = PUBLISHED - {CLIENTS} | {
+    IMPORTS
+}  # kinds of CustomResourceDefinitions that may be missing
 LAST_TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 POD_FIELDS = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
 
@@ -46,7 +48,7 @@ def paths_of(kind: str) -> list[str]:
     """Return the API paths of a kind, in all namespaces: one for each version that may be there."""
     group, *versions = _GROUPS.get(kind, ("", "v1"))
     if not group:
-        return [f"/api/v1/{kind}"]
+        return [f"/api/v1/{_resource(kind)}"]
     return [f"/apis/{group}/{version}/{_resource(kind)}" for version in versions]
 
 
@@ -65,8 +67,8 @@ def is_of(kind: str, manifest: Mapping[str, Any]) -> bool:
 
     `Ingress` and `Gateway` are kinds of other groups, too.
     """
-    group = str(manifest.get("apiVersion") or "").partition("/")[0]
-    return kind not in PUBLISHED or group == _GROUPS[kind][0]
+    group, slash, _ = str(manifest.get("apiVersion") or "").partition("/")
+    return kind not in PUBLISHED or (group if slash else "") == _GROUPS[kind][0]
 
 
 def selectors_of(kind: str, source: Source) -> dict[str, str]:
@@ -76,7 +78,10 @@ def selectors_of(kind: str, source: Source) -> dict[str, str]:
         selector = source.namespace_selector
     elif kind == IMPORT_SLICES:
         selector = ",".join(filter(None, (selector, IMPORT_NAME_LABEL)))
-    return {"labelSelector": selector, "fieldSelector": POD_FIELDS if kind == PODS else ""}
+    return {
+        "labelSelector": selector,
+        "fieldSelector": POD_FIELDS if kind in (PODS, CLIENTS) else "",
+    }
 
 
 def denial_of(kind: str, verb: str) -> str:
@@ -97,7 +102,7 @@ def absence_of(kind: str) -> str:
 
 
 def _resource(kind: str) -> str:
-    return SLICES if kind == IMPORT_SLICES else kind
+    return SLICES if kind == IMPORT_SLICES else RESOURCES.get(kind, kind)
 
 
 def trigger_of(manifest: Mapping[str, Any]) -> tuple[ObjectKey, float] | None:
