@@ -27,7 +27,7 @@ from clusterdns.cluster.published import (
 )
 from clusterdns.config.compile import compile_text
 from clusterdns.errors import ConfigError
-from clusterdns.wire import name
+from clusterdns.wire import name, rr
 from clusterdns.wire.message import Question
 
 APEX = name.fold(name.parse("apps.test"))
@@ -417,3 +417,32 @@ def test_mistakes(expected, option):
 def test_it_needs_a_cluster():
     with pytest.raises(ConfigError, match="needs the kubernetes plugin"):
         compile_text("apps.test {\ningress\n}\n", "Corefile", port=53, environ={}, warn=print)
+
+
+def test_a_transfer_is_what_clients_outside_get():
+    async def steps(server: InProcess) -> None:
+        (plugin,) = [each for each in server.configuration.plugins if each.name == "ingress"]
+        first, *between, last = plugin.transfer(APEX)
+        assert first == last and rr.SOA == first.rtype
+        found = sorted((name.text(each.owner), each.rtype) for each in between)
+        expected = [("a.apps.test.", rr.A), ("alias.apps.test.", rr.CNAME), ("apps.test.", rr.NS)]
+        assert expected == found  # no address of this server is known, and no alias at the apex
+        assert {b"\xc0\0\2\1"} == {each.rdata for each in between if each.rtype == rr.A}
+        assert plugin.transfer(name.fold(name.parse("else.test"))) is None
+
+    alias = its_ingress("alias.apps.test", "apps.test")
+    alias["metadata"]["name"] = "alias"
+    alias["status"] = {"loadBalancer": {"ingress": [{"hostname": "lb.cloud.test"}]}}
+    manifests = its_ingress("a.apps.test"), alias, balancer("lb", "10.96.0.1", "192.0.2.1")
+    run(steps, *manifests, option="inside *\nservice edge/lb\nsecondary none.edge")
+
+
+def test_nothing_is_transferred_before_the_first_list(monkeypatch):
+    monkeypatch.setattr("clusterdns.authority.publishing.START_TIMEOUT_S", 0.05)
+
+    async def steps(server: InProcess) -> None:
+        (plugin,) = [each for each in server.configuration.plugins if each.name == "ingress"]
+        with pytest.raises(LookupError, match="not been listed"):
+            plugin.transfer(APEX)
+
+    run(steps, unlisted=("Ingress",))
