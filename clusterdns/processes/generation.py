@@ -30,7 +30,7 @@ from clusterdns.processes.worker import Worker
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 7.0  # a little longer than a worker takes to finish
 SHARE_AT_ONCE = 4  # workers are replaced one at a time, or a quarter of them if they are many
-RELIEF_S = 1.0  # the next worker waits so long for an old one to end, which may have queries
+RELIEF_S = 8.0  # the next ones wait for those that end: with queries, or killed after 7 s
 STALLED_S = 15.0  # a process without a beat for so long hangs
 WORKER_STALLED_S = 3.5  # a worker that serves: it beats every second, and its queries wait
 SAMPLES_TIMEOUT_S = 3.0

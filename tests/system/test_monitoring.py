@@ -201,6 +201,7 @@ HEALTHY = {
     f"coredns_reload_failed_total{{{JOB}}}": "1x90",
     f"coredns_panics_total{{{JOB}}}": "1x90",
     f"clusterdns_fragments_refused{{{JOB}}}": "1x4 0x85",  # four minutes
+    f"clusterdns_former_workers{{{JOB}}}": "1x4 0x85",  # four minutes
     f"clusterdns_log_lines_dropped_total{{{JOB}}}": "9x90",
     f"clusterdns_etcd_failures_total{{{JOB}}}": "0x90",
     f'clusterdns_dnstap_dropped_total{{{JOB}, endpoint="/run/tap"}}': "9x90",
@@ -220,6 +221,7 @@ FAULTS = {
     "ClusterDNSMemory": {"process_resident": f"{160 * 2**20}x90"},
     "ClusterDNSReloadFailed": {"coredns_reload": "0x80 1x9"},
     "ClusterDNSFragmentRefused": {"clusterdns_fragments": "0x70 1x19"},
+    "ClusterDNSFormerWorkers": {"clusterdns_former_workers": "0x70 1x19"},
     "ClusterDNSLogLinesDropped": {"clusterdns_log_lines": "0+60x90"},
     "ClusterDNSDnstapDropped": {"clusterdns_dnstap_dropped": "0+60x90"},
     "ClusterDNSEtcdFailing": {"clusterdns_etcd": "0+30x90"},
