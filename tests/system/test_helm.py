@@ -444,6 +444,25 @@ def test_the_network_policy_follows_the_ports_of_the_corefile():
     assert {53, 853, 443} == {each["port"] for each in policy["ingress"][0]["ports"]}
 
 
+def test_the_page_is_off_unless_asked_for_and_then_at_loopback_only(tmp_path, monkeypatch):
+    shown = ("status.enabled=true", "networkPolicy.enabled=true")
+    with_page, without = render(None, *shown), render(None, shown[1])
+    added = {*corefile(with_page).splitlines()} - {*corefile(without).splitlines()}
+    assert {"    status 127.0.0.1:9154"} == added
+    assert "status" not in corefile(without)
+    assert compiled(with_page, tmp_path, monkeypatch)
+    assert "status 127.0.0.1:8000\n" in corefile(render(None, *shown, "status.port=8000"))
+    assert only(without, "NetworkPolicy") == only(with_page, "NetworkPolicy")
+    assert (
+        server(without)["spec"]["template"]["spec"] == server(with_page)["spec"]["template"]["spec"]
+    )
+    back = ("image.repository=registry.k8s.io/coredns/coredns", "image.tag=v1.14.2")
+    assert "status" not in corefile(render(None, *shown, *back))  # CoreDNS does not know it
+    assert "a server has the plugin status already" in refusal(
+        *shown, "servers[0].plugins[0].name=status", *KEPT
+    )
+
+
 def test_a_changed_corefile_rolls_the_pods():
     def checksum(*more: str) -> str:
         pod = server(render(None, *more))["spec"]["template"]
@@ -459,10 +478,10 @@ KEPT = ("livenessProbe.enabled=false", "readinessProbe.enabled=false")
 # So that all templates speak; and what must speak less for a value to be heard.
 SWITCHES = (
     "autoscaler.enabled=true", "prometheus.service.enabled=true", "prometheus.monitor.enabled=true",
-    "podDisruptionBudget.minAvailable=1", "networkPolicy.enabled=true",
+    "podDisruptionBudget.minAvailable=1", "networkPolicy.enabled=true", "status.enabled=true",
 )  # fmt: skip
 QUIETER = {
-    **dict.fromkeys(["replicaCount", "deployment.enabled", "hpa.enabled", "autoscaler.enabled", "prometheus.service.enabled", "networkPolicy.enabled"], ()),
+    **dict.fromkeys(["replicaCount", "deployment.enabled", "hpa.enabled", "autoscaler.enabled", "prometheus.service.enabled", "networkPolicy.enabled", "status.enabled"], ()),
     "prometheus.monitor.enabled": ("prometheus.service.enabled=true",),
     **dict.fromkeys(["hpa.minReplicas", "hpa.maxReplicas"], ("hpa.enabled=true",)),
 }  # fmt: skip

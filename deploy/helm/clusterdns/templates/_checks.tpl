@@ -29,6 +29,9 @@ fails or a metric nobody scrapes; all of them are told at once, before anything 
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and $values.status.enabled (has "status" $used) -}}
+{{- $wrong = append $wrong "status.enabled: a server has the plugin status already" -}}
+{{- end -}}
 {{- if not $opaque -}}
 {{- if and $values.livenessProbe.enabled (not (has "health" $used)) -}}
 {{- $wrong = append $wrong "livenessProbe.enabled: no server has the plugin health" -}}

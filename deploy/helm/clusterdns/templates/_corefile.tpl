@@ -3,7 +3,8 @@
 {{- range $word, $line := .Values.extraConfig }}
 {{- include "clusterdns.directive" (dict "indent" 0 "line" (set (deepCopy ($line | default dict)) "name" $word)) }}
 {{ end }}
-{{- range .Values.servers }}
+{{- $showsStatus := and .Values.status.enabled (not (hasSuffix "/coredns" .Values.image.repository)) }}
+{{- range $i, $server := .Values.servers }}
 {{- $port := .port | default 53 | int }}
 {{- $keys := list }}
 {{- range .zones | default (list (dict)) }}
@@ -12,6 +13,9 @@
 {{- join " " $keys }} {
 {{- range .plugins }}
 {{ include "clusterdns.directive" (dict "indent" 4 "line" .) }}
+{{- end }}
+{{- if and $showsStatus (eq $i 0) }}
+    status 127.0.0.1:{{ $.Values.status.port }}
 {{- end }}
 }
 {{ end }}
