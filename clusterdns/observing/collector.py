@@ -171,10 +171,8 @@ class Collector:
             source = (sampler.listener, sampler.transport, sampler.path)
             for record in records:
                 self._see_record(record, source, shift)
-            sampler.taken_up += sum(record[0] for record in records)
             if adapts:
-                sampler.adapt(sampler.taken_up)
-                sampler.taken_up = 0
+                sampler.adapt()
 
     def _see_record(self, record: Record, source: Source, shift: float) -> None:
         stands_for, packet, client, seconds, began, reply = record

@@ -174,7 +174,7 @@ class Log(Observer):
         rule = self._rule_for(question.folded) if question else None
         if rule is None or question is None:
             return await next(query)
-        began = self._worker.now() if self._worker else 0.0
+        began = self._worker.now() - query.waited_s if self._worker else 0.0
         response = await next(query)
         outcome = outcome_of(question, response, query.opcode)
         log_class = outcome.log_class

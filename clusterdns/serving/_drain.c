@@ -510,20 +510,26 @@ static PyObject *kept_reply(const Table *table, const struct iovec *reply)
     return table->keeps_replies ? whole_reply(reply) : Py_NewRef(Py_None);
 }
 
+/* The kind of a hit, by its return code. */
+static enum kind kind_of_hit(const struct iovec *reply)
+{
+    return kind_of(((const unsigned char *)reply[1].iov_base)[1] & 15, 0); /* [0] is the ID */
+}
+
 /* Keep those of the hits of a batch that are looked at; `asked` has the query of each. */
 static void look_at(const Table *table, const int *asked, int hits)
 {
     if (!table->sampler)
         return;
-    int stands_for, at = 0;
     double taken = 0;
-    for (int next; (next = sample_draw(table->sampler, hits - at, &stands_for));) {
-        at += next;
-        int n = asked[at - 1];
+    for (int i = 0; i < hits; i++) {
+        int n = asked[i], stands_for = sample_draw(table->sampler, kind_of_hit(pieces[i]));
+        if (!stands_for)
+            continue;
         if (!taken)
             taken = (seconds() - table->now) / hits;
         sample_keep(table->sampler, stands_for, octets[n], queries[n].msg_len, &clients[n],
-                    taken > 0 ? taken : 0.0, table->now, whole_reply(pieces[at - 1]));
+                    taken > 0 ? taken : 0.0, table->now, whole_reply(pieces[i]));
     }
 }
 
@@ -721,7 +727,7 @@ static size_t write_frame(const Table *table, unsigned char *packet, size_t leng
 {
     struct iovec reply[PIECES];
     PyObject *note;
-    int stands_for;
+    int stands_for = 0;
     size_t total = compose(table, packet, length, reply, &note, NULL), at = 2;
     if (!total)
         return 0;
@@ -732,7 +738,9 @@ static size_t write_frame(const Table *table, unsigned char *packet, size_t leng
             PyList_Append(table->seen, record);
         Py_XDECREF(record);
     }
-    if (table->sampler && table->seen && sample_draw(table->sampler, 1, &stands_for)) {
+    if (table->sampler && table->seen)
+        stands_for = sample_draw(table->sampler, kind_of_hit(reply));
+    if (stands_for) {
         PyObject *record = Py_BuildValue("(iy#N)", stands_for, packet, (Py_ssize_t)length,
                                          whole_reply(reply));
         if (record)

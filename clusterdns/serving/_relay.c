@@ -659,8 +659,10 @@ static void tell(const struct out *out, const struct reply *found, double now, u
 static void look_at(const struct out *out, size_t length, double now)
 {
     PyObject *sampler = out->lane->sampler;
-    int stands_for;
-    if (is_sampler(sampler) && sample_draw(sampler, 1, &stands_for))
+    if (!is_sampler(sampler))
+        return;
+    int stands_for = sample_draw(sampler, kind_of(made[3] & 15, now - out->began));
+    if (stands_for)
         sample_keep(sampler, stands_for, out->packet, out->length, &out->client, now - out->began,
                     out->began, PyBytes_FromStringAndSize((const char *)made, (Py_ssize_t)length));
 }

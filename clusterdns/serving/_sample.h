@@ -9,9 +9,14 @@
 /* A sampler: (bytearray with its state, list of records). Only Sampler.parts makes one. */
 int is_sampler(PyObject *object);
 
-/* The number, from 1, of the first of the next `hits` that is looked at, and how many it stands for; 0
- * for none: Sampler.draw. To be called again with the hits that are left. */
-int sample_draw(PyObject *sampler, int hits, int *stands_for);
+/* The kinds of replies, each with a row of its own. */
+enum kind { PLAIN, DENIED, FAILED, KINDS };
+
+/* The kind of a reply that took so many seconds. */
+enum kind kind_of(unsigned rcode, double taken);
+
+/* How many the next query of a kind stands for if it is looked at, else 0: Sampler.draw. */
+int sample_draw(PyObject *sampler, enum kind kind);
 
 /* Keep a record of a hit for Python; it is lost if that fails. */
 void sample_keep(PyObject *sampler, int stands_for, const unsigned char *packet, size_t length,

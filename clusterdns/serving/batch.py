@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Literal
 
 from clusterdns.host import libc
+from clusterdns.observing.sampling import KINDS_AT_ONCE, PLAIN
 from clusterdns.wire import message
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Batch:
         """
         lengths, reply_from_table, seen = self._receive(), table.reply, observed.seen
         queries, replies, places = self._queries, self._replies, self._places
-        missed, silent, at, start = list[int](), list[int](), 0, 0
+        sampler = observed.sampler
+        missed, silent, special, at, start = list[int](), list[int](), list[int](), 0, 0
         for i, length in enumerate(lengths):
             packet = queries[at : at + length]
             at += UPDATE_OCTETS
@@ -135,24 +137,35 @@ class Batch:
             replies[start:end] = reply
             places[2 * i], places[2 * i + 1] = self._replies_start + start, octets
             start = end
+            if sampler is not None and reply[3] & 15:
+                special.append(i)
             if seen:
                 observed.take(self._client(i))
         unsent = sorted(missed + silent) if silent else missed
         self._send(len(lengths), unsent)
-        if observed.sampler is not None:
-            self._look_at(observed.sampler, lengths, unsent, observed)
+        if sampler is not None:
+            self._look_at(sampler, lengths, {*unsent, *special}, special, observed)
         return len(lengths) - len(missed), [self._left(i, lengths[i]) for i in missed]
 
     def _look_at(
-        self, sampler: Sampler, lengths: list[int], unsent: list[int], observed: Observed
+        self,
+        sampler: Sampler,
+        lengths: list[int],
+        others: set[int],
+        special: list[int],
+        observed: Observed,
     ) -> None:
-        """Note the hits that are looked at."""
-        chosen = sampler.draw(len(lengths) - len(unsent))
-        if not chosen:
-            return
-        hits = [i for i in range(len(lengths)) if i not in unsent]
-        for place, stands_for in chosen:
-            i = hits[place]
+        """Note the hits that are looked at: of those without an error, and of the special ones."""
+        chosen = list[tuple[int, int]]()
+        plain = sampler.draw(PLAIN, len(lengths) - len(others))
+        if plain:
+            hits = [i for i in range(len(lengths)) if i not in others]
+            chosen += [(hits[place], stands_for) for place, stands_for in plain]
+        for i in special:
+            at = self._places[2 * i] - self._replies_start
+            kind = KINDS_AT_ONCE[self._replies[at + 3] & 15]
+            chosen += [(i, stands_for) for _, stands_for in sampler.draw(kind)]
+        for i, stands_for in sorted(chosen):
             at, start = i * UPDATE_OCTETS, self._places[2 * i] - self._replies_start
             reply = self._replies[start : start + self._places[2 * i + 1]]
             observed.seen.append((stands_for, self._queries[at : at + lengths[i]], reply))

@@ -18,7 +18,7 @@ from typing import Final
 
 from clusterdns.chain.plugin import Record
 from clusterdns.observing.collector import TABLE
-from clusterdns.observing.sampling import Parts
+from clusterdns.observing.sampling import KINDS_AT_ONCE, Parts
 from clusterdns.serving.server import Listener
 from clusterdns.serving.table import Seen
 from clusterdns.wire.response import Note
@@ -62,7 +62,7 @@ class Observed:
     def look_at(self, packet: bytes, reply: bytes) -> None:
         """Note a hit for the present client, if it is one that is looked at."""
         if self.sampler is not None:
-            for _, stands_for in self.sampler.draw():
+            for _, stands_for in self.sampler.draw(KINDS_AT_ONCE[reply[3] & 15]):
                 self.seen.append((stands_for, packet, reply))
 
     def settle(self, began: float, answered: int) -> None:

@@ -283,7 +283,7 @@ class Relay:
         """Continue queries in the chain, with their results so far."""
         for lane, packet, client, source, listener, server, seconds, octets, error, ours in left:
             if listener in self._engines:  # first: joined queries find its reply cached
-                self._engines[listener].take((packet, client, source))
+                self._engines[listener].take((packet, client, source), seconds)
             query, upstream = reading.read_query(packet), self._upstreams[server]
             if isinstance(query, Query) and query.question is not None:
                 track = self._tracks[lane.number]

@@ -20,6 +20,7 @@ from clusterdns.chain.plugin import DROP
 from clusterdns.chain.view import REFUSED, Choice, Router, View
 from clusterdns.metrics.tally import DROPPED, OPT_OCTETS, Profile, Tally, type_label
 from clusterdns.observing.collector import CHAIN, Collector
+from clusterdns.observing.sampling import FAILED, KINDS_AT_ONCE, SLOW_S, Sampler, kind_of
 from clusterdns.serving import native
 from clusterdns.serving.classes import MAX_CLASSES, ClassTables, ask_as
 from clusterdns.serving.table import (
@@ -43,6 +44,7 @@ _FORMERR: Final = failure(rr.FORMERR)
 _BADCOOKIE: Final = failure(rr.BADCOOKIE)
 _NOTHING: Final = Response(flags=0, lifetime_s=0)
 _CUT: Final = Response(flags=message.TC, lifetime_s=0)  # to a client over its limit
+_NO_HEADER: Final = bytes(message.HEADER_OCTETS)
 _log = logging.getLogger(__name__)
 
 LATER: Final = b""  # no reply yet
@@ -74,7 +76,8 @@ class Listener:
         self.clock = clock
         self.panics = 0
         self.router = router
-        self.collector = collector  # sees all queries
+        self.collector = collector  # looks at queries of the chain, too
+        self._samplers: dict[str, Sampler] = {}  # by transport
         self._waiting: set[asyncio.Task[None]] = set()
         self._composing = asyncio.Lock()  # of replies of several messages
         self._places: set[str] = set()
@@ -134,12 +137,13 @@ class Listener:
         send: Send,
         address: tuple[str, int] | None = None,
         more: Callable[[bytes], Awaitable[bool]] | None = None,
+        waited_s: float = 0.0,
     ) -> bytes | None:
         """Return the reply to a query the table missed, None to send none, or ``LATER``.
 
         ``LATER`` means that the chain waits, and ``send`` is called with the reply or None.
-        ``hits`` are the slots to count in, ``address`` is ours on a stream, ``more`` as
-        in ``Query``. Never raises.
+        ``hits`` are the slots to count in, ``address`` is ours on a stream, ``more`` and
+        ``waited_s`` as in ``Query``. Never raises.
         """
         router = self.router
         query = reading.read_query(
@@ -149,6 +153,7 @@ class Listener:
         )
         if not isinstance(query, Query):
             return query
+        query.waited_s = waited_s
         return self.resolve_query(query, client, transport, hits, send, address, more)
 
     def resolve_query(
@@ -166,13 +171,16 @@ class Listener:
         query.server, query.more = address or self.address, more
         if self.classes is not None:
             ask_as(query, self.classes.asker(client[0]))
-        if self.collector is not None:
-            began = self.clock()
-            send = functools.partial(self._see_and_send, query, began, send)
-            reply = self._resolve_safely(query, hits, send)
-            self._see(query, began, reply)
-            return reply
-        return self._resolve_safely(query, hits, send)
+        if self.collector is None:
+            return self._resolve_safely(query, hits, send)
+        began = self.clock() - query.waited_s
+        reply = self._resolve_safely(query, hits, send)
+        if reply:
+            sampler = self._samplers.get(query.transport) or self._sampler(query.transport)
+            kind = KINDS_AT_ONCE[reply[3] & 15] if query.waited_s < SLOW_S else FAILED
+            if not sampler.skips(kind):
+                _look_at(sampler, kind, query, reply, began, self.clock())
+        return reply
 
     def _resolve_safely(self, query: Query, hits: list[int], send: Send) -> bytes | None:
         try:
@@ -181,22 +189,12 @@ class Listener:
             self.note_panic()
             return self._write(query, None, _SERVFAIL, hits)
 
-    def _see_and_send(self, query: Query, began: float, send: Send, reply: bytes | None) -> None:
-        self._see(query, began, reply)
-        send(reply)
-
-    def _see(self, query: Query, began: float, reply: bytes | None) -> None:
-        """Report a query with its reply to the collector."""
-        question = query.question
-        if reply and question is not None and self.collector is not None:
-            seconds, source = self.clock() - began, (self.tally.server, query.transport, CHAIN)
-            try:
-                self.collector.see(
-                    question.folded, question.qtype, question.qclass, reply, seconds,
-                    query.client, source,
-                )  # fmt: skip
-            except Exception:  # a bug there shall cost no reply
-                self.note_panic()
+    def _sampler(self, transport: str) -> Sampler:
+        """Return what chooses the queries of a transport that the collector sees."""
+        assert self.collector is not None  # it wants to see queries
+        made = self.collector.sampler(self.tally.server, transport, CHAIN)
+        self._samplers[transport] = made
+        return made
 
     def note_batch(self, began: float, answered: int) -> None:
         """Note the time of a batch answered since ``began``."""
@@ -361,7 +359,7 @@ class Listener:
         return LATER
 
     async def _handle(self, query: Query, view: View, hits: list[int], send: Send) -> None:
-        began = self.clock()
+        began = self.clock() - query.waited_s
         try:
             response = await view.handle(query)
             if response.following is not None:
@@ -373,6 +371,11 @@ class Listener:
         if view.is_measured and query.question is not None:
             zone = view.zone_label(query.question.folded)
             self.tally.waited(zone, view.block.view, self.clock() - began)
+        if self.collector is not None and reply:
+            sampler = self._samplers.get(query.transport) or self._sampler(query.transport)
+            now = self.clock()
+            kind = kind_of(reply[3] & 15, now - began)
+            _look_at(sampler, kind, query, reply, began, now)
         send(reply)
 
     async def _send_all_but_last(self, query: Query, response: Response) -> Response:
@@ -409,6 +412,17 @@ class Listener:
         if place not in self._places and len(self._places) < 100:
             self._places.add(place)
             _log.error("Recovered from panic in server: %s\n%s", self.tally.server, text)
+
+
+def _look_at(
+    sampler: Sampler, kind: int, query: Query, reply: bytes, began: float, now: float
+) -> None:
+    """Keep a query with its reply for the collector, if it is one that is looked at."""
+    question = query.question
+    for _, stands_for in sampler.draw(kind):
+        if question is not None:
+            packet = _NO_HEADER + question.wire
+            sampler.add((stands_for, packet, query.client, now - began, began, reply))
 
 
 def rendered(query: Query, response: Response) -> bytes:

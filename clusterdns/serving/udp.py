@@ -58,7 +58,8 @@ _MOST_BATCHES: Final = 256  # read at the end: 4 MiB of a receive buffer
 _LOOKED_AT: Final = 16  # clients compared to find the one with most queries
 _CONTROL_HEAD: Final = struct.Struct("@Nii")  # struct cmsghdr: octets, level, type
 
-_Missed = tuple["Left", float, int]  # time of arrival, and the table's count of answers then
+# Time of arrival, the table's count of answers then, and the seconds that the relay had it before.
+_Missed = tuple["Left", float, int, float]
 
 
 class Engine:
@@ -205,18 +206,18 @@ class Engine:
         if self._missed and not self._is_behind:
             self._resolve()
 
-    def take(self, left: Left) -> None:
-        """Resolve a query that was handed over."""
-        self._miss(left, self.server.clock())
+    def take(self, left: Left, waited_s: float = 0.0) -> None:
+        """Resolve a query that was handed over after so many seconds."""
+        self._miss(left, self.server.clock(), waited_s)
         if not self._is_behind:
             self._resolve()
 
-    def _miss(self, left: Left, now: float) -> None:
+    def _miss(self, left: Left, now: float, waited_s: float = 0.0) -> None:
         """Queue a query for its turn to be resolved."""
         host = left[1][0]
         if self._waiting >= MAX_MISSED:
             self._shed_for(host)
-        missed = left, now, self._table.remembered
+        missed = left, now, self._table.remembered, waited_s
         same = self._missed.get(host)
         if same is None:
             same = self._missed[host] = deque()
@@ -251,7 +252,7 @@ class Engine:
         began, resolved = server.clock(), 0
         replies: list[Reply] = []
         for _ in range(min(self._waiting, max(most, BATCH))):
-            left, since, remembered = self._pop(next(iter(missed)))
+            left, since, remembered, waited_s = self._pop(next(iter(missed)))
             if began - since > MAX_WAIT_S:
                 self.shed += 1
                 continue
@@ -266,7 +267,8 @@ class Engine:
             if reply is None:
                 resolved += 1
                 send = functools.partial(self._send, client, source)
-                reply = server.resolve(packet, client, "udp", hits, send)
+                waited_s += began - since
+                reply = server.resolve(packet, client, "udp", hits, send, waited_s=waited_s)
             if reply:
                 replies.append((reply, client, source))
             if resolved == most or (resolved and server.clock() - began > TURN_S):

@@ -136,12 +136,14 @@ class Query:
     ``sign`` signs a rendered message of the reply, which becomes ``sign_octets`` longer.
     ``cookie`` is an option for the OPT of the reply. ``key`` is
     the folded name of the key of a signature that `tsig` has found valid. ``changes`` are the
-    records of an UPDATE.
+    records of an UPDATE. ``waited_s`` is how long it was under way before it passed the gate: in a
+    queue, or in the relay.
     """
 
     __slots__ = (
         "changes", "client", "cookie", "edns", "flags", "ident", "key", "metadata", "more",
         "octets", "question", "serial", "server", "sign", "sign_octets", "signed", "transport",
+        "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -164,6 +166,7 @@ class Query:
         self.cookie = b""
         self.key: WireName | None = None
         self.changes: Unread | None = None
+        self.waited_s = 0.0
 
     def asking(self, question: Question) -> Query:
         """Return this query with another question, and the same client, flags and EDNS."""

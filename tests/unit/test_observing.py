@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from clusterdns.observing import ring, sketch, window
 from clusterdns.observing.collector import CHAIN, RELAY, TABLE, WINDOW_S, Collector
 from clusterdns.observing.ring import Ring
-from clusterdns.observing.sampling import BUDGET, MAX_EVERY, MAX_RECORDS, Sampler
+from clusterdns.observing.sampling import (
+    BUDGET,
+    DENIED,
+    FAILED,
+    MAX_EVERY,
+    MAX_RECORDS,
+    PLAIN,
+    SLOW_S,
+    Sampler,
+    kind_of,
+)
 from clusterdns.observing.selection import Selection
 from clusterdns.observing.sketch import Sketch
 from clusterdns.wire import name, rr
@@ -82,42 +92,96 @@ def test_a_sketch_with_room_is_exact():
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 5000])
-def test_samples_stand_for_all_hits(batch):
+def test_samples_stand_for_all_queries(batch):
     sampler = Sampler("dns://:53", "udp", TABLE)
     counted = hits = 0
     while hits < 200_000:
-        for place, stands_for in sampler.draw(batch):
+        for place, stands_for in sampler.draw(PLAIN, batch):
             assert 0 <= place < batch
             counted += stands_for
         hits += batch
-        assert abs(hits - counted) < sampler.every  # one of each row
+        assert abs(hits - counted) < sampler.every()  # one of each row
 
 
 def test_what_alternates_is_sampled_evenly():
     sampler = Sampler("dns://:53", "udp", TABLE)
-    sampler.adapt(64 * BUDGET)
+    crowd = 64 * BUDGET
+    sampler.draw(PLAIN, crowd)
+    sampler.adapt()
     odd = even = hits = 0
-    for _ in range(4000):
-        for place, stands_for in sampler.draw(64):
+    for _ in range(400):
+        for place, stands_for in sampler.draw(PLAIN, crowd):
             if (hits + place) % 2:
                 odd += stands_for
             else:
                 even += stands_for
-        sampler.adapt(64 * BUDGET)
-        hits += 64
+        sampler.adapt()
+        hits += crowd
     assert abs(hits - odd - even) <= 64
     assert abs(odd - even) < hits / 10  # a fixed place would count one of them only
 
 
 def test_the_samples_of_a_tick_are_bounded():
     sampler = Sampler("dns://:53", "udp", TABLE)
-    found = sum(len(sampler.draw(64)) for _ in range(1_000_000 // 64))
+    found = sum(len(sampler.draw(PLAIN, 64)) for _ in range(400_000 // 64))
     assert BUDGET < found <= BUDGET * 16
-    assert 1 < sampler.every <= MAX_EVERY
-    sampler.adapt(1_000_000)
-    assert 1_000_000 / BUDGET <= sampler.every <= 2_000_000 / BUDGET
-    sampler.adapt(10)  # the rate falls
-    assert [(0, 1), (1, 1)] == sampler.draw(2)  # and each hit is looked at again, at once
+    assert 1 < sampler.every() <= MAX_EVERY
+    sampler.adapt()
+    assert 400_000 / BUDGET <= sampler.every() <= 800_000 / BUDGET
+    sampler.draw(PLAIN, 10)
+    sampler.adapt()  # the rate falls
+    assert [(0, 1), (1, 1)] == sampler.draw(PLAIN, 2)  # and each is looked at again, at once
+
+
+def test_the_rate_that_counts_is_that_since_the_last_tick():
+    sampler = Sampler("dns://:53", "udp", TABLE)
+    for queries in (10_000, 100_000, 3_000, 50_000, 300, 1):
+        for _ in range(queries // 50):
+            sampler.draw(PLAIN, 50)
+        sampler.draw(PLAIN, queries % 50)
+        sampler.adapt()
+        assert queries <= sampler.every() * BUDGET < max(2 * queries, 2 * BUDGET)
+
+
+@given(st.lists(st.integers(0, 700), max_size=30))
+def test_queries_drawn_together_are_those_drawn_one_by_one(batches):
+    """C draws one by one."""
+    together, alone = (Sampler("dns://:53", "udp", TABLE, seed=3) for _ in range(2))
+    for batch in batches:
+        found = [(i, n) for i in range(batch) for _, n in alone.draw(PLAIN)]
+        assert found == together.draw(PLAIN, batch)
+    assert alone.state == together.state
+
+
+def test_what_is_rare_is_seen_beside_a_flood():
+    """Denials and failures have rows of their own."""
+    sampler = Sampler("dns://:53", "udp", TABLE)
+    seen = Counter[int]()
+    for _ in range(20):
+        for number in range(5000):
+            kinds = [PLAIN] if number % 500 else [PLAIN, DENIED, FAILED]
+            for kind in kinds:
+                seen.update({kind: len(sampler.draw(kind))})
+        sampler.adapt()
+    assert (200, 200) == (seen[DENIED], seen[FAILED])
+    assert seen[PLAIN] < 20 * 5000 / 10
+    assert (1, 1) == (sampler.every(DENIED), sampler.every(FAILED))
+
+
+@pytest.mark.parametrize(
+    "rcode, seconds, kind",
+    [
+        (rr.NOERROR, 0.0, PLAIN),
+        (rr.NXDOMAIN, 0.0, DENIED),
+        (rr.SERVFAIL, 0.0, FAILED),
+        (rr.REFUSED, SLOW_S - 1e-6, FAILED),
+        (rr.NOERROR, SLOW_S - 1e-6, PLAIN),
+        (rr.NOERROR, SLOW_S, FAILED),
+        (rr.NXDOMAIN, 2.0, FAILED),
+    ],
+)
+def test_the_kind_of_a_reply(rcode, seconds, kind):
+    assert kind == kind_of(rcode, seconds)
 
 
 def test_records_that_nobody_takes_are_bounded():

@@ -10,6 +10,8 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterable
+from types import SimpleNamespace
 
 import malformed
 import pytest
@@ -18,8 +20,9 @@ from fuzz import fuzz_drain
 from peers import ask_udp, clusterdns
 
 from clusterdns.observing import sampling
+from clusterdns.serving.batch import Batch
 from clusterdns.serving.table import AnswerTable
-from clusterdns.wire import message
+from clusterdns.wire import message, name
 from clusterdns.wire.message import Edns
 
 drain = fuzz_drain.built()
@@ -30,6 +33,8 @@ needs_drain = pytest.mark.skipif(
 HEADS = (b"h",) * 16
 BATCH, NOW, NO_LIMITS = fuzz_drain.BATCH, fuzz_drain.NOW, fuzz_drain.NO_LIMITS
 WEB = message.HEADER.pack(7, 0, 1, 0, 0, 0) + malformed.WEB + b"\0\1\0\1"
+GONE = WEB[:12] + name.parse("nosuch.com.demo.cluster.local.") + b"\0\1\0\1"
+STATE = sampling.STATE_OCTETS
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -301,52 +306,95 @@ def test_the_binary_says_the_same_without_it(tmp_path, monkeypatch):
     assert any(with_c)
 
 
+def query_number(number: int) -> tuple[bytes, int]:
+    """Return a query that the table answers, with its kind: one in five is denied."""
+    kind = sampling.DENIED if number % 5 == 2 else sampling.PLAIN
+    packet = GONE if kind == sampling.DENIED else WEB
+    return struct.pack("!H", number % 65_536) + packet[2:], kind
+
+
+def draw(sampler: sampling.Sampler, numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Return which queries are looked at, and how many each stands for."""
+    return [
+        (number, stands_for)
+        for number in numbers
+        for _, stands_for in sampler.draw(query_number(number)[1])
+    ]
+
+
+def by_batch(sock: socket.socket, table: AnswerTable, sampler: sampling.Sampler) -> int:
+    """Answer a batch in Python, as the specification of ``drain``."""
+    observed = SimpleNamespace(seen=[], sampler=sampler)
+
+    def take(client):
+        for note, packet, reply in observed.seen:
+            if isinstance(note, int):
+                sampler.add((note, packet, client, 0.0, NOW, reply))
+        observed.seen.clear()
+
+    observed.take = take
+    return Batch(sock).drain(table, NOW, [0] * 8, observed)[0]
+
+
+def by_drain(sock: socket.socket, table: AnswerTable, sampler: sampling.Sampler) -> int:
+    return drain.drain(sock.fileno(), table.maps([0] * 8, [], sampler.parts), NOW)[0]
+
+
 @needs_drain
-def test_c_looks_at_the_hits_that_python_would(sockets):
-    table, counts = fuzz_drain.filled_table(), [0] * 8
+@pytest.mark.parametrize("drained", [by_batch, by_drain])
+def test_hits_are_looked_at_by_their_kind(sockets, drained):
+    table = fuzz_drain.filled_table()
     ours, theirs = (sampling.Sampler("", "udp", "table", seed=5) for _ in range(2))
     expected, found, sent = list[tuple[int, int]](), list[tuple[int, int]](), 0
     for i in range(400):
-        batch = 1 + i * 7 % BATCH
-        for _ in range(batch):
-            sockets.client.send(struct.pack("!H", sent % 65_536) + WEB[2:])
-            sent += 1
-        expected += [(sent - batch + k, stands_for) for k, stands_for in ours.draw(batch)]
-        maps = table.maps(counts, [], theirs.parts)
-        assert batch == drain.drain(sockets.server.fileno(), maps, NOW)[0]
+        batch = range(sent, sent + 1 + i * 7 % BATCH)
+        sent = batch.stop
+        for number in batch:
+            sockets.client.send(query_number(number)[0])
+        expected += draw(ours, batch)
+        assert len(batch) == drained(sockets.server, table, theirs)
         for stands_for, packet, client, seconds, began, reply in theirs.take():
-            found.append((int.from_bytes(packet[:2]), stands_for))
-            assert (WEB[2:], NOW) == (packet[2:], began)
-            assert client[:2] == sockets.client.getsockname()[:2]
+            number = next(n for n in batch if query_number(n)[0] == packet)
+            found.append((number, stands_for))
+            assert (NOW, sockets.client.getsockname()[:2]) == (began, client[:2])
             assert seconds >= 0
-            assert reply == table.reply(packet, NOW, [0] * 8)
+            assert reply == table.reply(packet, NOW, [0] * 8, False, [])
         if i % 150 == 149:
-            ours.adapt(i)
-            theirs.adapt(i)
+            ours.adapt()
+            theirs.adapt()
     assert expected == found
     assert ours.state == theirs.state
-    assert 2 < len({stands_for for _, stands_for in found})
+    for denied in (True, False):  # each kind has a rate of its own
+        assert 2 < len({times for number, times in found if (number % 5 == 2) == denied})
 
 
 @needs_drain
 def test_c_looks_at_the_hits_of_a_stream_that_python_would():
     table, counts, seen = fuzz_drain.filled_table(), [0] * 8, list[tuple[int, bytes, bytes]]()
     ours, theirs = (sampling.Sampler("", "tcp", "table", seed=6) for _ in range(2))
-    frames = b"".join(
-        struct.pack("!HH", len(WEB), ident) + WEB[2:] for ident in range(3 * sampling.BUDGET)
-    )
+    packets = [query_number(number)[0] for number in range(3 * sampling.BUDGET)]
+    frames = b"".join(struct.pack("!H", len(packet)) + packet for packet in packets)
     maps, at, hits = table.maps(counts, seen, theirs.parts), 0, 0
     while at < len(frames):
         _, at, more = drain.answer(maps, frames, at, BATCH, NOW)
         hits += more
-    assert ours.draw(hits) == [(int.from_bytes(packet[:2]), n) for n, packet, _ in seen]
-    assert all(reply == table.reply(packet, NOW, [0] * 8, True) for _, packet, reply in seen)
+    found = [each for each in seen if isinstance(each[0], int)]  # the others have observers
+    assert draw(ours, range(hits)) == [(packets.index(packet), n) for n, packet, _ in found]
+    assert all(r == table.reply(packet, NOW, [0] * 8, True, []) for _, packet, r in found)
     assert ours.state == theirs.state
 
 
 @needs_drain
 @pytest.mark.parametrize(
-    "sampler", [(), (bytearray(28),), (bytearray(27), []), (bytes(28), []), (bytearray(28), ()), 5]
+    "sampler",
+    [
+        (),
+        (bytearray(STATE),),
+        (bytearray(STATE - 1), []),
+        (bytes(STATE), []),
+        (bytearray(STATE), ()),
+        5,
+    ],
 )
 def test_a_sampler_that_is_none_is_left_alone(sockets, sampler):
     table = fuzz_drain.filled_table()
