@@ -97,7 +97,7 @@ from clusterdns.authority.hosts import REASONS, Hosts
 from clusterdns.authority.hostzone import Face, HostZone
 from clusterdns.authority.publishing import START_TIMEOUT_S, Publishing
 from clusterdns.authority.sides import Sides
-from clusterdns.chain.asking import Steps
+from clusterdns.chain.asking import Steps, answer_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import AnswerNext, Worker
 from clusterdns.cluster.objects import ObjectKey
@@ -159,6 +159,8 @@ class Ingress(Publishing):
         kinds = (*kinds, GATEWAYS) if needs_gateways else kinds
         self._inside.published.update(kinds)
         self._worker: Worker | None = None
+        self._condition = ("inside", directive.file, directive.line)
+        self.classes = self if self._networks is not None else None
         self._is_working = False
         self._server_names: dict[WireName, ObjectKey | None] = {}
         servers = self._servers or {"ns.dns": None}
@@ -236,6 +238,11 @@ class Ingress(Publishing):
         self._sides = self._sides_of(await worker.store(self._source(), START_TIMEOUT_S))
         await super().start(worker)
 
+    def holding(self, host: str) -> Iterator[Hashable]:
+        """Yield that a client is inside; see chain/classes.py."""
+        if self._networks is not None and host in self._networks:
+            yield self._condition
+
     def _sides_of(self, store: Store) -> Sides:
         return Sides(
             self._hosts, store, self._services, self._server_names, self.block.local_addresses
@@ -260,11 +267,18 @@ class Ingress(Publishing):
     # ---- answers
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
-        """Return the response of the zone, None if it depends on the client."""
+        """Return the response of the zone, None if it depends on a client of unknown class."""
         apex = self.zone_of(question.folded)
-        if apex is not None and self._depends_on_client(apex, question):
+        if apex is None or not self._depends_on_client(apex, question):
+            return super().answer(question, next)
+        if question.asker is None:
             return None
-        return super().answer(question, next)
+        is_inside = self._condition in question.asker
+        if (taker := trace.scribe()) is not None:
+            taker.note(f"the client is {'inside' if is_inside else 'not inside'}, by `inside`")
+        steps = self._respond_on(apex, question, is_inside=is_inside)
+        found = answer_by(steps, question, self.block.resolver, next)
+        return found if found is None else found._replace(personal=True)
 
     def _depends_on_client(self, apex: WireName, question: Question) -> bool:
         """Tell whether clients inside and outside get different answers."""
@@ -279,11 +293,12 @@ class Ingress(Publishing):
             owner, _ = zone.owner_of(question)
             owners = [owner] if owner is not None else []
         addresses_of = self._sides.of
-        return any(
-            addresses_of(each, is_inside=True, facts=[])
-            != addresses_of(each, is_inside=False, facts=[])
-            for each in owners
-        )
+        with trace.noted_by(None):  # of the side that counts, notes are taken later
+            return any(
+                addresses_of(each, is_inside=True, facts=[])
+                != addresses_of(each, is_inside=False, facts=[])
+                for each in owners
+            )
 
     def _respond(self, apex: WireName, question: Question) -> Steps:
         """As ``Authority._respond``: if all clients get the same, it is what those inside get."""

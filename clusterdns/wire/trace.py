@@ -140,8 +140,8 @@ scribe = _scribe.get  # the scribe of the query that this code works for, None f
 
 
 @contextmanager
-def noted_by(taker: Scribe) -> Iterator[None]:
-    """Have notes taken by ``taker`` in the body."""
+def noted_by(taker: Scribe | None) -> Iterator[None]:
+    """Have notes taken by ``taker`` in the body; by nobody, if it is None."""
     token = _scribe.set(taker)
     try:
         yield

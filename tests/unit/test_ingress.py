@@ -362,7 +362,8 @@ def test_clients_get_their_side(option, expected):
         assert ("NOERROR", []) == await said(server, "a.apps.test", "AAAA")
         for _ in range(2):  # what does not last is kept when it is asked for again
             assert ("NXDOMAIN", []) == await said(server, "b.apps.test")
-        assert in_table(server, "b.apps.test")  # it is the same for all
+        if "127" not in option:  # the class of those inside has a table of its own
+            assert in_table(server, "b.apps.test")
 
     run(steps, its_ingress("a.apps.test"), balancer("lb", "10.96.0.1", "192.0.2.1"), option=option)
 
