@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
 import time
 import urllib.error
 import urllib.request
@@ -233,6 +241,62 @@ def test_top_shows_the_last_queries(subject):
     assert " tailed.uit.svc.cluster.local. A NXDOMAIN " in done.stdout
     last = json.loads(top(subject, "--tail", "--once", "--json").stdout.splitlines()[-1])
     assert "udp" == last["transport"]
+
+
+@contextlib.contextmanager
+def top_on_a_terminal(subject: Subject, columns: int):
+    """Run `top` on a terminal of so many columns; yield the process and the other end."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "clusterdns", "top", "--pid", str(subject.server.process.pid)]
+    environ = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env={**environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait(10)
+        with contextlib.suppress(OSError):
+            os.close(ours)
+
+
+def read_until(ours: int, text: str, times: int) -> str:
+    """Return what the terminal shows once a text has come so often."""
+    found, deadline = b"", time.monotonic() + 30
+    while found.count(text.encode()) < times and time.monotonic() < deadline:
+        if select.select([ours], [], [], 1)[0]:
+            found += os.read(ours, 65_536)
+    return found.decode()
+
+
+CLEAR = "\x1b[2J"
+
+
+def test_top_is_drawn_again_on_a_terminal_until_it_is_interrupted(subject):
+    ask(subject.server, "drawn.uit.svc.cluster.local.")
+    with top_on_a_terminal(subject, 20) as (process, ours):  # narrower than a name
+        shown = read_until(ours, " queries in ", 1)
+        ask(subject.server, "later.uit.svc.cluster.local.")
+        shown += read_until(ours, "later.uit.svc.cluster.local.", 1)
+        assert shown.count(CLEAR) >= 2
+        assert "\x1b[1m" in shown  # titles are bold
+        os.write(ours, b"\x03")  # Ctrl-C, by the terminal
+        assert 130 == process.wait(10)
+        with contextlib.suppress(OSError):
+            shown += os.read(ours, 65_536).decode()
+        assert "Traceback" not in shown
+
+
+def test_top_ends_with_its_terminal(subject):
+    with top_on_a_terminal(subject, 80) as (process, ours):
+        read_until(ours, " queries in ", 1)
+        os.close(ours)
+        assert process.wait(10) != 0
 
 
 def test_top_says_that_nothing_is_observed(tmp_path):
