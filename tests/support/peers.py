@@ -25,6 +25,8 @@ from typing import NamedTuple
 
 import pytest
 
+from clusterdns.host import localsocket
+
 COREDNS_VERSION = "1.15.0"
 COREDNS_MODULE = f"github.com/coredns/coredns@v{COREDNS_VERSION}"
 INSTALL_COREDNS = f"go install {COREDNS_MODULE}"
@@ -102,6 +104,7 @@ _ports = _own_ports()
 def clusterdns(corefile: str, directory: Path, *flags: str) -> Iterator[Server]:
     """Run clusterdns with a Corefile; relative paths in it start from ``directory``."""
     with _run([sys.executable, "-m", "clusterdns"], corefile, directory, flags) as server:
+        _wait_until_askable(server)
         yield server
 
 
@@ -204,6 +207,15 @@ def wait_until_answering(server: Server, timeout_s: float = 20) -> None:
                 return
         time.sleep(0.02)
     raise RuntimeError(f"{server.process.args} does not answer:\n{server.output}")
+
+
+def _wait_until_askable(server: Server, timeout_s: float = 20) -> None:
+    """Return as soon as commands can ask the server: its workers answer a little earlier."""
+    deadline = time.monotonic() + timeout_s
+    while server.process.pid not in localsocket.servers():
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"commands cannot ask {server.process.args}:\n{server.output}")
+        time.sleep(0.02)
 
 
 def ask_udp(address: tuple[str, int], packet: bytes, timeout_s: float = 3) -> bytes | None:
