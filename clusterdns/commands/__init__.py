@@ -14,6 +14,7 @@ explain.py      why a name is answered as it is
 running.py      the running server, asked
 offline.py      a Corefile with manifests, asked in this process
 top.py          what is asked most of the running server
+screen.py       the terminal of a command that goes on
 lookup.py       a name as a Pod looks it up
 stub.py         a stub resolver that shows its work
 podsettings.py  the resolver settings of a Pod, from its manifest

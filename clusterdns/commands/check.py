@@ -98,7 +98,7 @@ def _print(form: str, found: list[tuple[Subject, Findings]]) -> None:
             print("".join(f"{line}\n" for line in _annotations(subject, findings)), end="")
         else:
             lines = check.report(subject, findings)
-            output.write(output.labeled(line, _STYLES) for line in lines)
+            output.write_labeled(lines, _STYLES)
 
 
 def _as_json(subject: Subject, found: Findings) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _diff(flags: argparse.Namespace) -> int:
         for question, before, after in found.changed:
             print(f"::warning {at}::{_escaped(f'{question}: {before}, then {after}')}")
     else:
-        output.write(output.labeled(line, _STYLES) for line in found.lines())
+        output.write_labeled(found.lines(), _STYLES)
     return FAILED if found.changed else OK
 
 

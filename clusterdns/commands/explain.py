@@ -69,7 +69,7 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.json:
         output.write_json(found)
     else:
-        output.write(output.labeled(line, _STYLES) for line in explained.report(found))
+        output.write_labeled(explained.report(found), _STYLES)
     return FAILED if found["why"] else OK
 
 

@@ -40,8 +40,7 @@ def _run(flags: argparse.Namespace) -> int:
             lines = difflib.unified_diff(
                 before.splitlines(), after.splitlines(), path, path, lineterm=""
             )
-            output.write(output.labeled(line, {"-": "red", "+": "green", "@": "cyan"})
-                         for line in lines)  # fmt: skip
+            output.write_labeled(lines, {"-": "red", "+": "green", "@": "cyan"})
         elif flags.write and path != STDIN:
             if before != after:
                 Path(path).write_text(after)

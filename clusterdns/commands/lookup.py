@@ -72,7 +72,7 @@ def _run(flags: argparse.Namespace) -> int:
         output.write_json(_as_json(flags, conf, walk, others))
     else:
         lines = [*_report(flags, conf, walk), *_savings(walk, others)]
-        output.write(output.labeled(line, _STYLES) for line in lines)
+        output.write_labeled(lines, _STYLES)
     if walk.found:
         return OK
     return UNANSWERED if walk.is_unanswered else FAILED

@@ -29,6 +29,11 @@ def write(lines: Iterable[Text | str]) -> None:
             sys.stdout.write(f"{line}\n")
 
 
+def write_labeled(lines: Iterable[str], styles: Mapping[str, str]) -> None:
+    """Write lines whose labels have styles, see ``labeled``."""
+    write(labeled(line, styles) for line in lines)
+
+
 def write_json(value: object) -> None:
     """Write a value as one JSON object, with indentation on a terminal."""
     is_terminal = sys.stdout.isatty()

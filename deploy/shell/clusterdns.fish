@@ -26,7 +26,7 @@ complete -c clusterdns -n '__fish_seen_subcommand_from check' -s h -l help -d 's
 complete -c clusterdns -n '__fish_seen_subcommand_from check' -s p -o dns.port -l port -r -d 'port of server blocks that name none (53)'
 complete -c clusterdns -n '__fish_seen_subcommand_from check' -l format -r -a 'text json github' -d 'text, JSON, or annotations for GitHub'\''s workflows'
 complete -c clusterdns -n '__fish_seen_subcommand_from check' -l json -d 'as --format json'
-complete -c clusterdns -n '__fish_seen_subcommand_from check' -l manifests -r -a '(__fish_complete_directories)' -d 'objects of the cluster, which know more'
+complete -c clusterdns -n '__fish_seen_subcommand_from check' -l manifests -r -a '(__fish_complete_directories)' -d 'objects of the cluster, which know more  names they would publish, loops'
 complete -c clusterdns -n '__fish_seen_subcommand_from check' -l diff -d 'of two FILEs, old and new  print which names of the cluster and of zone files would be answered otherwise'
 complete -c clusterdns -n '__fish_seen_subcommand_from check' -F -d 'Corefile, or manifest of the ConfigMap that has one; - for standard input'
 complete -c clusterdns -n '__fish_seen_subcommand_from fmt' -s h -l help -d 'show this help message and exit'

@@ -8,7 +8,9 @@ import http.client
 import json
 import os
 import pty
+import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -243,60 +245,182 @@ def test_top_shows_the_last_queries(subject):
     assert "udp" == last["transport"]
 
 
+class Terminal(NamedTuple):
+    """A command on a terminal, and our end of it."""
+
+    process: subprocess.Popen[bytes]
+    ours: int
+    theirs: int
+
+    def resize(self, lines: int, columns: int) -> None:
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    def read(self, text: str, timeout_s: float = 30) -> str:
+        """Return what is shown until a text has come, or in the time."""
+        found, deadline = b"", time.monotonic() + timeout_s
+        while text.encode() not in found and (left := deadline - time.monotonic()) > 0:
+            if select.select([self.ours], [], [], left)[0]:
+                found += os.read(self.ours, 65_536)
+        return found.decode("utf-8", "replace")
+
+    def has_echo(self) -> bool:
+        return bool(termios.tcgetattr(self.theirs)[3] & termios.ECHO)
+
+
 @contextlib.contextmanager
-def top_on_a_terminal(subject: Subject, columns: int):
-    """Run `top` on a terminal of so many columns; yield the process and the other end."""
+def on_a_terminal(subject: Subject, *arguments: str, lines: int = 40, columns: int = 80,
+                  **settings: str):  # fmt: skip
+    """Run `top` on a terminal of a size."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    command = [sys.executable, "-m", "clusterdns", "top", "--pid", str(subject.server.process.pid)]
-    environ = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    terminal_size = struct.pack("HHHH", lines, columns, 0, 0)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, terminal_size)
+    pid = str(subject.server.process.pid)
+    environ = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR")}
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        [sys.executable, "-m", "clusterdns", "top", "--pid", pid, *arguments],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        env={**environ, "TERM": "xterm"},
+        env={**environ, "TERM": "xterm", **settings},
     )  # fmt: skip
-    os.close(theirs)
     try:
-        yield process, ours
+        yield Terminal(process, ours, theirs)
     finally:
         process.kill()
         process.wait(10)
-        with contextlib.suppress(OSError):
-            os.close(ours)
-
-
-def read_until(ours: int, text: str, times: int) -> str:
-    """Return what the terminal shows once a text has come so often."""
-    found, deadline = b"", time.monotonic() + 30
-    while found.count(text.encode()) < times and time.monotonic() < deadline:
-        if select.select([ours], [], [], 1)[0]:
-            found += os.read(ours, 65_536)
-    return found.decode()
+        for each in (ours, theirs):
+            with contextlib.suppress(OSError):
+                os.close(each)
 
 
 CLEAR = "\x1b[2J"
+KEYS = "q quits, space pauses"
+PAUSED = "paused: space goes on"
 
 
 def test_top_is_drawn_again_on_a_terminal_until_it_is_interrupted(subject):
     ask(subject.server, "drawn.uit.svc.cluster.local.")
-    with top_on_a_terminal(subject, 20) as (process, ours):  # narrower than a name
-        shown = read_until(ours, " queries in ", 1)
+    with on_a_terminal(subject, columns=40) as terminal:
+        shown = terminal.read(KEYS)
         ask(subject.server, "later.uit.svc.cluster.local.")
-        shown += read_until(ours, "later.uit.svc.cluster.local.", 1)
+        shown += terminal.read("later.uit.svc.cluster.local.")
         assert shown.count(CLEAR) >= 2
         assert "\x1b[1m" in shown  # titles are bold
-        os.write(ours, b"\x03")  # Ctrl-C, by the terminal
-        assert 130 == process.wait(10)
-        with contextlib.suppress(OSError):
-            shown += os.read(ours, 65_536).decode()
-        assert "Traceback" not in shown
+        assert not terminal.has_echo()
+        terminal.press(b"\x03")  # Ctrl-C, by the terminal
+        assert 130 == terminal.process.wait(10)
+        assert "Traceback" not in terminal.read("never", 0.1)
+        assert terminal.has_echo()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--tail",)])
+def test_q_ends_top_and_leaves_the_terminal_as_it_was(subject, arguments):
+    ask(subject.server, "drawn.uit.svc.cluster.local.")
+    with on_a_terminal(subject, *arguments) as terminal:
+        assert terminal.has_echo()
+        terminal.read("drawn.uit.svc.cluster.local.")
+        assert not terminal.has_echo()
+        terminal.press(b"xyz")  # keys without a meaning
+        terminal.press(b"q")
+        assert 0 == terminal.process.wait(10)
+        assert terminal.has_echo()
+
+
+def test_sigterm_leaves_the_terminal_as_it_was(subject):
+    with on_a_terminal(subject) as terminal:
+        terminal.read(KEYS)
+        terminal.process.terminate()
+        assert 143 == terminal.process.wait(10)
+        assert terminal.has_echo()
+        assert "Traceback" not in terminal.read("never", 0.1)
+
+
+def test_space_pauses_top(subject):
+    with on_a_terminal(subject) as terminal:
+        terminal.read(KEYS)
+        terminal.press(b" ")
+        terminal.read(PAUSED)
+        ask(subject.server, "paused.uit.svc.cluster.local.")
+        assert "" == terminal.read("never", 2.5)  # longer than it waits otherwise
+        terminal.resize(30, 70)  # what is there is drawn again
+        assert "paused.uit" not in terminal.read(PAUSED)
+        terminal.press(b" ")
+        assert "paused.uit.svc.cluster.local." in terminal.read("paused.uit.svc.cluster.local.")
+
+
+def test_top_goes_on_behind_a_stop(subject):
+    with on_a_terminal(subject) as terminal:
+        terminal.read(KEYS)
+        terminal.press(b" ")
+        terminal.read(PAUSED)
+        settings = termios.tcgetattr(terminal.theirs)
+        settings[3] |= termios.ECHO | termios.ICANON  # as a shell sets them
+        termios.tcsetattr(terminal.theirs, termios.TCSANOW, settings)
+        terminal.process.send_signal(signal.SIGCONT)
+        assert CLEAR in terminal.read(PAUSED)
+        assert not terminal.has_echo()
+
+
+def test_top_is_drawn_for_the_size_of_the_terminal(subject):
+    for i in range(12):
+        ask(subject.server, f"a-name-{i}-that-is-wider-than-a-terminal.uit.svc.cluster.local.")
+    with on_a_terminal(subject, lines=60, columns=120) as terminal:
+        wide = frame(terminal.read(KEYS))
+        assert any("terminal.uit.svc.cluster.local." in line for line in wide)
+        for lines, columns in ((24, 30), (5, 20), (1, 1), (60, 120)):
+            terminal.resize(lines, columns)
+            last = KEYS if columns > len(KEYS) else f"{KEYS[: columns - 1]}…"
+            shown = frame(terminal.read(last))  # at once: the next is due in two seconds
+            assert len(shown) <= max(lines, 2)
+            assert max(map(len, shown)) <= columns
+            if lines > 20:
+                assert "slow names" in shown  # every table has its place
+
+
+def frame(shown: str) -> list[str]:
+    """Return the lines of the last drawing, without their style."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.rpartition(CLEAR)[2]).splitlines()
+
+
+def test_top_has_no_style_where_none_is_wanted(subject):
+    with on_a_terminal(subject, NO_COLOR="1") as terminal:
+        assert not re.search(r"\x1b\[[0-9;]*[34][0-9]", terminal.read(KEYS))
+    with on_a_terminal(subject, TERM="dumb") as terminal:
+        shown = terminal.read("slow names") + terminal.read("slow names")
+        assert "\x1b" not in shown
+        terminal.press(b"q")
+        assert 0 == terminal.process.wait(10)
 
 
 def test_top_ends_with_its_terminal(subject):
-    with top_on_a_terminal(subject, 80) as (process, ours):
-        read_until(ours, " queries in ", 1)
-        os.close(ours)
-        assert process.wait(10) != 0
+    with on_a_terminal(subject) as terminal:
+        terminal.read(KEYS)
+        os.close(terminal.theirs)
+        os.close(terminal.ours)
+        assert terminal.process.wait(10) != 0
+
+
+def test_tail_ends_in_silence_with_its_reader(subject):
+    """Also if no query comes any more, as `tail -f` does."""
+    ask(subject.server, "tailed.uit.svc.cluster.local.")
+    pid = str(subject.server.process.pid)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clusterdns", "top", "--tail", "--pid", pid],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert 141 == process.wait(10)
+        assert b"" == process.stderr.read()
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stderr.close()
 
 
 def test_top_says_that_nothing_is_observed(tmp_path):
