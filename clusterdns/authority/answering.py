@@ -13,6 +13,7 @@ from typing import Protocol
 from clusterdns.authority.transfers import Transfers
 from clusterdns.authority.zone import Zone
 from clusterdns.authority.zoneanswer import Result, ZoneAnswer
+from clusterdns.caching.spared import Spared
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import DROP, NO_ZONE, AnswerNext, HandleNext, Plugin
@@ -59,6 +60,7 @@ class Authority(Plugin):
         self.block = block
         self.zones: dict[WireName, Zone | None] = {}
         self.through: tuple[WireName, ...] = ()  # `fallthrough`
+        block.shared(Spared).has.append(self._has)
         self.transfers = block.shared(Transfers)
         self.transfers.add_source(self.transfer, self.order)
 
@@ -70,6 +72,15 @@ class Authority(Plugin):
     def zone_of(self, qname: WireName) -> WireName | None:
         """Return the longest zone that a name lies in, or None."""
         return longest(qname, self.zones)
+
+    def _has(self, folded: WireName) -> bool:
+        """Tell whether a name that the next plugin may have answered is one of ours now."""
+        apex = self.zone_of(folded) if name.is_within_any(folded, self.through) else None
+        zone = self.zones[apex] if apex is not None else None
+        if zone is None:
+            return False
+        found = zone.find(Question(folded, folded, rr.CNAME))
+        return found.result not in _MAY_FALL_THROUGH
 
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether no zone of ours is above or below ``cut``."""

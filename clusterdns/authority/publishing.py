@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Final, Protocol
 
 from clusterdns.authority.answering import Answers, Authority
-from clusterdns.authority.zoneanswer import Result
-from clusterdns.caching.spared import Spared
 from clusterdns.chain.asking import Steps
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Worker
@@ -64,7 +62,6 @@ class Publishing(Authority):
             raise directive.error("needs the kubernetes plugin in the same server block")
         self._source = self._inside.source
         self._apexes = arguments.zone_names(directive.args, directive) or block.zones
-        block.shared(Spared).has.append(self._has)
         self._ttl = ttl
         self._namespaces = set[str]()
         self._sentences = 0
@@ -99,15 +96,6 @@ class Publishing(Authority):
         self._note_filled()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_filled.wait(), START_TIMEOUT_S)
-
-    def _has(self, folded: WireName) -> bool:
-        """Tell whether a name that the next plugin may have answered is one of ours now."""
-        apex = self.zone_of(folded) if name.is_within_any(folded, self.through) else None
-        zone = self.zones[apex] if apex is not None else None
-        if zone is None:
-            return False
-        found = zone.find(Question(folded, folded, rr.CNAME))
-        return found.result not in (Result.NAME_ERROR, Result.EMPTY)
 
     def _note_filled(self) -> None:
         if self._store is None or self._names.has_work:

@@ -170,6 +170,16 @@ class ExternalResponder:
         """Return the longest of the zones that a name lies in, or None."""
         return max((z for z in self.zones if name.is_within(folded, z)), key=len, default=None)
 
+    def has(self, folded: WireName, cluster: Cluster) -> bool:
+        """Tell whether a name that the next plugin may have answered is one of ours now."""
+        zone = self.zone_of(folded) if name.is_within_any(folded, self._fallthrough) else None
+        if zone is None or folded == zone:
+            return False
+        labels = name.labels(WireName(folded[: -len(zone)] + name.ROOT))
+        with trace.noted_by(None):
+            lookup = ExternalLookup(cluster, has_headless=self._has_headless)
+            return bool(lookup.outside(labels)[1])
+
     def respond(
         self, question: Question, zone: WireName, cluster: Cluster
     ) -> Generator[Question, Response, Response | None]:

@@ -136,6 +136,18 @@ class Responder:
             return False
         return self.passing.has(question, zone.folded)
 
+    def has(self, folded: WireName) -> bool:
+        """Tell whether a name that the next plugin may have answered is one of ours now."""
+        if not name.is_within_any(folded, self._fallthrough):
+            return False
+        question = Question(folded, folded, rr.A)
+        zone = self.zone_of(question)
+        if zone is None or zone.folded in self.passed:
+            return False
+        lookup = Lookup(self._store, self._options, is_multicluster=zone.is_multicluster)
+        with trace.noted_by(None):
+            return self._entries(question, zone, lookup) is not None
+
     def respond(
         self, question: Question, zone: AskedZone
     ) -> Generator[Question, Response, Response | None]:

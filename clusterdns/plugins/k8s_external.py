@@ -36,6 +36,7 @@ transferred.
 
 from __future__ import annotations
 
+from clusterdns.caching.spared import Spared
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Repeats
@@ -82,7 +83,8 @@ class K8sExternal(Plugin):
         zones = arguments.zone_names(directive.args, directive) or block.zones
         inside.zones += zones
         inside.homes += zones
-        self._responder = ExternalResponder(
+        block.shared(Spared).has.append(lambda folded: responder.has(folded, self._cluster()))
+        self._responder = responder = ExternalResponder(
             zones,
             ttl=ttl,
             apex=apex,

@@ -77,6 +77,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from clusterdns.authority.transfers import Transfers
+from clusterdns.caching.spared import Spared
 from clusterdns.chain import searchpath
 from clusterdns.chain.asking import answer_by, handle_by
 from clusterdns.chain.block import Block
@@ -177,6 +178,7 @@ class Kubernetes(Plugin):
         inside.zones += settings.zones
         named = [z for z in settings.zones if not name.is_within_any(z, name.REVERSE_ZONES)]
         inside.homes += [WireName(part + z) for z in named for part in _HOMES]
+        block.shared(Spared).has.append(lambda folded: self._responder.has(folded))
         block.shared(Transfers).add_source(self._transfer, self.order)
 
     def sources(self) -> Mapping[Source, Sequence[WireName]]:

@@ -11,6 +11,7 @@ import dns.message
 import dns.rcode
 import peers
 import pytest
+from scriptedupstream import ScriptedUpstream
 
 from clusterdns.authority.zoneanswer import Result
 from clusterdns.authority.zonefile import read
@@ -315,6 +316,30 @@ def test_by_mtime_the_serial_does_not_matter(tmp_path):
         wait_for(server, "www.example.edu", "198.51.100.2")
         path.write_text(EDU.replace("198.51.100.2", "198.51.100.9"))
         wait_for(server, "www.example.edu", "198.51.100.9")
+
+
+def test_a_kept_denial_of_the_next_plugin_does_not_hide_an_alias(tmp_path):
+    path = tmp_path / "edu.db"
+    path.write_text(EDU)
+    upstream = ScriptedUpstream([])
+    corefile = (
+        ". {\n cache\n file edu.db example.edu {\n reload 200ms\n reload_by_mtime\n fallthrough\n }\n"
+        f" forward . {upstream.address}\n}}\n"
+    )
+    try:
+        with peers.clusterdns(corefile, tmp_path) as server:
+            reply = ask(server, "later.example.edu", "A")
+            assert reply is not None
+            assert dns.rcode.NXDOMAIN == reply.rcode()
+            path.write_text(
+                EDU + "later 300 IN CNAME www.example.org.\nlast 300 IN A 198.51.100.5\n"
+            )
+            wait_for(server, "last.example.edu", "198.51.100.5")
+            reply = ask(server, "later.example.edu", "A")
+            assert reply is not None
+            assert ["www.example.org."] == [str(item) for rrset in reply.answer for item in rrset]
+    finally:
+        upstream.stop()
 
 
 HEAD = "$TTL 60\n@ IN SOA ns h 1 2 3 4 5\n@ IN NS ns\n"
