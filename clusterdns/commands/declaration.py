@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn
 
 OK, FAILED, MISUSED = 0, 1, 2  # exit codes that mean the same everywhere
 PIPE_CLOSED = 141  # what a shell reports for a program that SIGPIPE has ended
 INTERRUPTED = 130  # likewise SIGINT
-T = TypeVar("T")
+ENDS = (  # of every command
+    f"A command that does not serve also ends with {INTERRUPTED} at Ctrl-C, and each with\n"
+    f"{PIPE_CLOSED} when nobody reads its output any more, as in `clusterdns help | head -1`."
+)
+_OPTION = re.compile(r"--?[A-Za-z]")
+_REFUSED_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")  # argparse's words
+_WORD = re.compile(r"[\w-]+")
 
 
 class Example(NamedTuple):
@@ -64,15 +72,16 @@ class Command(NamedTuple):
 class Parser(argparse.ArgumentParser):
     """A parser that suggests the option or the choice that was meant."""
 
+    _given: Sequence[str] = ()
+
     def parse_args(  # type: ignore[override]  # argparse has overloads for foreign namespaces
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Return the namespace; options may stand anywhere. Ends with exit code 2 for others."""
+        self._given = list(sys.argv[1:] if args is None else args)
         found, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
-            options = [each for each in unknown if each.startswith("-")]
-            hint = did_you_mean(options[0].partition("=")[0], self.options()) if options else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found
 
     def options(self) -> list[str]:
@@ -84,9 +93,31 @@ class Parser(argparse.ArgumentParser):
         return [action for action in self._actions if action.help != argparse.SUPPRESS]
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the arguments and where to read on, and exit with 2."""
+        """Say what is wrong with the arguments and where to read on, and exit with 2.
+
+        An option that does not exist is said before all else: its value was taken for an argument.
+        """
+        if stray := self._stray_option():
+            if not message.startswith("unrecognized arguments"):
+                message = f"unrecognized arguments: {stray}"
+            message += did_you_mean(stray, self.options())
+        elif found := _REFUSED_CHOICE.search(message):
+            message += did_you_mean(found[1], _WORD.findall(found[2]))
         self.print_usage(sys.stderr)
         self.exit(MISUSED, f"{self.prog}: {message}; see `{self.prog} -h`\n")
+
+    def _stray_option(self) -> str:
+        """Return the first word that was meant as an option and is none, "" without one."""
+        options = self.options()
+        for word in itertools.takewhile(lambda each: each != "--", self._given):
+            name = word.partition("=")[0]
+            if not _OPTION.match(name) or name in options:
+                continue
+            # As in `-p53`, not as in `-port`.
+            has_value = not name.startswith("--") and name[:2] in options
+            if not has_value or f"-{name}" in options:
+                return name
+        return ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -124,7 +155,8 @@ def rtype(text: str) -> str:
     try:
         return dns.rdatatype.to_text(dns.rdatatype.from_text(text))
     except (dns.exception.DNSException, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no type of record") from None
+        hint = did_you_mean(text.upper(), dns.rdatatype.RdataType.__members__)
+        raise argparse.ArgumentTypeError(f"{text!r} is no type of record{hint}") from None
 
 
 def add_port(parser: Parser, default: int, purpose: str) -> None:

@@ -6,8 +6,9 @@ import argparse
 import difflib
 import sys
 from pathlib import Path
+from typing import Any
 
-from clusterdns.commands.declaration import FAILED, OK, Command, Example, Parser
+from clusterdns.commands.declaration import FAILED, OK, Command, Example, Parser, add_json
 from clusterdns.errors import ClusterDNSError
 
 STDIN = "-"
@@ -22,31 +23,43 @@ def _declare(parser: Parser) -> None:
     how.add_argument("--check", action="store_true",
         help="print the names of files in another form, and return 1 if there are any")  # fmt: skip
     how.add_argument("--diff", action="store_true", help="print what would change")
+    add_json(parser)
 
 
 def _run(flags: argparse.Namespace) -> int:
     from clusterdns.commands import output
     from clusterdns.corefile import layout
 
-    code = OK
+    code, plain = OK, list[dict[str, Any]]()
     for path in flags.paths or [STDIN]:
         before = _read(path)
         after = layout.formatted(before, "stdin" if path == STDIN else path)
-        if flags.check:
-            if before != after:
-                print(path)
-                code = FAILED
-        elif flags.diff:
-            lines = difflib.unified_diff(
-                before.splitlines(), after.splitlines(), path, path, lineterm=""
-            )
-            output.write_labeled(lines, {"-": "red", "+": "green", "@": "cyan"})
-        elif flags.write and path != STDIN:
-            if before != after:
-                Path(path).write_text(after)
+        if flags.check and before != after:
+            code = FAILED
+        if flags.write and path != STDIN and before != after:
+            Path(path).write_text(after)
+        if flags.json:
+            plain.append({"file": path, "has_form": before == after, "text": after})
         else:
-            print(after, end="")
+            _print(flags, path, before, after)
+    if flags.json:
+        output.write_json({"files": plain})
     return code
+
+
+def _print(flags: argparse.Namespace, path: str, before: str, after: str) -> None:
+    from clusterdns.commands import output
+
+    if flags.check:
+        if before != after:
+            print(path)
+    elif flags.diff:
+        lines = difflib.unified_diff(
+            before.splitlines(), after.splitlines(), path, path, lineterm=""
+        )
+        output.write_labeled(lines, {"-": "red", "+": "green", "@": "cyan"})
+    elif not flags.write or path == STDIN:
+        print(after, end="")
 
 
 def _read(path: str) -> str:

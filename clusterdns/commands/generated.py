@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 
 from clusterdns.commands import listing
-from clusterdns.commands.declaration import Command
+from clusterdns.commands.declaration import ENDS, Command
 
 _FILES = ("FILE", "PATH", "OLD", "NEW")  # ends of metavars for which file names are completed
 _PLUGINS_AND_COMMANDS = "WORD"
@@ -228,6 +228,7 @@ def manual() -> str:
             lines += [_roff(example.line), ".EE", ".RE"]
         exits = "; ".join(f"{code}: {meaning}" for code, meaning in command.exits.items())
         lines += [".PP", _roff(f"Exit codes: {exits}.")]
+    lines += [".SH EXIT STATUS", _roff(ENDS)]
     lines += [".SH SEE ALSO", ".BR dig (1),", ".BR resolv.conf (5)"]
     return "\n".join(lines) + "\n"
 

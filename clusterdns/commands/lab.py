@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 
 from clusterdns.commands import serve
 from clusterdns.commands.declaration import Command, Example, Parser, add_port
 from clusterdns.config import lab
+from clusterdns.host import logs
 from clusterdns.processes import estate
 
 
 def _declare(parser: Parser) -> None:
     add_port(parser, 0, f"port to serve on (the first that is free from {lab.PORT} on)")
+    parser.add_argument("--json", action="store_true",
+        help="print one JSON object with the questions, and the log as JSON")  # fmt: skip
 
 
 def _run(flags: argparse.Namespace) -> int:
@@ -24,10 +28,18 @@ def _run(flags: argparse.Namespace) -> int:
         # taken, and serve on the next one.
         sys.orig_argv += ["-p", str(port)]
     if estate.VARIABLE not in os.environ:
-        print(f"the lab cluster is served on port {port}; ask it, for example:")
-        for question in lab.QUESTIONS:
-            print(f"  dig @localhost -p {port} {question}", flush=True)
-    return serve.serve(["-conf", "Corefile", "-p", str(port)])
+        _tell(port, flags.json)
+    form = ["-log-format", logs.JSON] if flags.json else []
+    return serve.serve(["-conf", "Corefile", "-p", str(port), *form])
+
+
+def _tell(port: int, is_json: bool) -> None:
+    if is_json:
+        print(json.dumps({"port": port, "questions": [*lab.QUESTIONS]}), flush=True)
+        return
+    print(f"the lab cluster is served on port {port}; ask it, for example:")
+    for question in lab.QUESTIONS:
+        print(f"  dig @localhost -p {port} {question}", flush=True)
 
 
 COMMAND = Command(

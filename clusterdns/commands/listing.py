@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from clusterdns.commands.declaration import Command
+from clusterdns.commands.declaration import ENDS, Command
 
 # In the order of the help, with the module of each.
 NAMES = {
@@ -34,5 +34,5 @@ def overview() -> str:
     flags.usage = "clusterdns [FLAG...] | COMMAND ..."
     flags.description = "A DNS server for Kubernetes that reads CoreDNS's Corefile."
     listed = [f"  {each.ljust(width)}{load(each).summary}" for each in NAMES]
-    flags.epilog = "\n".join(["commands (each with -h):", *listed])
+    flags.epilog = "\n".join(["commands (each with -h):", *listed, "", ENDS])
     return flags.format_help()

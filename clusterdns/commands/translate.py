@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from clusterdns.commands.declaration import OK, Command, Example, Parser, add_port, zone
+from clusterdns.commands.declaration import OK, Command, Example, Parser, add_json, add_port, zone
 
 DEFAULT_PORT = 53
 DEFAULT_ZONE = "cluster.local"
@@ -18,13 +18,19 @@ def _declare(parser: Parser) -> None:
     parser.add_argument("-zone", "--zone", type=zone, default=DEFAULT_ZONE, metavar="ZONE",
         help=f"zone of the cluster ({DEFAULT_ZONE})")  # fmt: skip
     add_port(parser, DEFAULT_PORT, f"port to serve on ({DEFAULT_PORT})")
+    add_json(parser)
 
 
 def _run(flags: argparse.Namespace) -> int:
+    from clusterdns.commands import output
     from clusterdns.config import configmap, kubedns
 
+    warnings = list[str]()
+
     def warn(reason: str) -> None:
-        print(f"clusterdns: warning: {flags.path}: {reason}", file=sys.stderr)
+        warnings.append(reason)
+        if not flags.json:
+            print(f"clusterdns: warning: {flags.path}: {reason}", file=sys.stderr)
 
     path: Path = flags.path
     if not path.exists():
@@ -35,6 +41,9 @@ def _run(flags: argparse.Namespace) -> int:
         entries = configmap.from_manifest(path)
     settings = kubedns.read(entries, zone=flags.zone, warn=warn)
     text = kubedns.translate(settings, zone=flags.zone, port=flags.port, warn=warn)
+    if flags.json:
+        output.write_json({"corefile": text, "warnings": warnings})
+        return OK
     print(text, end="")
     return OK
 

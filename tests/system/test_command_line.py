@@ -8,9 +8,11 @@ import pty
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +78,13 @@ def test_the_examples_are_commands(name):
         (("check", "--prot", "1", "Corefile"), 'did you mean "--port"?'),
         (("-dns.prot", "1"), 'did you mean "-dns.port"?'),
         (("-conv", "Corefile"), 'did you mean "-conf"?'),
+        (("check", "-port", "53", "Corefile"), 'arguments: -port, did you mean "--port"?'),
+        (("check", "--frmat=json", "Corefile"), 'did you mean "--format"?'),
+        (("check", "--format", "jsn", "Corefile"), 'did you mean "json"?'),
+        (("explain", "--corefil", "Corefile", "web"), 'did you mean "--corefile"?'),
+        (("lookup", "web", "AAAAA"), 'did you mean "AAAA"?'),
+        (("lookup", "web", "--libc", "gblic"), 'did you mean "glibc"?'),
+        (("help", "--completion", "bahs"), 'did you mean "bash"?'),
     ],
 )
 def test_what_was_meant_is_suggested(arguments, hint):
@@ -101,6 +110,99 @@ def test_a_closed_pipe_ends_it_in_silence():
             stdout=closed, stderr=subprocess.PIPE, timeout=30, check=False,
         )  # fmt: skip
     assert (141, b"") == (done.returncode, done.stderr)
+
+
+# Of each command with much to say, and what goes on: the first line, and what is due behind it.
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-h", "-plugins", "-version", "serve -h", "help", "help --json", "help --man", "help kubernetes",
+        "help --completion zsh", "check Corefile", "check --json Corefile", "fmt Corefile",
+        "fmt --json Corefile", "explain web.uit.svc.cluster.local --corefile Corefile",
+        "explain web.uit.svc.cluster.local --corefile Corefile --json", "resolv-conf uit",
+        "check --diff Corefile Corefile", "lab", "lab --json",
+    ],
+)  # fmt: skip
+def test_a_reader_of_one_line_ends_it_in_silence(line, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clusterdns", *line.split()],
+        cwd=ZONES, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        assert process.stdout.readline()
+        process.stdout.close()
+        if line.startswith("lab"):
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) in (0, 130, 141)
+        assert b"" == process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def json_of(*arguments: str) -> Any:
+    done = run(*arguments)
+    assert (0, "") == (done.returncode, done.stderr)
+    return json.loads(done.stdout)
+
+
+def test_each_command_has_its_output_as_json(tmp_path):
+    for name in COMMANDS:
+        assert "--json" in run(name, "-h").stdout or name == "serve"
+    corefile = tmp_path / "Corefile"
+    corefile.write_text(". {\nwhoami\n}\n")
+    given = {"file": str(corefile), "has_form": False, "text": ". {\n    whoami\n}\n"}
+    assert {"files": [given]} == json_of("fmt", "--json", str(corefile))
+    assert [given] == json_of("fmt", "-w", "--json", str(corefile))["files"]
+    assert given["text"] == corefile.read_text()
+    assert json_of("fmt", "--json", str(corefile))["files"][0]["has_form"]
+    settings = tmp_path / "cm.yaml"
+    settings.write_text(
+        "kind: ConfigMap\nmetadata: {name: kube-dns}\ndata: {upstreamNameservers: '[\"192.0.2.1\"]', nonsense: x}\n"
+    )
+    found = json_of("translate", "--json", str(settings))
+    done = run("translate", str(settings))
+    assert done.stdout == found["corefile"]
+    assert [f"clusterdns: warning: {settings}: {found['warnings'][0]}"] == done.stderr.splitlines()
+
+
+def test_the_lab_tells_its_port_as_json(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clusterdns", "lab", "--json"],
+        stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+        assert {"port", "questions"} == lines[0].keys()
+        assert f".:{lines[0]['port']}" in json.dumps(lines[1:])
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_check_tells_of_several_files(tmp_path):
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text(". {\n whoami\n}\n")
+    bad.write_text(". {\n whomai\n}\n")
+    done = run("check", str(good), str(bad))
+    assert 1 == done.returncode
+    assert [str(good), str(bad)] == [
+        each for each in done.stdout.splitlines() if each in (str(good), str(bad))
+    ]
+    assert f'{bad}:2:2: whomai: unknown directive, did you mean "whoami"?' in done.stdout
+    found = json.loads(run("check", "--format", "json", str(good), str(bad)).stdout)
+    assert [True, False] == [each["can_be_served"] for each in found["files"]]
+    lines = run("check", "--format", "github", str(good), str(bad)).stdout.splitlines()
+    assert lines[0].startswith(f"::notice file={good},line=2,col=2,title=slow::")
+    assert lines[1].startswith(f"::error file={bad},line=2,col=2,title=refused::whomai: unknown")
+    assert (0, 2) == (
+        run("check", str(good), str(good)).returncode,
+        run("check", str(bad), str(tmp_path / "none")).returncode,
+    )
 
 
 def on_a_terminal(*arguments: str, **settings: str) -> str:
