@@ -42,7 +42,12 @@ class Inside:
 
         Names at and below ``NAMESPACE.svc.cluster.local`` are; likewise in other homes.
         """
-        for home in self.homes:
-            if name.is_below(folded, home):
-                return name.labels(WireName(folded[: -len(home)] + name.ROOT))[-1].decode("latin-1")
-        return None
+        home = self.home_of(folded)
+        if home is None:
+            return None
+        return name.labels(WireName(folded[: -len(home)] + name.ROOT))[-1].decode("latin-1")
+
+    def home_of(self, folded: WireName) -> WireName | None:
+        """Return the home that a name is below, the longest of several, or None."""
+        found = (home for home in self.homes if name.is_below(folded, home))
+        return max(found, key=len, default=None)

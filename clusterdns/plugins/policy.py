@@ -34,7 +34,9 @@ clients are unknown until then; with `unsynced allow` such a query is allowed.
 
 Each name counts: those that a search path leads to, each alias in an answer, whoever has followed
 it, and the names in PTR, SRV, MX, NS and NSEC records, which are left out if an address of the name
-would be hidden. Whole zones (AXFR, IXFR) are refused to clients from whom a name in them is hidden.
+would be hidden. Whole zones (AXFR, IXFR) are refused to clients from whom a name in them is hidden;
+what their records lead to does not count. The class of a question does not matter, and NOTIFY is
+treated as a query; for updates, see `dynupdate`.
 A server block without `policy` has no rules: where blocks have the same names, name it in each.
 
 Examples:
@@ -108,8 +110,6 @@ from clusterdns.ruling.rules import (
     REFUSE,
     REWRITE,
     SERVFAIL,
-    UNSYNCED,
-    Own,
     Patterns,
     Rule,
     Rules,
@@ -118,7 +118,7 @@ from clusterdns.ruling.rules import (
     Whom,
 )
 from clusterdns.wire import name, rr, trace
-from clusterdns.wire.message import OPCODE_QUERY, Query, Question
+from clusterdns.wire.message import Query, Question
 from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
@@ -129,6 +129,7 @@ TTL_S: Final = 30  # of denials of names outside, and of aliases: changed rules 
 _ACTIONS = (ALLOW, NXDOMAIN, REFUSE, REWRITE)
 _SECTIONS = ("from", "to", "type")
 _UNSYNCED_ACTIONS = (SERVFAIL, "unknown", ALLOW)
+_ADDRESSES = (rr.A, rr.AAAA)
 _TRANSFERS = frozenset((rr.AXFR, rr.IXFR))
 _TYPES = {text: rtype for rtype, text in rr.TYPE_TEXT.items()}
 # No namespace and no address has this label: names in it or below do not exist.
@@ -226,17 +227,15 @@ class Policy(Plugin):
         if self._is_listed or self._early == "unknown":
             yield from (each for each in self._rules.whoms if each.holds(host, namespace))
             if namespace is not None and self._rules.has_own:
-                yield Own(namespace)
+                yield self._rules.own(namespace)
             return
-        yield UNSYNCED
+        yield self._rules.early
         yield from (each for each in self._rules.whoms if each.has_network(host))
 
     # ---- questions
 
     def answer(self, question: Question, next: AnswerNext) -> Response | None:
         """Return the response for the class of the client, None if memory cannot know it."""
-        if question.qclass != rr.CLASS_IN:
-            return next(question)
         verdict = self._judge(question, question.asker)
         if verdict is None:
             return None
@@ -256,8 +255,8 @@ class Policy(Plugin):
     async def handle(self, query: Query, next: HandleNext) -> Response:
         """Return the response for the client."""
         question = query.question
-        is_plain = question is not None and question.qclass == rr.CLASS_IN
-        if question is None or not is_plain or query.opcode != OPCODE_QUERY:
+        # Of other classes and opcodes some plugins answer, too. An update has rules of its own.
+        if question is None or query.changes is not None:
             return await next(query)
         asker = question.asker
         if asker is None:  # a plugin has made the question
@@ -332,24 +331,28 @@ class Policy(Plugin):
         self, question: Question, verdict: Verdict, asker: Asker | None, response: Response
     ) -> Generator[Question, Response, Response | None]:
         """Return a response without the records that tell of hidden names."""
-        judged = dict[WireName, Verdict | None]()
+        judged = dict[WireName, list[Verdict | None]]()
 
-        def is_hidden(folded: WireName) -> bool:
+        def denial_of(folded: WireName) -> Rule | None:
+            """Return the rule that hides the addresses of a name, or some of them."""
             if folded not in judged:
-                judged[folded] = self._tempered(self._rules.judge(folded, rr.A, asker))
-            found = judged[folded]
-            return found is not None and found.hides and _is_denial(found.rule)
+                found = (self._rules.judge(folded, each, asker) for each in _ADDRESSES)
+                judged[folded] = [self._tempered(each) for each in found]
+            rules = (each.rule for each in judged[folded] if each is not None)
+            return next((rule for rule in rules if _is_denial(rule)), None)
 
-        shown = visible.without(response, question.folded, is_hidden)
-        if None in judged.values():
+        shown = visible.without(
+            response, question.folded, lambda folded: denial_of(folded) is not None
+        )
+        if any(None in each for each in judged.values()):
             return None
-        if any(each is not None and each.depends for each in judged.values()):
+        if any(one is not None and one.depends for each in judged.values() for one in each):
             verdict = verdict._replace(depends=True)
         if shown is not response:
             if (taker := trace.scribe()) is not None:
-                hidden = [folded for folded in judged if is_hidden(folded)]
+                hidden = {folded: rule for folded in judged if (rule := denial_of(folded))}
                 taker.blame(f"records of {trace.names_text(hidden)} are hidden from the client",
-                            place=_place_of(judged[hidden[0]]))  # fmt: skip
+                            place=next(iter(hidden.values())).place)  # fmt: skip
             if not shown.answer and response.answer and question.qtype == rr.PTR:
                 shown = yield from self._deny_name(question)
         return self._allowed(verdict, question, shown)
@@ -381,7 +384,7 @@ class Policy(Plugin):
         """
         inside = [zone for zone in self._inside.zones if name.is_within(question.folded, zone)]
         if inside:
-            asked = _beside(question, self._inside.homes)
+            asked = _beside(question, self._inside.home_of(question.folded))
             found = None if asked is None else (yield asked)
             if (
                 found is not None
@@ -474,13 +477,8 @@ def _has_alias(response: Response, owner: WireName, rule: Rule) -> bool:
     )
 
 
-def _place_of(verdict: Verdict | None) -> str:
-    return "" if verdict is None or verdict.rule is None else verdict.rule.place
-
-
-def _beside(question: Question, homes: Iterable[WireName]) -> Question | None:
+def _beside(question: Question, home: WireName | None) -> Question | None:
     """Return the question about a name that cannot exist, None if it would be too long."""
-    home = next((each for each in homes if name.is_below(question.folded, each)), None)
     qname = question.qname if home is None else question.qname[-len(home) :]
     qname = _IMPOSSIBLE + qname
     if len(qname) > name.MAX_NAME_OCTETS:

@@ -2,7 +2,8 @@
 
 ``Rules.judge`` goes through the rules in the order of the text; the first that matches decides. A
 client is known by its class alone, which is the set of the conditions that hold for it
-(chain/classes.py): a ``Whom`` of a rule, ``Own`` of its namespace, or ``UNSYNCED``.
+(chain/classes.py): a ``Whom`` of a rule, ``Own`` of its namespace, or ``Early``. A condition is of
+one ``Rules`` only: other server blocks of a listener may be of another cluster.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from clusterdns.chain.classes import Asker
 from clusterdns.wire import name, rr
@@ -21,13 +22,16 @@ ALLOW, NXDOMAIN, REFUSE, REWRITE, SERVFAIL = "allow", "nxdomain", "refuse", "rew
 
 
 class Own(NamedTuple):
-    """The condition that a client is in a namespace."""
+    """The condition that a client is in a namespace of the cluster that ``rules`` are about."""
 
+    rules: Hashable
     namespace: str
 
 
-# The condition that the namespaces of clients are not known yet.
-UNSYNCED: Final[Hashable] = "unsynced"
+class Early(NamedTuple):
+    """The condition that ``rules`` do not know the namespaces of clients yet."""
+
+    rules: Hashable
 
 
 class Patterns:
@@ -126,6 +130,11 @@ class Rules:
         self.whoms = tuple(dict.fromkeys(rule.whom for rule in self.rules if rule.whom))
         self.needs_namespaces = self.has_own or any(each.needs_namespace for each in self.whoms)
         self._namespace_of = namespace_of
+        self.early = Early(self)
+
+    def own(self, namespace: str) -> Own:
+        """Return the condition that a client is in a namespace."""
+        return Own(self, namespace)
 
     def judge(self, folded: WireName, qtype: int, asker: Asker | None) -> Verdict | None:
         """Return the verdict on a name, None if it depends on the client, whom nobody has named.
@@ -147,8 +156,8 @@ class Rules:
                 depends = True
                 if asker is None:
                     return None
-                if not _holds(rule, namespace.found if is_own else None, asker):
-                    if UNSYNCED in asker and (is_own or _needs_namespace(rule)):
+                if not self._holds(rule, namespace.found if is_own else None, asker):
+                    if self.early in asker and (is_own or _needs_namespace(rule)):
                         return Verdict(rule._replace(action=SERVFAIL), depends)
                     continue
             return Verdict(rule, depends)
@@ -159,21 +168,26 @@ class Rules:
     ) -> Verdict | None:
         """Return the verdict on a whole zone: by the first rule that hides a name of it.
 
-        ``inside`` are the zones with namespaces.
+        ``inside`` are the zones with namespaces. Their reverse zones tell of names in all of them.
         """
-        depends = False
+        depends, allowed = False, list[Rule]()
+        is_reverse = name.is_within_any(zone, name.REVERSE_ZONES)
         for rule in self.rules:
-            is_all = rule.target is None and rule.types is None
-            if not is_all and (not rule.hides or not _is_part(zone, rule.target, inside)):
+            if rule.hides and not _is_part(zone, rule.target, inside, is_reverse=is_reverse):
                 continue
             if rule.whom is not None:
                 depends = True
                 if asker is None:
                     return None
-                is_early = UNSYNCED in asker and rule.whom.needs_namespace
+                is_early = self.early in asker and rule.whom.needs_namespace
                 if rule.whom not in asker and not (rule.hides and is_early):
                     continue
-            return Verdict(rule._replace(action=REFUSE) if rule.hides else rule, depends)
+            if rule.hides and not any(_covers_names(each, rule) for each in allowed):
+                return Verdict(rule._replace(action=REFUSE), depends)
+            if not rule.hides and rule.types is None:
+                if not is_reverse and _has_all_of(rule.target, zone):
+                    return Verdict(rule, depends)
+                allowed.append(rule)
         return Verdict(None, depends)
 
     def unreached(self) -> Iterator[tuple[Rule, Rule]]:
@@ -182,6 +196,12 @@ class Rules:
             before = next((each for each in self.rules[:i] if _covers(each, rule)), None)
             if before is not None:
                 yield rule, before
+
+    def _holds(self, rule: Rule, own: str | None, asker: Asker) -> bool:
+        """Tell whether a rule means a client, who is in its ``own`` namespace, if that counts."""
+        if own is not None and self.own(own) not in asker:
+            return False
+        return rule.whom is None or rule.whom in asker
 
 
 class _Namespace:
@@ -205,43 +225,48 @@ def _is_in(folded: WireName, target: Target, namespace: _Namespace) -> bool:
     return target.namespaces is not None and namespace.found in target.namespaces
 
 
-def _holds(rule: Rule, own: str | None, asker: Asker) -> bool:
-    """Tell whether a client is meant by a rule, and is in its ``own`` namespace, if that counts."""
-    if own is not None and Own(own) not in asker:
-        return False
-    return rule.whom is None or rule.whom in asker
-
-
 def _needs_namespace(rule: Rule) -> bool:
     return rule.whom is not None and rule.whom.needs_namespace
 
 
-def _is_part(zone: WireName, target: Target | None, inside: Sequence[WireName]) -> bool:
-    """Tell whether some names of a zone may be meant by a target."""
+def _is_part(
+    zone: WireName, target: Target | None, inside: Sequence[WireName], *, is_reverse: bool
+) -> bool:
+    """Tell whether some names that the records of a zone tell of may be meant by a target."""
     if target is None:
         return True
     meant = [*target.zones]
     if target.namespaces is not None or target.is_own:
         meant += inside
-    return any(name.is_within(zone, each) or name.is_within(each, zone) for each in meant)
+    told = [zone, *(inside if is_reverse else ())]
+    return any(name.is_within(a, b) or name.is_within(b, a) for a in told for b in meant)
+
+
+def _has_all_of(target: Target | None, zone: WireName) -> bool:
+    return target is None or name.is_within_any(zone, target.zones)
 
 
 def _covers(first: Rule, later: Rule) -> bool:
     """Tell whether a rule surely matches all that a later one does."""
-    if first.types is not None and (later.types is None or not later.types <= first.types):
+    if first.types is not None:
+        if later.types is None or not later.types <= first.types:
+            return False
+        if later.hides and not first.hides:  # of them, only the later one is about ANY
+            return False
+    if first.whom is not None and later.whom is not first.whom:
         return False
-    if first.whom is not None and (later.whom is None or later.whom is not first.whom):
-        return False
-    if first.target is None:
-        return True
-    return later.target is not None and _covers_names(first.target, later.target)
+    return _covers_names(first, later)
 
 
-def _covers_names(first: Target, later: Target) -> bool:
-    if later.is_own and not first.is_own:
+def _covers_names(first: Rule, later: Rule) -> bool:
+    """Tell whether a rule is surely about all names of a later one."""
+    mine, theirs = first.target, later.target
+    if mine is None or theirs is None:
+        return mine is None
+    if theirs.is_own and not mine.is_own:
         return False
-    if not all(name.is_within_any(zone, first.zones) for zone in later.zones):
+    if not all(name.is_within_any(zone, mine.zones) for zone in theirs.zones):
         return False
-    if later.namespaces is None:
+    if theirs.namespaces is None:
         return True
-    return first.namespaces is not None and first.namespaces.covers(later.namespaces)
+    return mine.namespaces is not None and mine.namespaces.covers(theirs.namespaces)
