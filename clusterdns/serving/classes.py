@@ -79,9 +79,7 @@ class ClassTables:
                 if self._clock() < self._restarted + RESTART_S:
                     return None
                 self._restarted = self._clock()
-                self._tables.clear()
-                self._askers.clear()
-                self.by_address.clear()
+                self._drop_tables()
             found = self._tables[asker] = self._make()
         return found
 
@@ -134,9 +132,14 @@ class ClassTables:
 
     def clear(self) -> None:
         """Drop all answers but those of the listener's own table, and all classes."""
+        self._drop_tables()
+        self._known.clear()
+
+    def _drop_tables(self) -> None:
+        for table in self._tables.values():
+            table.clear()  # a stream may be answered from it at this moment
         self._tables.clear()
         self._askers.clear()
-        self._known.clear()
         self.by_address.clear()
 
 

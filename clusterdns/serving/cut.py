@@ -17,14 +17,16 @@ from typing import Final
 from clusterdns.wire.message import TC
 from clusterdns.wire.response import record_ends
 
-MAX_OCTETS: Final = 8 * 2**20  # of the bodies whose records are known; then they are forgotten
 _COUNTS: Final = struct.Struct("!HHHHH")  # flags, QDCOUNT, ANCOUNT, NSCOUNT, ARCOUNT
 
 
 class Cuts:
-    """Finds where bodies can be cut."""
+    """Finds where bodies can be cut.
 
-    def __init__(self, max_octets: int = MAX_OCTETS) -> None:
+    ``max_octets`` bounds the bodies whose records are known; beyond, they are forgotten.
+    """
+
+    def __init__(self, max_octets: int) -> None:
         self._max_octets = max_octets
         self._octets = 0
         self._ends: dict[bytes, array[int]] = {}  # of the records of a body

@@ -83,6 +83,7 @@ Maps = tuple[
 ]  # fmt: skip
 
 MAX_TABLE_OCTETS: Final = 64 * 2**20  # of all bodies in a worker
+CUT_SHARE: Final = 8  # bodies of an eighth of these octets are also kept for cuts
 MAX_LASTING: Final = 131_072  # answers
 MAX_PASSING: Final = 32_768
 _UNTIL, _SLOT, _HEADS, _IS_FREE, _SPARED, _CHILDREN, _BODY = range(7)
@@ -160,7 +161,7 @@ class AnswerTable:
         self._seen: set[int] = set()
         self._heads: dict[tuple[Any, ...], Heads] = {}
         self._has_more = False  # heads with a note or buckets
-        self._cuts = Cuts()
+        self._cuts = Cuts(octets // CUT_SHARE)
         self.remembered = 0  # answers kept so far; if unchanged, a miss is still a miss
 
     def reply(
