@@ -189,8 +189,9 @@ class Child:
 
     @property
     def is_failing(self) -> bool:
-        """Whether it ends again and again, soon after its start."""
-        return self.short_lives >= self.MAX_SHORT_LIVES
+        """Whether it ends again and again, soon after its start; not if it lives for longer now."""
+        is_settling = not self.pid or time.monotonic() - self.started_at < self.SHORT_LIFE_S
+        return is_settling and self.short_lives >= self.MAX_SHORT_LIVES
 
     def kill(self) -> None:
         """Kill it."""
@@ -216,6 +217,8 @@ class Nursery:
     def start(self, child: Child) -> None:
         """Start a child and keep it running while it is wanted. Raises OSError."""
         child.start()
+        # One that had ended when it was not wanted any more will not end again.
+        self._children = [each for each in self._children if each.pid or each.is_wanted]
         self._children.append(child)
 
     def adopt(self, child: Child, pid: int) -> None:
