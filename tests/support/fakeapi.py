@@ -19,6 +19,7 @@ from typing import Any
 
 from clusterdns.cluster import selectors
 from clusterdns.cluster.published import GROUPS, MANIFEST_KINDS
+from clusterdns.cluster.published import RESOURCES as _OTHER_VIEWS
 
 Manifest = dict[str, Any]
 
@@ -44,6 +45,7 @@ RESOURCES = {
             MANIFEST_KINDS[kind],
         )
         for kind, (group, version, *_) in GROUPS.items()
+        if kind not in _OTHER_VIEWS  # of a resource that is here already
     },
 }
 _BY_KIND = {kind: resource for resource, (_, _, kind) in RESOURCES.items()}
