@@ -46,9 +46,9 @@ class Listener(InProcess):
         self.resolved: list[bytes] = []
         resolve = self.server.resolve
 
-        def seen(packet, client, transport, hits, send):
+        def seen(packet, client, transport, hits, send, **more):
             self.resolved.append(packet)
-            return resolve(packet, client, transport, hits, send)
+            return resolve(packet, client, transport, hits, send, **more)
 
         replace_method(self.server, "resolve", seen)
         self.engine = Engine(self.server, self.sock)
