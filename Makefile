@@ -66,7 +66,7 @@ docs: $(VENV)/installed
 	$(BIN)/clusterdns help --completion zsh >deploy/shell/_clusterdns
 	$(BIN)/clusterdns help --completion fish >deploy/shell/clusterdns.fish
 	$(BIN)/clusterdns help --man >docs/clusterdns.8
-	UPDATE_DOCS=1 $(BIN)/pytest -q tests/system/test_debugging.py tests/system/test_page.py
+	UPDATE_DOCS=1 $(BIN)/pytest -q tests/system/test_debugging.py tests/system/test_commands_page.py tests/system/test_page.py
 	$(BIN)/clusterdns -plugins | sed -n 's/^  dns\.//p' >deploy/helm/clusterdns/plugins.txt
 	$(BIN)/python tests/bench/report.py
 

@@ -27,6 +27,7 @@ ORDER, NEVER, SHADOWS, LOOP = "order", "never", "shadows", "loop"
 _ANSWERING = frozenset(
     ("auto", "endpoint", "etcd", "file", "ingress", "k8s_external", "kubernetes", "secondary")
 )
+WITHOUT_ANSWER = "no plugin of this server block answers: its names are refused"
 
 
 class Remark(NamedTuple):
@@ -72,8 +73,7 @@ def _order(block: ServerBlock, view: View) -> Iterator[Remark]:
 
 def _without_answer(block: ServerBlock, view: View) -> Iterator[Remark]:
     if not view.chain:
-        text = "no plugin of this server block answers: its names are refused"
-        yield Remark(NEVER, block.file, block.line, block.keys[0].text, text)
+        yield Remark(NEVER, block.file, block.line, block.keys[0].text, WITHOUT_ANSWER)
 
 
 def _behind_forward(view: View) -> Iterator[Remark]:

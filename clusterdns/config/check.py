@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from clusterdns.chain import registry
@@ -25,7 +25,7 @@ from clusterdns.chain.plugin import Plugin, Repeats
 from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.chain.route import Route
 from clusterdns.chain.view import View
-from clusterdns.config.advice import LOOP, NEVER, Remark, remarks
+from clusterdns.config.advice import LOOP, NEVER, WITHOUT_ANSWER, Remark, remarks
 from clusterdns.config.compile import Configuration, compile_blocks
 from clusterdns.config.configmap import Subject
 from clusterdns.config.fragments import settle
@@ -81,6 +81,7 @@ def _check(subject: Subject, port: int, found: Findings, ours: Collection[str]) 
     blocks = _blocks(subject, port, found, fragments)
     if not (blocks or found.refused):
         found.warnings.append(f"{subject.file}: no server block; `whoami` would be served")
+    written = _by_place(blocks)
     while blocks:
         sourced = [_with_source(block) for block in blocks]
         try:
@@ -101,7 +102,13 @@ def _check(subject: Subject, port: int, found: Findings, ours: Collection[str]) 
         else:
             found.zones.extend(configuration.zones)
             found.warnings.extend(_repeated(blocks))
-            found.remarks.extend(remarks(sourced, configuration, ours))
+            cut = {at for at, block in _by_place(blocks).items() if block != written.get(at)}
+            found.remarks.extend(
+                each
+                for each in remarks(sourced, configuration, ours)
+                # A block that lacks what is refused may answer with it.
+                if each.text != WITHOUT_ANSWER or (each.file, each.line) not in cut
+            )
             said = {each.text for each in found.remarks}  # with a line, and so not without it
             found.warnings[:] = [w for w in found.warnings if w.partition(": ")[2] not in said]
             for view in configuration.views:
@@ -112,6 +119,10 @@ def _check(subject: Subject, port: int, found: Findings, ours: Collection[str]) 
     there = {error.word for error in found.refused + found.left_out} & set(COREDNS_ORDER)
     there -= registry.own()
     found.unsupported.extend(sorted(there - set(registry.available()) if there else ()))
+
+
+def _by_place(blocks: Iterable[ServerBlock]) -> dict[tuple[str, int], ServerBlock]:
+    return {_at(block): block for block in blocks}
 
 
 def _blocks(

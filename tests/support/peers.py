@@ -27,6 +27,7 @@ import pytest
 
 from clusterdns.host import localsocket
 
+COMMAND = [sys.executable, "-m", "clusterdns"]
 COREDNS_VERSION = "1.15.0"
 COREDNS_MODULE = f"github.com/coredns/coredns@v{COREDNS_VERSION}"
 INSTALL_COREDNS = f"go install {COREDNS_MODULE}"
@@ -103,8 +104,8 @@ _ports = _own_ports()
 @contextlib.contextmanager
 def clusterdns(corefile: str, directory: Path, *flags: str) -> Iterator[Server]:
     """Run clusterdns with a Corefile; relative paths in it start from ``directory``."""
-    with _run([sys.executable, "-m", "clusterdns"], corefile, directory, flags) as server:
-        _wait_until_askable(server)
+    with _run(COMMAND, corefile, directory, flags) as server:
+        wait_until_askable(server)
         yield server
 
 
@@ -209,7 +210,7 @@ def wait_until_answering(server: Server, timeout_s: float = 20) -> None:
     raise RuntimeError(f"{server.process.args} does not answer:\n{server.output}")
 
 
-def _wait_until_askable(server: Server, timeout_s: float = 20) -> None:
+def wait_until_askable(server: Server, timeout_s: float = 20) -> None:
     """Return as soon as commands can ask the server: its workers answer a little earlier."""
     deadline = time.monotonic() + timeout_s
     while server.process.pid not in localsocket.servers():

@@ -77,8 +77,8 @@ def check_make(words: list[str]) -> None:
 
 def check_clusterdns(words: list[str]) -> None:
     name, arguments = (words[0], words[1:]) if words[0] in listing.NAMES else ("serve", words)
-    if words in ([name], [name, "-h"]):
-        return  # the text speaks of the command
+    if words in ([name], [name, "-h"], ["-h"], ["COMMAND", "-h"]):
+        return  # the text speaks of the command, or of each
     found = listing.load(name).parser().parse_args(arguments)
     if name == "help":
         assert {*found.words} <= {*registry.available(), *listing.NAMES}
@@ -123,6 +123,14 @@ def check_helm(words: list[str]) -> None:
 
 def check_kill(words: list[str]) -> None:
     assert words[0] in ("-USR1", "-USR2", "-TERM")
+
+
+def check_head(words: list[str]) -> None:
+    assert re.fullmatch("-[0-9]+", *words)
+
+
+def check_man(words: list[str]) -> None:
+    assert ["-l", "-"] == words
 
 
 def check_sed(words: list[str]) -> None:
@@ -180,10 +188,12 @@ CHECKS = {
     "clusterdns": check_clusterdns,
     "dig": check_dig,
     "docker": check_docker,
+    "head": check_head,
     "helm": check_helm,
     "kill": check_kill,
     "kubectl": check_kubectl,
     "make": check_make,
+    "man": check_man,
     "mkdir": check_mkdir,
     "pip": check_pip,
     "pytest": check_pytest,

@@ -525,6 +525,14 @@ def test_what_is_odd_is_remarked_on(tmp_path):
     assert ODD_REMARKS == remarks
 
 
+def test_a_block_without_what_is_refused_is_not_said_to_answer_nothing(tmp_path):
+    (tmp_path / "Corefile").write_text(". {\n forwad . 192.0.2.1\n}\nexample.org {\n}\n")
+    (found,) = json.loads(run(str(tmp_path / "Corefile"), "--json").stdout)["files"]
+    assert [("refused", 2), ("never", 4)] == [
+        (each["kind"], each["line"]) for each in found["messages"]
+    ]
+
+
 def test_kubeadms_corefile_has_one_remark_its_order(tmp_path):
     (tmp_path / "Corefile").write_text(KUBEADM.replace("/etc/resolv.conf", "192.0.2.1"))
     done = run(str(tmp_path / "Corefile"))
