@@ -8,7 +8,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from clusterdns.caching.fresh import Fresh
@@ -47,6 +47,7 @@ class Route:
         self.held: list[tuple[Mapping[WireName, object], Mapping[WireName, object]]] = []
         self.addresses: list[Mapping[str, object]] = []  # their PTR questions take the chain
         self.left: list[int] = []  # types that take the chain
+        self.guarded: list[WireName] = []  # replies with a name in one of these take the chain
         self.starts: bytes | None = None  # names that begin with these octets take the chain
         self.passed: list[Callable[[int], None]] = []  # called with the number of relayed queries
         self.shuffles = self.is_minimal = False
@@ -91,6 +92,10 @@ class Route:
         if qtype not in self.left:
             self.left.append(qtype)
         return True
+
+    def guard(self, zones: Iterable[WireName]) -> None:
+        """Leave replies in which a name is in one of ``zones`` to the chain."""
+        self.guarded += [zone for zone in zones if zone not in self.guarded]
 
     def observe(self, observer: RelayObserver, classes: int) -> bool:
         """Report relayed queries to an observer, those with a reply of the classes; return True."""

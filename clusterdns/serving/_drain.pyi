@@ -43,6 +43,7 @@ class Lane:
     most: int
     most_octets: int
     own_octets: int
+    guarded: tuple[WireName, ...] | None
     starts: bytes | None
     left: bytes | None
     limits: Judge | None

@@ -52,6 +52,7 @@ typedef struct {
     Py_ssize_t success_octets, denial_octets; /* kept since Python last looked */
     int most_octets;  /* of a reply, whatever size an OPT names */
     int own_octets;   /* of a reply to us, as the OPT of our queries says */
+    PyObject *guarded; /* tuple of folded zones: replies with a name in one are for Python; or None */
     PyObject *starts; /* octets: names that begin with them are for Python; or None */
     PyObject *limits; /* buckets that a query counts in, or None */
     PyObject *sampler; /* of replies that are looked at, or None */
@@ -667,6 +668,18 @@ static void look_at(const struct out *out, size_t length, double now)
                     out->began, PyBytes_FromStringAndSize((const char *)made, (Py_ssize_t)length));
 }
 
+/* Whether a reply may have a name in one of some zones; NULL or a tuple. */
+static int is_guarded(PyObject *zones, const struct reply *found)
+{
+    for (Py_ssize_t i = 0; zones && PyTuple_Check(zones) && i < PyTuple_GET_SIZE(zones); i++) {
+        PyObject *zone = PyTuple_GET_ITEM(zones, i);
+        if (PyBytes_Check(zone) && may_name(found, (const unsigned char *)PyBytes_AS_STRING(zone),
+                                            (size_t)PyBytes_GET_SIZE(zone)))
+            return 1;
+    }
+    return 0;
+}
+
 /* Send a client its reply; false if that is left to Python. */
 static int pass_on(struct out *out, size_t length, double now)
 {
@@ -676,7 +689,8 @@ static int pass_on(struct out *out, size_t length, double now)
     int counts[SECTIONS], is_complete, is_cut;
     size_t tail = out->length - HEADER - out->asked;
     if (!read_reply(&found, reply, length, out->asked, lane->is_cached || !tail, flags_of(out),
-                    lane->is_minimal))
+                    lane->is_minimal) ||
+        is_guarded(lane->guarded, &found))
         return 0;
     enum outcome outcome = outcome_of(&found, &is_complete);
     if (lane->is_cached && is_complete < 0)
@@ -811,6 +825,7 @@ static void lane_dealloc(Lane *lane)
     Py_XDECREF(lane->counts);
     Py_XDECREF(lane->held);
     Py_XDECREF(lane->addresses);
+    Py_XDECREF(lane->guarded);
     Py_XDECREF(lane->starts);
     Py_XDECREF(lane->limits);
     Py_XDECREF(lane->left);
@@ -852,6 +867,7 @@ static PyMemberDef lane_members[] = {
     FIELD(most, T_INT, 0),
     FIELD(most_octets, T_INT, 0),
     FIELD(own_octets, T_INT, 0),
+    FIELD(guarded, T_OBJECT, 0),
     FIELD(starts, T_OBJECT, 0),
     FIELD(limits, T_OBJECT, 0),
     FIELD(left, T_OBJECT, 0),

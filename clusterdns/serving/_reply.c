@@ -331,6 +331,23 @@ enum outcome outcome_of(const struct reply *found, int *is_complete)
     return found->counts[2] ? O_SUCCESS : O_NODATA;
 }
 
+static int has_octets(const struct name *where, const unsigned char *wanted, size_t length)
+{
+    for (size_t at = 0; at + length <= where->length; at++)
+        if (is_alike(where->octets + at, wanted, length))
+            return 1;
+    return 0;
+}
+
+int may_name(const struct reply *found, const unsigned char *zone, size_t length)
+{
+    for (int i = 0; i < found->records; i++)
+        if (has_octets(&found->record[i].owner, zone, length) ||
+            has_octets(&found->record[i].rdata, zone, length))
+            return 1;
+    return 0;
+}
+
 /* ---- writing */
 
 /* Names written so far, by their octets: response._Writer. */

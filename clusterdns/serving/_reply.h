@@ -56,6 +56,9 @@ int read_reply(struct reply *found, const unsigned char *octets, size_t length, 
  * records of its kind: rules._is_complete. */
 enum outcome outcome_of(const struct reply *found, int *is_complete);
 
+/* Whether an owner or RDATA has the octets of a zone, in any letter case: true for each name in it. */
+int may_name(const struct reply *found, const unsigned char *zone, size_t length);
+
 /* Write the records of a reply, in an order, behind a header and a question of `asked` octets. Returns
  * the end, 0 if that is left to Python; sets the counts, and whether records beyond `limit` were left
  * out. All records get a TTL, or keep their own. */

@@ -175,6 +175,7 @@ class Relay:
         lane.left = _octets_of(route.left)
         lane.is_minimal = route.is_minimal
         lane.limits = None if route.limits is None else route.limits.buckets
+        lane.guarded = tuple(route.guarded)
         lane.held = tuple(each for pair in route.held for each in pair)
         lane.addresses = tuple(route.addresses)
         if cached is not None:

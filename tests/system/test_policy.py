@@ -138,7 +138,7 @@ far 60 CNAME chain.example.com.
 
 
 class Upstream(ScriptedUpstream):
-    """Answers each name outside with an address; `chain.test` by way of a hidden one."""
+    """Answers each name outside with an address; `chain` and `into` by way of a hidden one."""
 
     def answer(self, wire: bytes, *, is_udp: bool) -> bytes | None:
         query = dns.message.from_wire(wire)
@@ -148,6 +148,11 @@ class Upstream(ScriptedUpstream):
         if str(name).startswith("chain."):
             reply.answer.append(rrset(name, 60, "IN", "CNAME", "x.evil.test."))
             name = reply.answer[0][0].target
+        if str(name).startswith("into"):
+            reply.answer.append(rrset(name, 60, "IN", "CNAME", "Crown.VAULT.svc.cluster.Local."))
+            name = reply.answer[0][0].target
+        if query.question[0].rdtype == dns.rdatatype.SRV:
+            reply.answer.append(rrset(name, 60, "IN", "SRV", f"0 0 80 crown.vault.svc.{ZONE}"))
         if query.question[0].rdtype == dns.rdatatype.A:
             reply.answer.append(rrset(name, 60, "IN", "A", "192.0.2.99"))
         return reply.to_wire()
@@ -480,6 +485,25 @@ def test_names_outside_on_the_way_of_any_reply(tmp_path: Path, upstream: Scripte
                     assert reply.rcode() == (0 if is_alias else rcode), (whose, asked)
                     said = " ".join(map(str, reply.answer))
                     assert ("evil" in said) == ("192.0.2.99" in said) == (rcode == 0), said
+
+
+@pytest.mark.parametrize(
+    "what", ["namespace vault", "zone vault.svc.cluster.local", "own namespace vault"]
+)
+def test_names_inside_on_the_way_of_a_reply_from_outside(
+    tmp_path: Path, upstream: ScriptedUpstream, what: str
+) -> None:
+    """The first reply would be relayed in C, the others are kept."""
+    rules = f"allow from namespace kube-system\nnxdomain to {what}"
+    with serving(tmp_path, corefile(rules, upstream.address)) as server:
+        for whose, is_shown in (("team-a", False), ("kube-system", True), ("nobody", False)):
+            for rtype in ("A", "AAAA", "SRV"):
+                asked = Asked(f"into-{whose}.example.com.", rtype, "")
+                for _ in range(3):
+                    reply = ask(server, CLIENT_OF[whose], asked)
+                    said = " ".join(map(str, reply.answer)).lower()
+                    assert ("crown" in said) == is_shown, (whose, rtype, said)
+                    assert ("10.77" in said or "192.0.2.99" in said) == (is_shown and rtype == "A")
 
 
 def test_pods_come_go_and_move(tmp_path: Path, upstream: ScriptedUpstream) -> None:
