@@ -70,10 +70,11 @@ times what they take without `policy`, and first questions 1.2 times. 1,000 Pods
 processes, with one worker and Pods in manifests.
 
 Limits: this is not in CoreDNS. It hides names, and does not protect what they lead to: use
-NetworkPolicies for that. Where clients can forge addresses, or share one (SNAT, NodeLocal
-DNSCache), their namespace is not theirs. `rewrite` and `nxdomain` of signed names have no
-signatures. Labels of Pods, and rules that forward, are not supported: a server block with `view`
-can forward.
+NetworkPolicies for that. The plugin `rewrite` comes before: the names that count are those that it
+makes. While the API server cannot be reached, the last known Pods count, also those of a
+`snapshot`. Where clients can forge addresses, or share one (SNAT, NodeLocal DNSCache), their
+namespace is not theirs. `rewrite` and `nxdomain` of signed names have no signatures. Labels of
+Pods, and rules that forward, are not supported: a server block with `view` can forward.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
@@ -133,6 +135,8 @@ _UNSYNCED_ACTIONS = (SERVFAIL, "unknown", ALLOW)
 _ADDRESSES = (rr.A, rr.AAAA)
 _TRANSFERS = frozenset((rr.AXFR, rr.IXFR))
 _TYPES = {text: rtype for rtype, text in rr.TYPE_TEXT.items()}
+# A label (RFC 1123), in which `*` stands for any letters.
+_NAMESPACE: Final = re.compile(r"(?!-)[a-z0-9*-]{1,63}(?<!-)")
 # No namespace and no address has this label: names in it or below do not exist.
 _IMPOSSIBLE = b"\x01-"
 _NOBODY = b"\x06nobody\x07invalid\0"  # the mailbox of an empty zone, as RFC 6303 section 3
@@ -523,7 +527,9 @@ def _sections(words: Iterable[str], line: Directive, names: Sequence[str]) -> di
     """Return words by the section word in front of them."""
     found, now = dict[str, list[str]](), ""
     for word in words:
-        if word in names and word not in found:
+        if word in names:
+            if word in found:
+                raise line.error(f"{word!r} stands there twice", word)
             now = word
             found[now] = []
         elif not now:
@@ -546,7 +552,7 @@ def _whom(words: list[str], line: Directive, text: str) -> Whom:
         networks.add(arguments.network(word, line))
     if found.get("unknown"):
         raise line.error(f"got {found['unknown'][0]!r} behind 'unknown'", found["unknown"][0])
-    namespaces = Patterns(found["namespace"]) if "namespace" in found else None
+    namespaces = _patterns(found["namespace"], line) if "namespace" in found else None
     return Whom(namespaces, networks, is_unknown="unknown" in found, text=text)
 
 
@@ -555,9 +561,17 @@ def _target(words: list[str], line: Directive) -> Target:
     found = _sections(words, line, ("namespace", "own", "zone"))
     if found.get("own"):
         raise line.error(f"got {found['own'][0]!r} behind 'own'", found["own"][0])
-    namespaces = Patterns(found["namespace"]) if "namespace" in found else None
+    namespaces = _patterns(found["namespace"], line) if "namespace" in found else None
     zones = arguments.zone_names(found.get("zone", []), line)
     return Target(namespaces, "own" in found, zones)
+
+
+def _patterns(words: list[str], line: Directive) -> Patterns:
+    """Return namespaces: a word that no namespace can match would leave a rule without effect."""
+    for word in words:
+        if not _NAMESPACE.fullmatch(word):
+            raise line.error(f"{word!r} is no name of a namespace", word)
+    return Patterns(words)
 
 
 def _type(word: str, line: Directive) -> int:

@@ -46,9 +46,16 @@ class Patterns:
         """Tell whether a namespace matches one of the patterns."""
         return isinstance(namespace, str) and self._expression.fullmatch(namespace) is not None
 
+    @property
+    def has_all(self) -> bool:
+        """Whether all namespaces match."""
+        return "*" in self.texts
+
     def covers(self, other: Patterns) -> bool:
         """Tell whether all that ``other`` matches is surely matched."""
-        return all(text in self.texts or ("*" not in text and text in self) for text in other.texts)
+        return self.has_all or all(
+            text in self.texts or ("*" not in text and text in self) for text in other.texts
+        )
 
 
 class Whom:
@@ -263,7 +270,8 @@ def _covers_names(first: Rule, later: Rule) -> bool:
     mine, theirs = first.target, later.target
     if mine is None or theirs is None:
         return mine is None
-    if theirs.is_own and not mine.is_own:
+    has_all = mine.namespaces is not None and mine.namespaces.has_all
+    if theirs.is_own and not mine.is_own and not has_all:
         return False
     if not all(name.is_within_any(zone, mine.zones) for zone in theirs.zones):
         return False

@@ -581,6 +581,9 @@ def test_check_names_rules_that_never_decide(tmp_path: Path) -> None:
         nxdomain to zone a.example.org
         refuse to zone b.a.example.org type A
         refuse to zone example.org
+        nxdomain to namespace *
+        allow to own
+        allow from unknown to namespace v*
     }
     kubernetes cluster.local {
         manifests .
@@ -594,8 +597,10 @@ def test_check_names_rules_that_never_decide(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     said = [line for line in done.stdout.splitlines() if "never decides" in line]
-    assert [line.split(":")[1] for line in said] == ["4", "7", "9"], done.stdout + done.stderr
-    assert all(f"is decided by {path}:{line}" in said[i] for i, line in enumerate((3, 6, 8)))
+    never = [line.split(":")[1] for line in said]
+    assert never == ["4", "7", "9", "12", "13"], done.stdout + done.stderr
+    before = (3, 6, 8, 11, 11)
+    assert all(f"is decided by {path}:{line}" in said[i] for i, line in enumerate(before))
     assert f"the rule of {path}:8 is about names outside" in done.stdout
 
 
@@ -667,6 +672,11 @@ KUBERNETES = "kubernetes cluster.local {\nmanifests /\n}\n"
         ("rewrite to own", "wants the name that it leads to"),
         ("rewrite a..b to own", "no name"),
         ("unsynced never", "unsynced"),
+        ("nxdomain from namespace dev, test", "'dev,' is no name of a namespace"),
+        ("nxdomain from namespace Dev", "'Dev' is no name of a namespace"),
+        ("nxdomain to namespace a_b", "'a_b' is no name of a namespace"),
+        ("nxdomain to namespace a namespace b", "'namespace' stands there twice"),
+        ("nxdomain to zone a to zone b", "'to' stands there twice"),
         ("unsynced allow", "has no rule"),
     ],
 )
