@@ -14,6 +14,7 @@ from pathlib import Path
 import browser
 import dns.message
 import dns.name
+import palettepng
 import peers
 import pytest
 
@@ -108,7 +109,8 @@ def test_the_page_is_shown_in_both_schemes(chromium, url, scheme):
         assert [] == page.complaints
         assert {url} == {each[: len(url)] for each in page.requests}
         if os.environ.get("UPDATE_DOCS"):
-            (ROOT / "docs" / f"status-{scheme}.png").write_bytes(page.picture(most_high=1100))
+            picture = palettepng.reduced(page.picture(most_high=1100))
+            (ROOT / "docs" / f"status-{scheme}.png").write_bytes(picture)
 
 
 def test_a_name_with_markup_is_text(chromium, url):
