@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 from clusterdns.authority.transfers import Transfers
@@ -144,6 +145,10 @@ class Authority(Plugin):
         """Return which zone it is and where it comes from, for explanations."""
         return f"the zone {name.text(apex)}"
 
+    def file_of(self, apex: WireName) -> Path | None:
+        """Return the master file of a zone, None if it comes from elsewhere."""
+        return None
+
     def reason(self, question: Question, response: Response, *, is_own: bool) -> str:
         """Return that no zone of it has the name, for `explain`."""
         return "" if is_own else f"in none of its zones {trace.names_text(self.zones)}"
@@ -170,7 +175,8 @@ class Authority(Plugin):
         if (taker := trace.scribe()) is not None:
             is_there = found.result is Result.SUCCESS
             note = taker.note if is_there else taker.blame
-            note(f"{self.origin(apex)}, serial {zone.serial}, {_said(zone, question, found)}")
+            said = f"{self.origin(apex)}, serial {zone.serial}, {_said(zone, question, found)}"
+            note(said, entries=_entries(self.file_of(apex), zone, question, found))
         lifetime_s = math.inf if zone.holds(question.folded) else SYNTHESIZED_S
         facts: tuple[Hashable, ...] = (("zone", name.text(apex)),)
         if found.target:
@@ -203,6 +209,29 @@ class Authority(Plugin):
 def longest(qname: WireName, zones: Iterable[WireName]) -> WireName | None:
     """Return the longest of the zones that a name lies in, or None."""
     return max((zone for zone in zones if name.is_within(qname, zone)), key=len, default=None)
+
+
+def _entries(
+    file: Path | None, zone: Answers, question: Question, found: ZoneAnswer
+) -> trace.Entries | None:
+    """Return the entries of a file that an answer comes from, None if it has none."""
+    if file is None:
+        return None
+    records = found.authority if found.result is Result.DELEGATION else found.answer
+    wanted = [(_written(zone, record.owner), record.rtype) for record in records]
+    if found.result is Result.NODATA:
+        wanted.append((_written(zone, question.folded), 0))
+    kept = tuple(dict.fromkeys(wanted))
+    return trace.Entries(trace.MASTER_FILE, str(file), (zone.apex,), kept, zone.serial)
+
+
+def _written(zone: Answers, owner: bytes) -> bytes:
+    """Return an owner as it stands in the zone: the wildcard of a name that one stands for."""
+    folded = name.fold(owner)
+    if zone.has_below(folded):
+        return folded
+    closest = next((n for n in name.parents(folded) if zone.has_below(n)), zone.apex)
+    return b"\1*" + closest
 
 
 def _said(zone: Answers, question: Question, found: ZoneAnswer) -> str:

@@ -39,6 +39,7 @@ class View:
         self._collector = next((p for p in self.chain if isinstance(p, Collector)), None)
         self._providers = tuple(p.labels for p in self.chain if type(p).labels is not Plugin.labels)
         self.observers = tuple(plugin for plugin in self.chain if isinstance(plugin, Observer))
+        self.place = f"{block.file}:{block.line}"
         names = {plugin.name for plugin in plugins}
         # Of every class, as in CoreDNS: core/dnsserver/server.go EnableChaos.
         self.opens_classes = any(plugin.opens_classes for plugin in plugins)
@@ -267,7 +268,7 @@ def _note_block(view: View, zone: WireName, why: str) -> None:
     """Note why a server block is chosen, or is not."""
     taker = trace.scribe()
     if isinstance(taker, trace.Run):
-        place = f"{view.block.file}:{view.block.line}"
+        place = view.place
         taker.zones = " ".join(name.text(each) for each in view.block.zones)
         taker.place = place
         taker.note(f"{name.text(zone)} {why}", place=place)

@@ -22,8 +22,8 @@ from clusterdns.commands.declaration import (
 from clusterdns.errors import ClusterDNSError
 
 if TYPE_CHECKING:
-    from clusterdns.cluster.evidence import Reader
     from clusterdns.cluster.source import Source
+    from clusterdns.serving.behind import Sources
 
 DEFAULT_PORT = 53
 UNREACHED = 3  # exit code
@@ -59,13 +59,13 @@ def _run(flags: argparse.Namespace) -> int:
     packet = explained.query(flags.name, flags.type or "", flags.client, do=flags.dnssec)
     try:
         if flags.corefile:
-            heard, reader = asyncio.run(_offline(flags, packet))
+            heard, sources = asyncio.run(_offline(flags, packet))
         else:
-            heard, reader = _running(flags, packet)
+            heard, sources = _running(flags, packet)
     except running.NoServerError as error:
         print(f"clusterdns: {error}", file=sys.stderr)
         return UNREACHED
-    found = explained.complete(*heard, reader)
+    found = explained.complete(*heard, sources)
     if flags.json:
         output.write_json(found)
     else:
@@ -73,8 +73,8 @@ def _run(flags: argparse.Namespace) -> int:
     return FAILED if found["why"] else OK
 
 
-def _running(flags: argparse.Namespace, packet: bytes) -> tuple[Heard, Reader | None]:
-    """Return the explanation by the running server, and the reader of its objects."""
+def _running(flags: argparse.Namespace, packet: bytes) -> tuple[Heard, Sources]:
+    """Return the explanation by the running server, and the sources of its objects."""
     from clusterdns.commands import running
 
     request = {
@@ -87,8 +87,8 @@ def _running(flags: argparse.Namespace, packet: bytes) -> tuple[Heard, Reader | 
     found = running.ask("explain", request, server.pid)
     found["server"] = {"pid": server.pid, **server.about}
     text = found.pop("packet", None)
-    sources = [_source(each) for each in found.pop("sources", ())]
-    return (found, bytes.fromhex(text) if text else None), _reader(sources)
+    sources = {key: _source(each) for key, each in found.pop("sources", {}).items()}
+    return (found, bytes.fromhex(text) if text else None), sources
 
 
 def _source(fields: Mapping[str, Any]) -> Source:
@@ -99,8 +99,8 @@ def _source(fields: Mapping[str, Any]) -> Source:
     return Source._make(tuple(v) if isinstance(v, list) else v for _, v in known)
 
 
-async def _offline(flags: argparse.Namespace, packet: bytes) -> tuple[Heard, Reader | None]:
-    """Return the explanation by a Corefile, and the reader of its objects."""
+async def _offline(flags: argparse.Namespace, packet: bytes) -> tuple[Heard, Sources]:
+    """Return the explanation by a Corefile, and the sources of its objects."""
     from clusterdns.commands import check, offline
     from clusterdns.serving.explaining import explain
 
@@ -111,7 +111,7 @@ async def _offline(flags: argparse.Namespace, packet: bytes) -> tuple[Heard, Rea
         transport = "tcp" if flags.tcp else "udp"
         client = (flags.client, SOURCE_PORT)
         heard = await explain(listener, packet, client, transport)
-    return heard, _reader(configuration.sources)
+    return heard, configuration.sources_by_plugin
 
 
 def _chosen(listeners: Mapping[str, Any], wanted: str) -> Any:  # noqa: ANN401 - a Listener
@@ -120,12 +120,6 @@ def _chosen(listeners: Mapping[str, Any], wanted: str) -> Any:  # noqa: ANN401 -
         if not wanted or label.partition("://")[2] == wanted or label == wanted:
             return each
     raise ClusterDNSError(f"no listener {wanted}; there are {', '.join(listeners)}")
-
-
-def _reader(sources: list[Source]) -> Reader | None:
-    from clusterdns.cluster import evidence
-
-    return evidence.reader(sources[0]) if sources else None
 
 
 COMMAND = Command(

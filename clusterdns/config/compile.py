@@ -24,7 +24,7 @@ from clusterdns.corefile.lexer import Files
 from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
 from clusterdns.host import addresses, interfaces
-from clusterdns.wire import name
+from clusterdns.wire import name, trace
 from clusterdns.wire.name import WireName
 
 if TYPE_CHECKING:  # without TLS nothing imports ssl
@@ -69,6 +69,16 @@ class Configuration(NamedTuple):
     def sources(self) -> list[Source]:
         """The Kubernetes sources, each once."""
         return list(dict.fromkeys(s for plugin in self.plugins for s in plugin.sources()))
+
+    @property
+    def sources_by_plugin(self) -> dict[str, Source]:
+        """The source of each plugin that has one, by ``trace.plugin_key``."""
+        return {
+            trace.plugin_key(view.place, plugin.places[0]): source
+            for view in self.views
+            for plugin in view.plugins
+            for source in plugin.sources()
+        }
 
     @property
     def zones(self) -> list[str]:

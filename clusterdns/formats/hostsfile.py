@@ -8,7 +8,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from clusterdns.errors import FormError
@@ -98,6 +98,39 @@ def parse(
         if len(fields) > 1:
             reader.read(number, fields)
     return reader.hosts()
+
+
+def find(
+    octets: bytes,
+    zones: Collection[WireName],
+    qname: WireName,
+    qtype: int,
+    *,
+    pause: Callable[[], None] = lambda: None,
+) -> list[int]:
+    """Return the numbers of the lines with an entry that answers for a name by a type.
+
+    Wildcards count where no line has the name itself, as in ``Hosts.addresses``. ``pause`` is
+    called regularly, and may raise what stops the search.
+    """
+    address = name.reverse_address(qname) if qtype == rr.PTR else None
+    parent = b".".join(name.labels(qname)[1:])
+    exact, below = list[int](), list[int]()
+    for number, line in enumerate(octets.split(b"\n"), 1):
+        if not number % _LINES_AT_A_STRETCH:
+            pause()
+        # Most lines cannot be meant: an address has many notations, a name only with backslashes.
+        if qtype != rr.PTR and parent not in line.lower() and b"\\" not in line:
+            continue
+        one = parse(line, zones, lambda _number, _reason: None)
+        if qtype == rr.PTR:
+            if address in one.reverse:
+                exact.append(number)
+        elif one.names.get(qname, _NOBODY).of(qtype):
+            exact.append(number)
+        elif one.addresses(qname, qtype):
+            below.append(number)
+    return exact or below
 
 
 class _Address(NamedTuple):

@@ -1,9 +1,10 @@
 """Master files (RFC 1035 section 5): from text to records, each with the line it comes from.
 
-``Reader.records`` yields one record at a time, so that the caller may stop, count and pause. This
-module splits text into entries: quotes, parentheses, comments, omitted owners, TTLs, ``$ORIGIN``,
-``$TTL``, ``$INCLUDE`` and ``$GENERATE``. dnspython parses RDATA. An omitted TTL is that of
-``$TTL``, else the last explicit one, else 0 (CoreDNS: miekg/dns scan.go).
+``Reader.records`` yields one record at a time, so that the caller may stop, count and pause. A
+caller that looks for some of them leaves the others' RDATA unread. This module splits text into
+entries: quotes, parentheses, comments, omitted owners, TTLs, ``$ORIGIN``, ``$TTL``, ``$INCLUDE``
+and ``$GENERATE``. dnspython parses RDATA. An omitted TTL is that of ``$TTL``, else the last
+explicit one, else 0 (CoreDNS: miekg/dns scan.go).
 
 The work is bounded for every file: a ``$GENERATE`` makes at most 65,536 entries, and includes are
 nested at most seven deep.
@@ -55,6 +56,7 @@ _PLACE_OPTIONS = re.compile(r"(-?[0-9]{1,18})(?:,([0-9]{1,18}))?(?:,([doxX]))?")
 
 # Takes the including file and the path; returns name and text of the included. Raises OSError.
 Include = Callable[[str, str], tuple[str, str]]
+IsWanted = Callable[[bytes, int], bool]  # takes owner and type
 
 
 class MasterFileError(ClusterDNSError):
@@ -84,8 +86,17 @@ class Reader:
     """Reads one master file, included or not."""
 
     def __init__(
-        self, text: str, file: str, origin: bytes, include: Include, *, depth: int = 0
+        self,
+        text: str,
+        file: str,
+        origin: bytes,
+        include: Include,
+        *,
+        depth: int = 0,
+        is_wanted: IsWanted | None = None,
     ) -> None:
+        """``is_wanted`` picks the records to be read, all by default."""
+        self._is_wanted = is_wanted
         self._text = text
         self._file = file
         self._include = include
@@ -106,8 +117,7 @@ class Reader:
             try:
                 if entry.has_owner and entry.words[0].startswith("$"):
                     yield from self._obey(entry)
-                else:
-                    record = self._record(entry)
+                elif (record := self._record(entry)) is not None:
                     yield Placed(record, self._file, entry.line)
             except (FormError, ValueError) as error:
                 reason = error.reason if isinstance(error, FormError) else str(error)
@@ -163,7 +173,8 @@ class Reader:
 
     # ---- records
 
-    def _record(self, entry: _Entry) -> RR:
+    def _record(self, entry: _Entry) -> RR | None:
+        """Return the record of an entry, None if it is not wanted."""
         words, i = entry.words, 0
         if entry.has_owner:
             self._owner, i = self._name(words[0]), 1
@@ -185,6 +196,8 @@ class Reader:
         if rclass not in ("", "IN", "CLASS1") and not self._takes_all_classes:
             raise ValueError(f"class {rclass}, only IN is served")
         ttl = self._ttl(ttl, is_class_given=bool(rclass))
+        if self._is_wanted is not None and not self._is_wanted(self._owner, rtype):
+            return None
         rdata = self._rdata(rtype, words[i:])
         return RR(self._owner, rtype, ttl, rdata, _class(rclass or "IN"))
 
@@ -243,7 +256,9 @@ class Reader:
             raise ValueError(f"$INCLUDE nested more than {MAX_DEPTH} deep")
         origin = self._name(args[1]) if len(args) == 2 else self._origin
         file, text = self._include(self._file, args[0].strip('"'))
-        reader = Reader(text, file, origin, self._include, depth=self._depth + 1)
+        reader = Reader(
+            text, file, origin, self._include, depth=self._depth + 1, is_wanted=self._is_wanted
+        )
         reader._default_ttl = self._default_ttl
         reader._is_default_said = self._is_default_said
         yield from reader.records()
@@ -261,7 +276,8 @@ class Reader:
         for number in range(first, last + 1, step):
             words = [_filled(word, number) for word in args[1:]]
             record = self._record(_Entry(words, line, True))
-            yield Placed(record, self._file, line)
+            if record is not None:
+                yield Placed(record, self._file, line)
 
 
 def generated(text: str) -> Iterator[tuple[int, int]]:

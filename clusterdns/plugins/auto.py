@@ -70,6 +70,7 @@ class Auto(Authority, Polling):
         self._expression, self._template = re.compile(r"db\.(.*)"), "{1}"
         self.reload_s = RELOAD_S
         self._stamps = dict[tuple[WireName, Path], dict[Path, Stamp]]()  # with what they include
+        self._paths = dict[WireName, Path]()  # of the zones
         self._faults = dict[Path, str]()  # files with a mistake, each reported once
         for line in directive.block:
             match line.name:
@@ -113,6 +114,10 @@ class Auto(Authority, Polling):
         """Return the zone and its directory, for explanations."""
         return f"the zone {name.text(apex)} of the directory {self._directory}"
 
+    def file_of(self, apex: WireName) -> Path | None:
+        """Return the file of a zone."""
+        return self._paths.get(apex)
+
     async def start(self, worker: Worker) -> None:
         """Read the directory, and start to poll it."""
         await self.look()
@@ -138,7 +143,8 @@ class Auto(Authority, Polling):
         zones = dict[WireName, Zone | None]()
         faults = dict[Path, str]()
         before, self._stamps = self._stamps, {}
-        for apex, path in self._files().items():
+        self._paths = self._files()
+        for apex, path in self._paths.items():
             old, stamps = known.get(apex), before.get((apex, path))
             if old is not None and stamps and _are_same(stamps):
                 zones[apex], self._stamps[apex, path] = old, stamps

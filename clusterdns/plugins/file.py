@@ -39,6 +39,7 @@ and 250,000 records.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from clusterdns.authority import zonefile
 from clusterdns.authority.answering import Authority, longest
@@ -110,6 +111,10 @@ class File(Authority, Polling):
     def origin(self, apex: WireName) -> str:
         """Return the zone and its file, for explanations."""
         return f"the zone {name.text(apex)} of the file {self._written}"
+
+    def file_of(self, apex: WireName) -> Path | None:
+        """Return the file."""
+        return self._path
 
     async def start(self, worker: Worker) -> None:
         """Start to poll the file."""

@@ -56,6 +56,7 @@ import functools
 import os
 import stat
 import time
+from pathlib import Path
 from typing import ClassVar
 
 from clusterdns.chain.block import Block
@@ -119,8 +120,7 @@ class Hosts(Polling):
             self._read(line)
         if self._passes_unsupported and not self._fallthrough:
             raise directive.error("fallthrough_unsupported requires fallthrough")
-        inline = "\n".join(self._lines).encode("utf-8", "surrogateescape")
-        self._inline = self._parse(inline, "Inline hosts entries")
+        self._inline = self._parse(self._inline_text(), "Inline hosts entries")
         self._file = Entries()
         self._stamp: Stamp | None = None  # of the last file read
         self._complaint = ""  # the last error logged about the whole file
@@ -275,8 +275,11 @@ class Hosts(Polling):
         if (taker := trace.scribe()) is not None:
             kind = f"{len(rdatas)}" if rdatas else "no"
             note = taker.note if rdatas else taker.blame
+            types = (rtype,) if rdatas else (rr.A, rr.AAAA)
             note(f"{self._path} and the entries of the Corefile know the name: {kind} "
-                       f"of type {rr.type_text(rtype)}", place=self._place_of(qname))  # fmt: skip
+                       f"of type {rr.type_text(rtype)}",
+                 place=self._inline_places(qname, types),
+                 entries=self._in_file(qname, types))  # fmt: skip
         records = tuple(RR(qname, rtype, self._ttl, rdata) for rdata in rdatas[:MAX_RECORDS])
         return Response(rr.NOERROR, AA, records, facts=self._facts)
 
@@ -292,16 +295,25 @@ class Hosts(Polling):
             ", and `fallthrough` is not for it" if is_own else ""
         )
 
-    def _place_of(self, qname: WireName) -> str:
-        """Return the line of the Corefile with an entry for a name, "" if there is none."""
-        wanted = name.text(qname).removesuffix(".")
-        if (address := name.reverse_address(qname)) is not None:
-            wanted = address
-        for text, place in zip(self._lines, self._places, strict=True):
-            ip, *names = (word.lower().removesuffix(".") for word in text.split())
-            if wanted in names or wanted == name.canonical_address(ip):
-                return place
-        return ""
+    def _inline_text(self) -> bytes:
+        return "\n".join(self._lines).encode("utf-8", "surrogateescape")
+
+    def _inline_places(self, qname: WireName, types: tuple[int, ...]) -> str:
+        """Return the lines of the Corefile with an entry for a name, "" if there is none."""
+        text = self._inline_text()
+        numbers = {n for each in types for n in hostsfile.find(text, self._zones, qname, each)}
+        return trace.places_text([self._places[number - 1] for number in sorted(numbers)])
+
+    def _in_file(self, qname: WireName, types: tuple[int, ...]) -> trace.Entries | None:
+        """Return the entries of the file for a name, None if it has none."""
+        if types == (rr.PTR,):
+            is_there = name.reverse_address(qname) in self._file.reverse
+        else:
+            is_there = any(self._file.addresses(qname, each) for each in types)
+        if not is_there:
+            return None
+        path, wanted = str(Path(self._path).absolute()), tuple((qname, each) for each in types)
+        return trace.Entries(trace.HOSTS_FILE, path, self._zones, wanted)
 
     def _addresses(self, qname: WireName, qtype: int) -> tuple[bytes, ...]:
         return self._file.addresses(qname, qtype) + self._inline.addresses(qname, qtype)

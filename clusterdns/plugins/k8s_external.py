@@ -36,6 +36,8 @@ transferred.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from clusterdns.caching.spared import Spared
 from clusterdns.chain.asking import Steps, answer_by, handle_by
 from clusterdns.chain.block import Block
@@ -43,6 +45,7 @@ from clusterdns.chain.plugin import AnswerNext, HandleNext, Plugin, Repeats
 from clusterdns.chain.route import Route
 from clusterdns.cluster.external import ExternalResponder
 from clusterdns.cluster.inside import Inside
+from clusterdns.cluster.source import Source
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.errors import FormError
@@ -66,6 +69,7 @@ class K8sExternal(Plugin):
         inside.is_asked_for_external = True
         self._block = block
         self._cluster = inside.cluster
+        self._inside = inside
         ttl, apex, has_headless = 5, b"\3dns\0", False
         fallthrough: tuple[WireName, ...] = ()
         for line in directive.block:
@@ -91,6 +95,10 @@ class K8sExternal(Plugin):
             has_headless=has_headless,
             fallthrough=fallthrough,
         )
+
+    def sources(self) -> Mapping[Source, Sequence[WireName]]:
+        """Return the source of the Services, which is that of `kubernetes`."""
+        return {self._inside.source(): ()} if self._inside.source is not None else {}
 
     def treats_alike(self, cut: WireName) -> bool:
         """Tell whether no zone of ours is above or below ``cut``."""

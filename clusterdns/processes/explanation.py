@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from clusterdns import __version__
-from clusterdns.cluster import evidence
 from clusterdns.cluster.source import Source
 from clusterdns.errors import ClusterDNSError
 from clusterdns.metrics.tally import Sample
@@ -24,7 +23,7 @@ from clusterdns.processes.process import compute
 from clusterdns.serving import explained as told
 
 WORKER_S = 10.0  # of a chain that waits for upstream servers
-EVIDENCE_S = 4.0  # of reading the objects; an explanation without them is better than none
+EVIDENCE_S = 4.0  # of reading objects and files; an explanation without them is better than none
 _AGES = {
     "clusterdns_kubernetes_contact_age_seconds": "heard from",
     "clusterdns_kubernetes_event_age_seconds": "last event",
@@ -49,9 +48,11 @@ async def explain(generation: Generation, watchers: Watchers, request: Plain) ->
     found = await generation.ask("explain", asked, WORKER_S)
     if found is None:
         raise InquiryError(f"no worker has answered in {WORKER_S:g} s")
-    sources = generation.configuration.sources
-    found["sources"] = [_shown(source) for source in sources]
-    found["watch"] = [*_ages(await watchers.samples()), *_of_manifests(sources)]
+    configuration = generation.configuration
+    found["sources"] = {
+        each: _shown(source) for each, source in configuration.sources_by_plugin.items()
+    }
+    found["watch"] = [*_ages(await watchers.samples()), *_of_manifests(configuration.sources)]
     found["not_ready"] = generation.not_ready()
     return found
 
@@ -88,16 +89,15 @@ async def explained(generation: Generation, watchers: Watchers, request: Plain) 
     found["server"] = {"pid": os.getpid(), **about(generation)}
     text = found.pop("packet", None)
     reply = bytes.fromhex(text) if text else None
-    sources = generation.configuration.sources
-    for source in (*sources[:1], None):
-        done = await compute(functools.partial(_complete, found, reply, source), EVIDENCE_S)
+    for sources in (generation.configuration.sources_by_plugin, {}, None):
+        done = await compute(functools.partial(_complete, found, reply, sources), EVIDENCE_S)
         if done is not None:
             return done
     raise InquiryError("the explanation could not be completed in time")
 
 
-def _complete(found: Plain, reply: bytes | None, source: Source | None) -> Plain:
-    done = told.complete(found, reply, evidence.reader(source) if source is not None else None)
+def _complete(found: Plain, reply: bytes | None, sources: Mapping[str, Source] | None) -> Plain:
+    done = told.complete(found, reply, sources)
     return {**done, "lines": [*told.report(done)]}
 
 

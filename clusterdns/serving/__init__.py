@@ -8,6 +8,7 @@ cut.py         its replies, cut to what a client accepts                        
 server.py      one listener: miss, render, remember
 explaining.py  one query, explained
 explained.py   its explanation, as people read it
+behind.py      the objects and lines behind its notes
 observed.py    hits that `log` and `dnstap` are told of
 udp.py         UDP: datagrams in batches, and the clients that wait
 batch.py       64 of them with two system calls, where no C was compiled

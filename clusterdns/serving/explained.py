@@ -1,14 +1,14 @@
 """An explanation as people read it: with the reply, the objects behind it, and why in one line.
 
 ``query`` makes the packet to explain. ``complete`` adds to what ``explaining`` has found: the reply
-as the client sees it, sentences about the objects behind it (``cluster.evidence``), and in one
-sentence why there is no record. ``report`` prints all of that.
+as the client sees it, sentences about what is behind it (``behind``), and in one sentence why there
+is no record. ``report`` prints all of that.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from clusterdns.chain.watched import PASSES
@@ -17,7 +17,7 @@ from clusterdns.wire import message, name
 from clusterdns.wire.message import Edns, Question
 
 if TYPE_CHECKING:
-    from clusterdns.cluster.evidence import Reader
+    from clusterdns.serving.behind import Sources
 
 SHORT_DOTS = 2  # a name with fewer may be one of a Service, to be completed by a search path
 PAYLOAD_OCTETS = 1232  # DNS flag day 2020
@@ -54,10 +54,17 @@ def query(qname: str, qtype: str, client: str, *, do: bool = False) -> bytes:
     return message.write_query(0, message.RD, question, edns)
 
 
-def complete(found: Plain, reply: bytes | None, read: Reader | None) -> Plain:
-    """Return an explanation with the reply, the evidence that ``read`` has, and why."""
+def complete(found: Plain, reply: bytes | None, sources: Sources | None) -> Plain:
+    """Return an explanation with the reply, the evidence behind it, and why.
+
+    ``sources`` are those of the plugins' objects; without any, files are read nevertheless, but
+    nothing is read if it is None.
+    """
     found = _with_reply(found, reply)
-    found["evidence"] = _evidence(found, read)
+    if sources is not None:
+        from clusterdns.serving import behind  # and with it dnspython
+
+        behind.add_evidence(found, sources)
     found["why"] = why(found)
     return found
 
@@ -78,29 +85,6 @@ def _with_reply(found: Plain, reply: bytes | None) -> Plain:
         **{word: [each.to_text() for each in section] for word, section in sections},
     }
     return found
-
-
-def _evidence(found: Plain, reader: Reader | None) -> dict[str, list[str]]:
-    """Return sentences about the objects that the notes are about, by object."""
-    from clusterdns.cluster import evidence
-
-    if reader is None:
-        return {}
-    notes = list(_notes(found))
-    about = [tuple(each.split("/", 2)) for note in notes for each in note.get("objects", ())]
-    told = evidence.of_objects(((a, b, c) for a, b, c in about), reader)
-    for note in notes:
-        objects = note.get("objects", ())
-        if not note.get("is_cause") or not objects or not objects[0].startswith("services/"):
-            continue
-        _, namespace, service = objects[0].split("/", 2)
-        try:
-            reason = evidence.why_empty(namespace, service, reader)
-        except (ClusterDNSError, OSError) as error:
-            reason = f"the Pods cannot be read: {error}"
-        if reason:
-            note["text"] += f": {reason}"
-    return {"/".join(each): sentences for each, sentences in told.items()}
 
 
 def _notes(found: Plain) -> Iterator[Plain]:
@@ -132,7 +116,7 @@ def report(found: Plain) -> Iterator[str]:
         files, where = " ".join(server.get("files", ())), server.get("directory", "")
         told = f": {files or 'no Corefile'} in {where}" if where else ""
         yield f"server process {server['pid']}{told}"
-    yield from _run_lines(found, found["evidence"], "")
+    yield from _run_lines(found, "")
     yield from _reply_lines(found)
     for line in found.get("watch", ()):
         yield f"watch: {line}"
@@ -153,7 +137,7 @@ def _hint(found: Plain) -> str:
     return f"a Pod also asks for it below its search path: clusterdns lookup {qname} --as NAMESPACE"
 
 
-def _run_lines(run: Plain, evidence: Mapping[str, list[str]], indent: str) -> Iterator[str]:
+def _run_lines(run: Plain, indent: str) -> Iterator[str]:
     """Yield the lines of a run: its server block, then each plugin in order."""
     block = run["server_block"]
     if block["place"]:
@@ -177,17 +161,13 @@ def _run_lines(run: Plain, evidence: Mapping[str, list[str]], indent: str) -> It
             silent.clear()
         of = f" ({step['question']})" if step["question"] else ""
         yield f"{indent}  {step['plugin']} {_places(step)}{of}: {step['verdict']}"
-        told = set[str]()
         for note in step["notes"]:
             at = f" ({note['place']})" if note.get("place") else ""
             yield f"{indent}    {note['text']}{at}"
-            for each in note.get("objects", ()):
-                lines = [] if each in told else evidence.get(each, [])
-                told.add(each)
-                yield from (f"{indent}      {line}" for line in lines)
+            yield from (f"{indent}      {line}" for line in note.get("evidence", ()))
         for inner in step["questions"]:
             yield f"{indent}    asks for {inner['question']}: {inner['verdict']}"
-            yield from _run_lines(inner, evidence, indent + "      ")
+            yield from _run_lines(inner, indent + "      ")
     if silent:
         yield f"{indent}  passed on by {', '.join(silent)}"
 

@@ -4,6 +4,9 @@ Nobody takes notes of ordinary queries: ``scribe()`` returns None, and the code 
 that is explained, ``chain.watched`` sets a scribe for each plugin, and ``scribe()`` returns it to
 all code that works for this query, also in tasks and callbacks that it starts.
 
+A note may name what it is about: objects of a cluster, entries of a file. Who completes the
+explanation looks for them, since the code that answers keeps neither UIDs nor lines.
+
 A ``Run`` is a question on its way through a server block, a ``Step`` the part of one plugin in it.
 A step that asks further questions has their runs. The number of all notes is bounded.
 
@@ -13,24 +16,51 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from clusterdns.wire import name, rr
 from clusterdns.wire.message import AA, AD, RA, TC, Question
+from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
 MOST_NAMES = 4  # in a sentence
 _FLAGS = {AA: "aa", TC: "tc", RA: "ra", AD: "ad"}
 MAX_NOTES = 2000  # of one explained query, with all questions it leads to
+MASTER_FILE, HOSTS_FILE = "master file", "hosts file"
 Object = tuple[str, str, str]  # kind, namespace, name of a Kubernetes object
 
 
+class Entries(NamedTuple):
+    """Entries of a file: each an owner and a type, 0 for any; ``zones`` are those the file is for.
+
+    ``serial`` is that of a zone, as it is answered from.
+    """
+
+    kind: str  # of file: MASTER_FILE or HOSTS_FILE
+    file: str  # an absolute path
+    zones: tuple[WireName, ...]
+    wanted: tuple[tuple[bytes, int], ...]
+    serial: int | None = None
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return it as plain values, for JSON."""
+        wanted = [[name.text(owner), rtype] for owner, rtype in self.wanted]
+        return self._asdict() | {"zones": [*map(name.text, self.zones)], "wanted": wanted}
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> Entries:
+        """Return what ``as_plain`` made plain."""
+        zones = tuple(name.fold(name.parse(each)) for each in plain["zones"])
+        wanted = tuple((name.parse(owner), rtype) for owner, rtype in plain["wanted"])
+        return cls(plain["kind"], plain["file"], zones, wanted, plain["serial"])
+
+
 class Note(NamedTuple):
-    """A sentence about a decision, the line of the configuration, and the objects it is about.
+    """A sentence about a decision, the line of the configuration, and what it is about.
 
     ``is_cause`` marks what a client suffers from, if the answer is none.
     """
@@ -38,6 +68,7 @@ class Note(NamedTuple):
     text: str
     place: str = ""
     objects: tuple[Object, ...] = ()
+    entries: Entries | None = None
     is_cause: bool = False
 
 
@@ -63,15 +94,29 @@ class Scribe:
         self.budget = budget
         self.notes: list[Note] = []
 
-    def note(self, text: str, *, place: str = "", objects: tuple[Object, ...] = ()) -> None:
+    def note(
+        self,
+        text: str,
+        *,
+        place: str = "",
+        objects: tuple[Object, ...] = (),
+        entries: Entries | None = None,
+    ) -> None:
         """Take a note, unless the query is answered or has too many."""
         if self.budget.take():
-            self.notes.append(Note(text, place, objects))
+            self.notes.append(Note(text, place, objects, entries))
 
-    def blame(self, text: str, *, place: str = "", objects: tuple[Object, ...] = ()) -> None:
+    def blame(
+        self,
+        text: str,
+        *,
+        place: str = "",
+        objects: tuple[Object, ...] = (),
+        entries: Entries | None = None,
+    ) -> None:
         """Note the cause of an answer that helps no client."""
         if self.budget.take():
-            self.notes.append(Note(text, place, objects, is_cause=True))
+            self.notes.append(Note(text, place, objects, entries, is_cause=True))
 
     def as_plain(self) -> dict[str, Any]:
         """Return what was noted as plain values, for JSON."""
@@ -80,6 +125,7 @@ class Scribe:
                 {"text": each.text}
                 | ({"place": each.place} if each.place else {})
                 | ({"objects": ["/".join(o) for o in each.objects]} if each.objects else {})
+                | ({"entries": each.entries.as_plain()} if each.entries else {})
                 | ({"is_cause": True} if each.is_cause else {})
                 for each in self.notes
             ]
@@ -159,6 +205,11 @@ def begin(question: Question) -> Run | None:
     return run
 
 
+def plugin_key(block: str, plugin: str) -> str:
+    """Return what tells a plugin from all others: the lines of its server block and its own."""
+    return f"{block} {plugin}"
+
+
 def question_text(question: Question) -> str:
     """Return name and type of a question, and its class unless it is IN."""
     text = f"{name.text(question.qname)} {rr.type_text(question.qtype)}"
@@ -171,6 +222,12 @@ def names_text(names: Iterable[bytes]) -> str:
     texts = [name.text(each) for each in names]
     others = f" and {len(texts) - MOST_NAMES} more" if len(texts) > MOST_NAMES else ""
     return " ".join(texts[:MOST_NAMES]) + others
+
+
+def places_text(places: Sequence[str]) -> str:
+    """Return places in a row, the first of them if there are many."""
+    others = f" and {len(places) - MOST_NAMES} more" if len(places) > MOST_NAMES else ""
+    return ", ".join(places[:MOST_NAMES]) + others
 
 
 def change_text(before: Response, after: Response) -> str:

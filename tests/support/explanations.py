@@ -26,7 +26,7 @@ Plain = dict[str, Any]
 
 def text(found: Plain, reply: bytes | None) -> str:
     """Return an explanation as lines of a golden file."""
-    told = "\n".join(lines(explained.complete(found, reply, None)))
+    told = "\n".join(lines(explained.complete(found, reply, {})))
     for pattern, stands_for in _VARYING:
         told = pattern.sub(stands_for, told)
     return told
@@ -60,7 +60,9 @@ def _run(run: Plain, indent: str) -> Iterator[str]:
         of = f" ({step['question']})" if step["question"] else ""
         yield f"{indent}{' > '.join([*path, title])}{of}: {step['verdict']}"
         path.clear()
-        yield from (f"{indent}  {_note(note)}" for note in step["notes"])
+        for note in step["notes"]:
+            yield f"{indent}  {_note(note)}"
+            yield from (f"{indent}    {line}" for line in note.get("evidence", ()))
         for inner in step["questions"]:
             yield f"{indent}  ? {inner['question']}{_block(inner)}: {inner['verdict']}"
             yield from _run(inner, indent + "    ")

@@ -8,6 +8,7 @@ import random
 import re
 import socket
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +301,127 @@ def test_a_short_name_is_pointed_to_lookup(lab):
     done = explained(lab, "web.uit")
     assert "clusterdns lookup web.uit --as NAMESPACE\nwhy: " in done.stdout
     assert "clusterdns lookup" not in explained(lab, "wbe.uit.svc.cluster.local").stdout
+
+
+def cluster(name: str) -> list[dict[str, Any]]:
+    """The objects, whose Service selects the one Pod, and is not of another cluster."""
+    found: list[dict[str, Any]] = json.loads(json.dumps(OBJECTS).replace('"web-0"', f'"{name}-0"'))
+    for each in found:
+        each["metadata"]["uid"] = f"{each['kind']}-of-{name}"
+    return found
+
+
+def test_objects_are_those_of_the_cluster_that_answers(tmp_path):
+    block = """CLUSTER.local:{PORT} {
+    bind 127.0.0.1
+    status 127.0.0.1:WEB
+    kubernetes CLUSTER.local {
+        endpoint URL
+    }
+}
+"""
+    web = peers.free_port()
+    with FakeApi(cluster("one")) as one, FakeApi(cluster("two")) as two:
+        corefile = "".join(
+            block.replace("CLUSTER", name).replace("URL", api.url).replace("WEB", str(web))
+            for name, api in (("one", one), ("two", two))
+        )
+        with peers.clusterdns(corefile, tmp_path) as server:
+            for name in ("one", "two"):
+                asked = f"web.shop.svc.{name}.local"
+                lines = explained(server, asked).stdout.splitlines()
+                assert [line.strip() for line in lines] == on_the_page(web, asked, lines)
+                said = "\n".join(lines)
+                assert f"Service shop/web: UID Service-of-{name}, resourceVersion 1002" in said
+                assert f"EndpointSlice shop/web-1: UID EndpointSlice-of-{name}, " in said
+                assert lines[-1].endswith(f"matches Pods, none of which is ready: {name}-0")
+
+
+def on_the_page(web: int, asked: str, lines: list[str]) -> list[str]:
+    """Return what the page says, with the times of the watch that `explain` told before."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{web}/explain?name={asked}") as reply:
+        told = json.loads(reply.read())["lines"]
+    assert len(lines) == len(told)
+    watch = [line.startswith("watch: ") for line in lines]
+    return [
+        line.strip() if is_watch else mine.strip()
+        for line, mine, is_watch in zip(lines, told, watch, strict=True)
+    ]
+
+
+def test_objects_are_those_of_the_manifests_that_answer(tmp_path):
+    corefile = ""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        text = json.dumps({"kind": "List", "items": cluster(name)})
+        (tmp_path / name / "objects.json").write_text(text)
+        corefile += f"{name}.local {{\n kubernetes {name}.local {{\n  manifests {name}\n }}\n}}\n"
+    (tmp_path / "Corefile").write_text(corefile)
+    for name in ("one", "two"):
+        words = ["explain", f"web.shop.svc.{name}.local", "--corefile", "Corefile"]
+        done = beside.run(words, tmp_path)
+        assert f"Service shop/web: UID Service-of-{name}, " in done.stdout
+        assert f"EndpointSlice shop/web-1: UID EndpointSlice-of-{name}, " in done.stdout
+        assert done.stdout.endswith(f"none of which is ready: {name}-0\n")
+        done = beside.run([*words, "--manifests", "two"], tmp_path)
+        assert "Service shop/web: UID Service-of-two, " in done.stdout
+
+
+FILES = """.:{PORT} {
+    bind 127.0.0.1
+    status 127.0.0.1:WEB
+    hosts hosts test {
+        192.0.2.70 a.test b.test
+        192.0.2.71 b.test
+    }
+    file db.org org
+    file db.big big
+    auto net {
+        directory zones
+    }
+}
+"""
+HEAD = "$TTL 60\n@ SOA ns h 7 2 3 4 5\n@ NS ns\n"
+LINES = {
+    "www.org": ["www.org. A: DIR/db.org:4"],
+    "x.wild.org": ["*.wild.org. A: DIR/db.org:5"],
+    "in.sub.org": ["in.sub.org. A: DIR/included:2"],
+    "g7.org": ["g7.org. A: DIR/db.org:7"],
+    "www.example.net": [
+        "www.example.net. A: DIR/zones/db.example.net:4, DIR/zones/db.example.net:5"
+    ],
+    "a.test": ["a.test. A: DIR/hosts:1, DIR/hosts:3"],
+    "b.test": [],
+    "192.0.2.8": ["8.2.0.192.in-addr.arpa. PTR: DIR/hosts:3"],
+    "www.big": [
+        "no line of DIR/db.big can be named: larger than 8388608 octets, with all it includes"
+    ],
+}
+
+
+def test_entries_of_files_have_their_lines(tmp_path):
+    (tmp_path / "zones").mkdir()
+    (tmp_path / "hosts").write_text("192.0.2.7 a.test\n# a comment\n192.0.2.8 a.test\n")
+    (tmp_path / "included").write_text("\nin A 192.0.2.4\n")
+    (tmp_path / "db.org").write_text(
+        HEAD
+        + "www A 192.0.2.1\n*.wild A 192.0.2.2\n$INCLUDE included sub\n$GENERATE 1-9 g$ A 192.0.2.$\n"
+    )
+    (tmp_path / "zones" / "db.example.net").write_text(HEAD + "www A 192.0.2.1\n A 192.0.2.2\n")
+    (tmp_path / "db.big").write_text(HEAD + "www A 192.0.2.1\n" + f";{'x' * 1022}\n" * 8192)
+    web = peers.free_port()
+    corefile = FILES.replace("WEB", str(web))
+    (tmp_path / "by-file").write_text(corefile.replace("{PORT}", "53"))
+    with peers.clusterdns(corefile, tmp_path) as server:
+        for asked, wanted in LINES.items():
+            done = explained(server, asked)
+            assert 0 == done.returncode
+            lines = [line.strip() for line in done.stdout.splitlines()]
+            assert lines == on_the_page(web, asked, lines)
+            expected = [line.replace("DIR", str(tmp_path)) for line in wanted]
+            named = [line for line in lines if re.search(r"^\S+ \S+: /| can be named: ", line)]
+            assert expected == named
+            offline = beside.run(["explain", asked, "--corefile", "by-file"], tmp_path).stdout
+            assert all(f"      {line}\n" in offline for line in expected)
+    said = beside.run(["explain", "b.test", "--corefile", "by-file"], tmp_path).stdout
+    assert "the name: 2 of type A (by-file:5, by-file:6)\n" in said

@@ -81,6 +81,38 @@ def test_wildcards_stand_for_one_label():
     assert ["10.0.0.2", "fd00::1"] == [*found.reverse]
 
 
+@pytest.mark.parametrize(
+    ("qname", "qtype", "lines"),
+    [
+        ("a.test", rr.A, [2, 4]),
+        ("a.test", rr.AAAA, [5]),
+        ("x.w.test", rr.A, [6]),  # itself, so the wildcard does not count
+        ("y.w.test", rr.A, [4]),
+        ("y.y.w.test", rr.A, []),
+        ("w.test", rr.A, []),
+        ("single", rr.A, [7]),
+        ("escaped.test", rr.A, [8]),
+        ("7.2.0.192.in-addr.arpa", rr.PTR, [2]),
+        (name.text(name.reverse_name("2001:db8::1")), rr.PTR, [5]),
+        ("a.elsewhere", rr.A, []),
+        ("10.2.0.192.in-addr.arpa", rr.PTR, []),  # its names are in no zone
+    ],
+)
+def test_lines_of_a_name(qname, qtype, lines):
+    octets = (
+        b"# 192.0.2.9 a.test\n192.0.2.7 b.test A.test\na.test 192.0.2.1\n192.0.2.8 a.test. *.w.test\n"
+        b"2001:DB8:0::1 a.test\n192.0.2.11 X.w.test\n192.0.2.12 single\n192.0.2.13 e\\115caped.test\n"
+        b"192.0.2.10 a.elsewhere\n"
+    )
+    zones = [folded("test"), folded("single")]
+    assert lines == hostsfile.find(octets, zones, folded(qname), qtype)
+    found = hostsfile.parse(octets, zones, print)
+    if qtype == rr.PTR:
+        assert bool(lines) is (name.reverse_address(folded(qname)) in found.reverse)
+    else:
+        assert len(lines) == len(found.addresses(folded(qname), qtype))
+
+
 def test_long_fields_cost_no_other_line():
     long = b"x" * (70 * 1024)
     found = read(b"10.0.0.1 a " + long + b" b\n" + long + b" c\n10.0.0.2 d")

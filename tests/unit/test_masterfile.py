@@ -9,10 +9,12 @@ import tracemalloc
 import pytest
 
 from clusterdns.authority import zonefile
+from clusterdns.errors import ClusterDNSError
 from clusterdns.formats.masterfile import MasterFileError, Reader, generated
 from clusterdns.wire import name, rr
 
 APEX = name.fold(name.parse("example.test"))
+WWW, G2 = (name.fold(name.parse(f"{each}.example.test")) for each in ("www", "g2"))
 HEAD = "$TTL 60\n@ IN SOA ns h 1 2 3 4 5\n@ IN NS ns\n"
 
 
@@ -146,6 +148,38 @@ def test_includes_count_together(tmp_path, monkeypatch):
     path.write_text(HEAD + "$INCLUDE more\n" * 4)
     with pytest.raises(MasterFileError, match=r"db:7: .*more than 3 files"):
         zonefile.read(path, APEX)
+
+
+def test_places_are_lines_of_the_file_that_has_them(tmp_path):
+    path, more = tmp_path / "db", tmp_path / "more"
+    path.write_text(
+        HEAD + "WWW (\n A 192.0.2.1 )\n A 192.0.2.2\n$INCLUDE more\n$GENERATE 1-3 g$ A 192.0.2.$\n"
+        "other TXT nothing-of-it\nwww TXT x\n"
+    )
+    more.write_text("; a comment\nwww A 192.0.2.3\n")
+    found = zonefile.places(path, APEX, {WWW, G2}, lambda: None)
+    assert zonefile.read(path, APEX).serial == found.serial
+    assert {
+        (APEX, rr.SOA): [f"{path}:2"],
+        (WWW, rr.A): [f"{path}:4", f"{path}:6", f"{more}:2"],
+        (WWW, rr.TXT): [f"{path}:10"],
+        (G2, rr.A): [f"{path}:8"],
+    } == found.by_rrset
+
+
+def test_what_looks_for_places_may_stop(tmp_path):
+    path, seen = tmp_path / "db", 0
+    path.write_text(HEAD + "$GENERATE 1-60000 g$ A 192.0.2.1\n")
+
+    def pause() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 100:
+            raise ClusterDNSError("enough")
+
+    with pytest.raises(ClusterDNSError, match="enough"):
+        zonefile.places(path, APEX, (), pause)
+    assert 100 == seen
 
 
 def test_records_are_counted(tmp_path, monkeypatch):
