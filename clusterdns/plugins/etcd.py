@@ -215,12 +215,14 @@ class EtcdPlugin(Plugin):
         steps, depth = lookup.respond(question), question.depth + 1
         said: Any = None
         problem: Exception | None = None
+        is_personal = False
         try:
             while True:
                 wanted = steps.send(said) if problem is None else steps.throw(problem)
                 said = problem = None
                 if isinstance(wanted, Question):
                     said = await self._ask(query, wanted._replace(depth=depth))
+                    is_personal |= said.personal
                     continue
                 try:
                     said = await self._services(wanted, etcd)
@@ -228,7 +230,7 @@ class EtcdPlugin(Plugin):
                     problem = error
         except StopIteration as done:
             found: Response | None = done.value
-            return found
+            return found._replace(personal=True) if found and is_personal else found
 
     async def _ask(self, query: Query, question: Question) -> Response:
         """Return what this server says of a name outside."""

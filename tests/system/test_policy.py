@@ -30,6 +30,7 @@ import dns.query
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+import etcdserver
 import peers
 import pytest
 from inprocess import InProcess, in_packet_loop
@@ -930,3 +931,22 @@ async def asked_by(server: InProcess, packet: bytes, client: str) -> bytes:
             reply = await done
     assert reply
     return reply
+
+
+def test_what_etcd_leads_to_is_kept_for_nobody_else(tmp_path: Path) -> None:
+    """An alias in etcd leads to a name that clients see differently: `cache` must not mix them."""
+    rules = f"""
+        rewrite fake.shared.svc.{ZONE} from namespace shop to zone crown.vault.svc.{ZONE}
+        nxdomain from namespace dev to namespace vault
+    """
+    with etcdserver.running(tmp_path) as etcd:
+        etcd.put("/skydns/test/sky/www", {"host": f"crown.vault.svc.{ZONE}"})
+        text = corefile(rules, "192.0.2.1")
+        text = text.replace("cache 30", f"etcd sky.test {{\nendpoint {etcd.url}\n}}\ncache 30")
+        asked = Asked("www.sky.test.", "A", "")
+        for first in ("shop", "dev", "vault"):
+            with serving(tmp_path, text) as server:
+                for whose in (first, "shop", "vault", "dev", "vault", "shop"):
+                    found = " ".join(map(str, ask(server, CLIENT_OF[whose], asked).answer))
+                    is_there = [address in found for address in ("10.77.0.1", "10.1.0.2")]
+                    assert is_there == [whose == "vault", whose == "shop"], (first, whose, found)
