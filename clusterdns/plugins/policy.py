@@ -391,11 +391,8 @@ class Policy(Plugin):
         if inside:
             asked = _beside(question, self._inside.home_of(question.folded))
             found = None if asked is None else (yield asked)
-            if (
-                found is not None
-                and found is not DROP
-                and (found.bare or found.rcode == rr.NXDOMAIN)
-            ):
+            # A failure, too: of names in no zone of ours it is what the next server says.
+            if found is not None and found is not DROP and not found.answer:
                 return found._replace(denies=b"", node=None, spared=b"")
         zone = max(inside, key=len) if inside else question.folded
         return Response(

@@ -14,6 +14,7 @@ import dns.rcode
 import dns.rdataclass
 import pytest
 from inprocess import InProcess, in_packet_loop
+from scriptedupstream import ScriptedUpstream
 
 from clusterdns.chain.classes import NOBODY
 from clusterdns.ruling.rules import ALLOW, NXDOMAIN, REFUSE, Rule, Rules, Target
@@ -256,3 +257,26 @@ def test_a_rule_for_any_is_reached_behind_one_that_allows_a_type() -> None:
     assert [(later, later._replace(action=REFUSE))] == list(
         Rules((later._replace(action=REFUSE), later), lambda _folded: None).unreached()
     )
+
+
+@pytest.mark.parametrize(
+    "rcode", [dns.rcode.NXDOMAIN, dns.rcode.REFUSED, dns.rcode.SERVFAIL, dns.rcode.NOERROR]
+)
+def test_what_the_next_server_says_does_not_tell_hidden_addresses(rcode: dns.rcode.Rcode) -> None:
+    class Upstream(ScriptedUpstream):
+        def answer(self, wire: bytes, *, is_udp: bool) -> bytes:
+            reply = dns.message.make_response(dns.message.from_wire(wire))
+            reply.set_rcode(rcode)
+            return reply.to_wire()
+
+    async def main(server: Server) -> None:
+        hidden = await server.rcode(DEV, "1.0.77.10.in-addr.arpa", "PTR")
+        assert dns.rcode.to_text(rcode) == hidden
+        assert hidden == await server.rcode(DEV, "1.0.78.10.in-addr.arpa", "PTR")  # of nothing
+
+    upstream = Upstream([])
+    try:
+        passing = f"manifests .\nfallthrough\n}}\nforward . {upstream.address}"
+        run(HIDING.replace("manifests .\n    }", passing), main)
+    finally:
+        upstream.stop()
