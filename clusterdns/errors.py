@@ -17,6 +17,17 @@ def reason(error: OSError) -> str:
     return error.strerror.lower() if error.strerror else str(error)
 
 
+def told(error: Exception) -> str:
+    """Return what went wrong as a user is told: of a file with its name in front."""
+    if not isinstance(error, OSError):
+        return str(error)
+    file = error.filename
+    if file is None or isinstance(file, int):  # none, or a descriptor
+        return reason(error)
+    name = file.decode(errors="replace") if isinstance(file, bytes) else str(file)
+    return f"{name}: {reason(error)}"
+
+
 class FormError(ClusterDNSError):
     """Octets or text that are not a DNS name, question or message.
 

@@ -79,7 +79,12 @@ class Parser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """Return the namespace; options may stand anywhere. Ends with exit code 2 for others."""
         self._given = list(sys.argv[1:] if args is None else args)
-        found, unknown = self.parse_known_intermixed_args(args, namespace)
+        behind = list(itertools.dropwhile(lambda each: each != "--", self._given))[1:]
+        if any(word.startswith("-") for word in behind):
+            # Read twice, as mixed ones are, they would be options the second time.
+            found, unknown = self.parse_known_args(self._given, namespace)
+        else:
+            found, unknown = self.parse_known_intermixed_args(self._given, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found

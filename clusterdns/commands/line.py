@@ -19,7 +19,7 @@ from clusterdns.commands.declaration import (
     PIPE_CLOSED,
     did_you_mean,
 )
-from clusterdns.errors import ClusterDNSError, reason
+from clusterdns.errors import ClusterDNSError, told
 
 _HELP = ("-h", "-help", "--help")
 
@@ -38,15 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (ClusterDNSError, OSError) as error:
-        print(f"clusterdns: {_text(error)}", file=sys.stderr)
+        print(f"clusterdns: {told(error)}", file=sys.stderr)
         return FAILED
-
-
-def _text(error: Exception) -> str:
-    """Return what went wrong, with the file in front, in words and without the error's number."""
-    if isinstance(error, OSError) and isinstance(error.filename, str | bytes | os.PathLike):
-        return f"{os.fsdecode(error.filename)}: {reason(error)}"
-    return reason(error) if isinstance(error, OSError) else str(error)
 
 
 def _run(arguments: Sequence[str]) -> int:

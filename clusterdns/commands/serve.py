@@ -21,7 +21,7 @@ from clusterdns.chain import registry
 from clusterdns.commands.declaration import OK, Command, Example, Parser, port, zone
 from clusterdns.config import kubedns, loader
 from clusterdns.config.compile import Configuration
-from clusterdns.errors import ClusterDNSError, ConfigError
+from clusterdns.errors import ClusterDNSError, ConfigError, told
 from clusterdns.host import logs
 from clusterdns.processes import estate as estates
 from clusterdns.processes import handover
@@ -73,7 +73,7 @@ def _serve(flags: argparse.Namespace) -> int:
     try:
         return _run(flags)
     except (ClusterDNSError, OSError) as error:
-        logs.fatal(str(error), flags.log_format)
+        logs.fatal(told(error), flags.log_format)
         return 1
 
 

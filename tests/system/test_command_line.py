@@ -92,6 +92,30 @@ def test_what_was_meant_is_suggested(arguments, hint):
     assert (2, "", True) == (done.returncode, done.stdout, hint in done.stderr), done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-conf", "none"), ("serve", "-conf", "none"), ("-conf", "none", "-config-dir", "."),
+        ("check", "none"), ("check", "--diff", "none", "Corefile"), ("fmt", "none"),
+        ("explain", "web", "--corefile", "none"), ("lookup", "web", "--resolv-conf", "none"),
+        ("translate", "none"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_there_is_named_in_words(arguments):
+    done = run(*arguments)
+    assert (True, "") == (done.returncode in (1, 2), done.stdout)
+    assert re.fullmatch(r"clusterdns: (\S+/)?none: no such file or directory\n", done.stderr)
+
+
+def test_a_word_behind_two_dashes_is_no_option():
+    done = run("check", "--", "-x")
+    assert (2, "clusterdns: -x: no such file or directory\n") == (done.returncode, done.stderr)
+    assert (
+        "-x.example.com. A"
+        in run("explain", "--corefile", "Corefile", "--", "-x.example.com").stdout
+    )
+
+
 def test_help_suggests_plugins_and_commands():
     done = run("help", "kubernets")
     assert (1, True) == (done.returncode, 'did you mean "kubernetes"?' in done.stderr)
