@@ -1,8 +1,9 @@
 """Remarks on server blocks that can be served, but perhaps not as they were meant.
 
 ``remarks`` says in which order plugins act where the text has another, which blocks and plugins are
-never asked, which zones take names from others, and which queries come back to this server. Zones
-that a plugin answers are those that it keeps from the relay (``Plugin.relay``).
+never asked, which zones take names from others, which queries come back to this server, and where
+names that `policy` hides elsewhere can be seen. Zones that a plugin answers are those that it keeps
+from the relay (``Plugin.relay``).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from clusterdns.host import addresses
 from clusterdns.wire import name
 from clusterdns.wire.name import ROOT, WireName
 
-ORDER, NEVER, SHADOWS, LOOP = "order", "never", "shadows", "loop"
+ORDER, NEVER, SHADOWS, LOOP, OPEN = "order", "never", "shadows", "loop", "open"
 # Plugins that answer all names of their zones themselves.
 _ANSWERING = frozenset(
     ("auto", "endpoint", "etcd", "file", "ingress", "k8s_external", "kubernetes", "secondary")
 )
+_OF_THE_CLUSTER = ("kubernetes", "k8s_external")
 WITHOUT_ANSWER = "no plugin of this server block answers: its names are refused"
 
 
@@ -58,6 +60,7 @@ def remarks(
     found += _behind_conditions(configuration)
     found += _taken_from_others(configuration)
     found += _circles(views)
+    found += _without_policy(views)
     return sorted(dict.fromkeys(found), key=lambda each: (each.file, each.line, each.kind))
 
 
@@ -157,6 +160,23 @@ def _of_plugins(view: View) -> Iterator[Remark]:
         for place, text in plugin.remarks():
             file, _, line = place.rpartition(":")
             yield Remark(NEVER, file, int(line), "", text)
+
+
+def _without_policy(views: Sequence[View]) -> Iterator[Remark]:
+    """Yield the blocks that tell names of the cluster without `policy`, if another block has it."""
+    ruled = next((view.block for view in views if _has(view, "policy")), None)
+    for view in views:
+        teller = next((word for word in _OF_THE_CLUSTER if _has(view, word)), None)
+        if ruled is not None and teller is not None and not _has(view, "policy"):
+            text = (
+                f"{teller} tells names here that policy may hide in the block of line "
+                f"{ruled.line}: each block has its own rules"
+            )
+            yield Remark(OPEN, view.block.file, view.block.line, "", text)
+
+
+def _has(view: View, word: str) -> bool:
+    return any(plugin.name == word for plugin in view.plugins)
 
 
 def _to_ourselves(view: View, ours: frozenset[str]) -> Iterator[Remark]:

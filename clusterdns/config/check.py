@@ -25,7 +25,7 @@ from clusterdns.chain.plugin import Plugin, Repeats
 from clusterdns.chain.registry import COREDNS_ORDER
 from clusterdns.chain.route import Route
 from clusterdns.chain.view import View
-from clusterdns.config.advice import LOOP, NEVER, WITHOUT_ANSWER, Remark, remarks
+from clusterdns.config.advice import LOOP, NEVER, OPEN, WITHOUT_ANSWER, Remark, remarks
 from clusterdns.config.compile import Configuration, compile_blocks
 from clusterdns.config.configmap import Subject
 from clusterdns.config.fragments import settle
@@ -281,7 +281,7 @@ def messages(subject: Subject, found: Findings) -> Iterator[Message]:
         file, line, rest = places.split(text)
         yield Message(NOTICE, "slow", file, line, places.column(file, line, ""), rest)
     for each in found.remarks:
-        severity = WARNING if each.kind in (LOOP, NEVER) else NOTICE
+        severity = WARNING if each.kind in (LOOP, NEVER, OPEN) else NOTICE
         column = places.column(each.file, each.line, each.word)
         yield Message(severity, each.kind, each.file, each.line, column, each.text)
 

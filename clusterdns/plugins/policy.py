@@ -37,7 +37,8 @@ it, and the names in PTR, SRV, MX, NS and NSEC records, which are left out if an
 would be hidden. Whole zones (AXFR, IXFR) are refused to clients from whom a name in them is hidden;
 what their records lead to does not count. The class of a question does not matter, and NOTIFY is
 treated as a query; for updates, see `dynupdate`.
-A server block without `policy` has no rules: where blocks have the same names, name it in each.
+A server block without `policy` has no rules: where blocks have the same names, also those in PTR
+records, name it in each. `check` tells which block lacks it.
 
 Examples:
 

@@ -655,3 +655,16 @@ def test_what_objects_publish_and_is_left_out_is_told_with_manifests(tmp_path):
     assert 1 == sum(each["kind"] == "never" for each in found["messages"])  # behind `endpoint`
     assert told in run(str(tmp_path / "Corefile"), "--manifests", str(cluster)).stdout
     assert told not in run(str(tmp_path / "Corefile")).stdout
+
+
+def test_a_block_that_tells_of_the_cluster_without_policy_is_told(tmp_path):
+    ruled = "cluster.local {\n policy {\n  nxdomain to namespace vault\n }\n kubernetes\n}\n"
+    reverse = "10.in-addr.arpa {\n kubernetes cluster.local 10.in-addr.arpa\n}\n"
+    path = tmp_path / "Corefile"
+    path.write_text(ruled + reverse)
+    (told,) = lines(run(str(path)), "open")
+    assert told.startswith(f"{path}:7: kubernetes tells names here that policy may hide in the")
+    policy = "{\n policy {\n  nxdomain to namespace vault\n }\n"
+    for text in (ruled + reverse.replace("{\n", policy), reverse, ruled + ". {\n whoami\n}\n"):
+        path.write_text(text)
+        assert [] == lines(run(str(path)), "open"), text
