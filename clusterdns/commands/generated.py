@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 
+from clusterdns.chain import registry
 from clusterdns.commands import listing
 from clusterdns.commands.declaration import ENDS, Command
 
@@ -24,7 +25,7 @@ def _commands() -> list[Command]:
 def _words(action: argparse.Action) -> list[str]:
     """Return the values that an argument may have, [] if that is not known."""
     if action.metavar == _PLUGINS_AND_COMMANDS:
-        return list(listing.NAMES)
+        return [*listing.NAMES, *registry.available()]
     return [str(each) for each in action.choices or ()]
 
 
@@ -171,13 +172,15 @@ def _fish_line(action: argparse.Action) -> str:
     if not words and not (_words(action) or _takes_file(action) or _takes_directory(action)):
         return ""
     if _takes_value(action):
-        words += " -r" if action.option_strings else ""
+        is_option = bool(action.option_strings)
         if values := _words(action):
-            words += f" -a '{' '.join(values)}'"
+            words += f"{' -x' if is_option else ''} -a '{' '.join(values)}'"
         elif _takes_directory(action):
-            words += " -a '(__fish_complete_directories)'"
+            words += f"{' -x' if is_option else ''} -a '(__fish_complete_directories)'"
         elif _takes_file(action):
-            words += " -F"
+            words += " -r -F" if is_option else " -F"
+        else:
+            words += " -x"  # of a value that is not known, no files
     return f"{words} -d {_quoted(_plain(action))}"
 
 

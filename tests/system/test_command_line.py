@@ -6,11 +6,13 @@ import json
 import os
 import pty
 import re
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -285,10 +287,85 @@ def completed(line: str) -> set[str]:
         ("clusterdns -conf zones/Core", {"zones/Corefile"}),
         ("clusterdns check zones/Core", set()),  # bash completes the file itself
         ("clusterdns help --completion ", {"bash", "zsh", "fish"}),
+        ("clusterdns help kub", {"kubernetes"}),
     ],
 )
 def test_bash_completes(line, some):
     assert some == completed(line)
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="needs fish: apt-get install fish")
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("clusterdns ", set(listing.NAMES)),
+        ("clusterdns ch", {"check"}),
+        ("clusterdns check --po", {"--port"}),
+        ("clusterdns -con", {"-conf", "-config-dir"}),
+        ("clusterdns -conf zones/Core", {"zones/Corefile"}),
+        ("clusterdns check zones/Core", {"zones/Corefile"}),
+        ("clusterdns check --format ", {"text", "json", "github"}),
+        ("clusterdns check --port ", set()),
+        ("clusterdns check --manifests zo", {"zones/"}),
+        ("clusterdns help --completion ", {"bash", "zsh", "fish"}),
+        ("clusterdns help kub", {"kubernetes"}),
+    ],
+)
+def test_fish_completes(line, some, tmp_path):
+    script = f"source deploy/shell/clusterdns.fish; complete -C {shlex.quote(line)}"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert some == {each.partition("\t")[0] for each in done.stdout.splitlines()}
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="needs zsh: apt-get install zsh")
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("clusterdns ch", "check"),
+        ("clusterdns check --po", "--port"),
+        ("clusterdns -config", "-config-dir"),
+        ("clusterdns check zones/Core", "zones/Corefile"),
+        ("clusterdns check --format git", "github"),
+        ("clusterdns help --completion ba", "bash"),
+        ("clusterdns help kub", "kubernetes"),
+    ],
+)
+def test_zsh_completes(line, some, tmp_path):
+    """In a real line editor, where Tab puts the only word that is possible."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        ["zsh", "-f", "-i"], stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"], "TERM": "dumb"},
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    setting = (
+        "PS1=; unsetopt zle_bracketed_paste; fpath=(deploy/shell $fpath); autoload -U compinit;"
+        f' compinit -u -d {tmp_path}/dump; clusterdns() {{ print -r -- "[$*]" }}; print READY$((1))\n'
+    )
+    try:
+        os.write(ours, setting.encode())
+        read_until(ours, "READY1")
+        os.write(ours, f"{line}\t\n".encode())
+        assert f"[{line.partition(' ')[2].rpartition(' ')[0]} {some}".replace("[ ", "[") in (
+            read_until(ours, "]")
+        )
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait(10)
+
+
+def read_until(descriptor: int, text: str) -> str:
+    found, deadline = "", time.monotonic() + 20
+    while text not in found:
+        assert time.monotonic() < deadline, found
+        if select.select([descriptor], [], [], 1)[0]:
+            found += os.read(descriptor, 65536).decode("utf-8", "replace")
+    return found
 
 
 @pytest.mark.skipif(not shutil.which("groff"), reason="needs groff: apt-get install groff-base")
