@@ -4,7 +4,7 @@ zoneanswer.py  what a zone says to a question                                   
 proofs.py      signatures and denials in a signed zone                          Pure
 zone.py        RRsets of a zone, find                                           Pure
 livezone.py    a zone whose names change one at a time                          Pure
-hostzone.py    a zone of hosts, whose addresses depend on who asks              Pure
+hostzone.py    a zone of hosts, whose addresses depend on the client             Pure
 targets.py     targets of DNSEndpoints: text -> RDATA                           Pure
 endpoints.py   DNSEndpoints -> live zones                                       Pure
 hosts.py       Ingresses, Gateways and routes -> hosts of live zones            Pure

@@ -33,23 +33,27 @@ SYNTHESIZED_S = 60.0
 
 
 class Answers(Protocol):
-    """What is answered from: a zone, or what a client is shown of it."""
+    """A zone that can be asked, or the part of one that a client is shown."""
 
     apex: WireName
 
     @property
     def serial(self) -> int:
-        """As in ``Zone``; so are the others."""
+        """As in ``Zone``."""
 
-    def holds(self, qname: WireName) -> bool: ...  # noqa: D102
+    def holds(self, qname: WireName) -> bool:
+        """As in ``Zone``."""
 
-    def has_below(self, qname: WireName) -> bool: ...  # noqa: D102
+    def has_below(self, qname: WireName) -> bool:
+        """As in ``Zone``."""
 
-    def find(self, question: Question) -> ZoneAnswer: ...  # noqa: D102
+    def find(self, question: Question) -> ZoneAnswer:
+        """As in ``Zone``."""
 
-    def join(  # noqa: D102
+    def join(
         self, question: Question, found: ZoneAnswer, rcode: int, answer: tuple[RR, ...]
-    ) -> ZoneAnswer: ...
+    ) -> ZoneAnswer:
+        """As in ``Zone``."""
 
 
 class Authority(Plugin):
@@ -226,7 +230,7 @@ def _entries(
 
 
 def _written(zone: Answers, owner: bytes) -> bytes:
-    """Return an owner as it stands in the zone: the wildcard of a name that one stands for."""
+    """Return an owner that the zone has: the wildcard of a name that one stands for."""
     folded = name.fold(owner)
     if zone.has_below(folded):
         return folded

@@ -33,7 +33,7 @@ _KNOWN_PROTOCOLS: Final = frozenset(("HTTP", "HTTPS", "TLS", "TCP", "UDP"))
 
 
 class Claim(NamedTuple):
-    """What an object says of its hosts; the least of all claims counts.
+    """The hosts of one object, as it claims them; the least of all claims counts.
 
     An Ingress without address is taken up by no controller: it gives way to any other.
     """

@@ -1,7 +1,7 @@
 """A zone of hosts: which names exist is known, their addresses are looked up for each question.
 
 A host has one record, of a type of our own, in the zone; so names that exist, wildcards and empty
-non-terminals are those of ``Zone``. What a host's addresses are may depend on who asks: ``Face`` is
+non-terminals are those of ``Zone``. The addresses of a host may depend on the client: ``Face`` is
 the zone as some clients are shown it.
 
 Pure: no sockets, clock, threads or randomness.

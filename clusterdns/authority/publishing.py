@@ -38,7 +38,7 @@ _UNLISTED: Final = Response(rr.SERVFAIL, 0, lifetime_s=0, edns=NOT_LISTED)
 
 
 class Names(Follower, Protocol):
-    """What a plugin makes of the objects."""
+    """The zones and names that a plugin makes of the objects."""
 
     @property
     def has_work(self) -> bool:

@@ -35,7 +35,7 @@ class Sides(NamedTuple):
     def of(self, owner: WireName, *, is_inside: bool, facts: list[Hashable]) -> tuple[str, ...]:
         """Return the addresses and host names where an owner in a zone is reached.
 
-        What they depend on, beside the zone, is added to ``facts``.
+        The facts they depend on, beside the zone, are added to ``facts``.
         """
         if owner in self.servers:
             return tuple(dict.fromkeys(self._of_server(self.servers[owner], is_inside, facts)))

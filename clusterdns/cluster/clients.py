@@ -1,8 +1,8 @@
 """Which namespace a client is in: the Pods of a store, by address.
 
 An address of no Pod, and one that Pods of several namespaces have, as it is for a moment while an
-address moves from one Pod to the next, is in none: who asks from there is unknown. Pods with the
-addresses of their node are not kept at all, see published.py.
+address moves from one Pod to the next, is in none: a client with that address is unknown. Pods
+with the addresses of their node are not kept at all, see published.py.
 
 Pure: no sockets, clock, threads or randomness.
 """
@@ -18,9 +18,7 @@ from clusterdns.cluster.published import CLIENTS
 if TYPE_CHECKING:
     from clusterdns.cluster.store import Fact
 
-CLIENT: Final = (
-    "client"  # the first word of the fact of an address: who asks from there has changed
-)
+CLIENT: Final = "client"  # the first word of the fact of an address: its client has changed
 
 
 class Clients:

@@ -63,7 +63,7 @@ class Screen:
 
     @property
     def keys(self) -> str:
-        """What keys do now, "" if there are none."""
+        """The line that says what keys do now, "" if there are none."""
         if self._keys < 0:
             return ""
         return PAUSED if self.is_paused else KEYS

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Of memory for the program and the states, of which names soon fill what there is. The first is
+# Of memory for the program and its states; a flood of names fills all that is allowed. The first is
 # enough for most; a large class of characters, often repeated, needs the second, RE2's default.
 _MAX_OCTETS = (2**20, 2**23)
 MAX_CHARACTERS = 10_000  # CoreDNS's limit (plugin/template/setup.go maxRegexpLen)

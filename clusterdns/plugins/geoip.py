@@ -90,7 +90,7 @@ class Geoip(Passing):
             ) from error
         try:
             # Not mapped: a mapped file that becomes shorter, as with `cp` for a moment, ends every
-            # process that looks something up (SIGBUS), again and again.
+            # process that looks something up (SIGBUS), and each that replaces it.
             found = read_regular(path, MAX_OCTETS)
             assert found is not None
             file = io.BytesIO(found[1])

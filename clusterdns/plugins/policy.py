@@ -28,7 +28,7 @@ WHAT, any of:
 * `zone ZONES...`: these names, and those below.
 
 Namespaces need `kubernetes` in the same server block, whose cluster they are of. Its Pods are then
-watched, of which only namespace and addresses are kept. Until they have been listed, a query that
+watched, and only their namespaces and addresses kept. Until they have been listed, a query that
 needs the client's namespace gets SERVFAIL and the server is not ready. With `unsynced unknown` all
 clients are unknown until then; with `unsynced allow` such a query is allowed.
 

@@ -429,7 +429,7 @@ class Generation:
         """Return when every worker that was started reads its sockets.
 
         Raises:
-            GenerationError: one does not in ``START_TIMEOUT_S``, or ends again and again.
+            GenerationError: one does not in ``START_TIMEOUT_S``, or ends several times.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
         while waiting := [each for each in self._workers if each.is_awaited]:
@@ -446,7 +446,7 @@ class Generation:
 
     @property
     def failing(self) -> str:
-        """How a worker ends again and again, "" if none does."""
+        """How a worker ends each time it is started, "" if none does."""
         for worker in self._workers:
             child = worker.child
             if child.is_wanted and child.is_failing:

@@ -189,7 +189,7 @@ class Child:
 
     @property
     def is_failing(self) -> bool:
-        """Whether it ends again and again, soon after its start; not if it lives for longer now."""
+        """Whether it has ended soon after each start; not if it lives for longer now."""
         is_settling = not self.pid or time.monotonic() - self.started_at < self.SHORT_LIFE_S
         return is_settling and self.short_lives >= self.MAX_SHORT_LIVES
 

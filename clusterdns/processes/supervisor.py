@@ -4,8 +4,8 @@
 waits for signals. A reload starts the first worker of the next generation on the sockets of the one
 in its place, waits until it serves, and only then replaces the old ones, a few at a time, so that
 queries are answered at every moment, and memory is needed for few workers more. An error in the new
-configuration ends only the reload; if its workers end again and again, the configuration before is
-in force again. (CoreDNS: coremain/run.go, caddy.go)
+configuration ends only the reload; if its workers end soon after each start, the configuration
+before is in force again. (CoreDNS: coremain/run.go, caddy.go)
 
 At SIGUSR2 a new version of the program takes the place of this one, see handover.py.
 """
@@ -51,7 +51,7 @@ from clusterdns.serving import native
 WATCHDOG_S = 0.5
 LATE_S = 1.0  # by which the watchdog may wake too late and still judge others
 TAKE_OVER_S = 1.0  # between two attempts
-PROBATION_S = 30.0  # behind a reload: if workers end again and again, it is undone
+PROBATION_S = 30.0  # behind a reload: if workers end soon after each start, it is undone
 KNOWING_S = 3.0  # a reload waits so long for what is to be watched, before it is put off
 _log = logging.getLogger(__name__)
 

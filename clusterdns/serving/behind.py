@@ -1,4 +1,4 @@
-"""What is behind the notes of an explanation: objects of clusters, and lines of files.
+"""The evidence behind the notes of an explanation: objects of clusters, and lines of files.
 
 The code that answers keeps neither UIDs nor lines. ``add_evidence`` reads both as they are now, in
 a process that answers no queries, and adds sentences to each note. Objects come from the cluster of

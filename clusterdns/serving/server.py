@@ -101,7 +101,7 @@ class Listener:
 
     @property
     def front(self) -> AnswerTable | ClassTables:
-        """What transports ask first: the table, or those of the classes of clients."""
+        """The table that transports ask first, or those of the classes of clients."""
         return self.table if self.classes is None else self.classes
 
     def table_of(self, host: str) -> AnswerTable | None:

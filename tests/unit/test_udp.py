@@ -168,9 +168,9 @@ def test_a_quiet_client_is_not_behind_a_flood():
         answered: list[str] = []
         as_ever = listener.engine.server.resolve
 
-        def resolve(packet, client, *others):
+        def resolve(packet, client, *others, **more):
             answered.append(client[0])
-            return as_ever(packet, client, *others)
+            return as_ever(packet, client, *others, **more)
 
         replace_method(listener.engine.server, "resolve", resolve)
         port = listener.client.getpeername()[1]
@@ -194,10 +194,10 @@ def test_hits_are_read_however_long_misses_take():
         clock, as_ever = server.clock, server.resolve
         server.clock = lambda: clock() + spent_s
 
-        def resolve(*query):
+        def resolve(*query, **more):
             nonlocal spent_s, resolved
             spent_s, resolved = spent_s + 0.05, resolved + 1
-            return as_ever(*query)
+            return as_ever(*query, **more)
 
         replace_method(server, "resolve", resolve)
         for i in range(40):
@@ -353,9 +353,9 @@ def test_equal_misses_in_line_are_resolved_once(packet_path):
         server, seen = listener.engine.server, []
         resolve = server.resolve
 
-        def resolved(packet, *rest):
+        def resolved(packet, *rest, **more):
             seen.append(packet[12:])
-            return resolve(packet, *rest)
+            return resolve(packet, *rest, **more)
 
         replace_method(server, "resolve", resolved)
         server.table.clear()

@@ -11,7 +11,7 @@ An etcd that is restored from a backup goes back, and gives the versions that we
 changes. If it has as many of them by the time we ask again, it takes our version for one of its
 own, and resumes the watch as if nothing were. So after a failure the object of the newest change
 that we have followed is asked for first, and must be as that change left it; otherwise the kind is
-listed again. client-go resumes, and keeps what is no more.
+listed again. client-go resumes, and keeps objects that have gone.
 
 A silent watch is no failure. Servers send bookmarks every minute, but only after a change if etcd
 reports no progress, which is its default. The kernel notices a dead peer (server.py); a server that
