@@ -12,7 +12,7 @@ import difflib
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 OK, FAILED, MISUSED = 0, 1, 2  # exit codes that mean the same everywhere
@@ -22,6 +22,8 @@ ENDS = (  # of every command
     f"A command that does not serve also ends with {INTERRUPTED} at Ctrl-C, and each with\n"
     f"{PIPE_CLOSED} when nobody reads its output any more, as in `clusterdns help | head -1`."
 )
+_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))  # strconv.ParseBool of Go
+_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 _OPTION = re.compile(r"--?[A-Za-z]")
 _REFUSED_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")  # argparse's words
 _WORD = re.compile(r"[\w-]+")
@@ -79,6 +81,7 @@ class Parser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """Return the namespace; options may stand anywhere. Ends with exit code 2 for others."""
         self._given = list(sys.argv[1:] if args is None else args)
+        self._given = list(self._without_values(self._given))
         behind = list(itertools.dropwhile(lambda each: each != "--", self._given))[1:]
         if any(word.startswith("-") for word in behind):
             # Read twice, as mixed ones are, they would be options the second time.
@@ -88,6 +91,28 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found
+
+    def _without_values(self, words: Sequence[str]) -> Iterator[str]:
+        """Yield words as argparse knows them: `-quiet=true` is `-quiet`, `-quiet=false` is nothing.
+
+        Go's flags are written so, too (flag.boolValue).
+        """
+        switches = {
+            option
+            for action in self._actions
+            if not action.nargs and action.nargs is not None and action.const is True
+            for option in action.option_strings
+        }
+        are_options = True
+        for word in words:
+            are_options = are_options and word != "--"
+            name, equals, value = word.partition("=")
+            if not (are_options and equals and name in switches):
+                yield word
+            elif value in _TRUE:
+                yield name
+            elif value not in _FALSE:
+                self.error(f"argument {name}: {value!r} is neither true nor false")
 
     def options(self) -> list[str]:
         """Return all options, as they are written."""

@@ -109,6 +109,22 @@ def test_a_file_that_is_not_there_is_named_in_words(arguments):
     assert re.fullmatch(r"clusterdns: (\S+/)?none: no such file or directory\n", done.stderr)
 
 
+def test_flags_are_written_as_in_go():
+    """As CoreDNS takes them: with a value behind `=`, also those that have none here."""
+    version = run("-version").stdout
+    assert version.startswith("clusterdns-")
+    for words in (("-version=true",), ("--version=1",), ("-conf=none", "-quiet=F", "-version=T")):
+        assert (version, "") == (run(*words).stdout, run(*words).stderr)
+    done = run("-version=false", "-quiet=true", "-conf=none")
+    assert (1, True) == (done.returncode, "none: no such file" in done.stderr)
+    done = run("-quiet=maybe")
+    assert (2, True) == (
+        done.returncode,
+        "-quiet: 'maybe' is neither true nor false" in done.stderr,
+    )
+    assert 2 == run("-dns.port=", "-version").returncode
+
+
 def test_a_word_behind_two_dashes_is_no_option():
     done = run("check", "--", "-x")
     assert (2, "clusterdns: -x: no such file or directory\n") == (done.returncode, done.stderr)
@@ -257,6 +273,24 @@ def test_colors_are_for_terminals():
     assert "\x1b[" not in on_a_terminal("check", "Corefile", NO_COLOR="1")
     assert "\x1b[" not in on_a_terminal("check", "Corefile", TERM="dumb")
     assert "\x1b[" not in run("check", "Corefile").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", "wbe.uit.svc.cluster.local", "--corefile", "Corefile"),
+        ("check", "--diff", "Corefile", "faults/shadowing-zone.Corefile"),
+        ("lookup", "web", "--as", "uit", "--server", "127.0.0.1:1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_matters_is_colored_on_a_terminal_only(arguments, tmp_path):
+    shown, plain = on_a_terminal(*arguments), run(*arguments).stdout
+    assert "\x1b[" in shown
+    assert "\x1b[" not in plain
+    times = r"\d+\.\d ms|\b\d{10}\b"  # and serials
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r\n", "\n")
+    assert re.sub(times, "", plain) == re.sub(times, "", bare)
 
 
 @pytest.mark.parametrize("path", MADE)
