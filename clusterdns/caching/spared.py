@@ -22,8 +22,10 @@ class Spared:
         self.zones: list[WireName] = []
         self.has: list[Callable[[WireName], bool]] = []
 
+    def is_in_zones(self, folded: WireName) -> bool:
+        """Tell whether a name is in one of the zones."""
+        return bool(self.zones) and name.is_within_any(folded, self.zones)
+
     def spares(self, folded: WireName) -> bool:
         """Tell whether no kept reply is used for a name, and none is kept."""
-        if self.zones and name.is_within_any(folded, self.zones):
-            return True
-        return any(has(folded) for has in self.has)
+        return self.is_in_zones(folded) or any(has(folded) for has in self.has)

@@ -156,8 +156,14 @@ class Cache(Plugin):
         if not self._is_mine(question):
             return response
         if response is None:
+            if self._spared.spares(question.folded):
+                return None
             found = self._shelf.find(question, self._now())
             return None if found is None or self._is_due(found) else self._hit(question, found)
+        return self._passed(question, response)
+
+    def _passed(self, question: Question, response: Response) -> Response:
+        """Return a response that is not kept with bounded TTLs, and count it."""
         self._counts.add("requests")
         self._counts.add("misses")
         outcome = rules.outcome(question, response, OPCODE_QUERY)
@@ -184,6 +190,10 @@ class Cache(Plugin):
             return await next(query)
         if question.qtype in (rr.AXFR, rr.IXFR):
             return await next(query)  # a transfer keeps the TTLs of the zone
+        if self._spared.spares(question.folded):
+            response = await next(query)
+            is_left = response.bare or response is DROP
+            return response if is_left else self._passed(question, response)
         found = self._shelf.find(question, self._now())
         if found is None:
             response = await self._miss(query, question, next)
@@ -200,7 +210,7 @@ class Cache(Plugin):
         return response
 
     def _is_mine(self, question: Question) -> bool:
-        if self._spared.spares(question.folded):
+        if self._spared.is_in_zones(question.folded):
             return False
         return self._is_everywhere or name.is_within_any(question.folded, self._zones)
 
