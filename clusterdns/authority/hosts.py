@@ -11,6 +11,7 @@ Pure: no sockets, clock, threads or randomness.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
@@ -111,7 +112,8 @@ class Hosts:
         self._routes: dict[ObjectKey, dict[ObjectId, None]] = {}  # by Gateway that accepted them
         self._held: dict[ObjectId, _Held] = {}
         self._claims: dict[WireName, list[Claim]] = {}  # of a host, the least first
-        self._due: dict[ObjectId, None] = {}  # routes to be read anew
+        self._due: dict[ObjectId, None] = {}  # objects to be read anew
+        self._short: dict[ObjectId, None] = {}  # objects that there was no room for
         self._count, self._most = 0, most_hosts
 
     # ---- what is served
@@ -185,23 +187,26 @@ class Hosts:
             for space, text, _ in made.parents if isinstance(made, Route) else ():
                 self._routes.setdefault((space, text), {})[id_] = None
         self._due.pop(id_, None)
-        return self._moved(self._read_anew(id_), seconds)
+        facts = self._moved(self._read_anew(id_), seconds)
+        if self._due:
+            self._later()
+        return facts
 
     @property
     def has_work(self) -> bool:
-        """Whether routes of Gateways that changed have not been read anew yet."""
+        """Whether routes of Gateways that changed, say, have not been read anew yet."""
         return bool(self._due)
 
     def work(self, seconds: int) -> list[Fact]:
-        """Read some of the routes that are due; return the facts that changed."""
+        """Read some of the objects that are due; return the facts that changed."""
         touched, left = set[WireName](), _BATCH
         while self._due and left > 0:
             id_ = next(iter(self._due))
             del self._due[id_]
-            route = self._objects[id_]
-            assert isinstance(route, Route)
-            listeners = sum(len(known.listeners) for known, _ in self._parents(route))
-            left -= 20 + max(1, len(route.hosts)) * listeners
+            found, listeners = self._objects[id_], 1
+            if isinstance(found, Route):
+                listeners = sum(len(known.listeners) for known, _ in self._parents(found))
+            left -= 20 + max(1, len(found.hosts)) * listeners
             touched |= self._read_anew(id_)
         return self._moved(touched, seconds)
 
@@ -246,6 +251,12 @@ class Hosts:
             self._held[id_] = new
         had, has = (held.hosts if held else {} for held in (old, new))
         self._count += len(has) - len(had)
+        self._short.pop(id_, None)
+        if new is not None and new.left_out[LIMIT]:
+            self._short[id_] = None
+        elif len(has) < len(had):  # there is room for some of the others
+            room = max(0, self._most - self._count)
+            self._due.update(dict.fromkeys(itertools.islice(self._short, room)))
         is_other = old is None or new is None or old.claim != new.claim
         for owner in had:
             if old is not None and (is_other or owner not in has):

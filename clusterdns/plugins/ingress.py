@@ -249,7 +249,7 @@ class Ingress(Publishing):
         )
 
     def _work_later(self) -> None:
-        """Go on with routes that are due, once queries have been answered."""
+        """Go on with what is due, once queries have been answered."""
         if not self._is_working:
             self._is_working = True
             asyncio.get_running_loop().call_soon(self._work)

@@ -166,6 +166,29 @@ def test_the_oldest_object_counts_and_one_without_address_last():
     assert not any("a.apps.test. belongs" in each and "shop/d" in each for each in told)
 
 
+def test_what_there_was_no_room_for_comes_when_there_is():
+    calls: list[None] = []
+    found = hosts(most_hosts=3, later=lambda: calls.append(None))
+    for key in "abcd":
+        some = [f"{key}{i}.apps.test" for i in range(2)]
+        found.take(INGRESSES, ("shop", key), ingress(*some, created=key), 1)
+    assert ({APEX: 3}, {"limit": 5}) == tuple(map(dict, found.counts()))
+    assert not found.has_work
+    found.take(INGRESSES, ("shop", "c"), None, 2)  # had no host: there is no room yet
+    assert not found.has_work
+    assert [] == calls
+    found.take(INGRESSES, ("shop", "a"), None, 2)
+    assert [None] == calls
+    while found.has_work:
+        found.work(2)
+    assert ({APEX: 3}, {"limit": 1}) == tuple(map(dict, found.counts()))
+    assert [] == [each for each in ("b0", "b1", "d0") if not is_there(found, f"{each}.apps.test")]
+
+
+def is_there(found: Hosts, host: str) -> bool:
+    return bool(found.claims(name.fold(name.parse(host))))
+
+
 def test_what_is_left_out_is_told_once_and_counted():
     told: list[str] = []
     found = hosts(tell=told.append, most_hosts=3)
