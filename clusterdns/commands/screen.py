@@ -19,6 +19,7 @@ from collections.abc import Callable
 from types import FrameType
 
 CLEAR = "\x1b[H\x1b[2J"
+CLEAR_LINE = "\r\x1b[K"
 KEYS = "q quits, space pauses"
 PAUSED = "paused: space goes on, q quits"
 _QUIT, _PAUSE = b"qQ\x04", b" "
@@ -36,6 +37,7 @@ class Screen:
     def __init__(self) -> None:
         self.is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self.is_paused = False
+        self._has_keys = False  # in the last line
         self._keys = sys.stdin.fileno() if sys.stdout.isatty() and _is_ours() else -1
 
     def __enter__(self) -> Screen:
@@ -55,18 +57,22 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._has_keys:  # a shell goes on in this line
+            with contextlib.suppress(OSError):
+                sys.stdout.write(CLEAR_LINE)
+                sys.stdout.flush()
         with contextlib.suppress(termios.error):  # the terminal is gone
             self._stack.close()
 
     def _handle(self, number: int, handler: Callable[[int, FrameType | None], object]) -> None:
         self._stack.callback(signal.signal, number, signal.signal(number, handler))
 
-    @property
-    def keys(self) -> str:
-        """The line that says what keys do now, "" if there are none."""
-        if self._keys < 0:
-            return ""
-        return PAUSED if self.is_paused else KEYS
+    def show_keys(self, columns: int) -> None:
+        """Write the line that says what keys do now, if there are any, and flush."""
+        if self._keys >= 0:
+            self._has_keys = True
+            sys.stdout.write(cut(PAUSED if self.is_paused else KEYS, columns))
+        sys.stdout.flush()
 
     def size(self) -> tuple[int, int]:
         """Return columns and lines of the terminal."""
@@ -114,6 +120,11 @@ class Screen:
             self.is_paused = not self.is_paused
             redraw()
         return True
+
+
+def cut(line: str, columns: int) -> str:
+    """Return a line, or what fits of it."""
+    return line if len(line) <= columns else line[: columns - 1] + "…"
 
 
 def _is_ours() -> bool:

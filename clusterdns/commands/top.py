@@ -64,7 +64,7 @@ def _top(pid: int, flags: argparse.Namespace) -> int:
 def _draw(screen: Screen, found: Plain) -> None:
     """Draw what was seen, as much as there is room for, with what keys do in the last line."""
     from clusterdns.commands import output
-    from clusterdns.commands.screen import CLEAR
+    from clusterdns.commands.screen import CLEAR, cut
 
     if not screen.is_terminal:  # it cannot be cleared
         output.write(report(found))
@@ -76,13 +76,8 @@ def _draw(screen: Screen, found: Plain) -> None:
         [*report(found, 1)][:room],
     )
     sys.stdout.write(CLEAR)
-    output.write_labeled((_cut(line, columns) for line in shown), _STYLES)
-    sys.stdout.write(_cut(screen.keys, columns))
-    sys.stdout.flush()
-
-
-def _cut(line: str, columns: int) -> str:
-    return line if len(line) <= columns else line[: columns - 1] + "…"
+    output.write_labeled((cut(line, columns) for line in shown), _STYLES)
+    screen.show_keys(columns)
 
 
 def _tail(pid: int, flags: argparse.Namespace) -> int:
