@@ -74,8 +74,10 @@ Limits: this is not in CoreDNS. It hides names, and does not protect what they l
 NetworkPolicies for that. The plugin `rewrite` comes before: the names that count are those that it
 makes. While the API server cannot be reached, the last known Pods count, also those of a
 `snapshot`. Where clients can forge addresses, or share one (SNAT, NodeLocal DNSCache), their
-namespace is not theirs. `rewrite` and `nxdomain` of signed names have no signatures. Labels of
-Pods, and rules that forward, are not supported: a server block with `view` can forward.
+namespace is not theirs. `rewrite` and `nxdomain` of signed names have no signatures. `nxdomain` of
+a name outside of the cluster has an SOA record of its own, by which it differs from that of a name
+that does not exist. Labels of Pods, and rules that forward, are not supported: a server block with
+`view` can forward.
 """
 
 from __future__ import annotations
