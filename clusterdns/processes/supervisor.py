@@ -662,8 +662,8 @@ class Supervisor:
             _log.info("SIGINT: Shutting down")
         self._inquiries.stop()
         await _cancel(self._tasks)
-        for generation in (*self._leaving, self._generation):
-            await generation.stop(is_last=True)
+        generations = (*self._leaving, self._generation)
+        await asyncio.gather(*(generation.stop(is_last=True) for generation in generations))
         for web in self._webs.values():
             web.stop()
 

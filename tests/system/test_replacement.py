@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import time
 
 import dns.message
 import measure
@@ -180,3 +181,26 @@ def test_a_worker_that_does_not_serve_does_not_hold_up_a_hand_over(tmp_path, ins
         assert not set(before) & set(family(server.process.pid))
         assert "clusterdns_former_workers 0.0" in get(port, "/metrics")
     assert (0, 0, []) == (load.lost, load.refused, load.errors)
+
+
+def test_workers_of_both_versions_end_at_one_time(tmp_path, installed):
+    """Else the time that a container has to end would not do for those that hang."""
+    change(
+        installed / "processes/worker.py",
+        READ,
+        f"while self.number and __import__('os').path.exists({str(tmp_path / 'stop')!r}): "
+        f"await asyncio.sleep(0.1)\n            {READ}",
+    )
+    change(installed / "processes/worker.py", "await self._finish()", "await asyncio.sleep(3600)")
+    change(installed / "processes/generation.py", "START_TIMEOUT_S = 60.0", "START_TIMEOUT_S = 2.0")
+    change(installed / "processes/generation.py", "STOP_TIMEOUT_S = 7.0", "STOP_TIMEOUT_S = 4.0")
+    text = corefile(tmp_path, " multisocket 2")
+    with peers.clusterdns(text, tmp_path) as server:
+        until(lambda: is_at_rest(server) and "packet path: " in server.output)
+        (tmp_path / "stop").touch()
+        server.process.send_signal(signal.SIGUSR2)
+        until(lambda: "Hand-over not complete" in server.output)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(20)
+        assert time.monotonic() - began < 7
