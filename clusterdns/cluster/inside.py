@@ -9,7 +9,7 @@ Pure: no sockets, clock, threads or randomness.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from clusterdns.cluster.external import Cluster
 from clusterdns.cluster.source import Source
@@ -35,7 +35,8 @@ class Inside:
         self.is_asked_for_external = False  # external addresses of Services are answered
         self.published: set[str] = set()  # kinds that are watched for other plugins
         self.zones: list[WireName] = []  # whose names come from the cluster, reverse ones too
-        self.homes: list[WireName] = []  # right below are namespaces, such as `svc.cluster.local`
+        # Right below are namespaces, such as `svc.cluster.local`; the longest come first.
+        self.homes: list[WireName] = []
 
     def namespace_of(self, folded: WireName) -> str | None:
         """Return the namespace that a name is in, whether it exists or not; None for other names.
@@ -49,5 +50,11 @@ class Inside:
 
     def home_of(self, folded: WireName) -> WireName | None:
         """Return the home that a name is below, the longest of several, or None."""
-        found = (home for home in self.homes if name.is_below(folded, home))
-        return max(found, key=len, default=None)
+        for home in self.homes:  # two or three: a generator would take longer than all else
+            if name.is_below(folded, home):
+                return home
+        return None
+
+    def add_homes(self, homes: Iterable[WireName]) -> None:
+        """Add names right below which are namespaces."""
+        self.homes = sorted((*self.homes, *homes), key=len, reverse=True)

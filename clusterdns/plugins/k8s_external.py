@@ -86,7 +86,7 @@ class K8sExternal(Plugin):
                     raise line.unknown("ttl", "apex", "headless", "fallthrough")
         zones = arguments.zone_names(directive.args, directive) or block.zones
         inside.zones += zones
-        inside.homes += zones
+        inside.add_homes(zones)
         block.shared(Spared).has.append(lambda folded: responder.has(folded, self._cluster()))
         self._responder = responder = ExternalResponder(
             zones,

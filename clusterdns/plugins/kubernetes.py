@@ -177,7 +177,7 @@ class Kubernetes(Plugin):
         inside.source = lambda: self._source
         inside.zones += settings.zones
         named = [z for z in settings.zones if not name.is_within_any(z, name.REVERSE_ZONES)]
-        inside.homes += [WireName(part + z) for z in named for part in _HOMES]
+        inside.add_homes(WireName(part + z) for z in named for part in _HOMES)
         block.shared(Spared).has.append(lambda folded: self._responder.has(folded))
         block.shared(Transfers).add_source(self._transfer, self.order)
 
