@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
+import dns.message
+import dns.rcode
 import pytest
 
 from clusterdns.cluster import feed, objects, selectors
@@ -121,6 +123,21 @@ class InProcess:
         """Return the reply the table has, or None."""
         is_stream = transport == "tcp"
         return self.server.table.reply(packet, self.now(), self._hits[transport], is_stream)
+
+
+async def said(server: InProcess, qname: str, rtype: str = "A") -> tuple[str, list[str]]:
+    """Return rcode and answer, in words, of the table or else of the chain."""
+    packet = dns.message.make_query(qname, rtype, id=1).to_wire()
+    reply = server.ask_table(packet, "udp") or await server.ask_chain(packet, "udp")
+    assert reply is not None
+    found = dns.message.from_wire(reply)
+    return dns.rcode.to_text(found.rcode()), [str(i) for rrset in found.answer for i in rrset]
+
+
+def in_table(server: InProcess, qname: str, rtype: str = "A") -> bool:
+    """Return whether the table has the answer."""
+    packet = dns.message.make_query(qname, rtype, id=1).to_wire()
+    return server.ask_table(packet, "udp") is not None
 
 
 def replace_method(owner: object, name: str, function: Callable[..., Any]) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 
-import dns.message
-import dns.rcode
 import pytest
-from inprocess import InProcess
+from inprocess import InProcess, in_table, said
 
 from clusterdns.authority.hosts import Hosts, common_host
 from clusterdns.authority.hostzone import HostZone
@@ -328,19 +326,6 @@ TOO_MUCH = [
 def test_an_object_that_is_too_large_or_wrong_is_skipped(word, kind, spec, status):
     with pytest.raises(ObjectError):
         objects.cut(kind, manifest(word, "shop", "x", spec, status))
-
-
-async def said(server: InProcess, qname: str, rtype: str = "A") -> tuple[str, list[str]]:
-    packet = dns.message.make_query(qname, rtype, id=1).to_wire()
-    reply = server.ask_table(packet, "udp") or await server.ask_chain(packet, "udp")
-    assert reply is not None
-    found = dns.message.from_wire(reply)
-    return dns.rcode.to_text(found.rcode()), [str(i) for rrset in found.answer for i in rrset]
-
-
-def in_table(server: InProcess, qname: str, rtype: str = "A") -> bool:
-    packet = dns.message.make_query(qname, rtype, id=1).to_wire()
-    return server.ask_table(packet, "udp") is not None
 
 
 def run(steps, *manifests: dict, option: str = "", unlisted: tuple[str, ...] = ()) -> None:
