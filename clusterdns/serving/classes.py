@@ -1,12 +1,12 @@
 """Tables by class of client, for a listener with plugins that tell clients apart.
 
 ``ClassTables`` stands in front of the listener's table, and does what that does. The class without
-a condition has the listener's own table, and each of the others has a smaller one; all of them are
-bounded together. C finds the table of a client by the octets of its address in ``by_address``. A
-client that is not there is a miss: Python finds its class out, and enters it. When the number of
-clients or of classes reaches its bound, all are forgotten, but not more often than every
-``RESTART_S`` for classes: until then clients of a further class have no table, so each of their
-queries takes the chain.
+a condition has the listener's own table, and each of the others has a smaller one; together they
+hold no more than the listener's own. C finds the table of a client by the octets of its address in
+``by_address``. A client that is not there is a miss: Python finds its class out, and enters it.
+When the number of clients or of classes reaches its bound, all are forgotten, but not more often
+than every ``RESTART_S`` for classes: until then clients of a further class have no table, so each
+of their queries takes the chain.
 
 Pure: no sockets, clock, threads or randomness.
 """
