@@ -34,7 +34,7 @@ from clusterdns.wire.message import Edns, Question
 from clusterdns.wire.response import Addresses, Node, Response
 
 NOW = 1000.0
-OCTETS = 512  # of a datagram that are received
+OCTETS, UPDATE_OCTETS = 512, 16_384  # of a datagram that are received, and of an UPDATE
 BATCH = 64
 NO_LIMITS = (65535, 65535, True)  # of the payload size, and of EDNS options
 LIMITS = (
@@ -237,6 +237,12 @@ class Sockets:
         self.client.close()
 
 
+def received(packet: bytes) -> bytes:
+    """Return the octets of a datagram that the server takes."""
+    is_update = packet[2:3] and packet[2] & 0x78 == message.OPCODE_UPDATE << 3
+    return packet[: UPDATE_OCTETS if is_update else OCTETS]
+
+
 def send_all(
     sockets: Sockets,
     packets: Sequence[bytes],
@@ -246,7 +252,7 @@ def send_all(
     seen: Seen | None = None,
 ) -> tuple[list[tuple[bytes, tuple[str, int]]], list[bytes]]:
     """Send packets; return what the table leaves of them, with their client, and its replies."""
-    taken = [packet[:OCTETS] for packet in packets]
+    taken = [received(packet) for packet in packets]
     expected = [table.reply(packet, now, hits, False, seen) for packet in taken]
     for packet in packets:
         sockets.client.send(packet)

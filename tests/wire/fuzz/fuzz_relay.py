@@ -167,7 +167,7 @@ class World:
 
     def answered(self, packet: bytes) -> bytes | None:
         """Return the reply that needs no upstream server: that to an EDNS version but 0."""
-        return self.table.reply(packet[:OCTETS], NOW, [0] * 64)
+        return self.table.reply(fuzz_drain.received(packet), NOW, [0] * 64)
 
     def received(self) -> list[tuple[bytes, tuple[str, int]]]:
         """Return what has come to the server, and from where."""
@@ -252,7 +252,7 @@ def send_on(world: World, packets: Sequence[bytes]) -> list[Out]:
     """Hold that C takes the plain ones among queries, once each, and sends what the chain would."""
     taken: dict[bytes, bytes] = {}
     left = []
-    for packet in (packet[:OCTETS] for packet in packets):
+    for packet in map(fuzz_drain.received, packets):
         if world.answered(packet):
             continue
         key = key_of(packet) if is_plain(packet) else b""
