@@ -37,10 +37,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import peers
 from actions import KINDS, Kind
 from judge import SLOW_S, percentile, read
-from world import World
+from world import REPLACED, World
 
 RATE = 400.0  # queries a second over UDP
 MEMORY_MIB = 170  # of kubeadm's Deployment
+# Its Corefile has one `kubernetes`; the world of chaos has two, and a watcher more at each version.
+SECOND_WATCHER_MIB = 20
 QUIET_S = 12.0  # at the end, for the last fault to be over
 WARM_S = 3.0
 ROUND_S = 120.0  # the first half has everything at once, the second one action at a time
@@ -167,7 +169,8 @@ class Run:
 
     def _has_failed(self) -> bool:
         for when, (octets, shown) in list(self._world.peaks.items()):
-            if octets > MEMORY_MIB << 20 and not self.errors:
+            most_mib = MEMORY_MIB + (SECOND_WATCHER_MIB if when == REPLACED else 0)
+            if octets > most_mib << 20 and not self.errors:
                 self.errors.append(f"{octets / 2**20:.0f} MiB of memory {when}: {shown}")
         self.errors += self._world.errors
         self._world.errors.clear()
