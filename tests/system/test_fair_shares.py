@@ -147,7 +147,9 @@ def upstream_process() -> Iterator[tuple[str, Callable[[], int]]]:
         with FaultyUpstream(good) as upstream:
             theirs.send(upstream.address)
             while theirs.recv():
-                theirs.send(sum(n for (text, _), n in upstream.queries.items() if "flood" in text))
+                theirs.send(
+                    sum(n for (text, _), n in upstream.queries.copy().items() if "flood" in text)
+                )
 
     process = multiprocessing.get_context("fork").Process(target=serve, daemon=True)
     process.start()

@@ -18,10 +18,11 @@ from deployed import DEPLOY
 from test_ingress_hosts import both
 from test_published import ask
 
-from clusterdns.cluster.published import GROUPS, MANIFEST_KINDS
+from clusterdns.cluster.published import CLIENTS, GROUPS, INGRESSES, MANIFEST_KINDS
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(300)]
 
+WATCHED = MANIFEST_KINDS.keys() - {CLIENTS}  # by `endpoint` and `ingress`
 COMPONENTS = ("published-names", "ingress-hosts")
 COREFILE = """. {{
     errors
@@ -120,9 +121,8 @@ def test_names_of_a_real_cluster(plane, tmp_path):
         soon(lambda: both(server, "shop.hosts.test.") == inside_outside, WITHIN_S)
         assert "NOERROR" != ask(server, "www.google.test.")[0]
         soon(lambda: ask(server, "a.records.test.")[0] == "NXDOMAIN", WITHIN_S)
-        for kind in MANIFEST_KINDS:
-            if kind != "ingresses":
-                plane.apply(definition(kind))
+        for kind in WATCHED - {INGRESSES}:  # which Kubernetes itself has
+            plane.apply(definition(kind))
         soon(lambda: _is_there(plane, "Gateway"), 20)
         soon(lambda: _is_there(plane, "DNSEndpoint"), 20)
         listener = {"name": "web", "port": 443, "protocol": "HTTPS", "hostname": "*.hosts.test",
@@ -152,7 +152,7 @@ def test_names_of_a_real_cluster(plane, tmp_path):
                       "metadata": {"name": "a", "namespace": "shop"}})  # fmt: skip
         soon(lambda: ask(server, "a.records.test.")[0] == "NXDOMAIN")
         said = server.output.splitlines()
-        kinds = len(MANIFEST_KINDS)
+        kinds = len(WATCHED)
         assert kinds == sum("not allowed to watch" in line for line in said), server.output
         assert kinds - 1 == sum("CustomResourceDefinition" in line for line in said), server.output
         assert not any("Recovered" in line for line in said), server.output
