@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep figures if that is wanted; with xdist, where the reports come together."""
+    # A shell ignores it for what it starts in the background, and so would all that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     file = config.getoption("--figures")
     if file and not hasattr(config, "workerinput"):
         config.pluginmanager.register(scoreboard.Recorder(Path(file)))
