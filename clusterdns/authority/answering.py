@@ -178,9 +178,9 @@ class Authority(Plugin):
         found = zone.find(question)
         if (taker := trace.scribe()) is not None:
             is_there = found.result is Result.SUCCESS
-            note = taker.note if is_there else taker.blame
             said = f"{self.origin(apex)}, serial {zone.serial}, {_said(zone, question, found)}"
-            note(said, entries=_entries(self.file_of(apex), zone, question, found))
+            entries = _entries(self.file_of(apex), zone, question, found)
+            taker.note(said, entries=entries, is_cause=not is_there)
         lifetime_s = math.inf if zone.holds(question.folded) else SYNTHESIZED_S
         facts: tuple[Hashable, ...] = (("zone", name.text(apex)),)
         if found.target:

@@ -90,11 +90,8 @@ def no_port(key: ObjectKey, port: str, protocol: str, ports: Sequence[Port]) -> 
 
 def no_endpoint(key: ObjectKey, hostname: str, known: Sequence[str]) -> str:
     """Return that no ready endpoint has a host name, and which ones they have."""
-    some = ", ".join(known[:_MOST_HINTS]) or "none"
-    more = f" and {len(known) - _MOST_HINTS} more" if len(known) > _MOST_HINTS else ""
-    return (
-        f"no ready endpoint of {'/'.join(key)} has the host name {hostname}; they have {some}{more}"
-    )
+    some = trace.some_text(known, most=_MOST_HINTS) or "none"
+    return f"no ready endpoint of {'/'.join(key)} has the host name {hostname}; they have {some}"
 
 
 def _similar(word: str, known: Iterable[str]) -> str:

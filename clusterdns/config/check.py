@@ -32,7 +32,7 @@ from clusterdns.config.fragments import settle
 from clusterdns.config.places import Places
 from clusterdns.corefile.parser import Directive, Fragments, ServerBlock, parse
 from clusterdns.errors import ConfigError
-from clusterdns.wire import name
+from clusterdns.wire import name, trace
 from clusterdns.wire.name import WireName
 
 ERROR, WARNING, NOTICE = "error", "warning", "notice"  # severities
@@ -214,8 +214,7 @@ def _slow(view: View, configuration: Configuration) -> Iterator[str]:
         for place, reason in _slow_in(view, zone, is_shared=zone in shared):
             zones_of.setdefault((place, reason), []).append(name.text(zone))
     for (place, reason), zones in zones_of.items():
-        others = f" and {len(zones) - MOST_ZONES} more" if len(zones) > MOST_ZONES else ""
-        yield f"{place}: {' '.join(zones[:MOST_ZONES])}{others} {reason}"
+        yield f"{place}: {trace.some_text(zones, ' ', MOST_ZONES)} {reason}"
 
 
 def _slow_in(view: View, zone: WireName, *, is_shared: bool) -> Iterator[tuple[str, str]]:

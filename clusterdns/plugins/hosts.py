@@ -274,12 +274,14 @@ class Hosts(Polling):
     def _found(self, qname: WireName, rtype: int, rdatas: tuple[bytes, ...]) -> Response:
         if (taker := trace.scribe()) is not None:
             kind = f"{len(rdatas)}" if rdatas else "no"
-            note = taker.note if rdatas else taker.blame
             types = (rtype,) if rdatas else (rr.A, rr.AAAA)
-            note(f"{self._path} and the entries of the Corefile know the name: {kind} "
-                       f"of type {rr.type_text(rtype)}",
-                 place=self._inline_places(qname, types),
-                 entries=self._in_file(qname, types))  # fmt: skip
+            taker.note(
+                f"{self._path} and the entries of the Corefile know the name: {kind} "
+                f"of type {rr.type_text(rtype)}",
+                place=self._inline_places(qname, types),
+                entries=self._in_file(qname, types),
+                is_cause=not rdatas,
+            )
         records = tuple(RR(qname, rtype, self._ttl, rdata) for rdata in rdatas[:MAX_RECORDS])
         return Response(rr.NOERROR, AA, records, facts=self._facts)
 
@@ -302,7 +304,7 @@ class Hosts(Polling):
         """Return the lines of the Corefile with an entry for a name, "" if there is none."""
         text = self._inline_text()
         numbers = {n for each in types for n in hostsfile.find(text, self._zones, qname, each)}
-        return trace.places_text([self._places[number - 1] for number in sorted(numbers)])
+        return trace.some_text([self._places[number - 1] for number in sorted(numbers)])
 
     def _in_file(self, qname: WireName, types: tuple[int, ...]) -> trace.Entries | None:
         """Return the entries of the file for a name, None if it has none."""

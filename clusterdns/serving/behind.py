@@ -182,7 +182,7 @@ def _lines(entries: Entries, places: _ByRRset, serial: int | None) -> Iterator[s
         for (of, kind), lines in places.items():
             if of == folded and kind == (rtype or kind) and lines:
                 is_somewhere = True
-                there = trace.places_text(lines)
+                there = trace.some_text(lines)
                 yield f"{name.text(owner)} {rr.type_text(kind)}: {there}"
     if serial != entries.serial:
         yield f"{entries.file} has the serial {serial} by now, and may have changed"

@@ -101,22 +101,15 @@ class Scribe:
         place: str = "",
         objects: tuple[Object, ...] = (),
         entries: Entries | None = None,
+        is_cause: bool = False,
     ) -> None:
         """Take a note, unless the query is answered or has too many."""
         if self.budget.take():
-            self.notes.append(Note(text, place, objects, entries))
+            self.notes.append(Note(text, place, objects, entries, is_cause))
 
-    def blame(
-        self,
-        text: str,
-        *,
-        place: str = "",
-        objects: tuple[Object, ...] = (),
-        entries: Entries | None = None,
-    ) -> None:
+    def blame(self, text: str, *, place: str = "", objects: tuple[Object, ...] = ()) -> None:
         """Note the cause of an answer that helps no client."""
-        if self.budget.take():
-            self.notes.append(Note(text, place, objects, entries, is_cause=True))
+        self.note(text, place=place, objects=objects, is_cause=True)
 
     def as_plain(self) -> dict[str, Any]:
         """Return what was noted as plain values, for JSON."""
@@ -219,15 +212,13 @@ def question_text(question: Question) -> str:
 
 def names_text(names: Iterable[bytes]) -> str:
     """Return names in a row, the first of them if there are many."""
-    texts = [name.text(each) for each in names]
-    others = f" and {len(texts) - MOST_NAMES} more" if len(texts) > MOST_NAMES else ""
-    return " ".join(texts[:MOST_NAMES]) + others
+    return some_text([name.text(each) for each in names], " ")
 
 
-def places_text(places: Sequence[str]) -> str:
-    """Return places in a row, the first of them if there are many."""
-    others = f" and {len(places) - MOST_NAMES} more" if len(places) > MOST_NAMES else ""
-    return ", ".join(places[:MOST_NAMES]) + others
+def some_text(texts: Sequence[str], between: str = ", ", most: int = MOST_NAMES) -> str:
+    """Return texts in a row, the first of them and how many more if there are many."""
+    others = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + others
 
 
 def change_text(before: Response, after: Response) -> str:
