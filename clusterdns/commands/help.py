@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 
 from clusterdns.chain import registry
@@ -43,7 +42,7 @@ def _run(flags: argparse.Namespace) -> int:
         if word in listing.NAMES:
             listing.load(word).parser().print_help()
         elif word in registry.available():
-            print(inspect.getdoc(inspect.getmodule(registry.load(word))) or "")
+            print(registry.manual(word))
         else:
             known = registry.available()
             hint = did_you_mean(word, [*known, *listing.NAMES])
