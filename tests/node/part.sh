@@ -29,21 +29,23 @@ kn() { k -n kube-system "$@"; }
 pod() { k -n uit exec "$@"; }                                                  # pod NAME -- COMMAND
 dig_() { pod glibc -- dig +time=2 +tries=1 "@$DNS_IP" "$@"; }
 sorted() { sort | tr '\n' ' ' | sed 's/ $//'; }
-short() { dig_ +short "$@" | sorted; }
 at() { local server=$1; shift; pod glibc -- dig +time=2 +tries=1 "@$server" +short "$@" | sorted; }    # at SERVER QUESTION
+short() { at "$DNS_IP" "$@"; }
 rcode() { dig_ "$@" | sed -n 's/.*status: \([A-Z]*\),.*/\1/p'; }
 ip_of() { k -n uit get "$1" -o jsonpath='{.status.podIP}'; }
 vip_of() { k -n uit get svc "$1" -o jsonpath='{.spec.clusterIP}'; }
 dns_pods() { kn get pods -l k8s-app=kube-dns --field-selector=status.phase=Running -o jsonpath='{range .items[*]}{.metadata.name}{"\n"}{end}'; }
 dns_addresses() { kn get pods -l k8s-app=kube-dns --field-selector=status.phase=Running -o jsonpath='{range .items[*]}{.status.podIP}{"\n"}{end}'; }
 ready() { kn rollout status "deployment/${1:-coredns}" --timeout=90s >/dev/null; }
+address_of() { kn get pod "$1" -o jsonpath='{.status.podIP}'; }          # of a DNS Pod
+pods() { dns_pods | wc -l; }
 restarts() { kn get pods -l k8s-app=kube-dns -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'; }
 restarts_of() { kn get pod "$1" -o jsonpath='{.status.containerStatuses[*].restartCount}'; }
 metric() { pod glibc -- curl -s -m 5 "http://$1:${3:-9153}/metrics" | awk -v m="$2" 'index($1, m) == 1 {n += $2} END {printf "%d", n}'; }   # metric SERVER NAME [PORT]
 gone() { kn wait --for=delete pod -l k8s-app=kube-dns --timeout=60s >/dev/null 2>&1; }
 # As deploy/base has it, whatever a part has made of it.
-restore() { k apply -k "$DEPLOY/base" >/dev/null 2>&1; ready; until_settled; }
-until_settled() { local n=0; until [ "$(dns_pods | wc -l)" = 2 ] || [ $n -gt 60 ]; do n=$((n + 1)); sleep .5; done; }
+restore() { k apply -k "$DEPLOY/base" >/dev/null 2>&1; ready && until_settled; }
+until_settled() { local n=0; until [ "$(pods)" = 2 ] || [ $n -gt 60 ]; do n=$((n + 1)); sleep .5; done; }
 
 # ---- processes of Pods, as the node numbers them
 # pids NAMESPACE POD COMMAND-PATTERN: oldest first

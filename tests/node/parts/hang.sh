@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2016
 # A worker that hangs is replaced by its supervisor: nobody else sees that a process stands still, its socket is open.
 # at most 90 s
-p=$(dns_pods | head -1) before=$(restarts_of "$p") address=$(kn get pod "$p" -o jsonpath='{.status.podIP}')
+p=$(dns_pods | head -1) before=$(restarts_of "$p") address=$(address_of "$p")
 stopped=$(workers "$p" | head -1)
 hang() { [ -n "$stopped" ] && node kill -STOP "$stopped"; sleep 10; }
 while_loaded hang 20 hang

@@ -12,7 +12,7 @@ kill_children() { local pid; for pid in $(pids kube-system "$p" "$SERVER" | tail
 while_loaded sigkill-of-the-children 12 kill_children
 is "restarts of that Pod, still" "$(restarts_of "$p")" $((before + 1))
 is "wrong" "$(fields wrong)" 0
-is "it answers again" "$(at "$(kn get pod "$p" -o jsonpath='{.status.podIP}')" kubernetes.default.svc.cluster.local)" 10.96.0.1
+is "it answers again" "$(at "$(address_of "$p")" kubernetes.default.svc.cluster.local)" 10.96.0.1
 force() { kn delete pod "$(dns_pods | head -1)" --force --grace-period=0; sleep 6; ready; }
 while_loaded delete-by-force 16 force
 is "wrong" "$(fields wrong)" 0

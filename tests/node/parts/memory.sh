@@ -6,5 +6,4 @@ under_load too-little-memory 36 starve
 kn get pods -l k8s-app=kube-dns | sed 's/^/# /'
 like "why containers ended" "$(kn get pods -l k8s-app=kube-dns -o jsonpath='{.items[*].status.containerStatuses[*].lastState.terminated.reason}')" 'OOMKilled'
 restore; is "back" $? 0
-pods() { dns_pods | wc -l; }
 until_is 20 "Pods" 2 pods

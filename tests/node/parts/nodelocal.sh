@@ -3,7 +3,7 @@
 # at most 200 s
 local_address=169.254.20.10
 now() { kn get daemonset node-local-dns -o jsonpath='{.status.numberReady}'; }
-asked() { pod glibc -- curl -s -m 5 "http://$local_address:9253/metrics" | awk '/^coredns_dns_requests_total/{n += $2} END {printf "%d", n}'; }
+asked() { metric $local_address coredns_dns_requests_total 9253; }
 k apply -k "$DEPLOY/overlays/nodelocal" >/dev/null; is "kubectl apply -k deploy/overlays/nodelocal" $? 0
 until_is 40 "ready on each node" 1 now
 kn logs -l k8s-app=node-local-dns -c interface --tail=5 | sed 's/^/# interface: /'

@@ -7,7 +7,6 @@ apply() { render "$1" >"$OUT/$1.yaml"; k apply -f - <"$OUT/$1.yaml" >/dev/null; 
 answers() { until_is 10 "$1: a name, by ${2:-$DNS_IP}" "$(vip_of web)" at "${2:-$DNS_IP}" web.uit.svc.cluster.local; }
 beside() { kn get pods -l app.kubernetes.io/name=clusterdns -o jsonpath='{.items[0].status.podIP}'; }
 remove() { k delete -f - --ignore-not-found <"$OUT/$1.yaml" >/dev/null 2>&1; kn wait --for=delete pod -l app.kubernetes.io/name=clusterdns --timeout=60s >/dev/null 2>&1; }
-pods() { dns_pods | wc -l; }
 
 render autoscaling | k apply --dry-run=server -f - >/dev/null; is "autoscaling: the API server takes it (its image is not here)" $? 0
 

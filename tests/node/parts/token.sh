@@ -15,7 +15,7 @@ end() { node pkill -KILL -o kube-apiserver; sleep 15; }
 under_load restart-after-the-first-token 25 end
 until_is 60 "the API server is back" ok k get --raw /readyz
 k -n uit create service clusterip rotated --tcp=80 >/dev/null
-until_is 8 "a Service made with the second token" "$(vip_of rotated)" at "$(kn get pod "$p" -o jsonpath='{.status.podIP}')" rotated.uit.svc.cluster.local
+until_is 8 "a Service made with the second token" "$(vip_of rotated)" at "$(address_of "$p")" rotated.uit.svc.cluster.local
 k -n uit delete service rotated >/dev/null
 at_most "refused for its token" "$(kn logs "$p" | grep -c 'Unauthorized\|401')" 1
 kn delete deployment coredns --wait >/dev/null; gone; restore

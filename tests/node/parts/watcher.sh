@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2016
 # A Pod's watcher is killed, and hangs: names go on resolving, and what changes meanwhile is seen by the next one.
 # at most 150 s
-p=$(dns_pods | head -1) before=$(restarts_of "$p") address=$(kn get pod "$p" -o jsonpath='{.status.podIP}')
+p=$(dns_pods | head -1) before=$(restarts_of "$p") address=$(address_of "$p")
 lose() { # lose SIGNAL NAME
     local pid; pid=$(watcher "$p"); [ -n "$pid" ] || return 1
     node kill "-$1" "$pid"; k -n uit create service clusterip "$2" --tcp=80; sleep "$3"
