@@ -71,18 +71,17 @@ def main() -> int:
 @contextlib.contextmanager
 def served(directory: Path, directive: str) -> Iterator[dict[str, peers.Server]]:
     """Run both servers on one core, and their upstream server on the other."""
-    unnamed.prepared(directory)
+    unnamed.write_cluster(directory)
     with (
         apicluster.echo(directory, measure.LOAD_CORE, "answer") as upstream,
         contextlib.ExitStack() as stack,
     ):
         plain = unnamed.COREFILE.replace("127.0.0.1:1 ", f"127.0.0.1:{upstream.port} ")
         texts = {"without": plain, "with": plain.replace("reload\n", f"reload\n    {directive}\n")}
-        command = [sys.executable, "-m", "clusterdns"]
         servers = {}
         for which, text in texts.items():
             with measure.pinned(measure.SERVER_CORE):
-                running = peers.running(command, unnamed.corefile(text), directory)
+                running = peers.running(peers.COMMAND, unnamed.corefile(text), directory)
                 servers[which] = stack.enter_context(running)
             peers.wait_until_answering(servers[which])
         yield servers

@@ -73,7 +73,8 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as text:
         directory = Path(text)
-        asked = prepared(directory)
+        write_cluster(directory)
+        asked = questions(directory)
         roots = {
             which: copied(directory / which, which == "without") for which in ("as is", "without")
         }
@@ -120,11 +121,10 @@ def corefile(text: str = COREFILE) -> str:
     return text
 
 
-def prepared(directory: Path) -> dict[str, Path]:
-    """Write the cluster into a directory; return the files of questions."""
+def write_cluster(directory: Path) -> None:
+    """Write the objects into a directory, where the Corefile has them."""
     (directory / "cluster").mkdir()
     (directory / "cluster" / "all.yaml").write_text(SERVICES)
-    return questions(directory)
 
 
 def in_turns(
@@ -159,16 +159,14 @@ def questions(directory: Path) -> dict[str, Path]:
     return found
 
 
-def measured(
-    root: Path, directory: Path, asked: dict[str, Path], text: str = COREFILE
-) -> dict[str, float]:
+def measured(root: Path, directory: Path, asked: dict[str, Path]) -> dict[str, float]:
     """Return the figures of one run."""
     command = ["env", "-i", *[f"{k}={v}" for k, v in environment(root).items()]]
     command += [sys.executable, "-m", "clusterdns"]
     began = time.monotonic()
     with (
         measure.pinned(measure.SERVER_CORE),
-        peers.running(command, corefile(text), directory) as server,
+        peers.running(command, corefile(), directory) as server,
     ):
         peers.wait_until_answering(server)
         row = {"start_s": time.monotonic() - began}
