@@ -245,6 +245,16 @@ COREFILE = """.:{{PORT}} {{
 PATHS = ["relay", "chain", "Python"]
 
 
+@pytest.fixture
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What answers; all but Python needs what is compiled."""
+    if request.param == "Python":
+        monkeypatch.setenv("CLUSTERDNS_PURE", "1")
+    elif drain is None:
+        pytest.skip("not compiled")
+    return request.param
+
+
 class Client:
     """A client at a loopback address of its own, with one socket."""
 
@@ -288,12 +298,8 @@ def counted(metrics: int, word: str) -> float:
     return sum(found.values())
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_names_outside_are_limited_and_the_cluster_is_not(tmp_path, path, monkeypatch):
-    if path == "Python":
-        monkeypatch.setenv("CLUSTERDNS_PURE", "1")
-    elif drain is None:
-        pytest.skip("not compiled")
+@pytest.mark.parametrize("path", PATHS, indirect=True)
+def test_names_outside_are_limited_and_the_cluster_is_not(tmp_path, path):
     with FaultyUpstream(good) as upstream:
         server, metrics = serve(tmp_path, upstream, "cancel 2s" if path == "chain" else "")
         with server as running:
@@ -356,13 +362,9 @@ def at_a_rate(sock: socket.socket, rate: int, seconds: float) -> tuple[int, int]
     return sent, answers
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_who_asks_ten_times_its_share_changes_nothing_for_others(tmp_path, path, monkeypatch):
+@pytest.mark.parametrize("path", PATHS, indirect=True)
+def test_who_asks_ten_times_its_share_changes_nothing_for_others(tmp_path, path):
     """A client at ten times the limit gets the limit; others miss nothing, and wait no longer."""
-    if path == "Python":
-        monkeypatch.setenv("CLUSTERDNS_PURE", "1")
-    elif drain is None:
-        pytest.skip("not compiled")
     limit, seconds, others, rate = 100, 3, 6, 30
     count = rate * seconds
 
@@ -390,12 +392,8 @@ def test_who_asks_ten_times_its_share_changes_nothing_for_others(tmp_path, path,
     assert then < 3 * first + 0.005
 
 
-@pytest.mark.parametrize("path", ["C", "Python"])
-def test_hits_of_a_client_over_its_limit(tmp_path, path, monkeypatch):
-    if path == "Python":
-        monkeypatch.setenv("CLUSTERDNS_PURE", "1")
-    elif drain is None:
-        pytest.skip("not compiled")
+@pytest.mark.parametrize("path", ["C", "Python"], indirect=True)
+def test_hits_of_a_client_over_its_limit(tmp_path, path):
     with FaultyUpstream(good) as upstream:
         server, _ = serve(tmp_path, upstream, rules="exempt 127.0.0.9/32")
         with server as running:
