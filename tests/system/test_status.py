@@ -253,7 +253,7 @@ class Terminal(NamedTuple):
     theirs: int
 
     def resize(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        set_size(self.theirs, lines, columns)
 
     def press(self, keys: bytes) -> None:
         os.write(self.ours, keys)
@@ -270,13 +270,16 @@ class Terminal(NamedTuple):
         return bool(termios.tcgetattr(self.theirs)[3] & termios.ECHO)
 
 
+def set_size(descriptor: int, lines: int, columns: int) -> None:
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+
 @contextlib.contextmanager
 def on_a_terminal(subject: Subject, *arguments: str, lines: int = 40, columns: int = 80,
                   **settings: str):  # fmt: skip
     """Run `top` on a terminal of a size."""
     ours, theirs = pty.openpty()
-    terminal_size = struct.pack("HHHH", lines, columns, 0, 0)
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, terminal_size)
+    set_size(theirs, lines, columns)
     pid = str(subject.server.process.pid)
     environ = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR")}
     process = subprocess.Popen(
