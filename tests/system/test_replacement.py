@@ -10,6 +10,7 @@ import contextlib
 import signal
 import socket
 import time
+from pathlib import Path
 
 import dns.message
 import measure
@@ -37,6 +38,26 @@ def reload(server: peers.Server, text: str) -> None:
     server.process.send_signal(signal.SIGUSR1)
 
 
+def changed(text: str) -> str:
+    """Return a Corefile that is another one, and as good."""
+    return text.replace("cluster.local {", "cluster.local {\n  ttl 7")
+
+
+def shorten_start_timeout(installed: Path) -> None:
+    change(installed / "processes/generation.py", "START_TIMEOUT_S = 60.0", "START_TIMEOUT_S = 2.0")
+
+
+def hold_back(installed: Path, stop: Path) -> None:
+    """Have workers but the first wait before they serve, as long as a file is there."""
+    change(
+        installed / "processes/worker.py",
+        READ,
+        f"while self.number and __import__('os').path.exists({str(stop)!r}): "
+        f"await asyncio.sleep(0.1)\n            {READ}",
+    )
+    shorten_start_timeout(installed)
+
+
 def is_at_rest(server: peers.Server) -> bool:
     return len(family(server.process.pid)) == SPAWNED
 
@@ -49,7 +70,7 @@ def test_a_reload_needs_one_worker_more(tmp_path, installed):
         pid, most = server.process.pid, 0
         until(lambda: load.replies)
         before = family(pid)
-        reload(server, text.replace("cluster.local {", "cluster.local {\n  ttl 7"))
+        reload(server, changed(text))
         while IN_FORCE not in server.output:
             most = max(most, len(family(pid)))
             # Those that have been replaced are counted, too, and those that will be.
@@ -98,7 +119,7 @@ def test_the_memory_of_a_reload_under_attack_is_bounded(tmp_path):
         with Peak(pid) as peak:
             fill()
             until(lambda: is_answered(server) and len(peak.samples) > 40)
-            reload(server, text.replace("cluster.local {", "cluster.local {\n  ttl 7"))
+            reload(server, changed(text))
             while IN_FORCE not in server.output:
                 fill()
         until(lambda: is_at_rest(server))
@@ -114,7 +135,7 @@ def test_a_worker_that_does_not_serve_ends_the_reload(tmp_path, installed):
         READ,
         f"await asyncio.sleep(3600 if self.number and {IS_BAD} else 0); {READ}",
     )
-    change(installed / "processes/generation.py", "START_TIMEOUT_S = 60.0", "START_TIMEOUT_S = 2.0")
+    shorten_start_timeout(installed)
     port = peers.free_port()
     text = corefile(tmp_path, f" multisocket 2\n prometheus 127.0.0.1:{port}")
     with peers.clusterdns(text, tmp_path) as server, Load(server.address) as load:
@@ -125,7 +146,7 @@ def test_a_worker_that_does_not_serve_ends_the_reload(tmp_path, installed):
         until(lambda: is_at_rest(server))
         assert "coredns_reload_failed_total 1.0" in get(port, "/metrics")
         assert "clusterdns_former_workers 0.0" in get(port, "/metrics")
-        reload(server, text.replace("cluster.local {", "cluster.local {\n  ttl 7"))
+        reload(server, changed(text))
         until(lambda: IN_FORCE in server.output)
     assert (0, 0, []) == (load.lost, load.refused, load.errors)
 
@@ -157,20 +178,14 @@ def test_workers_that_end_soon_after_they_served_undo_the_reload(tmp_path, insta
         assert (0, 0, []) == (load.lost, load.refused, load.errors)
         assert ended == server.output.count("ended with")
         assert "coredns_reload_failed_total 1.0" in get(port, "/metrics")
-        reload(server, text.replace("cluster.local {", "cluster.local {\n  ttl 7"))
+        reload(server, changed(text))
         until(lambda: server.output.count(IN_FORCE) > (after_s > 0.5))
 
 
 def test_a_worker_that_does_not_serve_does_not_hold_up_a_hand_over(tmp_path, installed):
     """The old one in its place goes on, which is told; it ends when the new one serves at last."""
     stop = tmp_path / "stop"
-    change(
-        installed / "processes/worker.py",
-        READ,
-        f"while self.number and __import__('os').path.exists({str(stop)!r}): "
-        f"await asyncio.sleep(0.1)\n            {READ}",
-    )
-    change(installed / "processes/generation.py", "START_TIMEOUT_S = 60.0", "START_TIMEOUT_S = 2.0")
+    hold_back(installed, stop)
     port = peers.free_port()
     text = corefile(tmp_path, f" multisocket 2\n prometheus 127.0.0.1:{port}")
     with peers.clusterdns(text, tmp_path) as server, Load(server.address) as load:
@@ -193,14 +208,8 @@ def test_a_worker_that_does_not_serve_does_not_hold_up_a_hand_over(tmp_path, ins
 
 def test_workers_of_both_versions_end_at_one_time(tmp_path, installed):
     """Else the time that a container has to end would not do for those that hang."""
-    change(
-        installed / "processes/worker.py",
-        READ,
-        f"while self.number and __import__('os').path.exists({str(tmp_path / 'stop')!r}): "
-        f"await asyncio.sleep(0.1)\n            {READ}",
-    )
+    hold_back(installed, tmp_path / "stop")
     change(installed / "processes/worker.py", "await self._finish()", "await asyncio.sleep(3600)")
-    change(installed / "processes/generation.py", "START_TIMEOUT_S = 60.0", "START_TIMEOUT_S = 2.0")
     change(installed / "processes/generation.py", "STOP_TIMEOUT_S = 7.0", "STOP_TIMEOUT_S = 4.0")
     text = corefile(tmp_path, " multisocket 2")
     with peers.clusterdns(text, tmp_path) as server:
