@@ -66,7 +66,6 @@ _RESPONSES = {
     "filter": Response(flags=0, edns=message.extended_error(_FILTERED), lifetime_s=0),
     "drop": DROP,
 }
-_TYPES = {text: rtype for rtype, text in rr.TYPE_TEXT.items()}
 _SECTIONS = ("type", "net")
 
 
@@ -247,9 +246,9 @@ def _types(words: list[str], line: Directive) -> frozenset[int] | None:
     for word in words or ["*"]:
         if word == "*":
             return None
-        if word not in _TYPES:
+        if word not in rr.TYPES:
             raise line.error(f"{word!r} is no type of records")
-        found.add(_TYPES[word])
+        found.add(rr.TYPES[word])
     return frozenset(found)
 
 

@@ -137,7 +137,6 @@ _SECTIONS = ("from", "to", "type")
 _UNSYNCED_ACTIONS = (SERVFAIL, "unknown", ALLOW)
 _ADDRESSES = (rr.A, rr.AAAA)
 _TRANSFERS = frozenset((rr.AXFR, rr.IXFR))
-_TYPES = {text: rtype for rtype, text in rr.TYPE_TEXT.items()}
 # A label (RFC 1123), in which `*` stands for any letters.
 _NAMESPACE: Final = re.compile(r"(?!-)[a-z0-9*-]{1,63}(?<!-)")
 # No namespace and no address has this label: names in it or below do not exist.
@@ -575,9 +574,9 @@ def _patterns(words: list[str], line: Directive) -> Patterns:
 
 
 def _type(word: str, line: Directive) -> int:
-    if word.upper() not in _TYPES:
+    if word.upper() not in rr.TYPES:
         raise line.error(f"{word!r} is no type of records", word)
-    return _TYPES[word.upper()]
+    return rr.TYPES[word.upper()]
 
 
 def _name(text: str, line: Directive) -> bytes:

@@ -70,7 +70,6 @@ from clusterdns.wire.response import Response
 MAX_FILE_OCTETS = 2**20
 NOTAUTH = 9
 _OPCODES = {"QUERY": 0, "IQUERY": 1, "STATUS": 2, "NOTIFY": 4, "UPDATE": 5}
-_TYPES = {text: number for number, text in rr.TYPE_TEXT.items()}
 _WORD = re.compile(r'"([^"\n]*)"|([{};])|(?:#|//)[^\n]*|/\*.*?\*/|([^\s{};"]+)', re.DOTALL)
 _REFUSED = Response(rr.REFUSED, flags=0)
 _log = plugin_logger("tsig")
@@ -97,7 +96,7 @@ class Tsig(Plugin):
                     for key_name, secret in _keys_in(block.path(arguments.one(line)), line):
                         self._add(key_name, secret, line)
                 case "require":
-                    self._types.read(line, _TYPES, "query type")
+                    self._types.read(line, rr.TYPES, "query type")
                 case "require_opcode":
                     self._opcodes.read(line, _OPCODES, "opcode")
                 case _:

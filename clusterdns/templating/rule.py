@@ -28,7 +28,6 @@ SECTIONS = ("answer", "additional", "authority")
 # Data that may differ between queries for one question.
 _OF_THE_QUERY = frozenset(("Remote", "Meta", "Message"))
 _GROUP: dict[str, Type | Signature] = {"group": Signature((exprvalues.ANY,), exprvalues.STRING)}
-_TYPES = {text: number for number, text in rr.TYPE_TEXT.items()}
 _CLASSES = {text: number for number, text in rr.CLASS_TEXT.items()}
 ANY_CLASS = 255
 ADDRESSES = (rr.A, rr.AAAA)
@@ -52,9 +51,9 @@ class Rule:
         qclass, qtype, *zones = directive.args
         if qclass not in _CLASSES:
             raise directive.error(f"invalid query class {qclass}")
-        if qtype not in _TYPES:
+        if qtype not in rr.TYPES:
             raise directive.error(f"invalid RR class {qtype}")
-        self.qclass, self.qtype = _CLASSES[qclass], _TYPES[qtype]
+        self.qclass, self.qtype = _CLASSES[qclass], rr.TYPES[qtype]
         self.zones = arguments.zone_names(zones, directive) or tuple(default)
         self.regexps: list[Regexp] = []
         self.variables: list[tuple[str, Expression]] = []

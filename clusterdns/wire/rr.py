@@ -55,6 +55,7 @@ TYPE_TEXT: Final[dict[int, str]] = {
     254: "MAILA", 255: "ANY", 256: "URI", 257: "CAA", 258: "AVC", 260: "AMTRELAY",
     32768: "TA", 32769: "DLV",
 }  # fmt: skip
+TYPES: Final[dict[str, int]] = {text: number for number, text in TYPE_TEXT.items()}
 CLASS_TEXT: Final[dict[int, str]] = {1: "IN", 2: "CS", 3: "CH", 4: "HS", 254: "NONE", 255: "ANY"}
 # As CoreDNS logs, counts and reads them: 16 has the name of TSIG, not BADVERS.
 RCODE_TEXT: Final[dict[int, str]] = {
