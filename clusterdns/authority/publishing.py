@@ -11,30 +11,28 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Protocol
 
 from clusterdns.authority.answering import Answers, Authority
 from clusterdns.chain.asking import Steps
 from clusterdns.chain.block import Block
 from clusterdns.chain.plugin import Worker
 from clusterdns.cluster.inside import Inside
-from clusterdns.cluster.respond import NOT_LISTED
+from clusterdns.cluster.respond import UNLISTED
+from clusterdns.cluster.settings import START_TIMEOUT_S
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Follower, Store
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
 from clusterdns.host.logs import plugin_logger
 from clusterdns.metrics.tally import Sample
-from clusterdns.wire import name, rr, trace
+from clusterdns.wire import name, trace
 from clusterdns.wire.message import Question
 from clusterdns.wire.name import WireName
-from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
 MAX_TTL_S = 86_400
-START_TIMEOUT_S = 5.0  # as `startup_timeout` of `kubernetes`
 MAX_SENTENCES = 1000  # log lines of one process: tenants write the objects
-_UNLISTED: Final = Response(rr.SERVFAIL, 0, lifetime_s=0, edns=NOT_LISTED)
 
 
 class Names(Follower, Protocol):
@@ -135,7 +133,7 @@ class Publishing(Authority):
         if not self._is_listed:
             if (taker := trace.scribe()) is not None:
                 taker.blame(f"{self.objects} have not been listed yet, or must not be")
-            return _UNLISTED
+            return UNLISTED
         if (taker := trace.scribe()) is not None:
             self._note(taker, apex, question)
         return (yield from super()._respond_from(zone, apex, question))

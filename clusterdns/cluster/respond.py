@@ -40,6 +40,7 @@ MAX_SOA_TTL_S: Final = 300
 MAX_CHAIN: Final = 10  # most CNAMEs before the last
 # For clients with EDNS: Not Ready and Other of RFC 8914 section 4. CoreDNS gives no reason.
 NOT_LISTED: Final = extended_error(14, "the cluster has not been listed yet")
+UNLISTED: Final = Response(rr.SERVFAIL, 0, lifetime_s=0, edns=NOT_LISTED)
 CIRCLE: Final = extended_error(0, "aliases lead around in a circle")
 
 _DNS: Final = b"\x03dns"

@@ -25,6 +25,7 @@ from clusterdns.wire import name
 from clusterdns.wire.name import WireName
 
 MAX_TTL_S = 3600
+START_TIMEOUT_S = 5.0  # also for what other plugins have watched
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _log = logs.plugin_logger("kubernetes")
 
@@ -45,7 +46,7 @@ class Settings:
         self.ttl = 5
         self.fallthrough: tuple[WireName, ...] = ()
         self.multicluster: tuple[WireName, ...] = ()
-        self.startup_timeout_s = 5.0
+        self.startup_timeout_s = START_TIMEOUT_S
         self.options = RecordOptions()
         self.source = Source("", ())
         settings = dict[str, str]()

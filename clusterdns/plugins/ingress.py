@@ -95,7 +95,7 @@ from typing import ClassVar, Final
 from clusterdns.addressing.networks import Networks
 from clusterdns.authority.hosts import REASONS, Hosts
 from clusterdns.authority.hostzone import Face, HostZone
-from clusterdns.authority.publishing import START_TIMEOUT_S, Publishing
+from clusterdns.authority.publishing import Publishing
 from clusterdns.authority.sides import Sides
 from clusterdns.chain.asking import Steps, answer_by
 from clusterdns.chain.block import Block
@@ -109,6 +109,7 @@ from clusterdns.cluster.published import (
     MANIFEST_KINDS,
     TLS_ROUTES,
 )
+from clusterdns.cluster.settings import START_TIMEOUT_S
 from clusterdns.cluster.store import Store
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive

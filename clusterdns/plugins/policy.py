@@ -84,7 +84,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 import time
 from collections import Counter
@@ -100,7 +99,8 @@ from clusterdns.chain.route import Route
 from clusterdns.cluster.clients import Clients
 from clusterdns.cluster.inside import Inside
 from clusterdns.cluster.published import CLIENTS
-from clusterdns.cluster.respond import NOT_LISTED
+from clusterdns.cluster.respond import UNLISTED
+from clusterdns.cluster.settings import START_TIMEOUT_S
 from clusterdns.cluster.source import Source
 from clusterdns.cluster.store import Store
 from clusterdns.corefile import arguments
@@ -130,7 +130,6 @@ from clusterdns.wire.response import Response
 from clusterdns.wire.rr import RR
 
 QUERIES = "clusterdns_policy_queries_total"
-START_TIMEOUT_S: Final = 5.0  # as `startup_timeout` of `kubernetes`
 TTL_S: Final = 30  # of denials of names outside, and of aliases: changed rules count soon
 _ACTIONS = (ALLOW, NXDOMAIN, REFUSE, REWRITE)
 _SECTIONS = ("from", "to", "type")
@@ -143,7 +142,6 @@ _NAMESPACE: Final = re.compile(r"(?!-)[a-z0-9*-]{1,63}(?<!-)")
 _IMPOSSIBLE = b"\x01-"
 _NOBODY = b"\x06nobody\x07invalid\0"  # the mailbox of an empty zone, as RFC 6303 section 3
 _REFUSED: Final = Response(rr.REFUSED, flags=0)
-_UNLISTED: Final = Response(rr.SERVFAIL, 0, lifetime_s=0, edns=NOT_LISTED)
 _log = plugin_logger("policy")
 
 
@@ -207,9 +205,7 @@ class Policy(Plugin):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._filled.wait(), START_TIMEOUT_S)
         if not self._is_listed and worker.number == 0:
-            _log.log(
-                logging.WARNING, "the Pods have not been listed yet: clients have no namespace"
-            )
+            _log.warning("the Pods have not been listed yet: clients have no namespace")
 
     def _note_listed(self) -> None:
         """Let namespaces count from the first list of Pods on."""
@@ -378,7 +374,7 @@ class Policy(Plugin):
     def _deny(self, question: Question, rule: Rule) -> Generator[Question, Response, Response]:
         """Return the response of a rule that hides a name."""
         if rule.action == SERVFAIL:
-            return _UNLISTED
+            return UNLISTED
         if rule.action == REFUSE:
             return _REFUSED
         return (yield from self._deny_name(question))
