@@ -91,6 +91,7 @@ from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from typing import ClassVar, Final
 
 from clusterdns.addressing.networks import Networks
+from clusterdns.authority.answering import longest
 from clusterdns.chain.asking import Steps, answer_by, from_memory, handle_by, waiting
 from clusterdns.chain.block import Block
 from clusterdns.chain.classes import Asker
@@ -385,16 +386,16 @@ class Policy(Plugin):
         A name of the cluster gets the one of a name beside it that cannot exist, so that it tells
         nothing.
         """
-        inside = [zone for zone in self._inside.zones if name.is_within(question.folded, zone)]
-        if inside:
+        zone = longest(question.folded, self._inside.zones)
+        if zone is not None:
             asked = _beside(question, self._inside.home_of(question.folded))
             found = None if asked is None else (yield asked)
             # A failure, too: of names in no zone of ours it is what the next server says.
             if found is not None and found is not DROP and not found.answer:
                 return found._replace(denies=b"", node=None, spared=b"")
-        zone = max(inside, key=len) if inside else question.folded
+        apex = zone or question.folded
         return Response(
-            rr.NXDOMAIN, authority=(RR(zone, rr.SOA, TTL_S, rr.soa_rdata(zone, _NOBODY, 1, TTL_S)),)
+            rr.NXDOMAIN, authority=(RR(apex, rr.SOA, TTL_S, rr.soa_rdata(apex, _NOBODY, 1, TTL_S)),)
         )
 
     def _decided(self, verdict: Verdict, response: Response) -> Response:
