@@ -171,7 +171,7 @@ class Policy(Plugin):
         if not rules:
             raise directive.error("has no rule")
         self._rules = Rules(rules, inside.namespace_of)
-        has_homes = any(r.target and (r.target.namespaces or r.target.is_own) for r in rules)
+        has_homes = any(rule.target and rule.target.has_namespaces for rule in rules)
         if (self._rules.needs_namespaces or has_homes) and inside.source is None:
             raise directive.error(
                 "rules by namespace need the kubernetes plugin in the same server block"
@@ -431,7 +431,7 @@ class Policy(Plugin):
         targets = [rule.target for rule in self._rules.rules if rule.target is not None]
         if any(name.is_below(zone, cut) for target in targets for zone in target.zones):
             return False
-        if not any(target.is_own or target.namespaces for target in targets):
+        if not any(target.has_namespaces for target in targets):
             return True
         return not any(name.is_within(home, cut) for home in self._inside.homes)
 
@@ -452,7 +452,7 @@ class Policy(Plugin):
                     "on the way from any name, so none takes the relay in C"
                 )
             claimed += zones
-            if rule.target.is_own or rule.target.namespaces:
+            if rule.target.has_namespaces:
                 route.guard(self._inside.homes)
         route.guard(claimed)
         return route.claim(tuple(claimed))

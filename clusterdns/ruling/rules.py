@@ -90,6 +90,11 @@ class Target(NamedTuple):
     is_own: bool
     zones: tuple[WireName, ...]
 
+    @property
+    def has_namespaces(self) -> bool:
+        """Whether names are meant because of their namespace."""
+        return self.is_own or self.namespaces is not None
+
 
 class Rule(NamedTuple):
     """One line; None for ``whom``, ``target`` or ``types`` is all of them."""
@@ -243,7 +248,7 @@ def _is_part(
     if target is None:
         return True
     meant = [*target.zones]
-    if target.namespaces is not None or target.is_own:
+    if target.has_namespaces:
         meant += inside
     told = [zone, *(inside if is_reverse else ())]
     return any(name.is_within(a, b) or name.is_within(b, a) for a in told for b in meant)
