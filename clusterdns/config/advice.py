@@ -158,8 +158,7 @@ def _of_plugins(view: View) -> Iterator[Remark]:
     """Yield the remarks of plugins on their own lines."""
     for plugin in view.plugins:
         for place, text in plugin.remarks():
-            file, _, line = place.rpartition(":")
-            yield Remark(NEVER, file, int(line), "", text)
+            yield Remark(NEVER, *_split(place), "", text)
 
 
 def _without_policy(views: Sequence[View]) -> Iterator[Remark]:
@@ -272,5 +271,10 @@ def _title(plugin: Plugin) -> str:
 
 
 def _place(plugin: Plugin) -> tuple[str, int]:
-    file, _, line = (plugin.places or ("", ":0"))[0].rpartition(":")
+    return _split(plugin.places[0] if plugin.places else ":0")
+
+
+def _split(place: str) -> tuple[str, int]:
+    """Return the file and the line of ``file:line``."""
+    file, _, line = place.rpartition(":")
     return file, int(line)

@@ -224,10 +224,9 @@ def _slow_in(view: View, zone: WireName, *, is_shared: bool) -> Iterator[tuple[s
     zone. Plugins after `forward` are not asked.
     """
     route, of_relay = Route(zone), list[tuple[str, str]]()
-    at_block = f"{view.block.file}:{view.block.line}"
     denies = any(each.denies for each in view.chain)
     for each in view.chain:
-        at = each.places[0] if each.places else at_block
+        at = each.places[0] if each.places else view.place
         if type(each).answer is Plugin.answer:
             reason = "sees each query, so no answer behind it is repeated from the table"
             yield at, f"{each.name}: {reason}"
@@ -246,7 +245,7 @@ def _slow_in(view: View, zone: WireName, *, is_shared: bool) -> Iterator[tuple[s
     if route.forwarded is not None and not route.is_claimed:
         if view.filter is not None or is_shared:
             reason = "depends on the query, so none for a name outside takes the relay in C"
-            yield at_block, f"view: {reason}"
+            yield view.place, f"view: {reason}"
         yield from of_relay
 
 
