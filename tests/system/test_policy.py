@@ -34,6 +34,7 @@ import etcdserver
 import peers
 import pytest
 from inprocess import InProcess, in_packet_loop
+from manifests import made, pod, service
 from scriptedupstream import ScriptedUpstream
 
 from clusterdns.chain.classes import NOBODY
@@ -81,47 +82,33 @@ def manifests() -> list[dict[str, Any]]:
     for i, namespace in enumerate(NAMESPACES):
         network = "10.77" if namespace == "vault" else f"10.{i}"
         web = "crown" if namespace == "vault" else "web"
-        found.append(_object("v1", "Namespace", "", namespace))
-        for service, address in ((web, f"{network}.0.1"), ("fake", f"{network}.0.2")):
-            found.append(_service(namespace, service, address))
-        found.append(_service(namespace, "hl", "None"))
+        found.append(made("Namespace", "", namespace))
+        for name, address in ((web, f"{network}.0.1"), ("fake", f"{network}.0.2")):
+            found.append(service(namespace, name, address))
+        found.append(service(namespace, "hl", "None"))
         found.append(_slice(namespace, "hl", f"{network}.1.1", web))
     for number, (whose, address) in enumerate(CLIENT_OF.items()):
         if whose in NAMESPACES:
             found.append(pod(whose, f"p{number}", address))
     found.append(pod("dev", "host", CLIENT_OF["a node"], hostNetwork=True))
-    outside = _service("shop", "gate", "10.5.0.9")
-    outside["spec"]["type"], outside["spec"]["externalIPs"] = "LoadBalancer", ["192.0.2.5"]
-    crown = _service("vault", "gate", "10.77.0.9")
-    crown["spec"]["type"], crown["spec"]["externalIPs"] = "LoadBalancer", ["10.77.9.9"]
-    alias = _object("v1", "Service", "shared", "alias")
-    alias["spec"] = {"type": "ExternalName", "externalName": "crown.vault.svc.cluster.local"}
-    return [*found, outside, crown, alias]
+    for namespace, address, ip in (
+        ("shop", "10.5.0.9", "192.0.2.5"),
+        ("vault", "10.77.0.9", "10.77.9.9"),
+    ):
+        found.append(service(namespace, "gate", address, type="LoadBalancer", externalIPs=[ip]))
+    spec = {"type": "ExternalName", "externalName": "crown.vault.svc.cluster.local"}
+    return [*found, made("Service", "shared", "alias", spec=spec)]
 
 
-def _object(version: str, kind: str, namespace: str, name: str) -> dict[str, Any]:
-    metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
-    return {"apiVersion": version, "kind": kind, "metadata": metadata}
-
-
-def pod(namespace: str, name: str, address: str, **spec: object) -> dict[str, Any]:
-    """Return a Pod with an address."""
-    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
-    return {**_object("v1", "Pod", namespace, name), "spec": spec, "status": status}
-
-
-def _service(namespace: str, name: str, address: str) -> dict[str, Any]:
-    ports = [{"name": "http", "port": 80, "protocol": "TCP"}]
-    spec = {"clusterIP": address, "clusterIPs": [address], "ports": ports}
-    return {**_object("v1", "Service", namespace, name), "spec": spec}
-
-
-def _slice(namespace: str, service: str, address: str, host: str) -> dict[str, Any]:
-    found = _object("discovery.k8s.io/v1", "EndpointSlice", namespace, f"{service}-1")
-    found["metadata"]["labels"] = {"kubernetes.io/service-name": service}
+def _slice(namespace: str, of: str, address: str, host: str) -> dict[str, Any]:
     ports = [{"name": "http", "port": 80, "protocol": "TCP"}]
     endpoints = [{"addresses": [address], "hostname": host}]
-    return {**found, "addressType": "IPv4", "endpoints": endpoints, "ports": ports}
+    found = made(
+        "EndpointSlice", namespace, f"{of}-1", version="discovery.k8s.io/v1",
+        addressType="IPv4", endpoints=endpoints, ports=ports,
+    )  # fmt: skip
+    found["metadata"]["labels"] = {"kubernetes.io/service-name": of}
+    return found
 
 
 ZONE_FILE = """$ORIGIN example.org.
@@ -618,11 +605,11 @@ def test_the_example_of_the_documentation(tmp_path: Path, upstream: ScriptedUpst
             f"    {word}\n", f"    {word.split()[0]} 127.0.0.1:{peers.free_port()}\n"
         )
     names = ("monitoring", "shop", "vault", "shared-tools", "shared-fakes", "test-1")
-    objects = [_object("v1", "Namespace", "", each) for each in names]
+    objects = [made("Namespace", "", each) for each in names]
     objects += [
-        _service("shop", "web", "10.1.0.1"), _service("shop", "pay", "10.1.0.2"),
-        _service("vault", "web", "10.1.0.3"), _service("shared-tools", "cache", "10.1.0.4"),
-        _service("shared-fakes", "pay", "10.1.0.5"), pod("monitoring", "p", "127.0.1.1"),
+        service("shop", "web", "10.1.0.1"), service("shop", "pay", "10.1.0.2"),
+        service("vault", "web", "10.1.0.3"), service("shared-tools", "cache", "10.1.0.4"),
+        service("shared-fakes", "pay", "10.1.0.5"), pod("monitoring", "p", "127.0.1.1"),
         pod("shop", "p", "127.0.1.2"), pod("test-1", "p", "127.0.1.3"),
     ]  # fmt: skip
     (tmp_path / "cluster").mkdir()
@@ -744,8 +731,8 @@ def test_more_classes_than_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 async def _more_classes() -> None:
     """Tables and clients are bounded; who has no table gets the same answers."""
     names = [f"n{i}" for i in range(20)]
-    objects = [_object("v1", "Namespace", "", each) for each in names]
-    objects += [_service(each, "web", f"10.1.0.{i}") for i, each in enumerate(names)]
+    objects = [made("Namespace", "", each) for each in names]
+    objects += [service(each, "web", f"10.1.0.{i}") for i, each in enumerate(names)]
     objects += [pod(each, "p", f"127.0.3.{i}") for i, each in enumerate(names)]
     text = ". {\npolicy {\nallow to own\nnxdomain to namespace *\n}\n" + KUBERNETES + "}\n"
     async with InProcess(text, objects) as server:

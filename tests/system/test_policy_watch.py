@@ -15,6 +15,7 @@ import peers
 import pytest
 from fakeapi import Manifest
 from faultyapi import FaultyApi
+from manifests import made, pod, service
 
 DEV, SHOP = "127.0.1.2", "127.0.1.3"
 COREFILE = """cluster.local:{{PORT}} {{
@@ -32,23 +33,12 @@ COREFILE = """cluster.local:{{PORT}} {{
 """
 
 
-def of_namespace(kind: str, namespace: str, name: str, **rest: object) -> Manifest:
-    metadata = {"namespace": namespace, "name": name}
-    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, **rest}
-
-
-def pod(namespace: str, name: str, address: str, phase: str = "Running") -> Manifest:
-    status = {"phase": phase, "podIP": address, "podIPs": [{"ip": address}]}
-    return of_namespace("Pod", namespace, name, spec={}, status=status)
-
-
 def cluster() -> list[Manifest]:
     """Return two namespaces with a Service and a Pod each."""
     found: list[Manifest] = []
     for i, namespace in enumerate(("dev", "shop")):
-        found.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        spec = {"clusterIP": f"10.0.0.{i}", "ports": [{"port": 80}]}
-        found.append(of_namespace("Service", namespace, "web", spec=spec))
+        found.append(made("Namespace", "", namespace))
+        found.append(service(namespace, "web", f"10.0.0.{i}"))
         found.append(pod(namespace, "p", (DEV, SHOP)[i]))
     return found
 

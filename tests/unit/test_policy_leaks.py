@@ -14,6 +14,7 @@ import dns.rcode
 import dns.rdataclass
 import pytest
 from inprocess import InProcess, in_packet_loop
+from manifests import made, pod, service
 from scriptedupstream import ScriptedUpstream
 
 from clusterdns.chain.classes import NOBODY
@@ -25,27 +26,12 @@ DEV, VAULT = "127.0.1.2", "127.0.1.4"
 SECRETS = (b"\x0a\x4d\x00\x01", bytes.fromhex("fd00") + bytes(13) + b"\x77")
 
 
-def _object(kind: str, namespace: str, text: str, **rest: Any) -> dict[str, Any]:
-    metadata = {"namespace": namespace, "name": text}
-    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, **rest}
-
-
-def _service(namespace: str, text: str, *addresses: str, **spec: Any) -> dict[str, Any]:
-    ports = [{"name": "http", "port": 80, "protocol": "TCP"}]
-    found = {"clusterIP": addresses[0], "clusterIPs": [*addresses], "ports": ports, **spec}
-    return _object("Service", namespace, text, spec=found)
-
-
-def _pod(namespace: str, address: str) -> dict[str, Any]:
-    return _object("Pod", namespace, "p", spec={}, status={"phase": "Running", "podIP": address})
-
-
 CLUSTER = (
-    *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in ("dev", "vault")),
-    _service("vault", "crown", "10.77.0.1", type="LoadBalancer", externalIPs=["10.77.0.1"]),
-    _service("vault", "six", "fd00::77"),
-    _pod("dev", DEV),
-    _pod("vault", VAULT),
+    *(made("Namespace", "", each) for each in ("dev", "vault")),
+    service("vault", "crown", "10.77.0.1", type="LoadBalancer", externalIPs=["10.77.0.1"]),
+    service("vault", "six", "fd00::77"),
+    pod("dev", "p", DEV),
+    pod("vault", "p", VAULT),
 )
 
 
