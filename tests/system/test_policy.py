@@ -642,7 +642,11 @@ def test_the_example_of_the_documentation(tmp_path: Path, upstream: ScriptedUpst
 
 # ---- without a process
 
-KUBERNETES = "kubernetes cluster.local {\nmanifests /\n}\n"
+
+def block(rules: str) -> str:
+    """Return a Corefile with rules, or without `policy` if there are none."""
+    policy = f"policy {{\n{rules}\n}}\n" if rules else ""
+    return ". {\n" + policy + "kubernetes cluster.local {\nmanifests /\n}\n}\n"
 
 
 @pytest.mark.parametrize(
@@ -672,9 +676,8 @@ KUBERNETES = "kubernetes cluster.local {\nmanifests /\n}\n"
     ],
 )
 def test_mistakes(rules: str, reason: str) -> None:
-    text = ". {\npolicy {\n" + rules + "\n}\n" + KUBERNETES + "}\n"
     with pytest.raises(ConfigError) as caught:
-        compile_text(text, "Corefile", port=53, environ={}, warn=print)
+        compile_text(block(rules), "Corefile", port=53, environ={}, warn=print)
     assert reason in str(caught.value)
     assert str(caught.value).startswith(("Corefile:3: ", "Corefile:2: "))
 
@@ -697,8 +700,7 @@ def test_before_the_pods_are_listed(option: str, of_a_namespace: str, of_unknown
 
 async def _before_the_pods(option: str, of_a_namespace: str, of_unknown: str) -> None:
     rules = "nxdomain from namespace dev to namespace shop\nrefuse from unknown to namespace dev\n"
-    text = ". {\npolicy {\n" + rules + option + "\n}\n" + KUBERNETES + "}\n"
-    async with InProcess(text, manifests(), unlisted=("Pod",)) as server:
+    async with InProcess(block(rules + option), manifests(), unlisted=("Pod",)) as server:
         policy = next(each for each in server.configuration.plugins if each.name == "policy")
         assert not policy.is_ready
 
@@ -734,8 +736,7 @@ async def _more_classes() -> None:
     objects = [made("Namespace", "", each) for each in names]
     objects += [service(each, "web", f"10.1.0.{i}") for i, each in enumerate(names)]
     objects += [pod(each, "p", f"127.0.3.{i}") for i, each in enumerate(names)]
-    text = ". {\npolicy {\nallow to own\nnxdomain to namespace *\n}\n" + KUBERNETES + "}\n"
-    async with InProcess(text, objects) as server:
+    async with InProcess(block("allow to own\nnxdomain to namespace *"), objects) as server:
         for round in range(4):
             for i, j in itertools.product(range(20), range(20)):
                 packet = dns.message.make_query(f"web.n{j}.svc.{ZONE}", "A").to_wire()
@@ -754,8 +755,9 @@ def test_most_clients_have_the_table_of_the_listener() -> None:
 
 
 async def _most_clients() -> None:
-    text = ". {\npolicy {\nnxdomain from namespace dev to namespace vault\n}\n" + KUBERNETES + "}\n"
-    async with InProcess(text, manifests()) as server:
+    async with InProcess(
+        block("nxdomain from namespace dev to namespace vault"), manifests()
+    ) as server:
         tables = server.server.classes
         assert tables is not None
         assert tables.asker(CLIENT_OF["vault"]) == NOBODY == tables.asker("::ffff:127.0.9.9")
@@ -763,7 +765,7 @@ async def _most_clients() -> None:
             tables.asker(CLIENT_OF["dev"]) == tables.asker(f"::ffff:{CLIENT_OF['dev']}") != NOBODY
         )
         assert tables.table(NOBODY) is server.server.table
-        unruled = InProcess(". {\n" + KUBERNETES + "}\n", [])
+        unruled = InProcess(block(""), [])
         assert unruled.server.classes is None
         assert unruled.server.front is unruled.server.table
 
@@ -862,46 +864,42 @@ async def _random_rules(seed: int) -> None:
     for asked in questions():
         if asked.name.endswith(ZONE):
             homes[asked.name.lower()] = asked.home
-    text = (
-        ". {\npolicy {\n"
-        + "\n".join(lines)
-        + "\n}\nkubernetes cluster.local {\nmanifests /\n}\n}\n"
-    )
-    async with InProcess(text, manifests()) as server:
-        open_text = ". {\nkubernetes cluster.local {\nmanifests /\n}\n}\n"
-        async with InProcess(open_text, manifests()) as unruled:
-            for _ in range(1500):
-                name = rng.choice(sorted(homes))
-                rtype = rng.choice(("A", "AAAA", "SRV", "TXT", "ANY"))
-                whose = rng.choice(sorted(CLIENT_OF))
-                packet = dns.message.make_query(name, rtype, id=rng.randrange(65536)).to_wire()
-                namespace = whose if whose in NAMESPACES else None
-                action = model.action(CLIENT_OF[whose], namespace, homes[name], name, rtype)
-                reply = dns.message.from_wire(await asked_by(server, packet, CLIENT_OF[whose]))
-                whole = dns.message.from_wire(await asked_by(unruled, packet, CLIENT_OF[whose]))
-                why = (lines, whose, name, rtype, action)
+    async with (
+        InProcess(block("\n".join(lines)), manifests()) as server,
+        InProcess(block(""), manifests()) as unruled,
+    ):
+        for _ in range(1500):
+            name = rng.choice(sorted(homes))
+            rtype = rng.choice(("A", "AAAA", "SRV", "TXT", "ANY"))
+            whose = rng.choice(sorted(CLIENT_OF))
+            packet = dns.message.make_query(name, rtype, id=rng.randrange(65536)).to_wire()
+            namespace = whose if whose in NAMESPACES else None
+            action = model.action(CLIENT_OF[whose], namespace, homes[name], name, rtype)
+            reply = dns.message.from_wire(await asked_by(server, packet, CLIENT_OF[whose]))
+            whole = dns.message.from_wire(await asked_by(unruled, packet, CLIENT_OF[whose]))
+            why = (lines, whose, name, rtype, action)
 
-                def is_hidden(record: str, asked: str = name, who: str = whose) -> bool:
-                    owner, _, kind, *data = record.split()
-                    named = {owner} - {asked} | ({data[-1]} if kind == "SRV" else set())
-                    where, of = CLIENT_OF[who], who if who in NAMESPACES else None
-                    return kind != "SOA" and any(
-                        model.action(where, of, home_of(each), each, "A") in ("nxdomain", "refuse")
-                        for each in named
-                    )
+            def is_hidden(record: str, asked: str = name, who: str = whose) -> bool:
+                owner, _, kind, *data = record.split()
+                named = {owner} - {asked} | ({data[-1]} if kind == "SRV" else set())
+                where, of = CLIENT_OF[who], who if who in NAMESPACES else None
+                return kind != "SOA" and any(
+                    model.action(where, of, home_of(each), each, "A") in ("nxdomain", "refuse")
+                    for each in named
+                )
 
-                if action == "allow":
-                    rcode, flags, *sections = content(whole)
-                    shown = [[each for each in part if not is_hidden(each)] for part in sections]
-                    assert content(reply) == (rcode, flags, *shown), why
-                elif action == "refuse":
-                    assert reply.rcode() == dns.rcode.REFUSED, why
-                    assert not any(reply.sections[1:]), why
-                else:
-                    assert reply.rcode() == dns.rcode.NXDOMAIN, why
-                    other = dns.message.make_query("nothing.svc.cluster.local.", rtype).to_wire()
-                    denial = await asked_by(unruled, other, CLIENT_OF[whose])
-                    assert content(reply) == content(dns.message.from_wire(denial)), why
+            if action == "allow":
+                rcode, flags, *sections = content(whole)
+                shown = [[each for each in part if not is_hidden(each)] for part in sections]
+                assert content(reply) == (rcode, flags, *shown), why
+            elif action == "refuse":
+                assert reply.rcode() == dns.rcode.REFUSED, why
+                assert not any(reply.sections[1:]), why
+            else:
+                assert reply.rcode() == dns.rcode.NXDOMAIN, why
+                other = dns.message.make_query("nothing.svc.cluster.local.", rtype).to_wire()
+                denial = await asked_by(unruled, other, CLIENT_OF[whose])
+                assert content(reply) == content(dns.message.from_wire(denial)), why
 
 
 def home_of(name: str) -> str | None:
