@@ -694,7 +694,10 @@ def test_namespaces_need_a_cluster(rule: str) -> None:
     [("", "SERVFAIL", "SERVFAIL"), ("unsynced allow", "NOERROR", "NOERROR"),
      ("unsynced unknown", "NOERROR", "REFUSED")],
 )  # fmt: skip
-def test_before_the_pods_are_listed(option: str, of_a_namespace: str, of_unknown: str) -> None:
+def test_before_the_pods_are_listed(
+    option: str, of_a_namespace: str, of_unknown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clusterdns.plugins.policy.START_TIMEOUT_S", 0.05)
     in_packet_loop(_before_the_pods(option, of_a_namespace, of_unknown))
 
 

@@ -144,7 +144,10 @@ def test_the_namespace_of_one_cluster_is_not_that_of_another(tmp_path: Path) -> 
     in_packet_loop(main())
 
 
-def test_each_block_knows_for_itself_that_pods_are_not_listed() -> None:
+def test_each_block_knows_for_itself_that_pods_are_not_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("clusterdns.plugins.policy.START_TIMEOUT_S", 0.05)
     rules = "nxdomain from namespace dev to namespace vault"
     text = "".join(
         f"{zone}.test:53 {{\npolicy {{\n{rules}\n{option}\n}}\nkubernetes {zone}.test {{\n"
