@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from clusterdns.chain.classes import NOBODY, Asker, Classes
 from clusterdns.cluster.clients import CLIENT
-from clusterdns.serving.table import AnswerTable, Maps, Seen, Shelves
+from clusterdns.serving.table import AnswerTable, ByAddress, Maps, Seen
 from clusterdns.wire.message import Query
 from clusterdns.wire.name import ip_address
 
@@ -46,7 +46,7 @@ class ClassTables:
         self._askers: dict[bytes, Asker] = {}  # by the address of a client
         self._known: dict[Asker, Asker] = {}  # so that equal classes are one object
         self._restarted = clock()
-        self.by_address: dict[bytes, Shelves] = {}  # read by C; () without a table
+        self.by_address: ByAddress = {}  # read by C
 
     def asker(self, host: str) -> Asker:
         """Return the class of a client."""

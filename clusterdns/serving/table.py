@@ -73,13 +73,14 @@ Heads = tuple[Any, ...]  # 16 times octets, and a Note if there is an observer
 # Hits to report to observers: note, query, and the reply if an observer wants it. A hit that is
 # looked at has for a note how many it stands for, and always the reply; see sampling.py.
 Seen = list[tuple[Note | int, bytes, bytes | None]]
+Shelves = tuple[dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer]]
+ByAddress = dict[bytes, Shelves | tuple[()]]  # () without a table
 # Lasting answers, passing answers, denials, hit counters, bounds of the payload size,
 # whether EDNS options are accepted, the list of observed hits, whether these have replies, and the
 # parts of a sampler, and by address the shelves of a client's class, see classes.py, or None.
-Shelves = tuple[dict[bytes, Answer], ...]
 Maps = tuple[
     dict[bytes, Answer], dict[bytes, Answer], dict[bytes, Answer], list[int], int, int, bool,
-    list[Any] | None, bool, tuple[bytearray, list[Any]] | None, dict[bytes, Shelves] | None,
+    list[Any] | None, bool, tuple[bytearray, list[Any]] | None, ByAddress | None,
 ]  # fmt: skip
 
 MAX_TABLE_OCTETS: Final = 64 * 2**20  # of all bodies in a worker
@@ -335,13 +336,12 @@ class AnswerTable:
         hits: list[int],
         seen: list[Any] | None = None,
         sampler: tuple[bytearray, list[Any]] | None = None,
-        classes: dict[bytes, Shelves] | None = None,
+        classes: ByAddress | None = None,
     ) -> Maps:
         """Return the dicts and counters for ``_drain.c``: struct Table."""
-        answers = self._lasting.answers, self._passing.answers, self._denials.answers
         bounds = self._least, self._most
         options = self._passes_options, seen, self._keeps_replies, sampler, classes
-        return *answers, hits, *bounds, *options
+        return *self.shelves, hits, *bounds, *options
 
     def remember(
         self,
