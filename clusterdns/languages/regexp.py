@@ -14,7 +14,7 @@ from typing import Any
 
 # Of memory for the program and its states; a flood of names fills all that is allowed. The first is
 # enough for most; a large class of characters, often repeated, needs the second, RE2's default.
-_MAX_OCTETS = (2**20, 2**23)
+_FEW_OCTETS, _MOST_OCTETS = 2**20, 2**23
 MAX_CHARACTERS = 10_000  # CoreDNS's limit (plugin/template/setup.go maxRegexpLen)
 # Tokens that may precede a group: an escape, a quotation, a class; the last two are groups.
 _PART = re.compile(
@@ -80,14 +80,12 @@ def _compiled(text: str) -> Any:  # noqa: ANN401 - re2 has no annotations
 
     options = re2.Options()
     options.log_errors = False
-    for octets in _MAX_OCTETS:
-        options.max_mem = octets
-        try:
-            return re2.compile(text, options)
-        except re2.error:
-            if octets == _MAX_OCTETS[-1]:
-                raise
-    raise AssertionError("there is a last one")
+    options.max_mem = _FEW_OCTETS
+    try:
+        return re2.compile(text, options)
+    except re2.error:
+        options.max_mem = _MOST_OCTETS
+        return re2.compile(text, options)
 
 
 def _tail(text: str) -> str:
