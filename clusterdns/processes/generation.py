@@ -305,7 +305,8 @@ class Generation:
         self._watchers = watchers
         self._ledger = ledger
         self._workers: list[ChildProcess] = []
-        self._beside: dict[int, list[ChildProcess]] = {}  # by place: old ones that serve there
+        # Old ones that serve in the place of a worker, by its name.
+        self._beside: dict[str, list[ChildProcess]] = {}
         self._feeds: Mapping[Source, str | bytes] = {}
         self._wanted: Mapping[Source, Collection[str]] = {}
 
@@ -386,9 +387,11 @@ class Generation:
                 those not reached, until `relieve` is called again.
         """
         places = [i for i in range(len(self.sockets)) if not self._is_serving(i)]
-        self._beside = {i: [worker for each in old for worker in each.at(i)] for i in places}
+        self._beside = {
+            worker_name(i): [worker for each in old for worker in each.at(i)] for i in places
+        }
         # Where an old one has ended, nobody serves.
-        places.sort(key=lambda i: any(worker.child.pid for worker in self._beside[i]))
+        places.sort(key=lambda i: self._is_stood_in_for(worker_name(i)))
         stops = [self._stop(old, i) for i in range(len(self.sockets)) if i not in places]
         few = max(1, len(self.sockets) // SHARE_AT_ONCE)
         while places:
@@ -400,7 +403,7 @@ class Generation:
                     self._start_next(i)
             await self.wait_until_serving()
             for i in now:
-                del self._beside[i]
+                del self._beside[worker_name(i)]
                 stops.append(self._stop(old, i))
         self._wanted = {}
         if stops:
@@ -513,16 +516,15 @@ class Generation:
 
     def not_ready(self) -> list[str]:
         """Return the names of the plugins that are not ready in some worker, sorted."""
-        workers = [w for w in self._workers if not self._is_stood_in_for(w)]
+        workers = [w for w in self._workers if not self._is_stood_in_for(w.child.name)]
         found = {name for worker in workers for name in worker.not_ready}
         if not found and not all(worker.is_serving.is_set() for worker in workers):
             found = {"clusterdns"}  # the sockets are not read yet
         return sorted(found)
 
-    def _is_stood_in_for(self, worker: ChildProcess) -> bool:
-        """Tell whether an old worker serves in its place."""
-        found = [old for i in self._beside for old in self._beside[i] if worker in self.at(i)]
-        return any(old.child.pid for old in found)
+    def _is_stood_in_for(self, worker: str) -> bool:
+        """Tell whether an old worker serves in the place of this one."""
+        return any(old.child.pid for old in self._beside.get(worker, ()))
 
     def spare(self, seconds: float) -> None:
         """Let the workers do with little memory for some time: there will be others beside them."""
