@@ -208,6 +208,12 @@ async def _states(processes: Iterable[ChildProcess], timeout_s: float) -> dict[s
     }
 
 
+def heirs_of(processes: Iterable[ChildProcess], *, is_worker: bool) -> list[Heir]:
+    """Return what the next version needs to adopt those processes that live."""
+    found = [process.will_to(is_worker=is_worker) for process in processes]
+    return [heir for heir in found if heir is not None]
+
+
 class Watchers:
     """One watcher for each Kubernetes source in use, shared by all generations."""
 
@@ -273,8 +279,7 @@ class Watchers:
 
     def heirs(self) -> list[Heir]:
         """Return what the next version needs to adopt the watchers."""
-        found = [w.will_to(is_worker=False) for _, w in self._running.values()]
-        return [heir for heir in found if heir is not None]
+        return heirs_of((watcher for _, watcher in self._running.values()), is_worker=False)
 
     def kill_stalled(self) -> None:
         """Kill watchers whose beats have stopped; they are started again."""
@@ -472,8 +477,7 @@ class Generation:
 
     def heirs(self) -> list[Heir]:
         """Return what the next version needs to adopt the workers."""
-        found = [worker.will_to(is_worker=True) for worker in self._workers]
-        return [heir for heir in found if heir is not None]
+        return heirs_of(self._workers, is_worker=True)
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S, *, is_last: bool = False) -> None:
         """End the workers; ``is_last`` says that no others will read their sockets."""

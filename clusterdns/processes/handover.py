@@ -31,7 +31,13 @@ from clusterdns.host.channel import Channel
 from clusterdns.metrics.ledger import Ledger
 from clusterdns.processes import estate as estates
 from clusterdns.processes.estate import Estate, Heir
-from clusterdns.processes.generation import STOP_TIMEOUT_S, ChildProcess, Generation, Watchers
+from clusterdns.processes.generation import (
+    STOP_TIMEOUT_S,
+    ChildProcess,
+    Generation,
+    Watchers,
+    heirs_of,
+)
 from clusterdns.processes.process import Child, Nursery, print_status, spawn
 from clusterdns.processes.takeover import KnownZones
 
@@ -82,8 +88,7 @@ class Inherited(Generation):
 
     def heirs(self) -> list[Heir]:
         """Return what the next version needs to adopt those that still live."""
-        watchers = [watcher.will_to(is_worker=False) for watcher in self._inherited_watchers]
-        return [*super().heirs(), *(heir for heir in watchers if heir is not None)]
+        return [*super().heirs(), *heirs_of(self._inherited_watchers, is_worker=False)]
 
     def known_zones(self) -> KnownZones:
         """Return the kinds of objects known of each zone."""
