@@ -264,8 +264,7 @@ class Supervisor:
             if self.is_stopping:
                 return
             await self._generation.samples()  # those of processes that end from now on
-            generations = (self._generation, *self._leaving)
-            workers = (heir for generation in generations for heir in generation.heirs())
+            workers = (heir for generation in self._generations for heir in generation.heirs())
             heirs = (*workers, *self._watchers.heirs())
             handover.become_new_version(self._left()._replace(heirs=heirs))
         finally:
@@ -442,8 +441,7 @@ class Supervisor:
         )
 
         living = await asyncio.gather(
-            self._watchers.samples(),
-            *(each.samples() for each in (self._generation, *self._leaving)),
+            self._watchers.samples(), *(each.samples() for each in self._generations)
         )
         samples = self._ledger.total([sample for some in living for sample in some])
         samples += self._generation.configuration_samples()
@@ -535,6 +533,11 @@ class Supervisor:
                 _log.info("The last good configuration is in force again")
             except (ClusterDNSError, OSError) as error:
                 _log.error("the last good configuration does not come back: %s", error)
+
+    @property
+    def _generations(self) -> tuple[Generation, ...]:
+        """The generation in force, and those from before whose workers may still serve."""
+        return self._generation, *self._leaving
 
     def _former_workers(self) -> list[str]:
         """Return the names of the workers from before that still serve."""
@@ -662,8 +665,7 @@ class Supervisor:
             _log.info("SIGINT: Shutting down")
         self._inquiries.stop()
         await _cancel(self._tasks)
-        generations = (*self._leaving, self._generation)
-        await asyncio.gather(*(generation.stop(is_last=True) for generation in generations))
+        await asyncio.gather(*(each.stop(is_last=True) for each in self._generations))
         for web in self._webs.values():
             web.stop()
 
@@ -674,7 +676,7 @@ class Supervisor:
             await asyncio.sleep(WATCHDOG_S)
             # Who was stopped itself, as a frozen container is, has not read the others' beats yet.
             if time.monotonic() - began < WATCHDOG_S + LATE_S:
-                for generation in (self._generation, *self._leaving):
+                for generation in self._generations:
                     generation.kill_stalled()
                 self._watchers.kill_stalled()
             if not self._reloading.locked():
