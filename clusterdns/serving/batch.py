@@ -123,7 +123,7 @@ class Batch:
         lengths, reply_from_table, seen = self._receive(), table.reply, observed.seen
         queries, replies, places = self._queries, self._replies, self._places
         sampler = observed.sampler
-        missed, silent, special, at, start = list[int](), list[int](), list[int](), 0, 0
+        missed, silent, special, at, start = list[int](), list[int](), dict[int, int](), 0, 0
         for i, length in enumerate(lengths):
             packet = queries[at : at + length]
             at += UPDATE_OCTETS
@@ -138,7 +138,7 @@ class Batch:
             places[2 * i], places[2 * i + 1] = self._replies_start + start, octets
             start = end
             if sampler is not None and reply[3] & 15:
-                special.append(i)
+                special[i] = KINDS_AT_ONCE[reply[3] & 15]
             if seen:
                 observed.take(self._client(i))
         unsent = sorted(missed + silent) if silent else missed
@@ -152,18 +152,19 @@ class Batch:
         sampler: Sampler,
         lengths: list[int],
         others: set[int],
-        special: list[int],
+        special: dict[int, int],
         observed: Observed,
     ) -> None:
-        """Note the hits that are looked at: of those without an error, and of the special ones."""
+        """Note the hits that are looked at: of those without an error, and of the special ones.
+
+        ``special`` has the kind of each.
+        """
         chosen = list[tuple[int, int]]()
         plain = sampler.draw(PLAIN, len(lengths) - len(others))
         if plain:
             hits = [i for i in range(len(lengths)) if i not in others]
             chosen += [(hits[place], stands_for) for place, stands_for in plain]
-        for i in special:
-            at = self._places[2 * i] - self._replies_start
-            kind = KINDS_AT_ONCE[self._replies[at + 3] & 15]
+        for i, kind in special.items():
             chosen += [(i, stands_for) for _, stands_for in sampler.draw(kind)]
         for i, stands_for in sorted(chosen):
             at, start = i * UPDATE_OCTETS, self._places[2 * i] - self._replies_start
