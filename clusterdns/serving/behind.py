@@ -147,13 +147,11 @@ def _add_lines(notes: list[Plain]) -> None:
         except (ClusterDNSError, OSError, ValueError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
             reason = reason.replace(f"{file.path}: ", "")
-            said = f"no line of {file.path} can be named: {reason}"
+            for note, _ in mine:
+                note["evidence"] = [f"no line of {file.path} can be named: {reason}"]
         else:
             for note, entries in mine:
                 note["evidence"] = list(_lines(entries, places, serial))
-            continue
-        for note, _ in mine:
-            note["evidence"] = [said]
 
 
 _Wanted = set[tuple[WireName, int]]
