@@ -15,6 +15,7 @@ from clusterdns.errors import FormError
 from clusterdns.wire import name, rr
 from clusterdns.wire.name import ROOT, WireName
 
+MAX_FILE_OCTETS = 16 * 2**20
 MAX_FIELD_OCTETS = 1024  # CoreDNS's limit
 _LINES_AT_A_STRETCH = 128  # less than a millisecond
 _NONE: tuple[bytes, ...] = ()

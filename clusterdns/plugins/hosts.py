@@ -77,7 +77,6 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.response import Response, failure
 from clusterdns.wire.rr import RR
 
-MAX_FILE_OCTETS = 16 * 2**20
 MAX_COMPLAINTS = 20  # log lines of one reading
 MAX_RECORDS = 4700  # more than fit into any message
 MAX_REVERSE = 1024  # addresses whose reverse names' parents are kept, to tell the same of these
@@ -215,7 +214,7 @@ class Hosts(Polling):
     def _changed(self) -> tuple[Stamp, Entries] | None:
         """Return the stamp and entries of the file, None if unchanged or unreadable."""
         try:
-            found = read_regular(self._path, MAX_FILE_OCTETS, self._stamp)
+            found = read_regular(self._path, hostsfile.MAX_FILE_OCTETS, self._stamp)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

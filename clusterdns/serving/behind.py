@@ -24,7 +24,6 @@ from clusterdns.wire.name import WireName
 from clusterdns.wire.trace import Entries, Object
 
 LINES_S = 2.0  # of looking for lines
-MAX_HOSTS_OCTETS = 16 * 2**20  # as `hosts` reads
 Plain = dict[str, Any]
 Sources = Mapping[str, Source]  # by ``trace.plugin_key``
 
@@ -163,7 +162,7 @@ def _places(file: _File, wanted: _Wanted, pause: Callable[[], None]) -> zonefile
     if file.kind == trace.MASTER_FILE:
         owners = {owner for owner, _ in wanted}
         return zonefile.places(Path(file.path), file.zones[0], owners, pause)
-    read = read_regular(file.path, MAX_HOSTS_OCTETS)
+    read = read_regular(file.path, hostsfile.MAX_FILE_OCTETS)
     octets = read[1] if read is not None else b""
     found: _ByRRset = {}
     for owner, rtype in wanted:

@@ -226,7 +226,7 @@ def test_what_is_no_file_is_served_without(kind, tmp_path, caplog, monkeypatch):
         case "fifo":
             os.mkfifo(path)
         case "large":
-            monkeypatch.setattr(hosts, "MAX_FILE_OCTETS", 10)
+            monkeypatch.setattr(hostsfile, "MAX_FILE_OCTETS", 10)
             path.write_text("10.0.0.1 a # more than ten octets")
         case "unreadable":
             path.symlink_to(path)
