@@ -112,16 +112,16 @@ class ClassTables:
         """As ``AnswerTable.maps``, with the tables of classes by address behind."""
         return self._own.maps(hits, seen, sampler, self.by_address)
 
-    def note_changed(self, facts: Iterable[Hashable]) -> None:
-        """Forget the classes of clients whose fact is among ``facts``."""
+    def forget(self, facts: Iterable[Hashable]) -> None:
+        """Forget the classes of clients whose fact is among ``facts``, and answers by them.
+
+        As ``AnswerTable.forget``, in the tables of all classes but the listener's own.
+        """
         for fact in facts:
             if isinstance(fact, tuple) and fact[:1] == (CLIENT,):
                 octets = _octets(fact[1])
                 self._askers.pop(octets, None)
                 self.by_address.pop(octets, None)
-
-    def forget(self, facts: Iterable[Hashable]) -> None:
-        """As ``AnswerTable.forget``, in the tables of all classes but the listener's own."""
         for table in self._tables.values():
             table.forget(facts)
 

@@ -113,7 +113,6 @@ class Listener:
         """Remove the answers that depend on any of ``facts``, and the classes of these clients."""
         self.table.forget(facts)
         if self.classes is not None:
-            self.classes.note_changed(facts)
             self.classes.forget(facts)
 
     def lighten(self, most: int) -> None:
