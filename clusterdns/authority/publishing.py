@@ -88,12 +88,15 @@ class Publishing(Authority):
     async def start(self, worker: Worker) -> None:
         """Follow the objects, and wait for the first list, but not for long."""
         self._speaks = worker.number == 0
-        store = await worker.store(self._source(), START_TIMEOUT_S)
+        self._follow(await worker.store(self._source(), START_TIMEOUT_S))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_filled.wait(), START_TIMEOUT_S)
+
+    def _follow(self, store: Store) -> None:
+        """Make the names of a store's objects, from now on."""
         store.follow(self._names, int(time.time()))
         self._store = store
         self._note_filled()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_filled.wait(), START_TIMEOUT_S)
 
     def _note_filled(self) -> None:
         if self._store is None or self._names.has_work:

@@ -109,7 +109,6 @@ from clusterdns.cluster.published import (
     MANIFEST_KINDS,
     TLS_ROUTES,
 )
-from clusterdns.cluster.settings import START_TIMEOUT_S
 from clusterdns.cluster.store import Store
 from clusterdns.corefile import arguments
 from clusterdns.corefile.parser import Directive
@@ -236,8 +235,11 @@ class Ingress(Publishing):
     async def start(self, worker: Worker) -> None:
         """Follow the objects, and wait for the first list, but not for long."""
         self._worker = worker
-        self._sides = self._sides_of(await worker.store(self._source(), START_TIMEOUT_S))
         await super().start(worker)
+
+    def _follow(self, store: Store) -> None:
+        self._sides = self._sides_of(store)
+        super()._follow(store)
 
     def holding(self, host: str) -> Iterator[Hashable]:
         """Yield that a client is inside; see chain/classes.py."""

@@ -378,7 +378,6 @@ def test_clients_get_their_side(option, expected):
 
 def test_before_the_first_list_only_these_zones_fail(monkeypatch):
     monkeypatch.setattr("clusterdns.authority.publishing.START_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("clusterdns.plugins.ingress.START_TIMEOUT_S", 0.05)
 
     async def steps(server: InProcess) -> None:
         assert ("SERVFAIL", []) == await said(server, "a.apps.test")
