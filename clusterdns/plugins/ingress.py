@@ -285,7 +285,7 @@ class Ingress(Publishing):
 
     def _depends_on_client(self, apex: WireName, question: Question) -> bool:
         """Tell whether clients inside and outside get different answers."""
-        if not self._has_inside or self._networks is None:
+        if self._networks is None:
             return False
         zone, is_apex = self._hosts.zones[apex], question.folded == apex
         if is_apex and question.qtype == rr.SOA:
@@ -308,10 +308,10 @@ class Ingress(Publishing):
         return self._respond_on(apex, question, is_inside=self._has_inside)
 
     def _respond_to(self, query: Query, question: Question, apex: WireName) -> Steps:
-        is_inside = self._has_inside and (
-            self._networks is None or query.client[0] in self._networks
-        )
-        if self._networks is not None and (taker := trace.scribe()) is not None:
+        if self._networks is None:
+            return self._respond(apex, question)
+        is_inside = query.client[0] in self._networks
+        if (taker := trace.scribe()) is not None:
             side = "inside, by `inside`" if is_inside else "not inside, by `inside`"
             taker.note(f"the client {query.client[0]} is {side}")
         return self._respond_on(apex, question, is_inside=is_inside)
