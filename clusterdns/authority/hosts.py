@@ -317,7 +317,8 @@ class Hosts:
         found: dict[str, dict[ObjectKey, None]] = {}
         matched: set[str] = set()
         hosts = [host.lower().rstrip(".") for host in route.hosts or ("",)]
-        for known, (space, text, section) in self._parents(route):
+        parents = self._parents(route)
+        for known, (space, text, section) in parents:
             for listener in known.listeners:
                 if section not in ("", listener.name) or not _allows(listener, space, claim):
                     continue
@@ -326,8 +327,7 @@ class Hosts:
                     if common:
                         matched.add(host)
                         found.setdefault(common, {})[space, text] = None
-        is_known = bool(self._parents(route))
-        lost = {host: LISTENER for host in hosts if host and is_known and host not in matched}
+        lost = {host: LISTENER for host in hosts if host and parents and host not in matched}
         return {host: tuple(keys) for host, keys in found.items()}, lost
 
     def _parents(self, route: Route) -> list[tuple[_Known, tuple[str, str, str]]]:
