@@ -32,7 +32,6 @@ class HostZone(LiveZone):
 
     def __init__(self, apex: WireName, ttl: int, servers: Iterable[WireName]) -> None:
         super().__init__(apex, ttl)
-        self.ttl = ttl
         self.servers = tuple(servers)
         self._of_apex = [RR(apex, rr.NS, ttl, server) for server in self.servers]
         self.set(apex, exists=False)

@@ -25,13 +25,13 @@ class LiveZone(Zone):
     is_strict = True
 
     def __init__(self, apex: WireName, ttl: int) -> None:
-        self._ttl = ttl
+        self.ttl = ttl
         self._names_below: Counter[WireName] = Counter()  # owners below each name that has some
         super().__init__(apex, [_soa(apex, 0, ttl)])
 
     def move(self, serial: int) -> None:
         """Give the zone a serial."""
-        self._soa = (_soa(self.apex, serial & 0xFFFFFFFF, self._ttl),)
+        self._soa = (_soa(self.apex, serial & 0xFFFFFFFF, self.ttl),)
 
     def put(self, owner: WireName, records: Iterable[RR]) -> None:
         """Replace all records of a name by these; SOA records are left out.
