@@ -151,10 +151,3 @@ class Publishing(Authority):
             *((served, (name.text(zone),), names.get(zone, 0)) for zone in self.zones),
             *((left_out, (reason,), lost.get(reason, 0)) for reason in reasons),
         ]
-
-
-def wildcards(qname: WireName, apex: WireName) -> list[WireName]:
-    """Return the wildcards in a zone that may stand for a name, the closest one first."""
-    return [
-        WireName(b"\1*" + above) for above in name.parents(qname)[1:] if name.is_within(above, apex)
-    ]

@@ -57,7 +57,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from clusterdns.authority.endpoints import REASONS, Published
-from clusterdns.authority.publishing import Publishing, wildcards
+from clusterdns.authority.publishing import Publishing
 from clusterdns.chain.block import Block
 from clusterdns.cluster.published import DNS_ENDPOINTS
 from clusterdns.corefile.parser import Directive
@@ -106,7 +106,7 @@ class Endpoint(Publishing):
 
     def _note(self, taker: trace.Scribe, apex: WireName, question: Question) -> None:
         """Note the objects that have records of the name, or of the wildcard for it."""
-        for node in (question.folded, *wildcards(question.folded, apex)):
+        for node in (question.folded, *_wildcards(question.folded, apex)):
             keys = self._published.objects_of(node)
             for key in keys[:3]:
                 taker.note(f"DNSEndpoint {'/'.join(key)} has records of {name.text(node)}",
@@ -120,3 +120,10 @@ class Endpoint(Publishing):
     def samples(self) -> list[Sample]:
         """Return how many names are served, and how many records are not."""
         return self._samples(NAMES, LEFT_OUT, REASONS)
+
+
+def _wildcards(qname: WireName, apex: WireName) -> list[WireName]:
+    """Return the wildcards in a zone that may stand for a name, the closest one first."""
+    return [
+        WireName(b"\1*" + above) for above in name.parents(qname)[1:] if name.is_within(above, apex)
+    ]
