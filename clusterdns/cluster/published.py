@@ -42,7 +42,6 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     TLS_ROUTES: (_GATEWAY_GROUP, "v1", "v1alpha3", "v1alpha2"),
     CLIENTS: ("", "v1"),
 }
-RESOURCES: Final = {CLIENTS: "pods"}  # where that is not the kind
 FINISHED_PHASES: Final = frozenset(("Succeeded", "Failed", "Unknown"))  # of a Pod
 MAX_ITEMS: Final = 1000  # records or hosts of one object: 40 ms of a worker's time
 MAX_OCTETS: Final = 128 * 1024  # of their texts; etcd holds 1.5 MiB

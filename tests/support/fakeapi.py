@@ -18,8 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from clusterdns.cluster import selectors
-from clusterdns.cluster.published import GROUPS, MANIFEST_KINDS
-from clusterdns.cluster.published import RESOURCES as _OTHER_VIEWS
+from clusterdns.cluster.published import CLIENTS, GROUPS, MANIFEST_KINDS
 
 Manifest = dict[str, Any]
 
@@ -45,7 +44,7 @@ RESOURCES = {
             MANIFEST_KINDS[kind],
         )
         for kind, (group, version, *_) in GROUPS.items()
-        if kind not in _OTHER_VIEWS  # of a resource that is here already
+        if kind != CLIENTS  # Pods, which are here already
     },
 }
 _BY_KIND = {kind: resource for resource, (_, _, kind) in RESOURCES.items()}

@@ -20,7 +20,7 @@ from clusterdns.cluster.objects import (
     ObjectKey,
     labels,
 )
-from clusterdns.cluster.published import CLIENTS, GROUPS, PUBLISHED, RESOURCES
+from clusterdns.cluster.published import CLIENTS, GROUPS, PUBLISHED
 from clusterdns.cluster.source import Source
 
 # API group of the kinds outside the core group, and its versions, the one to try first in front.
@@ -30,9 +30,9 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     IMPORTS: ("multicluster.x-k8s.io", "v1alpha1"),
     **GROUPS,
 }
-OPTIONAL = PUBLISHED - {CLIENTS} | {
-    IMPORTS
-}  # kinds of CustomResourceDefinitions that may be missing
+_RESOURCES = {IMPORT_SLICES: SLICES, CLIENTS: PODS}  # where that is not the kind
+# Kinds of CustomResourceDefinitions that may be missing.
+OPTIONAL = PUBLISHED - {CLIENTS} | {IMPORTS}
 LAST_TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 POD_FIELDS = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
 
@@ -102,7 +102,7 @@ def absence_of(kind: str) -> str:
 
 
 def _resource(kind: str) -> str:
-    return SLICES if kind == IMPORT_SLICES else RESOURCES.get(kind, kind)
+    return _RESOURCES.get(kind, kind)
 
 
 def trigger_of(manifest: Mapping[str, Any]) -> tuple[ObjectKey, float] | None:
