@@ -100,8 +100,7 @@ class FromServer:
         return [*self._list(PODS, namespace, {"limit": "100"})]
 
     def _list(self, kind: str, namespace: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
-        start, _, resource = versions.paths_of(kind)[0].rpartition("/")
-        path = f"{start}/namespaces/{namespace}/{resource}"
+        path = versions.within(versions.paths_of(kind)[0], namespace)
         reply = self._client.get(path, query, read_timeout_s=READ_TIMEOUT_S)
         try:
             items = json.loads(b"".join(reply.chunks())).get("items")

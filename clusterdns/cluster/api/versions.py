@@ -52,14 +52,17 @@ def paths_of(kind: str) -> list[str]:
     return [f"/apis/{group}/{version}/{_resource(kind)}" for version in versions]
 
 
-def narrowed(path: str, selectors: Mapping[str, str], key: ObjectKey) -> tuple[str, dict[str, str]]:
-    """Return the path and the query that list one object; etcd then reads no other."""
-    namespace, name = key
+def within(path: str, namespace: str) -> str:
+    """Return the API path of a kind in one namespace; "" is that of kinds without."""
     head, _, resource = path.rpartition("/")
-    if resource != NAMESPACES:
-        path = f"{head}/namespaces/{namespace}/{resource}"
+    return f"{head}/namespaces/{namespace}/{resource}" if namespace else path
+
+
+def narrowed(path: str, selectors: Mapping[str, str], key: ObjectKey) -> tuple[str, dict[str, str]]:
+    """Return the path and the selector that list one object; etcd then reads no other."""
+    namespace, name = key
     terms = (f"metadata.name={name}", selectors.get("fieldSelector", ""))
-    return path, {**selectors, "fieldSelector": ",".join(filter(None, terms))}
+    return within(path, namespace), {"fieldSelector": ",".join(filter(None, terms))}
 
 
 def is_of(kind: str, manifest: Mapping[str, Any]) -> bool:
