@@ -9,6 +9,7 @@ Reading takes seconds at worst; in a thread beside one that answers queries it p
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import stat
@@ -45,16 +46,11 @@ def read(
     Raises:
         MasterFileError: it cannot be read, or is not a master file of this zone.
     """
-    try:
+    with _told_of(path):
         files = _Files(stamps)
         text = files.read(path)
         reader = Reader(text, str(path), apex, files.include)
         return Zone(apex, _checked(reader, path, apex, is_beside))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise MasterFileError(str(error.filename or path), 0, reason) from error
-    except (FormError, ValueError) as error:
-        raise MasterFileError(str(path), 0, str(error)) from error
 
 
 def head(path: Path, apex: WireName, count: int) -> list[RR]:
@@ -63,15 +59,10 @@ def head(path: Path, apex: WireName, count: int) -> list[RR]:
     Raises:
         MasterFileError: it cannot be read, or is no master file.
     """
-    try:
+    with _told_of(path):
         files = _Files()
         reader = Reader(files.read(path), str(path), apex, files.include)
         return [placed.record for placed in itertools.islice(reader.records(), count)]
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise MasterFileError(str(error.filename or path), 0, reason) from error
-    except ValueError as error:
-        raise MasterFileError(str(path), 0, str(error)) from error
 
 
 class Places(NamedTuple):
@@ -98,19 +89,26 @@ def places(
         return rtype == rr.SOA or name.fold(owner) in owners
 
     found, serial = dict[tuple[WireName, int], list[str]](), None
-    try:
+    with _told_of(path):
         files = _Files(most_octets=MAX_SEARCHED_OCTETS)
         reader = Reader(files.read(path), str(path), apex, files.include, is_wanted=is_wanted)
         for record, file, line in reader.records():
             found.setdefault((name.fold(record.owner), record.rtype), []).append(f"{file}:{line}")
             if record.rtype == rr.SOA:
                 serial = int.from_bytes(record.rdata[-20:-16], "big")
+    return Places(found, serial)
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a master file into a MasterFileError."""
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise MasterFileError(str(error.filename or path), 0, reason) from error
-    except ValueError as error:
+    except (FormError, ValueError) as error:
         raise MasterFileError(str(path), 0, str(error)) from error
-    return Places(found, serial)
 
 
 class _Files:
