@@ -27,7 +27,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from clusterdns.cluster import objects
 from clusterdns.cluster.api import versions
@@ -42,6 +42,7 @@ from clusterdns.errors import ApiError
 
 PAGE = 500  # client-go's page
 _INITIAL_END = "k8s.io/initial-events-end"
+_NO_CHANGE: Final = (("", ""), Known(0, 0))
 _log = logging.getLogger("kubernetes")
 
 ObjectChange = tuple[ObjectKey, "tuple[Any, ...] | None"]
@@ -85,7 +86,7 @@ class Reflector:
         self._streams_lists = True
         self._listed_at = float("-inf")
         self._highest = 0  # highest version seen, to notice a server that went back
-        self._last_deleted = (("", ""), Known(0, 0))
+        self._last_deleted = _NO_CHANGE
         self._is_doubtful = False  # the server has failed: it may have gone back since
         self._backoff = Backoff(0.8, Gate.MAX_S, random.uniform)
         self._denial = Backoff(0.8, 30.0, random.uniform)
@@ -230,7 +231,7 @@ class Reflector:
 
     def _newest(self) -> tuple[ObjectKey, Known]:
         """Return the object of the newest change that we have followed, with what that made."""
-        newest = max(self.known.items(), key=_version_of, default=(("", ""), Known(0, 0)))
+        newest = max(self.known.items(), key=_version_of, default=_NO_CHANGE)
         return max(newest, self._last_deleted, key=_version_of)
 
     def _open(self, query: Mapping[str, str], silence_s: float, path: str = "") -> ApiReply:
@@ -431,7 +432,7 @@ class Reflector:
         for key in self.known.keys() - seen:
             del self.known[key]
         self.version, self._highest = version, versions.number_of(version)
-        self._last_deleted, self._is_doubtful = (("", ""), Known(0, 0)), False
+        self._last_deleted, self._is_doubtful = _NO_CHANGE, False
         self._listed_at = time.monotonic()
         self._sink.listed(self.kind, seen)
         self._last_error = ""
