@@ -219,11 +219,15 @@ def wait_until_askable(server: Server, timeout_s: float = 20) -> None:
         time.sleep(0.02)
 
 
-def ask_udp(address: tuple[str, int], packet: bytes, timeout_s: float = 3) -> bytes | None:
-    """Return the reply to one datagram, None if there is none in time."""
+def ask_udp(
+    address: tuple[str, int], packet: bytes, timeout_s: float = 3, *, by: str = ""
+) -> bytes | None:
+    """Return the reply to one datagram, None if there is none in time; ``by`` is the client's address."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(timeout_s)
+        if by:
+            sock.bind((by, 0))
         sock.connect(address)
         sock.send(packet)
         try:

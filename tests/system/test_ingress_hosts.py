@@ -5,19 +5,16 @@ A client that asks from 127.0.0.2 is inside, and from 127.0.0.1 outside.
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import dns.message
-import dns.rcode
 import pytest
 from faultyapi import FaultyApi
 from peers import Server
 from scriptedupstream import ScriptedUpstream
-from test_published import serving
+from test_published import ask, serving
 from test_watch import cluster, eventually, metric
 
 INSIDE, OUTSIDE = "127.0.0.2", "127.0.0.1"
@@ -53,15 +50,6 @@ def route(name: str, *hosts: str, kind: str = "HTTPRoute", **more: str) -> dict[
 def ingress(name: str, *hosts: str, to: str = "192.0.2.90", **more: str) -> dict[str, Any]:
     spec = {"ingressClassName": "nginx", "rules": [{"host": host} for host in hosts]}
     return of("Ingress", "a", name, spec, {"loadBalancer": {"ingress": [{"ip": to}]}}, **more)
-
-
-def ask(server: Server, name: str, rdtype: str = "A", *, by: str = OUTSIDE) -> tuple[str, set[str]]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(3)
-        sock.bind((by, 0))
-        sock.sendto(dns.message.make_query(name, rdtype).to_wire(), server.address)
-        reply = dns.message.from_wire(sock.recv(65535))
-    return dns.rcode.to_text(reply.rcode()), {str(rd) for rrset in reply.answer for rd in rrset}
 
 
 def both(server: Server, name: str) -> tuple[set[str], set[str]]:

@@ -46,8 +46,8 @@ def serving(directory: Path, api: FaultyApi, *plugins: str, **more: str) -> Iter
         yield server, port
 
 
-def ask(server: Server, name: str, rdtype: str = "A") -> tuple[str, set[str]]:
-    octets = ask_udp(server.address, dns.message.make_query(name, rdtype).to_wire())
+def ask(server: Server, name: str, rdtype: str = "A", *, by: str = "") -> tuple[str, set[str]]:
+    octets = ask_udp(server.address, dns.message.make_query(name, rdtype).to_wire(), by=by)
     assert octets is not None, f"no reply about {name}"
     reply = dns.message.from_wire(octets)
     return dns.rcode.to_text(reply.rcode()), {str(rd) for rrset in reply.answer for rd in rrset}

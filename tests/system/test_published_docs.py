@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 
 import dns.message
@@ -20,11 +19,9 @@ EXAMPLES = {name: tuple(rest) for name, *rest in EXAMPLE.findall(PAGE.read_text(
 
 
 def asked(address: tuple[str, int], by: str, qname: str, rdtype: str) -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(3)
-        sock.bind((by, 0))
-        sock.sendto(dns.message.make_query(qname, rdtype).to_wire(), address)
-        reply = dns.message.from_wire(sock.recv(65535))
+    octets = peers.ask_udp(address, dns.message.make_query(qname, rdtype).to_wire(), by=by)
+    assert octets is not None, f"no reply about {qname}"
+    reply = dns.message.from_wire(octets)
     found = " ".join(str(record) for rrset in reply.answer for record in rrset)
     return found or dns.rcode.to_text(reply.rcode())
 

@@ -6,8 +6,7 @@ rights are those of ``deploy/base`` and of the two components, and nothing more.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import peers
@@ -17,6 +16,7 @@ from controlplane import ControlPlane, path_of
 from deployed import DEPLOY
 from test_ingress_hosts import both
 from test_published import ask
+from test_watch import eventually
 
 from clusterdns.cluster.published import CLIENTS, GROUPS, INGRESSES, MANIFEST_KINDS
 
@@ -81,13 +81,6 @@ def made(plane: ControlPlane, kind: str, space: str, name: str, spec: Any, statu
         plane.request("PATCH", path, {"status": status}, kind="application/merge-patch+json")
 
 
-def soon(check: Callable[[], object], within_s: float = 3) -> None:
-    deadline = time.monotonic() + within_s
-    while not check():
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.1)
-
-
 def route_spec(*hosts: str) -> tuple[dict[str, Any], dict[str, Any]]:
     parent = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "web",
               "namespace": "edge"}  # fmt: skip
@@ -118,13 +111,13 @@ def test_names_of_a_real_cluster(plane, tmp_path):
                 (DEPLOY / "components" / component / "rbac.yaml").read_text()
             ):
                 plane.apply(each)
-        soon(lambda: both(server, "shop.hosts.test.") == inside_outside, WITHIN_S)
+        eventually(lambda: both(server, "shop.hosts.test.") == inside_outside, WITHIN_S)
         assert "NOERROR" != ask(server, "www.google.test.")[0]
-        soon(lambda: ask(server, "a.records.test.")[0] == "NXDOMAIN", WITHIN_S)
+        eventually(lambda: ask(server, "a.records.test.")[0] == "NXDOMAIN", WITHIN_S)
         for kind in WATCHED - {INGRESSES}:  # which Kubernetes itself has
             plane.apply(definition(kind))
-        soon(lambda: _is_there(plane, "Gateway"), 20)
-        soon(lambda: _is_there(plane, "DNSEndpoint"), 20)
+        eventually(lambda: _is_there(plane, "Gateway"), 20)
+        eventually(lambda: _is_there(plane, "DNSEndpoint"), 20)
         listener = {"name": "web", "port": 443, "protocol": "HTTPS", "hostname": "*.hosts.test",
                     "allowedRoutes": {"namespaces": {"from": "All"}}}  # fmt: skip
         made(plane, "Gateway", "edge", "web", {"gatewayClassName": "it", "listeners": [listener]},
@@ -133,24 +126,24 @@ def test_names_of_a_real_cluster(plane, tmp_path):
         made(plane, "DNSEndpoint", "shop", "a", {"endpoints": [
             {"dnsName": "a.records.test", "recordType": "A", "targets": ["192.0.2.7"]}]},
             {})  # fmt: skip
-        soon(lambda: both(server, "first.hosts.test.") == inside_outside, WITHIN_S)
-        soon(lambda: ask(server, "a.records.test.")[1] == {"192.0.2.7"}, WITHIN_S)
+        eventually(lambda: both(server, "first.hosts.test.") == inside_outside, WITHIN_S)
+        eventually(lambda: ask(server, "a.records.test.")[1] == {"192.0.2.7"}, WITHIN_S)
         for kind in ("HTTPRoute", "GRPCRoute"):  # from now on they are watched
             host = f"{kind.lower()}.hosts.test"
             made(plane, kind, "shop", "soon", *route_spec(host, "www.google.test"))
-            soon(lambda host=host: both(server, f"{host}.") == inside_outside)
+            eventually(lambda host=host: both(server, f"{host}.") == inside_outside, 3)
         spec, status = route_spec("rejected.hosts.test")
         status["parents"][0]["conditions"][0]["status"] = "False"
         made(plane, "HTTPRoute", "shop", "rejected", spec, status)
         made(plane, "HTTPRoute", "shop", "last", *route_spec("last.hosts.test"))
-        soon(lambda: ask(server, "last.hosts.test.")[1])
+        eventually(lambda: ask(server, "last.hosts.test.")[1], 3)
         assert ("NXDOMAIN", set()) == ask(server, "rejected.hosts.test.")
         plane.delete({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
                       "metadata": {"name": "web", "namespace": "edge"}})  # fmt: skip
-        soon(lambda: ask(server, "last.hosts.test.")[0] == "NXDOMAIN")
+        eventually(lambda: ask(server, "last.hosts.test.")[0] == "NXDOMAIN", 3)
         plane.delete({"apiVersion": "externaldns.k8s.io/v1alpha1", "kind": "DNSEndpoint",
                       "metadata": {"name": "a", "namespace": "shop"}})  # fmt: skip
-        soon(lambda: ask(server, "a.records.test.")[0] == "NXDOMAIN")
+        eventually(lambda: ask(server, "a.records.test.")[0] == "NXDOMAIN", 3)
         said = server.output.splitlines()
         kinds = len(WATCHED)
         assert kinds == sum("not allowed to watch" in line for line in said), server.output
